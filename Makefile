@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test env check lint slow clean
+
+demo: env  ## the main job on built-in data: pretrain, hand over, finetune, compare
+	$(BIN)/python -m experiments study=first_look
+
+test: env  ## the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: env  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: lint test  ## lint, types and tests
+
+lint: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+env: $(STAMP)  ## the environment alone
+
+$(STAMP): pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[tasks,zstd,dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv
