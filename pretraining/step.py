@@ -1,0 +1,261 @@
+"""One optimizer step with exact normalisation: what objectives and finetuning tasks have in common.
+
+The gradient of a step is that of  sum_t weight_t * (sum of term t over the step) / (count of term t over the step),  where "the step"
+is every example of every micro-batch on every rank. The counts are known before the first backward, so no split of the examples over
+micro-batches or ranks changes the gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from pretraining.distributed import all_reduce_sum, rank, world_size
+from pretraining.optim import Optimizer, ParameterGroup, clip_by_global_norm, split_by_decay
+from pretraining.random import seed_everything_at
+
+Batch = dict[str, Any]
+
+
+class Term(NamedTuple):
+    """One summand of an objective, or one metric: the SUM over a micro-batch's predictions, and how many those are."""
+
+    total: Tensor  # []
+    count: Tensor  # []
+    weight: float = 1.0  # of the term's global mean in the objective
+
+
+class Loss(NamedTuple):
+    """What `loss(batch)` returns: terms to be minimised, each normalised by its own global count, and metrics to be logged alike."""
+
+    terms: dict[str, Term]
+    metrics: dict[str, Term] = {}
+
+
+class Step(NamedTuple):
+    """This rank's share of one optimizer step, as the loader serves it."""
+
+    number: int  # optimizer steps before this one
+    micro_batches: list[Batch]
+    examples: int  # on this rank
+    tokens: int  # on this rank, padding not counted; 0 for images
+
+
+@dataclass
+class StepSettings:
+    """What a run adds to a module: `ema` is the decay of an average of the weights, which is what gets evaluated and handed over."""
+
+    seed: int = 0
+    max_steps: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: int = 10
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not a number, with the step it happened in."""
+
+
+class Meter:
+    """Running sums of terms on the device, read once per log interval."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}  # name -> [total, count], float64
+        self.weights: dict[str, float] = {}
+
+    def add(self, loss: Loss, share: float = 1.0) -> None:
+        """Add a micro-batch; `share` 0 leaves a repeated one out."""
+        for name, term in {**loss.terms, **loss.metrics}.items():
+            pair = torch.stack([term.total.detach().double(), term.count.detach().double().to(term.total.device)]) * share
+            self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+        self.weights = {name: term.weight for name, term in loss.terms.items()}
+
+    def fold(self) -> None:
+        """Move the ranks' sums to rank 0, so that a checkpoint of rank 0 holds all of them."""
+        for name, pair in self.sums.items():
+            total = all_reduce_sum(pair.clone())
+            self.sums[name] = total if rank() == 0 else torch.zeros_like(total)
+
+    def read(self, prefix: str) -> dict[str, float]:
+        """Give each mean over all ranks since the last read, and `loss`, their weighted sum; then start again."""
+        if not self.sums:
+            return {}
+        names = list(self.sums)
+        table = all_reduce_sum(torch.stack([self.sums[name] for name in names]))
+        means = {name: total / max(count, 1e-300) for name, (total, count) in zip(names, table.tolist(), strict=True)}
+        loss = sum(weight * means[name] for name, weight in self.weights.items())
+        self.sums = {}
+        return {f"{prefix}/loss": loss, **{f"{prefix}/{name}": mean for name, mean in means.items()}}
+
+
+class StepModule(pl.LightningModule, ABC):
+    """A model with a loss that is a sum of counted terms. It logs nothing, reads no config, never asks for its trainer's options.
+
+    A subclass gives `loss` and `counts`; `on_device` where a batch is made on the device (views of images).
+    """
+
+    def __init__(self, *, optimizer: Optimizer) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.optimizer = optimizer
+        self.settings = StepSettings()
+        self.meter = Meter()
+        self.gradient_norm: Tensor | None = None
+        self.skipped = 0
+        self.measured: dict[str, float] = {}  # the latest evaluation
+        self._average: dict[str, Tensor] | None = None
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """Compute the terms of one micro-batch."""
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count each term's predictions from the labels, without a forward pass; equal to the counts that `loss` returns."""
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Finish a batch after its transfer, without gradient. A pure function of the batch and its keys."""
+        return batch
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Group the trainable parameters for the optimizer."""
+        return split_by_decay(self.named_parameters())
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and its schedule (called by Lightning)."""
+        optimizer, schedule = self.optimizer.build(self.parameter_groups(), self.settings.max_steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    # -- one step ---------------------------------------------------------------------------------------------------------------
+
+    def training_step(self, step: Step, _: int) -> None:
+        """Take one optimizer step over this rank's micro-batches (called by Lightning)."""
+        if step.number != self.global_step:
+            raise RuntimeError(f"the loader served step {step.number} to a model that has taken {self.global_step}")
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        self.backward_step(step.micro_batches, self.global_counts(step.micro_batches))
+        self.gradient_norm = clip_by_global_norm(self.parameters(), self.settings.clip_norm)
+        if self.gradient_norm.device.type == "cpu" and not torch.isfinite(self.gradient_norm):
+            self._refuse_nonfinite(step)
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        schedule.step()  # type: ignore[union-attr, call-arg]
+        self._update_average()
+
+    def _refuse_nonfinite(self, step: Step) -> None:
+        """Stop, or turn this step into one without effect on the weights, a bounded number of times."""
+        self.skipped += 1
+        if self.settings.on_nonfinite == "stop" or self.skipped > self.settings.max_skipped:
+            raise NonFiniteError(
+                f"the gradient of step {step.number} is not finite"
+                + (f" ({self.skipped - 1} steps were skipped before)" if self.skipped > 1 else "")
+                + ": lower optimizer.peak_lr or set trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
+            )
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def global_counts(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Sum each term's count over micro-batches and ranks, in one reduction; at least 1, so that an empty term gives 0."""
+        each = [self.counts(batch) for batch in batches]
+        names = list(each[0])
+        summed = torch.stack([torch.stack([counts[name].double() for counts in each]).sum() for name in names])
+        return dict(zip(names, all_reduce_sum(summed).clamp(min=1.0), strict=True))
+
+    def backward_step(self, batches: list[Batch], counts: dict[str, Tensor]) -> None:
+        """Accumulate the gradient of the whole step; ranks exchange it in the last backward only."""
+        for number, batch in enumerate(batches):
+            with self.exchange_gradients(number == len(batches) - 1):
+                loss = self.loss(self.prepare(batch, number))
+                self.manual_backward(self.objective(loss, counts))
+            self.meter.add(loss)
+
+    def objective(self, loss: Loss, counts: dict[str, Tensor]) -> Tensor:
+        """Give this micro-batch's share of the step's objective, times the ranks, since data-parallel backends average."""
+        shares = [term.weight * term.total / counts[name].to(term.total.dtype) for name, term in loss.terms.items()]
+        return torch.stack(shares).sum() * world_size()
+
+    def prepare(self, batch: Batch, number: int) -> Batch:
+        """Seed the model's own draws (dropout) from the place in the run, and finish the batch on the device."""
+        seed_everything_at(self.settings.seed, self.global_step, rank(), number)
+        with torch.no_grad():
+            return self.on_device(batch)
+
+    def exchange_gradients(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+        """Let the strategy exchange gradients in the backward inside, or hold them back."""
+        strategy = getattr(self._trainer, "strategy", None)
+        if wanted or world_size() == 1 or not hasattr(strategy, "block_backward_sync"):
+            return contextlib.nullcontext()
+        return strategy.block_backward_sync()
+
+    # -- evaluation -------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable[tuple[Batch, float]], prefix: str = "validation") -> dict[str, float]:
+        """Compute every term and metric over `loader`, with the averaged weights where there are any."""
+        meter, training = Meter(), self.training
+        self.eval()
+        with self.averaged():
+            for batch, share in loader:
+                moved = self.transfer_batch_to_device(batch, self.device, 0)
+                with self._forward_context():
+                    meter.add(self.loss(self.on_device(moved)), share)
+        self.train(training)
+        return meter.read(prefix)
+
+    def _forward_context(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+
+    # -- averaged weights ---------------------------------------------------------------------------------------------------------
+
+    def _trainable(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Move the average towards the weights; part of the step, so that a checkpoint after it always holds it."""
+        if self.settings.ema is None:
+            return
+        weights = self._trainable()
+        if self._average is None:
+            self._average = {name: weight.clone() for name, weight in weights.items()}
+        torch._foreach_lerp_(list(self._average.values()), list(weights.values()), 1.0 - self.settings.ema)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights in place inside the block; without averaging, change nothing."""
+        weights = self._trainable() if self._average is not None else {}
+        kept = {name: weight.clone() for name, weight in weights.items()}
+        for name, weight in weights.items():
+            weight.copy_(self._average[name])  # type: ignore[index]
+        try:
+            yield
+        finally:
+            for name, weight in weights.items():
+                weight.copy_(kept[name])
+
+    # -- what a checkpoint holds beside weights -------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the meter's sums, the skipped steps and the averaged weights (called by Lightning on every rank)."""
+        self.meter.fold()
+        checkpoint["meter"] = {"sums": dict(self.meter.sums), "weights": dict(self.meter.weights)}
+        checkpoint["skipped"] = self.skipped
+        checkpoint["average"] = self._average
+        checkpoint["measured"] = dict(self.measured)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` added (called by Lightning)."""
+        self.skipped, self.measured = checkpoint["skipped"], dict(checkpoint["measured"])
+        if checkpoint["average"] is not None:
+            self._average = {name: weight.to(self.device) for name, weight in checkpoint["average"].items()}
+        sums = {name: pair.to(self.device) for name, pair in checkpoint["meter"]["sums"].items()}
+        self.meter.sums = sums if rank() == 0 else {name: torch.zeros_like(pair) for name, pair in sums.items()}
+        self.meter.weights = dict(checkpoint["meter"]["weights"])
