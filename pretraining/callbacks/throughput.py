@@ -1,0 +1,153 @@
+"""Speed and progress of a run: examples and tokens per second, FLOP/s, utilisation, time spent waiting for data.
+
+Model FLOPs are counted analytically over tokens that are no padding; a peak is looked up or measured, never assumed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from pretraining.distributed import all_reduce_sum
+from pretraining.step import Step, StepModule
+
+# Dense bf16 peaks in FLOP/s from the vendors' data sheets.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12, "V100": 125e12, "T4": 65e12}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Give a device's peak in FLOP/s: looked up for known GPUs, measured by matrix products on a CPU, None for unknown GPUs."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return next((peak for part, peak in PEAKS.items() if part in name), None)
+    best = 0.0
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        left @ right
+        for _ in range(4):
+            started = time.perf_counter()
+            left @ right
+            best = max(best, 2 * 1024**3 / (time.perf_counter() - started))
+    return best
+
+
+class Throughput(pl.Callback):
+    """Logs training metrics with speed every `every` steps, and keeps the totals that metrics.json and hand-offs report.
+
+    `step_flops` counts one optimizer step of this rank; `wait_seconds` reads how long the loader has kept the loop waiting so far.
+    """
+
+    def __init__(
+        self, *, every: int, step_flops: Callable[[Step], float], wait_seconds: Callable[[], float], unit: str, show: bool
+    ) -> None:
+        self.every, self.step_flops, self.wait_seconds, self.unit, self.show = every, step_flops, wait_seconds, unit, show
+        self.totals = {"examples": 0.0, "tokens": 0.0, "flops": 0.0, "seconds": 0.0}  # of the whole run, over all ranks
+        self.peak: float | None = None
+        self._pending = {"examples": 0.0, "tokens": 0.0, "flops": 0.0}  # of this rank, not yet in the totals
+        self._clock = time.perf_counter()
+        self._window: dict[str, float] = {}  # totals and waiting when the open log interval began
+        self._whole: dict[str, float] = {}  # and when this process began
+        self._summary: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Save the totals (called on every rank)."""
+        self._fold()
+        return {"totals": dict(self.totals)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the totals."""
+        self.totals = dict(state_dict["totals"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.peak = peak_flops(pl_module.device)
+        self._clock = time.perf_counter()
+        self._window = self._whole = self._mark()
+
+    @property
+    def _counted(self) -> str:
+        return "tokens" if self.unit == "tokens" else "examples"
+
+    def _mark(self) -> dict[str, float]:
+        return {**self.totals, "wait": self.wait_seconds()}
+
+    def _fold(self) -> None:
+        """Add what all ranks have done since the last fold to the totals."""
+        summed = all_reduce_sum(torch.tensor(list(self._pending.values()), dtype=torch.float64)).tolist()
+        for name, value in zip(self._pending, summed, strict=True):
+            self.totals[name] += value
+            self._pending[name] = 0.0
+        now = time.perf_counter()
+        self.totals["seconds"] += now - self._clock
+        self._clock = now
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:
+        """Count the step, and log if it is due."""
+        self._pending["examples"] += batch.examples
+        self._pending["tokens"] += batch.tokens
+        self._pending["flops"] += self.step_flops(batch)
+        step = trainer.global_step
+        if step % self.every and step != trainer.max_steps:
+            return
+        assert isinstance(pl_module, StepModule)
+        row = self._row(pl_module, trainer)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step)
+        if self.show and trainer.is_global_zero:
+            self._print(step, trainer.max_steps, row)
+        self._window = self._mark()
+
+    def _row(self, module: StepModule, trainer: pl.Trainer) -> dict[str, float]:
+        self._fold()
+        row = module.meter.read("train")
+        if module.gradient_norm is not None:
+            row["train/gradient_norm"] = float(module.gradient_norm)
+        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row |= {name: self.totals[name] for name in ("examples", "tokens", "flops")}
+        return {**row, "time": self.totals["seconds"], **self._speeds(self._window, trainer.world_size)}
+
+    def _speeds(self, since: dict[str, float], ranks: int) -> dict[str, float]:
+        """Give rates over all ranks since a mark, and the share of that time this rank waited for data."""
+        seconds = max(self.totals["seconds"] - since["seconds"], 1e-9)
+        flops = (self.totals["flops"] - since["flops"]) / seconds
+        speeds = {
+            f"throughput/{self.unit}_per_second": (self.totals[self._counted] - since[self._counted]) / seconds,
+            "throughput/flops_per_second": flops,
+            "throughput/data_wait_share": (self.wait_seconds() - since["wait"]) / seconds,
+        }
+        return speeds | ({"throughput/mfu": flops / (self.peak * ranks)} if self.peak else {})
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Sum up the whole run in one line."""
+        self._fold()
+        self._summary = self._speeds(self._whole, trainer.world_size)
+        if self.show and trainer.is_global_zero:
+            seconds, peak = self.totals["seconds"] - self._whole["seconds"], "hardware peak unknown"
+            if self.peak:
+                peak = f"MFU {self._summary['throughput/mfu']:.1%} of {self.peak * trainer.world_size / 1e9:,.0f} GFLOP/s"
+            print(
+                f"{trainer.global_step} steps in {seconds:.1f} s: {self._summary[f'throughput/{self.unit}_per_second']:,.0f} {self.unit}/s, "
+                f"{self._summary['throughput/flops_per_second'] / 1e9:,.1f} GFLOP/s, {peak}, "
+                f"waiting for data {self._summary['throughput/data_wait_share']:.1%}",
+                file=sys.stderr,
+            )
+
+    def summary(self) -> dict[str, float]:
+        """Give the totals and the whole run's speeds, for metrics.json."""
+        return {**self.totals, **self._summary}
+
+    def _print(self, step: int, steps: int, row: dict[str, float]) -> None:
+        rate = row[f"throughput/{self.unit}_per_second"]
+        done = step / steps
+        left = self.totals["seconds"] / step * (steps - step)
+        text = f"step {step}/{steps}  loss {row.get('train/loss', float('nan')):.4f}  lr {row['learning_rate']:.2e}  {rate:,.0f} {self.unit}/s  {left:.0f} s left"
+        if sys.stderr.isatty():
+            bar = "━" * int(24 * done) + " " * (24 - int(24 * done))
+            print(f"\r{bar} {text}\033[K", end="\n" if step == steps else "", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
