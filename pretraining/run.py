@@ -265,6 +265,7 @@ def build_trainer(settings: TrainerSettings, loggers: list[Any], callbacks: list
         limit_val_batches=0,
         num_sanity_val_steps=0,
         log_every_n_steps=settings.max_steps + 1,
+        enable_checkpointing=any(isinstance(callback, Checkpointing) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )

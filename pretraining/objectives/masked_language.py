@@ -1,0 +1,160 @@
+"""Masked language modelling (Devlin et al. 2019, "BERT", section 3.1): predict hidden tokens from both sides.
+
+Shapes: B rows, T tokens, K predictions of a micro-batch (padded), D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretraining.backbones.huggingface import TransformersBackbone
+from pretraining.data.plan import Rows, TextExamples, assemble, pack_documents
+from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.masking import Unit, choose, corrupt
+from pretraining.optim import Optimizer
+from pretraining.preprocess.text import TextPreprocess
+from pretraining.random import Keys
+from pretraining.step import Term
+
+NO_LABEL = -100
+
+
+class MaskTokens:
+    """Turns documents into rows with hidden tokens: the collate of masked language modelling.
+
+    `fraction` of each row's ordinary tokens is predicted, an exact count; of these, `mask_share` become [MASK], `random_share` a random
+    ordinary token, and the rest stay. Predictions are padded to a multiple of 64, or with `static_shapes` to the same number in each batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        preprocess: TextPreprocess,
+        max_tokens: int,
+        fraction: float,
+        unit: Unit,
+        mask_share: float,
+        random_share: float,
+        static_shapes: bool = False,
+    ) -> None:
+        if not 0 < fraction < 1:
+            raise ValueError(f"collate.fraction must lie between 0 and 1, got {fraction}")
+        if mask_share < 0 or random_share < 0 or mask_share + random_share > 1:
+            raise ValueError(f"collate.mask_share={mask_share} and collate.random_share={random_share} must be shares of 1")
+        if preprocess.mask_id is None:
+            raise ValueError("masked language modelling needs a tokenizer with a mask token: choose another preprocess=")
+        self.preprocess, self.max_tokens, self.fraction, self.unit = preprocess, max_tokens, fraction, unit
+        self.mask_share, self.random_share, self.static_shapes = mask_share, random_share, static_shapes
+        self.ordinary_ids = np.setdiff1d(np.arange(preprocess.vocab_size), preprocess.special_ids)
+
+    def plan(self, corpus: Any, seed: int, epoch: int) -> Rows:
+        """Pack whole documents into rows; the same rows each epoch, in another order."""
+        return pack_documents(corpus, self.max_tokens)
+
+    def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
+        """Lay rows out and hide tokens."""
+        input_ids, documents, special = assemble(examples, self.max_tokens, self.preprocess)
+        batch = {"documents": torch.from_numpy(documents.astype(np.int64)), "tokens": int((documents > 0).sum())}
+        return batch | self.hide(input_ids, special, keys)
+
+    def hide(self, input_ids: np.ndarray, special: np.ndarray, keys: Keys) -> Batch:
+        """Hide ordinary tokens of laid-out rows [B, T]: what the model sees, the places to predict, and their labels."""
+        starts = None if self.unit == "token" else self.preprocess.starts_word[input_ids]
+        chosen = choose(~special, keys, fraction=self.fraction, unit=self.unit, word_starts=starts)
+        hidden = corrupt(
+            input_ids,
+            chosen,
+            keys,
+            mask_id=self.preprocess.mask_id,
+            ordinary_ids=self.ordinary_ids,
+            mask_share=self.mask_share,
+            random_share=self.random_share,
+            per_span=self.unit == "span",
+        )
+        predicted, labels = self._predictions(input_ids, chosen)
+        return {
+            "input_ids": torch.from_numpy(hidden.astype(np.int64)),
+            "predicted": torch.from_numpy(predicted),
+            "labels": torch.from_numpy(labels),
+        }
+
+    def _predictions(self, input_ids: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give the flat places to predict and their labels, padded with place 0 and `NO_LABEL`. int64 [K] each."""
+        places = np.flatnonzero(chosen)
+        most = len(input_ids) * max(1, round(self.fraction * self.max_tokens)) if self.static_shapes else len(places)
+        padding = max(-(-most // 64) * 64 - len(places), 0)
+        labels = np.pad(input_ids.reshape(-1)[places].astype(np.int64), (0, padding), constant_values=NO_LABEL)
+        return np.pad(places, (0, padding)), labels
+
+
+class TokenHead(nn.Module):
+    """BERT's prediction head: a layer, its activation and norm, and the token embeddings as output weights."""
+
+    def __init__(self, *, dim: int, vocab_size: int, initializer_range: float, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        nn.init.normal_(self.dense.weight, std=initializer_range)
+        nn.init.zeros_(self.dense.bias)
+
+    @classmethod
+    def of(cls, backbone: TransformersBackbone) -> TokenHead:
+        """Build the head that fits a backbone, under its own initialisation."""
+        config = backbone.model.config
+        return cls(
+            dim=backbone.dim,
+            vocab_size=config.vocab_size,
+            initializer_range=getattr(config, "initializer_range", 0.02),
+            layer_norm_eps=getattr(config, "layer_norm_eps", getattr(config, "norm_eps", 1e-12)),
+        )
+
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """Score the vocabulary: hidden [K, D], embeddings [V, D] -> [K, V]."""
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), embeddings, self.bias)
+
+
+class MaskedLanguage(Objective):
+    """Cross-entropy in nats at the hidden tokens, and nowhere else: no [B, T, V] scores are ever made."""
+
+    modality = "text"
+
+    def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
+        super().__init__(backbone=backbone, optimizer=optimizer)
+        self.head = TokenHead.of(backbone)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Predict the hidden tokens of a batch of `MaskTokens`."""
+        features = self.backbone(input_ids=batch["input_ids"], documents=batch["documents"])
+        hidden = features.positions.flatten(0, 1).index_select(0, batch["predicted"])
+        scores = self.head(hidden, self.backbone.input_embeddings.weight)
+        return token_loss("mlm", scores, batch["labels"], with_accuracy=not self.training)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count the hidden tokens."""
+        return {"mlm": (batch["labels"] != NO_LABEL).sum()}
+
+    def forward_flops(self, shape: tuple[int, ...]) -> float:
+        """Count the backbone on all tokens and the head on the predicted ones (15 %, as published, where no collate says otherwise)."""
+        return self.backbone.forward_flops(shape) + self.head_share * shape[0] * self._head_flops()
+
+    head_share = 0.15
+
+    def _head_flops(self) -> float:
+        dim, vocab = self.backbone.dim, len(self.head.bias)
+        return 2.0 * (dim * dim + dim * vocab)
+
+
+def token_loss(name: str, scores: Tensor, labels: Tensor, *, with_accuracy: bool, weight: float = 1.0) -> Loss:
+    """Sum the cross-entropy of `scores` [K, V] at `labels` [K], in fp32; `NO_LABEL` entries count for nothing."""
+    count = (labels != NO_LABEL).sum()
+    total = F.cross_entropy(scores.float() if scores.dtype != torch.float64 else scores, labels, ignore_index=NO_LABEL, reduction="sum")
+    if not with_accuracy:
+        return Loss({name: Term(total, count, weight)})
+    correct = (scores.argmax(-1) == labels).sum()
+    return Loss({name: Term(total, count, weight)}, {f"{name}_accuracy": Term(correct, count)})
