@@ -45,16 +45,23 @@ class Handoff:
 
 
 def write(
-    directory: Path, *, backbone: Backbone, preprocess: Any, origin: dict[str, Any], heads: dict[str, Tensor]
+    directory: Path,
+    *,
+    backbone: Backbone,
+    preprocess: Any,
+    origin: dict[str, Any],
+    heads: dict[str, Tensor],
+    recipe: dict[str, Any] | None = None,
 ) -> Path:
     """Write a hand-off, complete or not at all, and point `last` beside it at it; returns the directory.
 
+    `recipe` is the configuration of the objective and its collate, from which `pretraining.evaluate` builds them again.
     Where `directory` exists already (a resumed run passing the same step), the two must agree, and the first stays.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        _fill(beside, backbone, preprocess, origin, heads)
+        _fill(beside, backbone, preprocess, origin, heads, recipe or {})
         if directory.exists():
             _compare(directory, beside)
         else:
@@ -69,7 +76,9 @@ def write(
     return directory
 
 
-def _fill(target: Path, backbone: Backbone, preprocess: Any, origin: dict[str, Any], heads: dict[str, Tensor]) -> None:
+def _fill(
+    target: Path, backbone: Backbone, preprocess: Any, origin: dict[str, Any], heads: dict[str, Tensor], recipe: dict[str, Any]
+) -> None:
     from safetensors.torch import save_file
 
     backbone.export(target)
@@ -83,6 +92,7 @@ def _fill(target: Path, backbone: Backbone, preprocess: Any, origin: dict[str, A
         "backbone": _described(backbone),
         "preprocess": _described(preprocess),
         "origin": origin,
+        "recipe": recipe,
         "sha256": {str(path.relative_to(target)): sha256(path) for path in sorted(target.rglob("*")) if path.is_file()},
     }
     (target / "handoff.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -266,5 +276,6 @@ def _foreign_card(backbone: Backbone, preprocess: Any, source: str) -> dict[str,
         "backbone": _described(backbone),
         "preprocess": _described(preprocess),
         "origin": {"objective": source},
+        "recipe": {},
         "sha256": {},
     }

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ class Parts:
     data: Any
     flops_shape: tuple[int, ...]  # of an average training row, as `Backbone.forward_flops` takes it
     facts: dict[str, float]  # about the data, that results are read against
+    recipe: dict[str, Any] = field(default_factory=dict)  # configuration of objective and collate, for the hand-off
 
 
 def build(config: DictConfig) -> Parts:
@@ -159,7 +160,9 @@ def build(config: DictConfig) -> Parts:
         objective = instantiate(config.objective, backbone=backbone, optimizer=instantiate(config.optimizer))
     except (ValueError, OSError) as error:
         raise RunError(str(error)) from error
-    return assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
+    parts = assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
+    parts.recipe = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("objective", "collate")}
+    return parts
 
 
 def assemble_parts(
@@ -280,6 +283,7 @@ def fit_parts(
         directory.path / "handoff",
         every=settings.handoff_every,
         preprocess=parts.preprocess,
+        recipe=parts.recipe,
         origin=lambda: origin | {k: v for k, v in throughput.state_dict()["totals"].items() if k != "seconds"},
     )
     step_settings = StepSettings(seed, settings.max_steps, settings.clip_norm, ema, settings.on_nonfinite)

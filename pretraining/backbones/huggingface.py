@@ -142,6 +142,7 @@ class TransformersBackbone(Backbone):
 
     def export(self, directory: Path) -> None:
         """Write config.json and model.safetensors as `save_pretrained` does."""
+        _quieten()
         self.model.save_pretrained(directory)
 
     def load(self, directory: Path) -> None:
@@ -200,9 +201,17 @@ def _build(
     return getattr(transformers, _LOADERS[architecture]).from_config(filled, attn_implementation=attention)
 
 
+def _quieten() -> None:
+    """Leave progress bars to what takes long."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _read(architecture: Architecture, directory: str, options: dict[str, Any]) -> Any:
     import transformers
 
+    _quieten()
     loader = getattr(transformers, _LOADERS[architecture])
     model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
     # The pooler of a base model is new where the checkpoint was written by a masked language model; everything else must be there.

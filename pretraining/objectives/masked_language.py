@@ -83,6 +83,16 @@ class MaskTokens:
             "labels": torch.from_numpy(labels),
         }
 
+    def describe(self, batch: Batch, count: int) -> list[str]:
+        """Decode rows: what the model reads, and what it should answer at the hidden places."""
+        tokenizer, tokens = self.preprocess.tokenizer, batch["input_ids"].shape[1]
+        texts = []
+        for row in range(min(count, len(batch["input_ids"]))):
+            here = (batch["predicted"] // tokens == row) & (batch["labels"] != NO_LABEL)
+            real = batch["input_ids"][row][batch["documents"][row] > 0]
+            texts.append(f"  input   {tokenizer.decode(real)}\n  target  {' | '.join(tokenizer.convert_ids_to_tokens(batch['labels'][here].tolist()))}")
+        return texts
+
     def _predictions(self, input_ids: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give the flat places to predict and their labels, padded with place 0 and `NO_LABEL`. int64 [K] each."""
         places = np.flatnonzero(chosen)

@@ -1,0 +1,103 @@
+"""Colour operations on float images in [0, 1], each image with its own parameters, clipped after each operation as torchvision does.
+
+Shapes: B images, C channels (1 or 3), H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey; torchvision's figures
+
+
+def on_rows(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
+    """Apply `operation(images, *parameters)` where `chosen` [B] is true; may change `images`.
+
+    A CPU visits the chosen images only. On an accelerator their number would have to come back to the host, so all are computed.
+    """
+    if images.device.type != "cpu":
+        return torch.where(chosen[:, None, None, None], operation(images, *parameters), images)
+    rows = chosen.nonzero().squeeze(1)
+    if len(rows) == len(images):
+        return operation(images, *parameters)
+    if len(rows):
+        chosen_images, *chosen_parameters = (part.index_select(0, rows) for part in (images, *parameters))
+        images[rows] = operation(chosen_images, *chosen_parameters)
+    return images
+
+
+def grey(images: Tensor) -> Tensor:
+    """Give the luminance. [B, C, H, W] -> [B, 1, H, W]."""
+    if images.shape[1] == 1:
+        return images
+    batch, _, height, width = images.shape
+    weights = torch.tensor([LUMA], device=images.device, dtype=images.dtype).expand(batch, 1, 3)
+    return torch.bmm(weights, images.reshape(batch, 3, -1)).view(batch, 1, height, width)
+
+
+def greyscale(images: Tensor) -> Tensor:
+    """Replace every channel by the luminance."""
+    return grey(images).expand_as(images).contiguous()
+
+
+def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
+    """Move each image away from black, from its mean luminance or from its own luminance, by `factor`, and clip.
+
+    `kind` [B] says which: BRIGHTNESS, CONTRAST or SATURATION. `factor` [B]: 1 changes nothing, 0 leaves only the reference.
+    """
+    factor, kind = factor[:, None, None, None], kind[:, None, None, None]
+    rest = 1.0 - factor
+    luminance = grey(images)
+    mean = luminance.mean((1, 2, 3), keepdim=True).mul_(rest * (kind == CONTRAST))
+    reference = (luminance * (rest * (kind == SATURATION))).add_(mean)
+    return (images * factor).add_(reference).clamp_(0.0, 1.0)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue by `shift` [B] of the colour circle, in [-1/2, 1/2], keeping HSV value and saturation.
+
+    Count the hue w in sixths of the circle from red, in [-3, 3]. With each channel scaled to 0 .. 1 between the smallest and the largest,
+    |w| = 1 - red + green + blue, and w has the sign of green - blue. Back again, a channel is value - chroma * ramp, where the ramps of
+    red, green and blue are |w| - 1, 2 - |w + 1| and 2 - |w - 1|, clipped to 0 .. 1. No case distinction: those are slow everywhere.
+    """
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    least = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - least
+    side = green - blue
+    hue = (green + blue).sub_(red).sub_(least).div_(least.copy_(chroma).clamp_(min=1e-20)).add_(1.0).copysign_(side)
+    hue.add_(6.0 * shift[:, None, None])
+    hue.sub_(torch.mul(hue, 1.0 / 6.0, out=side).round_().mul_(6.0))
+    turned = torch.empty_like(images)
+    torch.sub(value, hue.abs().sub_(1.0).clamp_(0.0, 1.0).mul_(chroma), out=turned[:, 0])
+    for channel, centre in ((1, 1.0), (2, -1.0)):
+        ramp = torch.add(hue, centre, out=side).abs_().neg_().add_(2.0).clamp_(0.0, 1.0).mul_(chroma)
+        torch.sub(value, ramp, out=turned[:, channel])
+    return turned
+
+
+def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Change brightness, contrast, saturation and hue, each image in its own order.
+
+    `factors` [B, 4] in that order (1, 1, 1 and 0 change nothing); `order` int64 [B, 4] lists the operations as they are to be applied.
+    The three blends of an image share three passes over the batch; hue steps in between where its turn is.
+    """
+    hue_turn = (order == HUE).int().argmax(1)
+    for turn in range(4):
+        due = (hue_turn == turn) & (factors[:, HUE] != 0.0)
+        images = on_rows(images, due, adjust_hue, factors[:, HUE])
+        if turn < 3:
+            kind = order.gather(1, (turn + (hue_turn <= turn).long())[:, None])
+            images = blend(images, factors.gather(1, kind)[:, 0], kind[:, 0])
+    return images
+
+
+def solarise(images: Tensor, threshold: float = 0.5) -> Tensor:
+    """Invert the values at or above `threshold`."""
+    return torch.where(images >= threshold, 1.0 - images, images)

@@ -1,0 +1,164 @@
+"""Random views of a batch of images: parameters from keys, then one pass of batched operations.
+
+Shapes: B images, V views, N = V * B rows (view after view), C channels, H height, W width, S size of a view.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pretraining.augment.colour import HUE, colour_jitter, greyscale, on_rows, solarise
+from pretraining.augment.draws import CROP_NUMBERS, between, crop_boxes, draw, orders
+from pretraining.augment.geometry import gaussian_blur, resized_crop
+from pretraining.augment.parts import Blur, Crop, Jitter, Output, Probability
+from pretraining.random import Keys
+
+CHUNK_BYTES = 1 << 21  # of float images that a CPU works on at once, so that they stay in its cache
+SLOTS = {
+    "crop.shape": CROP_NUMBERS,
+    "crop.place": 2,
+    "flip": 1,
+    "jitter": 1,
+    "jitter.factors": 4,
+    "jitter.order": 1,
+    "greyscale": 1,
+    "blur": 1,
+    "blur.sigma": 1,
+    "solarise": 1,
+}
+
+
+class Parameters(NamedTuple):
+    """Everything that distinguishes one row from another."""
+
+    boxes: Tensor  # int64 [N, 4]: top, left, height, width
+    flip: Tensor  # bool [N]
+    factors: Tensor  # float32 [N, 4]: brightness, contrast, saturation, hue
+    order: Tensor  # int64 [N, 4]: the four, in the order of their application
+    greyscale: Tensor  # bool [N]
+    blur: Tensor  # bool [N]
+    sigma: Tensor  # float32 [N]
+    solarise: Tensor  # bool [N]
+
+    def rows(self, start: int, stop: int) -> Parameters:
+        """Give the parameters of rows start .. stop - 1."""
+        return Parameters(*(part[start:stop] for part in self))
+
+
+class Views:
+    """Draws and computes `count` views per image: crop, jitter, greyscale, blur, solarise, normalise, in this order.
+
+    A view depends on the image and on (seed, stream, epoch, index, view), not on the batch it is computed in.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: int,
+        crop: Crop,
+        jitter: Jitter,
+        greyscale: Probability,
+        blur: Blur,
+        solarise: Probability,
+        output: Output,
+    ) -> None:
+        self.count, self.crop, self.jitter, self.blur, self.output = count, crop, jitter, blur, output
+        probabilities = {
+            "flip": crop.flip,
+            "jitter": jitter.probability,
+            "greyscale": greyscale,
+            "blur": blur.probability,
+            "solarise": solarise,
+        }
+        self.probabilities = {slot: self._per_view(slot, value) for slot, value in probabilities.items()}
+
+    def _per_view(self, slot: str, probability: Probability) -> list[float]:
+        values = list(probability) if isinstance(probability, list | tuple) else [float(probability)] * self.count
+        if len(values) != self.count or not all(0.0 <= value <= 1.0 for value in values):
+            raise ValueError(
+                f"the probability of {slot} is {probability}: give one number from 0 to 1, or a list of {self.count} (one per view)"
+            )
+        return values
+
+    def __call__(self, images: Tensor, keys: Keys, view: int | None = None) -> Tensor:
+        """Make view number `view` of uint8 images [B, C, H, W]: float [B, C, S, S]; or all: [V * B, C, S, S], view after view."""
+        views = range(self.count) if view is None else range(view, view + 1)
+        return self.apply(images, self.parameters(keys, views, (images.shape[2], images.shape[3])))
+
+    def parameters(self, keys: Keys, views: range, extent: tuple[int, int]) -> Parameters:
+        """Draw the parameters of `views` of images of `extent` (height, width), on the keys' device."""
+        drawn = draw(keys, SLOTS, views)
+        chances = {slot: [values[view] for view in views] for slot, values in self.probabilities.items()}
+        happens = {
+            slot: drawn[slot][:, 0] < _repeated(values, len(keys.index), drawn[slot].device)
+            for slot, values in chances.items()
+        }
+        jitter = self.jitter
+        strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
+        low = torch.tensor([*(max(0.0, 1.0 - strength) for strength in strengths), -jitter.hue], device=drawn["flip"].device)
+        high = torch.tensor([*(1.0 + strength for strength in strengths), jitter.hue], device=drawn["flip"].device)
+        factors = low + (high - low) * drawn["jitter.factors"]
+        unchanged = torch.ones_like(low).index_fill_(0, torch.tensor([HUE], device=low.device), 0.0)
+        return Parameters(
+            boxes=crop_boxes(
+                drawn["crop.shape"], drawn["crop.place"], extent, area=self.crop.area, aspect=self.crop.aspect
+            ),
+            flip=happens["flip"],
+            factors=torch.where(happens["jitter"][:, None], factors, unchanged),
+            order=orders(drawn["jitter.order"]),
+            greyscale=happens["greyscale"],
+            blur=happens["blur"],
+            sigma=between(drawn["blur.sigma"][:, 0], *self.blur.sigma),
+            solarise=happens["solarise"],
+        )
+
+    @torch.no_grad()
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """Compute the rows that `parameters` describes; row r is a view of image r modulo B."""
+        batch, channels, _, _ = images.shape
+        rows, size = len(parameters.flip), self.crop.size
+        views = torch.empty(
+            (rows, channels, size, size),
+            dtype=getattr(torch, self.output.dtype),
+            device=images.device,
+            memory_format=torch.channels_last if self.output.channels_last else torch.contiguous_format,
+        )
+        chunk = batch
+        if images.device.type == "cpu":
+            chunk = max(1, CHUNK_BYTES // (4 * channels * max(size * size, images.shape[2] * images.shape[3])))
+        with torch.autocast(images.device.type, enabled=False):
+            for first in range(0, rows, batch):
+                for start in range(0, batch, chunk):
+                    stop = min(start + chunk, batch)
+                    part = parameters.rows(first + start, first + stop)
+                    views[first + start : first + stop] = self._normalised(self._augmented(images[start:stop], part))
+        return views
+
+    def _augmented(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """Apply every operation, but for the normalisation."""
+        crop = self.crop
+        views = resized_crop(
+            images, parameters.boxes, (crop.size, crop.size), flip=parameters.flip, interpolation=crop.interpolation
+        )
+        if any(self.probabilities["jitter"]):
+            views = colour_jitter(views, parameters.factors, parameters.order)
+        if any(self.probabilities["greyscale"]) and views.shape[1] > 1:
+            views = on_rows(views, parameters.greyscale, greyscale)
+        if any(self.probabilities["blur"]):
+            taps = self.blur.kernel_size
+            views = on_rows(views, parameters.blur, lambda images, sigma: gaussian_blur(images, sigma, taps), parameters.sigma)
+        if any(self.probabilities["solarise"]):
+            views = on_rows(views, parameters.solarise, solarise)
+        return views
+
+    def _normalised(self, views: Tensor) -> Tensor:
+        mean, std = (torch.tensor(part, device=views.device)[:, None, None] for part in (self.output.mean, self.output.std))
+        return views.sub_(mean).mul_(1.0 / std)
+
+
+def _repeated(values: list[float], batch: int, device: torch.device) -> Tensor:
+    """Give every view's value for each of its rows. float32 [V * B]."""
+    return torch.tensor(values, device=device).repeat_interleave(batch, output_size=batch * len(values))

@@ -1,0 +1,85 @@
+"""Tokens on disk: what preparation leaves and plans read from.
+
+A corpus is a directory: manifest.json, shard-*.bin (token ids, uint16 or uint32, whole documents each), sentence_offsets.npy
+(int64 [sentences + 1], in tokens), document_offsets.npy (int64 [documents + 1], in sentences), counts.npy (int64 [vocabulary]).
+Token positions run through the shards as if they were one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pretraining.cache import sha256
+
+
+class Corpus:
+    """A prepared split, memory-mapped: opening it reads nothing, and a copy sent to another process opens it again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.manifest = json.loads((directory / "manifest.json").read_text())
+        self.fingerprint: str = self.manifest["fingerprint"]
+        self.vocab_size: int = self.manifest["vocab_size"]
+        self.num_tokens: int = self.manifest["tokens"]
+        self.sentence_offsets = self._array("sentence_offsets.npy")
+        self.document_offsets = self._array("document_offsets.npy")
+        self.num_sentences = len(self.sentence_offsets) - 1
+        self.num_documents = len(self.document_offsets) - 1
+        self.shards = [self._shard(shard["file"], shard["tokens"]) for shard in self.manifest["shards"]]
+        self._shard_starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+
+    def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:
+        """Travel to another process as a path."""
+        return type(self), (self.directory,)
+
+    def _array(self, name: str) -> np.ndarray:
+        return np.load(self.directory / name, mmap_mode="r").view(np.ndarray)
+
+    def _shard(self, name: str, tokens: int) -> np.ndarray:
+        path, dtype = self.directory / name, np.dtype(self.manifest["dtype"])
+        if path.stat().st_size != tokens * dtype.itemsize:
+            raise ValueError(
+                f"{path} holds {path.stat().st_size} bytes where its manifest says {tokens * dtype.itemsize}: "
+                f"delete {self.directory}, and it will be prepared again"
+            )
+        return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
+
+    def read(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Gather runs of tokens, one after the other: uint16 or uint32 [sum of lengths]. A run lies within one document."""
+        if len(self.shards) == 1:
+            ends = np.cumsum(lengths)
+            places = np.repeat(starts - ends + lengths, lengths)
+            places += np.arange(len(places))
+            return self.shards[0].take(places)
+        shards = np.searchsorted(self._shard_starts, starts, side="right") - 1
+        first = starts - self._shard_starts[shards]
+        # Runs of a batch are spread over all shards, most of which get one or two: slices are cheaper than a gather per shard.
+        runs = zip(shards.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
+        pieces = [self.shards[shard][start:stop] for shard, start, stop in runs]
+        return np.concatenate([np.empty(0, self.shards[0].dtype), *pieces])
+
+    def sentence(self, number: int) -> np.ndarray:
+        """Give one sentence's tokens."""
+        start, stop = self.sentence_offsets[number : number + 2]
+        return self.read(np.array([start]), np.array([stop - start]))
+
+    def unigram_entropy(self) -> float:
+        """Compute the entropy of this split's own token distribution, in nats per token.
+
+        A model that knows how often each token occurs in this very split, and nothing else, predicts at this loss.
+        """
+        counts = np.load(self.directory / "counts.npy")
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())
+
+    def verify(self) -> None:
+        """Compare each file with its checksum (reads everything)."""
+        for name, expected in self.manifest["sha256"].items():
+            if sha256(self.directory / name) != expected:
+                raise ValueError(
+                    f"{self.directory / name} is not what was written (its sha256 differs): "
+                    f"delete {self.directory}, and it will be prepared again"
+                )

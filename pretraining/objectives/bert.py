@@ -1,0 +1,78 @@
+"""BERT's objective (Devlin et al. 2019): masked language modelling and next-sentence prediction on the same batch.
+
+Shapes: B pairs, T tokens, K predictions of a micro-batch (padded).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pretraining.backbones.huggingface import TransformersBackbone
+from pretraining.data.corpus import Corpus
+from pretraining.data.plan import Rows, TextExamples
+from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.masked_language import NO_LABEL, MaskTokens, TokenHead, token_loss
+from pretraining.objectives.masking import Unit
+from pretraining.objectives.next_sentence import PairHead, PairSentences, assemble_pairs, pair_batch
+from pretraining.objectives.sentence_pairs import Negatives
+from pretraining.optim import Optimizer
+from pretraining.preprocess.text import TextPreprocess
+from pretraining.random import Keys
+
+
+class MaskPairs:
+    """Turns pairs of segments into rows with hidden tokens: `PairSentences`, then `MaskTokens`."""
+
+    def __init__(
+        self,
+        *,
+        preprocess: TextPreprocess,
+        max_tokens: int,
+        negatives: Negatives,
+        short_share: float,
+        fraction: float,
+        unit: Unit,
+        mask_share: float,
+        random_share: float,
+    ) -> None:
+        self.pairs = PairSentences(preprocess=preprocess, max_tokens=max_tokens, negatives=negatives, short_share=short_share)
+        self.masking = MaskTokens(
+            preprocess=preprocess, max_tokens=max_tokens, fraction=fraction, unit=unit, mask_share=mask_share, random_share=random_share
+        )
+        self.preprocess, self.max_tokens = preprocess, max_tokens
+
+    def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
+        """Draw an epoch's pairs."""
+        return self.pairs.plan(corpus, seed, epoch)
+
+    def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
+        """Lay pairs out and hide tokens."""
+        input_ids, segments, special = assemble_pairs(examples, self.max_tokens, self.preprocess)
+        return pair_batch(examples, segments) | self.masking.hide(input_ids, special, keys)
+
+
+class Bert(Objective):
+    """`mlm_weight` times the mean over hidden tokens plus `nsp_weight` times the mean over pairs, both reported."""
+
+    modality = "text"
+
+    def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float, nsp_weight: float) -> None:
+        super().__init__(backbone=backbone, optimizer=optimizer)
+        self.mlm_weight, self.nsp_weight = mlm_weight, nsp_weight
+        self.token_head, self.pair_head = TokenHead.of(backbone), PairHead(backbone)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Predict the hidden tokens and classify the pairs of a batch of `MaskPairs`."""
+        features = self.backbone(input_ids=batch["input_ids"], documents=batch["documents"], token_type_ids=batch["token_type_ids"])
+        hidden = features.positions.flatten(0, 1).index_select(0, batch["predicted"])
+        scores = self.token_head(hidden, self.backbone.input_embeddings.weight)
+        tokens = token_loss("mlm", scores, batch["labels"], with_accuracy=not self.training, weight=self.mlm_weight)
+        pairs = self.pair_head(features.pooled, batch["is_random"])
+        nsp = pairs.terms["nsp"]._replace(weight=self.nsp_weight)
+        return Loss({**tokens.terms, "nsp": nsp}, {**tokens.metrics, **pairs.metrics})
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count the hidden tokens and the pairs."""
+        labels, pairs = batch["labels"], batch["is_random"]
+        return {"mlm": (labels != NO_LABEL).sum(), "nsp": torch.full((), len(pairs), device=pairs.device)}

@@ -1,0 +1,112 @@
+"""Denoising: an encoder reads a damaged text, a decoder writes what was there (Lewis et al. 2020, "BART"; Raffel et al. 2020, "T5").
+
+Shapes: B rows, T encoder tokens, U decoder tokens, K predictions of a micro-batch (padded), D width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pretraining.backbones.huggingface import TransformersBackbone
+from pretraining.data.corpus import Corpus
+from pretraining.data.plan import Rows, TextExamples
+from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.damage import Damage, Vocabulary, lay_out
+from pretraining.objectives.masked_language import NO_LABEL
+from pretraining.objectives.vocabulary import check_head, vocabulary_loss
+from pretraining.optim import Optimizer
+from pretraining.preprocess.text import TextPreprocess
+from pretraining.random import Keys
+
+WIDTH_MULTIPLE = 8  # batches are padded to a multiple of it: few shapes, and aligned matrix products
+PREDICTIONS_MULTIPLE = 64
+
+
+class DenoiseText:
+    """Turns rows of text into damaged inputs and clean targets: the collate of denoising. `damage` is BART's or T5's way."""
+
+    def __init__(self, *, preprocess: TextPreprocess, max_tokens: int, damage: Damage) -> None:
+        self.preprocess, self.max_tokens, self.damage = preprocess, max_tokens, damage
+        self.vocabulary = Vocabulary.of(preprocess)
+        damage.check(self.vocabulary)
+        self.pad_id = 0 if preprocess.pad_id is None else preprocess.pad_id
+
+    def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
+        """Lay an epoch's rows out as the damage wants them."""
+        return self.damage.plan(corpus, self.vocabulary, self.max_tokens, seed, epoch)
+
+    def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
+        """Damage rows and lay both sides out."""
+        text = lay_out(examples, self.preprocess.starts_word)
+        sides = self.damage(text, self.vocabulary, self.max_tokens, keys)
+        input_ids, shown = self._padded(sides.inputs, sides.input_lengths)
+        targets, written = self._padded(sides.targets, sides.target_lengths)
+        decoder_input_ids = np.roll(targets, 1, axis=1)
+        decoder_input_ids[:, 0] = self.damage.start_id(self.vocabulary)
+        places = np.flatnonzero(written)
+        padding = -len(places) % PREDICTIONS_MULTIPLE
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "documents": torch.from_numpy(shown.astype(np.int64)),
+            "decoder_input_ids": torch.from_numpy(decoder_input_ids),
+            "predicted": torch.from_numpy(np.pad(places, (0, padding))),
+            "labels": torch.from_numpy(np.pad(targets.reshape(-1)[places], (0, padding), constant_values=NO_LABEL)),
+            "tokens": int(text.lengths.sum()) + len(text.lengths) * self.vocabulary.specials,
+        }
+
+    def _padded(self, tokens: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pad rows to the batch's width: (tokens, which are real), [B, width] each."""
+        width = -(-int(lengths.max(initial=1)) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        tokens = np.pad(tokens[:, :width], ((0, 0), (0, max(width - tokens.shape[1], 0))))
+        real = np.arange(width) < lengths[:, None]
+        return np.where(real, tokens, self.pad_id).astype(np.int64), real
+
+
+class Denoising(Objective):
+    """Cross-entropy in nats of every target token, given the damaged text and the target before it."""
+
+    modality = "text"
+
+    def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
+        super().__init__(backbone=backbone, optimizer=optimizer)
+        if backbone.architecture != "seq2seq":
+            raise ValueError(
+                f"denoising needs an encoder and a decoder, but {backbone.model.config.model_type} is a model of architecture="
+                f"{backbone.architecture}: choose backbone=bart_tiny, bart_base, t5_tiny or t5_small"
+            )
+        check_head(backbone)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Predict the targets of a batch of `DenoiseText`."""
+        memory = self.backbone(input_ids=batch["input_ids"], documents=batch["documents"]).positions
+        # Targets are padded at their ends, which a causal decoder's real positions never see: it needs no mask of its own.
+        decoded = self.backbone.model.get_decoder()(
+            input_ids=batch["decoder_input_ids"],
+            encoder_hidden_states=memory,
+            encoder_attention_mask=batch["documents"],
+            use_cache=False,
+        )
+        hidden = decoded.last_hidden_state.flatten(0, 1).index_select(0, batch["predicted"])
+        return vocabulary_loss("denoising", self.backbone, hidden, batch["labels"], with_accuracy=not self.training)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count the target tokens."""
+        return {"denoising": (batch["labels"] != NO_LABEL).sum()}
+
+    def forward_flops(self, shape: tuple[int, ...]) -> float:
+        """Count the encoder on its inputs, the decoder and the head on their targets, by the published recipes' shares of a row."""
+        tokens, seen = shape
+        read, written = (512 / 568, 114 / 568) if "t5" in self.backbone.model.config.model_type else (0.82, 1.0)
+        model, config = self.backbone.model, self.backbone.model.config
+        head = model.get_output_embeddings().weight.numel()
+        encoder, decoder = (_matrix_entries(part) for part in (model.get_encoder(), model.get_decoder()))
+        layers = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", config.num_hidden_layers)
+        attention = read * read * config.num_hidden_layers + (written * written + read * written) * layers
+        per_token = 2.0 * (read * encoder + written * (decoder + head))
+        return tokens * (per_token + 4.0 * self.backbone.dim * seen * attention)
+
+
+def _matrix_entries(module: nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

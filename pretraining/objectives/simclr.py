@@ -1,0 +1,113 @@
+"""SimCLR (Chen et al. 2020, "A simple framework for contrastive learning of visual representations").
+
+Views of one image should be alike, and unlike those of all other images in the step.
+
+Shapes: B images of this rank, V views, D width of the projection, R ranks; N = B * V anchors, M = R * N candidates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretraining.augment import Views
+from pretraining.backbones.base import Backbone
+from pretraining.data.image import ImageExamples
+from pretraining.distributed import gather_with_gradient, rank
+from pretraining.objectives.base import Batch, CoupledObjective, Loss
+from pretraining.objectives.projector import Projector
+from pretraining.optim import Optimizer
+from pretraining.preprocess.image import ImagePreprocess
+from pretraining.random import Keys
+from pretraining.step import Term
+
+
+class StackImages:
+    """Hands pixels on as they are; the views are made on the device."""
+
+    def __init__(self, *, preprocess: ImagePreprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, examples: ImageExamples, keys: Keys) -> Batch:
+        """Turn raw images into tensors."""
+        images = torch.from_numpy(np.ascontiguousarray(examples.images))
+        if images.shape[1] != self.preprocess.channels:
+            raise ValueError(
+                f"images have {images.shape[1]} channel(s), but the backbone takes {self.preprocess.channels}: set "
+                f"preprocess.channels={images.shape[1]} with as many numbers in preprocess.mean and preprocess.std, or decode others"
+            )
+        batch: Batch = {"images": images}
+        return batch if examples.labels is None else batch | {"labels": torch.from_numpy(examples.labels)}
+
+
+class SimCLR(CoupledObjective):
+    """Contrast of views, through a projector, at a temperature.
+
+    `decoupled` leaves the positives out of the denominator (Yeh et al. 2022, DCL); `supervised` counts images of the same class as
+    positives too (Khosla et al. 2020, SupCon's L_out).
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        optimizer: Optimizer,
+        views: Views,
+        projector: Projector,
+        temperature: float,
+        decoupled: bool = False,
+        supervised: bool = False,
+    ) -> None:
+        super().__init__(backbone=backbone, optimizer=optimizer)
+        if views.count < 2 or not temperature > 0:
+            raise ValueError(f"SimCLR contrasts at least 2 views at a temperature above 0, got {views.count} and {temperature}")
+        self.views, self.temperature, self.decoupled, self.supervised = views, temperature, decoupled, supervised
+        self.projector = projector.build(backbone.dim)
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Make the views. [V * B, C, S, S]"""
+        return batch | {"views": self.views(batch["images"], batch["keys"])}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Every view is an anchor."""
+        return {"nt_xent": torch.tensor(len(batch["images"]) * self.views.count)}
+
+    def represent(self, batch: Batch) -> Tensor:
+        """Project all views in one forward pass. [B, V, D], of unit length, in at least single precision"""
+        projected = self.projector(self.backbone(images=batch["views"]).pooled)
+        projected = F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=-1)
+        return projected.unflatten(0, (self.views.count, -1)).transpose(0, 1)
+
+    def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
+        """Contrast this rank's views with those of all ranks."""
+        labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
+        total = nt_xent(representations, self.temperature, labels=labels, decoupled=self.decoupled)
+        return Loss({"nt_xent": Term(total, torch.tensor(representations[..., 0].numel()))})
+
+
+    def forward_flops(self, shape: tuple[int, ...]) -> float:
+        """Count all views of one image; `shape` is (channels, height, width)."""
+        size, linear = self.views.crop.size, [part for part in self.projector if isinstance(part, nn.Linear)]
+        per_view = self.backbone.forward_flops((shape[0], size, size)) + sum(2.0 * part.weight.numel() for part in linear)
+        return self.views.count * per_view
+
+
+def nt_xent(views: Tensor, temperature: float, *, labels: Tensor | None = None, decoupled: bool = False) -> Tensor:
+    """Sum over anchors of -log(softmax over all other views of all ranks), averaged over the anchor's positives.
+
+    `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same class.
+    """
+    anchors = views.flatten(0, 1)  # [N, D]
+    with torch.autocast(anchors.device.type, enabled=False):
+        logits = anchors @ gather_with_gradient(anchors).T / temperature  # [N, M]
+    place = torch.arange(logits.shape[1], device=anchors.device)
+    own = place[: len(anchors), None] + rank() * len(anchors)
+    groups = place // views.shape[1] if labels is None else gather_with_gradient(labels.repeat_interleave(views.shape[1]))
+    itself = place == own
+    positive = (groups[own] == groups) & ~itself
+    against = logits.masked_fill(itself | positive if decoupled else itself, -torch.inf).logsumexp(1)
+    return (against - (logits * positive).sum(1) / positive.sum(1)).sum()
