@@ -15,7 +15,7 @@ from pretraining import handoff
 from pretraining.data import modality
 from pretraining.data.loader import EVALUATION_SEED, EvalLoader
 from pretraining.handoff import Handoff, HandoffError
-from pretraining.launch import compose, exit_cleanly, instantiate
+from pretraining.configuration import compose, exit_cleanly, instantiate
 from pretraining.objectives.base import Objective
 from pretraining.optim import SGD
 from pretraining.run import RunError

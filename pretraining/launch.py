@@ -2,134 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pretraining import budget as budgets
 from pretraining.callbacks.export import Export
 from pretraining.callbacks.throughput import Throughput
 from pretraining.callbacks.validation import Validation
-from pretraining.checkpoints import CheckpointError
+from pretraining.configuration import CONF, as_run_errors, check_modalities, class_name, complete, compose, instantiate, make_loggers, rerun
 from pretraining.data import modality
 from pretraining.data.loader import EvalLoader, Source, StepLoader
 from pretraining.distributed import convert_batchnorm
-from pretraining.handoff import HandoffError
-from pretraining.history import CsvHistory, WandbHistory
+from pretraining.history import CsvHistory
 from pretraining.objectives.base import Objective
 from pretraining.run import RunDirectory, RunError, TrainerSettings, choose_precision, train
 from pretraining.spawn import launched, run_ranks
-from pretraining.step import NonFiniteError, StepSettings
+from pretraining.step import StepSettings
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
-
-
-# -- configuration ----------------------------------------------------------------------------------------------------------------------
-
-
-def compose(overrides: Sequence[str], root: str = "pretrain") -> DictConfig:
-    """Compose a configuration as the command line would; raise `RunError` for an unknown or missing key."""
-    import hydra
-    from hydra.errors import HydraException
-
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base=None):
-            config = hydra.compose(root, overrides=list(overrides))
-        refuse_missing(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise RunError(" ".join(str(error).split("\nSet the environment")[0].split("\n"))) from error
-    return config
-
-
-def refuse_missing(config: DictConfig) -> None:
-    """Refuse mandatory keys without a value, naming them."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise RunError(f"no value for {', '.join(missing)}: give {' '.join(f'{key}=...' for key in missing)}")
-
-
-def instantiate(node: Any, **parts: Any) -> Any:
-    """Build what `node` describes, with `parts` handed to it as they are; a wrong value is a `RunError`."""
-    import hydra
-    from hydra.errors import InstantiationException
-
-    try:
-        return hydra.utils.instantiate(node, _convert_="all", _partial_=True)(**parts)
-    except InstantiationException as error:
-        raise RunError(f"{node.get('_target_')}: {error}") from error
-
-
-def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Take the configuration of the finished run `config.from_run`, with `overrides` on top."""
-    path = Path(config.from_run) / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"from_run={config.from_run}: no config.yaml there; give the directory of a run")
-    base = OmegaConf.load(path)
-    assert isinstance(base, DictConfig)
-    base.run_dir, base.resume = None, "none"
-    OmegaConf.set_struct(base, True)
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "from_run":
-            continue
-        if OmegaConf.is_dict(OmegaConf.select(base, key)):
-            raise RunError(f"{override}: with from_run= single values can change, but {key} is a group; start a new run for that")
-        try:
-            OmegaConf.update(base, key, OmegaConf.create(f"value: {value}").value)
-        except OmegaConfBaseException as error:
-            raise RunError(f"{override}: {path} has no such key") from error
-    return base
-
-
-def check_modalities(config: DictConfig) -> None:
-    """Refuse parts that do not read the same kind of data, before anything is built."""
-    import hydra
-
-    kinds = {part: hydra.utils.get_class(config[part]._target_).modality for part in ("objective", "data", "backbone")}
-    if len(set(kinds.values())) > 1:
-        raise RunError(
-            f"objective={_class_name(config.objective)} learns from {kinds['objective']}, data={_class_name(config.data)} is {kinds['data']} and "
-            f"backbone={_class_name(config.backbone)} reads {kinds['backbone']}: choose three of one kind"
-        )
-
-
-def _class_name(node: DictConfig) -> str:
-    return node._target_.rpartition(".")[2]
-
-
-def default_run_dir(config: DictConfig) -> str:
-    """Name a run's directory: after the job on a Slurm cluster, where it must outlive requeues; else after what and when."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"runs/slurm-{array}_{task}" if array else f"runs/slurm-{job}"
-    return f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-
-
-def complete(config: DictConfig) -> DictConfig:
-    """Fill in what depends on the place: name, run directory, resume on a cluster, precision."""
-    config = config.copy()
-    OmegaConf.set_struct(config, True)
-    if config.name is None:
-        config.name = f"{_class_name(config.objective)}-{_class_name(config.data)}"
-    if config.run_dir is None:
-        config.run_dir = default_run_dir(config)
-        if config.run_dir.startswith("runs/slurm-"):
-            config.resume = "auto"
-    return config
-
-
-# -- parts --------------------------------------------------------------------------------------------------------------------------------
+__all__ = ["Parts", "compose", "fit", "main", "run"]
 
 
 @dataclass
@@ -150,7 +49,7 @@ class Parts:
 def build(config: DictConfig) -> Parts:
     """Build the parts, data first: their errors come before any training."""
     check_modalities(config)
-    try:
+    with as_run_errors():
         data = instantiate(config.data)
         preprocess = instantiate(config.preprocess).fit(data)
         collate = instantiate(config.collate, preprocess=preprocess)
@@ -158,9 +57,7 @@ def build(config: DictConfig) -> Parts:
         torch.manual_seed(config.seed)
         backbone = instantiate(config.backbone, **modality.backbone_arguments(preprocess))
         objective = instantiate(config.objective, backbone=backbone, optimizer=instantiate(config.optimizer))
-    except (ValueError, OSError) as error:
-        raise RunError(str(error)) from error
-    parts = assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
+        parts = assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
     parts.recipe = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("objective", "collate")}
     return parts
 
@@ -189,7 +86,7 @@ class FirstRows:
         return self.source.read(epoch, rows)
 
 
-# -- one run --------------------------------------------------------------------------------------------------------------------------------
+# -- one run ------------------------------------------------------------------------------------------------------------------------------
 
 
 def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
@@ -220,45 +117,35 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
 
         show(config, settings, parts)
         return Path(config.run_dir)
+    with as_run_errors():
+        loaders = loaders_of(parts, settings, config.seed)
     directory = RunDirectory.claim(Path(config.run_dir), config, resume=config.resume, overrides=list(overrides))
     try:
         if directory.finished:
             print(f"run_dir={directory.path} holds this run, finished: nothing to do", file=sys.stderr)
         else:
-            directory.write_metrics(_train(config, settings, parts, directory, started))
+            directory.write_metrics(_train(config, settings, parts, loaders, directory) | {"seconds_total": time.perf_counter() - started})
             print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
     finally:
         directory.release()
     return directory.path
 
 
-def _train(config: DictConfig, settings: TrainerSettings, parts: Parts, directory: RunDirectory, started: float) -> dict[str, Any]:
+def _train(
+    config: DictConfig, settings: TrainerSettings, parts: Parts, loaders: tuple[StepLoader, EvalLoader], directory: RunDirectory
+) -> dict[str, Any]:
     loggers = make_loggers(config, directory.path, job_type="pretrain", tags=[config.name])
+    options = {"seed": config.seed, "ema": config.ema, "origin": _origin(config), "show": config.logger.progress}
     try:
-        metrics = fit_parts(
-            parts, settings, directory, loggers=loggers, seed=config.seed, ema=config.ema, origin=_origin(config), show=config.logger.progress
-        )
+        return fit_parts(parts, loaders, settings, directory, loggers=loggers, **options)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(config.data.batch_size, settings, error) from error
-    return metrics | {"seconds_total": time.perf_counter() - started}
 
 
-def fit_parts(
-    parts: Parts,
-    settings: TrainerSettings,
-    directory: RunDirectory,
-    *,
-    loggers: list[Any],
-    seed: int,
-    ema: float | None,
-    origin: dict[str, Any],
-    show: bool,
-) -> dict[str, Any]:
-    """Train the parts and hand them over; returns the final numbers."""
-    objective, data = parts.objective, parts.data
-    if settings.ranks > 1:
-        convert_batchnorm(objective)
-    ranks = (int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))), settings.ranks) if settings.ranks > 1 else (0, 1)
+def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:
+    """Make this rank's loaders of training steps and of validation batches."""
+    data, rank = parts.data, int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) if settings.ranks > 1 else 0
+    ranks = (rank, settings.ranks)
     loader = StepLoader(
         parts.train,
         parts.collate,
@@ -269,9 +156,26 @@ def fit_parts(
         workers=data.workers,
         ranks=ranks,
     )
-    evaluation = EvalLoader(
-        parts.validation, parts.collate, batch_size=data.eval_batch_size, ranks=ranks, full_batches=objective.coupled
-    )
+    full = parts.objective.coupled
+    return loader, EvalLoader(parts.validation, parts.collate, batch_size=data.eval_batch_size, ranks=ranks, full_batches=full)
+
+
+def fit_parts(
+    parts: Parts,
+    loaders: tuple[StepLoader, EvalLoader],
+    settings: TrainerSettings,
+    directory: RunDirectory,
+    *,
+    loggers: list[Any],
+    seed: int,
+    ema: float | None,
+    origin: dict[str, Any],
+    show: bool,
+) -> dict[str, Any]:
+    """Train the parts and hand them over; returns the final numbers."""
+    objective, (loader, evaluation) = parts.objective, loaders
+    if settings.ranks > 1:
+        convert_batchnorm(objective)
     throughput = Throughput(
         every=settings.log_every,
         step_flops=step_flops(objective, parts.flops_shape),
@@ -315,10 +219,10 @@ def fit(
     `collate` carries the preprocess it was made with. `resume` as on the command line. Returns the run directory.
     """
     preprocess = collate.preprocess
-    try:
+    with as_run_errors():
         sources = [modality.source_of(data, split, preprocess, collate, seed=seed) for split in ("train", "validation")]
-    except (ValueError, OSError) as error:
-        raise RunError(str(error)) from error
+        parts = assemble_parts(objective, data, preprocess, collate, sources)
+        loaders = loaders_of(parts, trainer, seed)
     trainer.precision = choose_precision(trainer)
     settings = OmegaConf.create({"trainer": vars(trainer), "seed": seed, "objective": type(objective).__name__})
     directory = RunDirectory.claim(Path(run_dir), settings, resume=resume, overrides=[])
@@ -326,7 +230,8 @@ def fit(
     try:
         if not directory.finished:
             metrics = fit_parts(
-                assemble_parts(objective, data, preprocess, collate, sources),
+                parts,
+                loaders,
                 trainer,
                 directory,
                 loggers=[CsvHistory(directory.path / "metrics.csv")],
@@ -349,16 +254,6 @@ def step_flops(objective: Objective, shape: tuple[int, ...]) -> Any:
     return lambda step: per_row * step.examples
 
 
-def make_loggers(config: DictConfig, directory: Path, *, job_type: str, tags: list[str]) -> list[Any]:
-    """Make metrics.csv and W&B, both on unless switched off."""
-    loggers: list[Any] = [CsvHistory(directory / "metrics.csv")] if config.logger.csv else []
-    if config.logger.wandb.mode != "disabled":
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        options = {"project": config.logger.wandb.project, "mode": config.logger.wandb.mode, "name": config.name, "group": config.group}
-        loggers.append(WandbHistory(directory, **options, job_type=job_type, tags=[*config.logger.wandb.tags, *tags], config=plain))
-    return loggers
-
-
 def _origin(config: DictConfig) -> dict[str, Any]:
     """Tell where the weights come from, as far as it is known before training."""
     import hashlib
@@ -366,9 +261,9 @@ def _origin(config: DictConfig) -> dict[str, Any]:
     digest = hashlib.sha256(OmegaConf.to_yaml(config, resolve=True).encode()).hexdigest()[:16]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CONF.parent, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "objective": _class_name(config.objective),
-        "backbone": _class_name(config.backbone),
-        "data": _class_name(config.data),
+        "objective": class_name(config.objective),
+        "backbone": class_name(config.backbone),
+        "data": class_name(config.data),
         "seed": config.seed,
         "config": digest,
         "git_commit": commit or None,
@@ -383,16 +278,3 @@ def out_of_memory(batch_size: int, settings: TrainerSettings, error: BaseExcepti
     advice = f"try trainer.accumulate={finer}" if finer else "lower data.batch_size or take a smaller backbone"
     detail = str(error).split("\n")[0]
     return RunError(f"out of memory with micro-batches of {micro} examples: {advice} (the result stays the same). {detail}")
-
-
-@contextlib.contextmanager
-def exit_cleanly() -> Iterator[None]:
-    """Turn errors that a user can mend into one message on stderr and exit code 2; the rest keeps its traceback."""
-    try:
-        yield
-    except (RunError, HandoffError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (CheckpointError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)

@@ -77,7 +77,7 @@ def main() -> None:
     module, path = sys.argv[1:]
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    from pretraining.launch import exit_cleanly
+    from pretraining.configuration import exit_cleanly
 
     with exit_cleanly():
         importlib.import_module(module).run(config)

@@ -114,13 +114,12 @@ class StepLoader:
         accumulate: int = 1,
         workers: int = 0,
         ranks: tuple[int, int] = (0, 1),
-        only_step: int | None = None,
     ) -> None:
         rank, world = ranks
         check_batch_size(batch_size, accumulate, world)
         if source.count(0) == 0:
             raise ValueError("the training data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)")
-        self.source, self.batch_size, self.max_steps, self.only_step = source, batch_size, max_steps, only_step
+        self.source, self.batch_size, self.max_steps = source, batch_size, max_steps
         self.workers, self.wait_seconds = workers, 0.0
         self._steps = _Steps(source, collate, seed=seed, accumulate=accumulate, rank=rank, world=world, stream="train")
         self._position = {"step": 0, "epoch": 0, "consumed": 0}

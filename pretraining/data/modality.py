@@ -16,7 +16,13 @@ def source_of(data: Any, split: str, preprocess: Any, collate: Any, *, seed: int
     if data.modality != "text":
         return data.source(split)
     corpus = data.corpus(split, preprocess)
-    return PlannedText(corpus, functools.partial(collate.plan, corpus, seed))
+    source = PlannedText(corpus, functools.partial(collate.plan, corpus, seed))
+    if split == "train" and source.count(0) < data.batch_size:
+        raise ValueError(
+            f"the training split makes {source.count(0)} rows of data.max_tokens={data.max_tokens} ({corpus.num_tokens} tokens), less than "
+            f"one batch of data.batch_size={data.batch_size}: give more text (data.path=), or lower data.batch_size or data.max_tokens"
+        )
+    return source
 
 
 def backbone_arguments(preprocess: Any) -> dict[str, Any]:

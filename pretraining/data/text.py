@@ -98,7 +98,7 @@ def cut_shares(given: Collection[str], preparation: Preparation) -> dict[str, fl
 def cut_out(texts: Iterator[str], split: str, given: Collection[str], preparation: Preparation) -> Iterator[str]:
     """Keep what belongs to `split` of the documents of the source's own split of that name, or of its training documents."""
     shares = cut_shares(given, preparation)
-    if (split in given and split != "train") or not any(shares.values()):
+    if split in given and (split != "train" or not any(shares.values())):
         return texts
     return (text for text in texts if split_of(text, **shares) == split)
 

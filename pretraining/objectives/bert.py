@@ -56,6 +56,7 @@ class Bert(Objective):
     """`mlm_weight` times the mean over hidden tokens plus `nsp_weight` times the mean over pairs, both reported."""
 
     modality = "text"
+    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float, nsp_weight: float) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
@@ -76,3 +77,8 @@ class Bert(Objective):
         """Count the hidden tokens and the pairs."""
         labels, pairs = batch["labels"], batch["is_random"]
         return {"mlm": (labels != NO_LABEL).sum(), "nsp": torch.full((), len(pairs), device=pairs.device)}
+
+    def forward_flops(self, shape: tuple[int, ...]) -> float:
+        """Count the backbone on all tokens and the head on the predicted ones (15 %, as published)."""
+        dim, vocab = self.backbone.dim, len(self.token_head.bias)
+        return self.backbone.forward_flops(shape) + 0.15 * shape[0] * 2.0 * (dim * dim + dim * vocab)

@@ -58,6 +58,7 @@ class CausalLanguage(Objective):
     """Cross-entropy in nats of each token given those before it in its document."""
 
     modality = "text"
+    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)

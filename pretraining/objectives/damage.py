@@ -34,7 +34,8 @@ class Vocabulary(NamedTuple):
     def of(cls, preprocess: TextPreprocess) -> Vocabulary:
         """Read them from a tokenizer."""
         ordinary = np.setdiff1d(np.arange(preprocess.vocab_size), preprocess.special_ids)
-        known, sentinels = preprocess.tokenizer.get_vocab(), []
+        known = preprocess.tokenizer.get_vocab()
+        sentinels: list[int] = []
         while (name := f"<extra_id_{len(sentinels)}>") in known:
             sentinels.append(known[name])
         ids = (preprocess.first_id, preprocess.last_id, preprocess.pad_id, preprocess.mask_id)
@@ -161,6 +162,7 @@ def lay_out(examples: TextExamples, starts_word: np.ndarray) -> Documents:
 
 def framed(tokens: np.ndarray, lengths: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     """Put the first `lengths` tokens of each row between the special tokens. ([B, T], lengths [B])."""
+    assert vocabulary.last_id is not None
     opening = [] if vocabulary.first_id is None else [vocabulary.first_id]
     width = len(opening) + int(lengths.max(initial=0)) + 1
     result = np.zeros((len(tokens), width), dtype=np.int64)

@@ -68,6 +68,7 @@ class Denoising(Objective):
     """Cross-entropy in nats of every target token, given the damaged text and the target before it."""
 
     modality = "text"
+    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)

@@ -112,8 +112,7 @@ def _choose_words(candidates: np.ndarray, words: np.ndarray, keys: Keys, budget:
     by_word = np.zeros_like(taken)
     np.put_along_axis(by_word, turn, taken, 1)
     chosen = candidates & by_word[rows, np.maximum(words, 0)] if count else np.zeros_like(candidates)
-    short = ~chosen.any(1)
-    cut = candidates & (words == first[:, None]) & short[:, None]
+    cut = candidates & (words == first[:, None]) & ~chosen.any(1, keepdims=True)
     return chosen | (cut & (np.cumsum(cut, 1) <= budget[:, None]))
 
 

@@ -69,6 +69,7 @@ def assemble_pairs(examples: TextExamples, max_tokens: int, preprocess: TextPrep
     if (examples.row_pieces != 2).any():
         raise ValueError("a row of sentence pairs has two pieces: take the plan of this collate")
     first, second = examples.piece_lengths.reshape(-1, 2).T[..., None]  # [B, 1] each
+    assert preprocess.first_id is not None and preprocess.last_id is not None
     place = np.arange(max_tokens)
     a_end, end = first + 1, first + second + SPECIALS  # the first [SEP]; behind the last one
     if end.size and end.max() > max_tokens:
@@ -105,6 +106,7 @@ class NextSentence(Objective):
     """Cross-entropy in nats of "B follows A" (0) or not (1). Reports the actual share of negatives, which is above one half."""
 
     modality = "text"
+    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)

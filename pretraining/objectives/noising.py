@@ -76,7 +76,7 @@ class TokenMasking(Noise):
         """Replace tokens in place."""
         width = documents.tokens.shape[1]
         hit = lowest(shuffled(documents.inside(), keys, "token_masking", view), part_of(documents.lengths, self.fraction))
-        random = uniform(keys, "token_masking.random", width, view) < self.random_share
+        random = np.asarray(uniform(keys, "token_masking.random", width, view)) < self.random_share
         instead = replacements.draw(keys, "token_masking", width, view, random)
         return documents._replace(tokens=np.where(hit, instead, documents.tokens))
 
@@ -182,7 +182,7 @@ class TextInfilling(Noise):
         first = order[rows, rank]
         behind = _end_of_span(starts, documents.lengths, rows, first, spans[rows, rank])
         gone = _covered(rows, first + 1, behind, inside.shape)
-        random = uniform(keys, "text_infilling.random", order.shape[1], view) < self.random_share
+        random = np.asarray(uniform(keys, "text_infilling.random", order.shape[1], view)) < self.random_share
         tokens, word_starts = documents.tokens.copy(), documents.word_starts.copy()
         tokens[rows, first] = replacements.draw(keys, "text_infilling", order.shape[1], view, random)[rows, rank]
         word_starts[rows, first] = True

@@ -113,7 +113,7 @@ def _walk(
         count = behind - at
         split = at + np.where(count > 1, 1 + integers(keys, "split", np.maximum(count - 1, 1)[:, None])[:, 0], 1)
         alone = count == 1
-        flipped = uniform(keys, "negative")[:, 0] < 0.5
+        flipped = np.asarray(uniform(keys, "negative"))[:, 0] < 0.5
         if negatives == "swapped":
             pairs = Pairs(at, at, split, split, behind, flipped.astype(np.int64))
             steps.append(Pairs(*(column[~alone] for column in pairs)))

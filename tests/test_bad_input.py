@@ -1,0 +1,199 @@
+"""Mistakes end in one clear error before training starts: what we got, what we take, what to change; and nothing is changed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import save_file
+
+from pretraining import handoff
+from pretraining.handoff import HandoffError
+from pretraining.configuration import compose
+from pretraining.launch import main
+from pretraining.run import RunError
+from tests.runs import finish, text_overrides, write_corpus
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory, cache_dir):
+    return text_overrides(write_corpus(tmp_path_factory.mktemp("corpus")), cache_dir)
+
+
+@pytest.fixture(scope="module")
+def finished(overrides, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    assert finish([*overrides, "trainer.max_steps=2", f"run_dir={path}"]) == 0
+    return path
+
+
+def refused(overrides, tmp_path, *texts):
+    """Run, expecting a refusal whose message holds each text, and no trace of a run."""
+    run_dir = tmp_path / "run"
+    with pytest.raises(RunError) as caught:
+        main(compose([*overrides, f"run_dir={run_dir}"]))
+    message = str(caught.value)
+    assert all(text in message for text in texts), message
+    assert not run_dir.exists()
+    return message
+
+
+@pytest.mark.parametrize(
+    ("override", "texts"),
+    [
+        ("optimizer.peak_lrr=1", ["peak_lrr"]),
+        ("optimiser=adamw", ["optimiser"]),
+        ("objective=mask_language", ["mask_language", "masked_language"]),
+        ("data=nothing_like_it", ["nothing_like_it", "stdlib_docs"]),
+        ("trainer.max_steps=0", ["trainer.max_steps", "at least 1"]),
+        ("trainer.precision=fp8", ["trainer.precision=fp8", "auto, fp32, bf16 or fp64"]),
+        ("trainer.accumulate=3", ["data.batch_size=8", "trainer.accumulate=3", "6 or 9"]),
+        ("trainer.devices=4", ["trainer.devices=4", "trainer=ddp"]),
+        ("trainer=gpu", ["GPUs were asked for", "this machine has 0", "trainer=cpu"]),
+        ("optimizer.schedule=square", ["optimizer.schedule='square'", "linear, cosine"]),
+        ("collate.fraction=1.5", ["collate.fraction", "1.5"]),
+        ("backbone.pooling=max", ["pooling='max'", "mean, first, pooler or last"]),
+        ("backbone.config.model_type=bertt", ["bertt", "transformers"]),
+        ("data.max_tokens=2", ["data.max_tokens=2", "raise data.max_tokens"]),
+        ("data.batch_size=8000", ["data.batch_size=8000", "data.path="]),
+        ("resume=elsewhere.ckpt", ["resume=elsewhere.ckpt", "auto or none"]),
+        ("budget.flops=1", ["budget.flops=1", "does not pay for one step"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_possible(overrides, tmp_path, override, texts, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    refused([*overrides, override], tmp_path, *texts)
+
+
+def test_two_budgets_are_one_too_many(overrides, tmp_path):
+    refused([*overrides, "budget.steps=5", "budget.examples=100"], tmp_path, "budget has steps=5, examples=100", "one of them")
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(RunError, match=r"no value for data\.path: give data\.path=\.\.\."):
+        compose(["data=text_files"])
+
+
+def test_an_objective_on_data_of_the_other_modality_is_refused_before_anything_is_read(tmp_path, overrides):
+    text = ["objective=masked_language", "data=digits", "backbone=bert_tiny"]
+    refused(text, tmp_path, "MaskedLanguage learns from text", "data=Digits is image", "choose three of one kind")
+    refused([*overrides, "backbone=resnet18", "preprocess=wordpiece"], tmp_path, "backbone=TorchvisionBackbone reads image")
+
+
+def test_a_path_that_does_not_exist_or_is_empty_is_named(overrides, tmp_path):
+    refused([*overrides, f"data.path={tmp_path}/none-*.txt"], tmp_path, "data.path", "none-*.txt")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    refused([*overrides, f"data.path={empty}"], tmp_path, "empty")
+
+
+def test_bad_utf8_is_named_with_its_place(overrides, tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"A fine sentence.\n\nAnother \xff\xfe one.\n" * 5)
+    refused([*overrides, f"data.path={bad}"], tmp_path, "bad.txt", "UTF-8")
+
+
+def test_a_truncated_parquet_file_is_named(overrides, tmp_path):
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(b"PAR1 but not much of it")
+    refused([*overrides, f"data.path={bad}"], tmp_path, "bad.parquet")
+
+
+def test_a_run_directory_that_holds_a_run_is_left_alone(overrides, finished):
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="already holds a run: add resume=auto to continue it, or choose another run_dir"):
+        main(compose([*overrides, f"run_dir={finished}"]))
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
+
+
+def test_a_directory_of_something_else_is_left_alone(overrides, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        main(compose([*overrides, f"run_dir={tmp_path}"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_resume_under_another_configuration_is_refused_with_the_difference(overrides, finished):
+    changed = [*overrides, "trainer.max_steps=4", "collate.fraction=0.3", "data.workers=1", f"run_dir={finished}", "resume=auto"]
+    with pytest.raises(RunError) as caught:
+        main(compose(changed))
+    assert "collate.fraction: 0.15 before, 0.3 now" in str(caught.value)
+    assert "workers" not in str(caught.value) and "max_steps" not in str(caught.value)
+
+
+# -- hand-offs ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    import shutil
+
+    shutil.copytree((finished / "handoff" / "last").resolve(), tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_whole_hand_off_is_read(copy):
+    assert handoff.read(str(copy)).card["origin"]["objective"] == "MaskedLanguage"
+
+
+def test_a_hand_off_with_a_missing_file_is_refused(copy):
+    (copy / "config.json").unlink()
+    with pytest.raises(HandoffError, match=r"lacks config\.json: copy the whole directory again"):
+        handoff.read(str(copy))
+
+
+def test_a_hand_off_with_an_altered_file_is_refused(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(HandoffError, match=r"model\.safetensors was altered"):
+        handoff.read(str(copy))
+
+
+def test_a_hand_off_with_a_pickled_file_is_refused(copy):
+    (copy / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(HandoffError, match=r"pytorch_model\.bin, which may be pickled code"):
+        handoff.read(str(copy))
+
+
+def test_a_hand_off_that_names_foreign_code_is_refused(copy):
+    card = json.loads((copy / "handoff.json").read_text())
+    for target in ("os.system", "pretraining.backbones.huggingface.torch", "pretraining.run.RunDirectory"):
+        card["backbone"]["_target_"] = target
+        (copy / "handoff.json").write_text(json.dumps(card))
+        with pytest.raises(HandoffError, match="refused"):
+            handoff.read(str(copy))
+
+
+def test_a_missing_weight_is_an_error_not_a_random_layer(copy):
+    from safetensors.torch import load_file
+
+    from pretraining.cache import sha256
+
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("encoder.layer.0.attention.self.query.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    card = json.loads((copy / "handoff.json").read_text())
+    card["sha256"]["model.safetensors"] = sha256(copy / "model.safetensors")
+    (copy / "handoff.json").write_text(json.dumps(card))
+    with pytest.raises(HandoffError, match=r"encoder\.layer\.0\.attention\.self\.query\.weight"):
+        handoff.read(str(copy))
+
+
+def test_an_unknown_version_and_no_hand_off_at_all_are_refused(copy, finished):
+    card = json.loads((copy / "handoff.json").read_text())
+    (copy / "handoff.json").write_text(json.dumps(card | {"version": 99}))
+    with pytest.raises(HandoffError, match="has format version 99, this release reads 1"):
+        handoff.read(str(copy))
+    with pytest.raises(HandoffError, match="name its handoff/last"):
+        handoff.read(str(finished))
+
+
+# -- the command line -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_says_one_line_and_exits_with_2(finished):
+    command = [sys.executable, "-m", "pretraining", "-m", "seed=1,2", f"run_dir={finished}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: run_dir=") and "would be shared by every job of this sweep" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
