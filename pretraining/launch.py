@@ -24,7 +24,7 @@ from pretraining.data.loader import EvalLoader, Source, StepLoader
 from pretraining.distributed import convert_batchnorm
 from pretraining.history import CsvHistory
 from pretraining.objectives.base import Objective
-from pretraining.run import RunDirectory, RunError, TrainerSettings, choose_precision, train
+from pretraining.run import RunDirectory, RunError, TrainerSettings, choose_precision, process_rank, train
 from pretraining.spawn import launched, run_ranks
 from pretraining.step import StepSettings
 
@@ -66,7 +66,7 @@ def assemble_parts(
     objective: Objective, data: Any, preprocess: Any, collate: Any, sources: Sequence[Any], *, overfit_batches: int = 0
 ) -> Parts:
     """Put built parts together with what follows from them."""
-    shape, facts = modality.average_shape(sources[0], preprocess), modality.facts(*sources, collate, preprocess)
+    shape, facts = modality.average_shape(sources[0], collate, preprocess), modality.facts(*sources, collate, preprocess)
     train_source = FirstRows(sources[0], overfit_batches * data.batch_size) if overfit_batches else sources[0]
     return Parts(objective, preprocess, collate, train_source, sources[1], data, shape, facts)
 
@@ -125,7 +125,8 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
             print(f"run_dir={directory.path} holds this run, finished: nothing to do", file=sys.stderr)
         else:
             directory.write_metrics(_train(config, settings, parts, loaders, directory) | {"seconds_total": time.perf_counter() - started})
-            print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
+            if process_rank() == 0:
+                print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
     finally:
         directory.release()
     return directory.path
@@ -144,8 +145,7 @@ def _train(
 
 def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:
     """Make this rank's loaders of training steps and of validation batches."""
-    data, rank = parts.data, int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) if settings.ranks > 1 else 0
-    ranks = (rank, settings.ranks)
+    data, ranks = parts.data, (process_rank() if settings.ranks > 1 else 0, settings.ranks)
     loader = StepLoader(
         parts.train,
         parts.collate,

@@ -118,6 +118,8 @@ class RunDirectory:
     @classmethod
     def refuse_taken(cls, path: Path, *, resume: str) -> None:
         """Refuse a directory that is no place for a new run, touching nothing."""
+        if process_rank() > 0:
+            return
         holds_run = (path / "config.yaml").exists()
         if holds_run and resume == "none":
             raise RunError(f"run_dir={path} already holds a run: add resume=auto to continue it, or choose another run_dir")
@@ -130,8 +132,10 @@ class RunDirectory:
     def claim(cls, path: Path, config: DictConfig, *, resume: str, overrides: list[str]) -> RunDirectory:
         """Make or continue the run at `path`; refuse, touching nothing, a directory whose run this is not.
 
-        `resume` is none, auto, or the path of a checkpoint.
+        `resume` is none, auto, or the path of a checkpoint. Ranks other than the first take what it claims, and write nothing.
         """
+        if process_rank() > 0:
+            return cls(path, _checkpoint_for(path, resume), finished=_is_finished(path, config))
         cls.refuse_taken(path, resume=resume)
         holds_run = (path / "config.yaml").exists()
         if holds_run:
@@ -139,7 +143,7 @@ class RunDirectory:
         checkpoint = _checkpoint_for(path, resume)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, checkpoint, _lock=_locked(path))
-        run.finished = (path / "metrics.json").exists() and holds_run and _steps_done(path) >= config.trainer.max_steps
+        run.finished = _is_finished(path, config)
         if not run.finished:
             (path / MARKER).unlink(missing_ok=True)
             (path / "metrics.json").unlink(missing_ok=True)
@@ -154,6 +158,8 @@ class RunDirectory:
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json, whose presence says that the run is done."""
+        if process_rank() > 0:
+            return
         _write(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
     def release(self) -> None:
@@ -168,8 +174,17 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _steps_done(path: Path) -> int:
-    return int(json.loads((path / "metrics.json").read_text("utf-8")).get("steps", 0))
+def process_rank() -> int:
+    """Give this process's rank from what its launcher set, also before there is a process group."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def _is_finished(path: Path, config: DictConfig) -> bool:
+    try:
+        done = json.loads((path / "metrics.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return False
+    return int(done.get("steps", 0)) >= config.trainer.max_steps
 
 
 def _locked(path: Path) -> IO[str]:
@@ -233,6 +248,8 @@ def train(
     """Train `module` to `settings.max_steps` in `run`, continuing its checkpoint if there is one."""
     quieten()
     module.settings = step_settings
+    if settings.precision == "fp64":
+        module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
     for logger in loggers:
         if isinstance(logger, CsvHistory):
             logger.cut_back(_step_of(run.checkpoint))

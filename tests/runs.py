@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from pretraining.launch import compose, exit_cleanly, main
+from pretraining.configuration import compose, exit_cleanly
+from pretraining.launch import main
 
 TIME_COLUMNS = ("time", "throughput/")
 

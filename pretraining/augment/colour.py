@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pretraining.augment.constants import constant
+
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey; torchvision's figures
 
@@ -35,7 +37,7 @@ def grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     batch, _, height, width = images.shape
-    weights = torch.tensor([LUMA], device=images.device, dtype=images.dtype).expand(batch, 1, 3)
+    weights = constant([LUMA], images.device).to(images.dtype).expand(batch, 1, 3)
     return torch.bmm(weights, images.reshape(batch, 3, -1)).view(batch, 1, height, width)
 
 

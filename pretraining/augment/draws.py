@@ -8,19 +8,21 @@ Shapes: N rows (images times views).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.augment.constants import constant
 from pretraining.random import Keys, philox, word
 
 TRIES = 10  # shapes of a crop that are tried before the whole image is taken
 CROP_NUMBERS = 2 * TRIES  # uniforms that `crop_boxes` takes for the shape; two more for the place
 _WORD = 0xFFFFFFFF
-_ORDERS = torch.tensor(list(permutations(range(4))))  # [24, 4]
+_ORDERS = list(permutations(range(4)))
 
 
 def draw(keys: Keys, counts: Mapping[str, int], views: range) -> dict[str, Tensor]:
@@ -29,23 +31,23 @@ def draw(keys: Keys, counts: Mapping[str, int], views: range) -> dict[str, Tenso
     The numbers are those of `random.uniform(keys, slot, count, view)`; one evaluation for all of them costs what one of those costs,
     where the time goes into starting operations rather than into computing them.
     """
+    index, epoch = (torch.as_tensor(part) for part in (keys.index, keys.epoch))
     blocks = {slot: -(-count // 4) for slot, count in counts.items()}
-    words = np.repeat([word(slot) for slot in blocks], list(blocks.values()))
-    lanes = np.concatenate([np.arange(number) for number in blocks.values()])
-    view = np.repeat(np.arange(views.start, views.stop), len(keys.index))[:, None]
-    index, epoch = keys.index, keys.epoch
-    if isinstance(index, Tensor):
-        words, lanes, view = (torch.as_tensor(part, device=index.device) for part in (words, lanes, view))
-        index, epoch = index.repeat(len(views))[:, None], epoch.repeat(len(views))[:, None]
-    else:
-        index, epoch = np.tile(index, len(views))[:, None], np.tile(epoch, len(views))[:, None]
-    zero = 0 * lanes
-    counter = ((index & _WORD) + zero, ((epoch & 0xFFFF) | ((index >> 32) << 16)) & _WORD, (view << 24) + lanes, 0 * view + words)
-    counter = (counter[0], counter[1] + zero, *counter[2:])
-    drawn = philox(counter, (keys.seed & _WORD, word(keys.stream)))
-    numbers = torch.stack([torch.as_tensor(part) for part in drawn], -1) >> 8  # [N, blocks of all slots, 4]
+    words = constant([word(slot) for slot, number in blocks.items() for _ in range(number)], index.device, torch.int64)
+    lanes = constant([lane for number in blocks.values() for lane in range(number)], index.device, torch.int64)
+    view = constant(views, index.device, torch.int64)[:, None, None]
+    first = index[None, :, None] & _WORD
+    second = ((epoch & 0xFFFF) | ((index >> 32) << 16))[None, :, None] & _WORD
+    counter = torch.broadcast_tensors(first, second, (view << 24) + lanes, words)  # [V, B, blocks of all slots]
+    drawn = philox(_rows(counter, keys), (keys.seed & _WORD, word(keys.stream)))
+    numbers = torch.stack([torch.as_tensor(part) for part in drawn], -1).flatten(0, 1) >> 8  # [N, blocks of all slots, 4]
     parts = (numbers.float() * 2.0**-24).split(list(blocks.values()), 1)
     return {slot: part.flatten(1)[:, :count] for (slot, count), part in zip(counts.items(), parts, strict=True)}
+
+
+def _rows(counter: Sequence[Tensor], keys: Keys) -> tuple[Any, ...]:
+    """Leave the arithmetic of array keys to numpy, which starts small operations faster."""
+    return tuple(part.numpy() for part in counter) if isinstance(keys.index, np.ndarray) else tuple(counter)
 
 
 def between(numbers: Tensor, low: float, high: float) -> Tensor:
@@ -68,14 +70,14 @@ def crop_boxes(
     fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
     first = fits.int().argmax(1, keepdim=True)
     box = torch.cat([rows.gather(1, first), columns.gather(1, first)], 1)
-    corner = (place * (torch.tensor([[height, width]], device=box.device) - box + 1)).floor_()
+    corner = (place * (constant([height, width], box.device) - box + 1)).floor_()
     whole = min(max(width / height, aspect[0]), aspect[1])
     fallback = (min(height, round(width / whole)), min(width, round(height * whole)))
     centred = [(height - fallback[0]) // 2, (width - fallback[1]) // 2, *fallback]
     found = fits.any(1, keepdim=True)
-    return torch.where(found, torch.cat([corner, box], 1), torch.tensor([centred], device=box.device)).long()
+    return torch.where(found, torch.cat([corner, box], 1), constant(centred, box.device)).long()
 
 
 def orders(numbers: Tensor) -> Tensor:
     """Choose one of the 24 orders of four operations. [N, 1] -> int64 [N, 4]."""
-    return _ORDERS.to(numbers.device)[(numbers[:, 0] * 24).long()]
+    return constant(_ORDERS, numbers.device, torch.int64)[(numbers[:, 0] * 24).long()]

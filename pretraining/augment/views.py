@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pretraining.augment.colour import HUE, colour_jitter, greyscale, on_rows, solarise
+from pretraining.augment.colour import colour_jitter, greyscale, on_rows, solarise
+from pretraining.augment.constants import constant
 from pretraining.augment.draws import CROP_NUMBERS, between, crop_boxes, draw, orders
 from pretraining.augment.geometry import gaussian_blur, resized_crop
 from pretraining.augment.parts import Blur, Crop, Jitter, Output, Probability
@@ -91,17 +92,16 @@ class Views:
     def parameters(self, keys: Keys, views: range, extent: tuple[int, int]) -> Parameters:
         """Draw the parameters of `views` of images of `extent` (height, width), on the keys' device."""
         drawn = draw(keys, SLOTS, views)
-        chances = {slot: [values[view] for view in views] for slot, values in self.probabilities.items()}
-        happens = {
-            slot: drawn[slot][:, 0] < _repeated(values, len(keys.index), drawn[slot].device)
-            for slot, values in chances.items()
-        }
+        device, batch = drawn["flip"].device, len(keys.index)
+        chances = {slot: constant([values[view] for view in views], device) for slot, values in self.probabilities.items()}
+        happens = {slot: drawn[slot].view(-1, batch) < chance[:, None] for slot, chance in chances.items()}
+        happens = {slot: found.flatten() for slot, found in happens.items()}
         jitter = self.jitter
         strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
-        low = torch.tensor([*(max(0.0, 1.0 - strength) for strength in strengths), -jitter.hue], device=drawn["flip"].device)
-        high = torch.tensor([*(1.0 + strength for strength in strengths), jitter.hue], device=drawn["flip"].device)
+        low = constant([*(max(0.0, 1.0 - strength) for strength in strengths), -jitter.hue], device)
+        high = constant([*(1.0 + strength for strength in strengths), jitter.hue], device)
         factors = low + (high - low) * drawn["jitter.factors"]
-        unchanged = torch.ones_like(low).index_fill_(0, torch.tensor([HUE], device=low.device), 0.0)
+        unchanged = constant([1.0, 1.0, 1.0, 0.0], device)
         return Parameters(
             boxes=crop_boxes(
                 drawn["crop.shape"], drawn["crop.place"], extent, area=self.crop.area, aspect=self.crop.aspect
@@ -155,10 +155,5 @@ class Views:
         return views
 
     def _normalised(self, views: Tensor) -> Tensor:
-        mean, std = (torch.tensor(part, device=views.device)[:, None, None] for part in (self.output.mean, self.output.std))
+        mean, std = (constant(part, views.device)[:, None, None] for part in (self.output.mean, self.output.std))
         return views.sub_(mean).mul_(1.0 / std)
-
-
-def _repeated(values: list[float], batch: int, device: torch.device) -> Tensor:
-    """Give every view's value for each of its rows. float32 [V * B]."""
-    return torch.tensor(values, device=device).repeat_interleave(batch, output_size=batch * len(values))

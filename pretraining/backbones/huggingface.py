@@ -24,7 +24,8 @@ class TransformersBackbone(Backbone):
 
     `architecture` says which automatic class holds it: encoders are the base model; causal and seq2seq models keep their language-model head.
     `pooling` makes one vector per row: the mean over its tokens, the first token's or the last one's vector, or the model's own pooler
-    (BERT's tanh layer). `vocab_size` and `pad_id` come from the tokenizer and override the config's.
+    (BERT's tanh layer). `vocab_size`, `pad_id` and `frame_ids` (the "first" and "last" id of a text) come from the tokenizer and
+    override those of the config, but not of a checkpoint.
     """
 
     modality = "text"
@@ -38,11 +39,13 @@ class TransformersBackbone(Backbone):
         init_from: str | None = None,
         vocab_size: int | None = None,
         pad_id: int | None = None,
+        frame_ids: dict[str, int | None] | None = None,
         attention: str = "sdpa",
     ) -> None:
         super().__init__()
         self.architecture, self.pooling = architecture, pooling
-        self.model = _build(architecture, config, init_from, vocab_size, pad_id, attention)
+        ids = {"pad_token_id": pad_id, **_frame(architecture, config, pad_id, frame_ids or {})}
+        self.model = _build(architecture, config, init_from, vocab_size, ids, attention)
         self.dim = self.model.config.hidden_size
         self.max_tokens = getattr(self.model.config, "max_position_embeddings", None)
         plain = self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
@@ -167,12 +170,29 @@ class TransformersBackbone(Backbone):
         return f'import transformers\n\nmodel = transformers.{loader}.from_pretrained("DIR")'
 
 
+def _frame(
+    architecture: Architecture, config: dict[str, Any] | None, pad_id: int | None, frame_ids: dict[str, int | None]
+) -> dict[str, int | None]:
+    """Name a tokenizer's ids as configurations do; a decoder starts from the padding token in T5's family, else from the last one."""
+    if not frame_ids:
+        return {}
+    last = frame_ids["last"]
+    first = last if frame_ids["first"] is None and architecture == "causal" else frame_ids["first"]  # GPT-2 has one token for both
+    named = {"bos_token_id": first, "eos_token_id": last}
+    if architecture == "seq2seq" and config:
+        family = config.get("model_type")
+        named["decoder_start_token_id"] = pad_id if family in ("t5", "mt5", "umt5", "longt5", "pegasus") else last
+        if family in ("bart", "mbart"):
+            named["forced_eos_token_id"] = last
+    return named
+
+
 def _build(
     architecture: Architecture,
     config: dict[str, Any] | None,
     init_from: str | None,
     vocab_size: int | None,
-    pad_id: int | None,
+    ids: dict[str, int | None],
     attention: str,
 ) -> Any:
     import transformers
@@ -192,8 +212,7 @@ def _build(
     given = {name: value for name, value in config.items() if name != "model_type"}
     if vocab_size is not None:
         given["vocab_size"] = vocab_size
-    if pad_id is not None:
-        given["pad_token_id"] = pad_id
+    given |= {name: value for name, value in ids.items() if value is not None}
     try:
         filled = transformers.AutoConfig.for_model(config["model_type"], **given)
     except ValueError as error:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import ConvNeXt, EfficientNet, ResNet, VGG, VisionTransformer
+from torchvision.models import VGG, ConvNeXt, EfficientNet, ResNet, VisionTransformer
 from torchvision.models.resnet import BasicBlock
 
 from pretraining.backbones.base import Backbone, Features
@@ -23,12 +23,13 @@ Stem = Literal["imagenet", "cifar"]
 class TorchvisionBackbone(Backbone):
     """A torchvision model, whose weights keep torchvision's names.
 
-    `name` is one that `torchvision.models.get_model` knows, with `options` for its constructor; or `resnet` for basic blocks, `layers` of them per stage,
-    the first of `width` channels; or `vision_transformer`, with its sizes in `options`. `stem="cifar"` starts a ResNet with a 3x3
-    convolution of stride 1 and no pooling, for small images. `weights` names torchvision's weights; null starts fresh.
+    `name` is one that `torchvision.models.get_model` knows, with `options` for its constructor; or `resnet` for basic blocks, `layers` of
+    them per stage, the first stage of `width` channels; or `vision_transformer`, with its sizes in `options`. `stem="cifar"` starts a
+    ResNet with a 3x3 convolution of stride 1 and no pooling, for small images. `weights` names torchvision's weights; null starts fresh.
     """
 
     modality = "image"
+    model: Any  # torchvision's, whose parts the type checker does not know
 
     def __init__(
         self,
@@ -67,7 +68,8 @@ class TorchvisionBackbone(Backbone):
             raise ValueError(f"backbone.stem=cifar is for ResNets, not for backbone.name={name}: set backbone.stem=imagenet")
         if (name == "resnet") != (layers is not None) or (layers is not None and len(layers) != 4):
             raise ValueError(
-                f"backbone.layers={layers} with backbone.name={name}: give four numbers of blocks with the name resnet, and null with others"
+                f"backbone.layers={layers} with backbone.name={name}: give four numbers of blocks with the name resnet, "
+                "and null with others"
             )
         if weights is not None and (stem != "imagenet" or self.kwargs["in_channels"] != 3):
             raise ValueError(
@@ -87,7 +89,7 @@ class TorchvisionBackbone(Backbone):
     def _take_channels(self, channels: int) -> None:
         """Give the first convolution another number of input channels."""
         path, old = next((path, part) for path, part in self.model.named_modules() if isinstance(part, nn.Conv2d))
-        arguments = {
+        arguments: dict[str, Any] = {
             "kernel_size": old.kernel_size,
             "stride": old.stride,
             "padding": old.padding,
@@ -193,7 +195,9 @@ def _built(name: str, layers: list[int] | None, width: int, options: dict[str, A
         )
     model = torchvision.models.get_model(name, weights=weights, **options)
     if not isinstance(model, ResNet | VisionTransformer | ConvNeXt | EfficientNet | VGG):
-        raise ValueError(f"backbone.name={name!r} is none of torchvision's ResNet, ViT, ConvNeXt, EfficientNet and VGG families: choose one of those")
+        raise ValueError(
+            f"backbone.name={name!r} is none of torchvision's ResNet, ViT, ConvNeXt, EfficientNet and VGG families: choose one of those"
+        )
     return model
 
 

@@ -56,7 +56,9 @@ class Cifar10(EncodedImages):
         )
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
-            raise FileNotFoundError(f"data.path={path} is not a directory (seen from {Path.cwd()}): set data.path to a folder with CIFAR-10")
+            raise FileNotFoundError(
+                f"data.path={path} is not a directory (seen from {Path.cwd()}): set data.path to a folder with CIFAR-10"
+            )
         for part in ("train", "test"):
             self.tables[part] = self._table(part)
 
@@ -75,8 +77,8 @@ class Cifar10(EncodedImages):
         files = sorted(self.path.glob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
         if not files:
             raise FileNotFoundError(
-                f"data.path={self.path} holds neither train.parquet and test.parquet nor data_batch_1.bin ... data_batch_5.bin and test_batch.bin: "
-                "set data.path to a folder with CIFAR-10"
+                f"data.path={self.path} holds neither train.parquet and test.parquet nor data_batch_1.bin ... data_batch_5.bin and "
+                "test_batch.bin: set data.path to a folder with CIFAR-10"
             )
         return _records(files)
 
@@ -87,7 +89,9 @@ def _records(files: list[Path]) -> Table:
     for path in files:
         content = np.fromfile(path, np.uint8)
         if not len(content) or len(content) % 3073:
-            raise ValueError(f"{path} has {len(content)} bytes, which are no records of 3,073: download the binary version of CIFAR-10 again")
+            raise ValueError(
+                f"{path} has {len(content)} bytes, which are no records of 3,073: download the binary version of CIFAR-10 again"
+            )
         parts.append(content.reshape(-1, 3073))
     records = np.concatenate(parts)
     names = [f"record {row} of {files[0].parent}" for row in range(len(records))]

@@ -33,6 +33,7 @@ class Decoding:
     max_cache_gb: float = 32.0
 
     def __post_init__(self) -> None:
+        """Refuse channels that no image mode has."""
         if self.channels not in MODES:
             raise ValueError(f"data.decoding.channels={self.channels}: choose 1 (grey) or 3 (red, green, blue)")
 
@@ -45,6 +46,7 @@ class Encoded:
     read: Callable[[int], bytes]
 
     def __len__(self) -> int:
+        """Count the images."""
         return len(self.names)
 
     def subset(self, rows: np.ndarray) -> Encoded:
@@ -78,9 +80,11 @@ class DecodedOnDemand:
         self.encoded, self.decoding, self.shape = encoded, decoding, (len(encoded), *shape)
 
     def __len__(self) -> int:
+        """Count the images."""
         return len(self.encoded)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Decode rows. uint8 [B, C, H, W]"""
         return np.stack([_decoded_as(self.encoded, int(row), self.decoding, self.shape[1:]) for row in rows])
 
 

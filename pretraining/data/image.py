@@ -57,8 +57,8 @@ class ImageSource:
 class ImageData(ABC):
     """Images in the splits train, validation and test.
 
-    `batch_size`: images per optimizer step, over all ranks and micro-batches. `workers`: loading processes per rank. `cache_dir`: of decoded
-    pixels; safe to share and to delete.
+    `batch_size`: images per optimizer step, over all ranks and micro-batches. `workers`: loading processes per rank.
+    `cache_dir`: of decoded pixels; safe to share and to delete.
     """
 
     modality: ClassVar[str] = "image"

@@ -97,7 +97,8 @@ def _listed(folder: Path, class_names: tuple[str, ...], path: str) -> Table:
     """List a split's image files in the order of their names."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise FileNotFoundError(f"data.path={path}: no image in {folder} (we take {', '.join(SUFFIXES)}): set data.path to a folder of images")
+        taken = ", ".join(SUFFIXES)
+        raise FileNotFoundError(f"data.path={path}: no image in {folder} (we take {taken}): set data.path to a folder of images")
     labels = None
     if class_names:
         places = {name: number for number, name in enumerate(class_names)}
@@ -133,7 +134,8 @@ def read_parquet(files: list[Path], *, image: str, label: str) -> Table:
             schema = pyarrow.parquet.read_schema(path)
             for column in (image, label):
                 if column not in schema.names:
-                    raise ValueError(f"{path} has no column {column!r}, only {', '.join(schema.names)}: use data=hub_images to name columns")
+                    there = ", ".join(schema.names)
+                    raise ValueError(f"{path} has no column {column!r}, only {there}: use data=hub_images to name columns")
             tables.append(pyarrow.parquet.read_table(path, columns=[label]))
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a readable parquet file ({error}): download it again") from error
@@ -148,7 +150,8 @@ class _LazyColumn:
     """A column of encoded images, loaded when first read; once, although decoding threads ask for it together."""
 
     def __init__(self, files: list[Path], image: str) -> None:
-        self.files, self.image, self.cells, self.lock = files, image, None, threading.Lock()
+        self.files, self.image, self.lock = files, image, threading.Lock()
+        self.cells: Any = None
 
     def read(self, row: int) -> bytes:
         """Give one encoded image."""
@@ -200,7 +203,9 @@ def _loaded(name: str) -> dict[str, Any]:
     try:
         return dict(datasets.load_dataset(name))
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise ValueError(f"data.name={name} cannot be loaded ({error}): give the name of a data set on the hub or a local directory") from error
+        raise ValueError(
+            f"data.name={name} cannot be loaded ({error}): give the name of a data set on the hub or a local directory"
+        ) from error
 
 
 def _hub_table(part: Any, name: str, split: str, image: str, label: str | None) -> Table:

@@ -116,6 +116,17 @@ def _capacity(max_tokens: int, specials_per_document: int) -> int:
     return max_tokens - specials_per_document
 
 
+def document_spans(rows: Rows, specials_per_document: int) -> np.ndarray:
+    """Give the tokens of each document of rows whose pieces are documents, special tokens included. int64 [P]."""
+    return np.asarray(rows.lengths) + specials_per_document
+
+
+def row_spans(rows: Rows, specials_per_row: int) -> np.ndarray:
+    """Give the tokens of each row whose pieces see each other, special tokens included. int64 [R]."""
+    behind = np.concatenate([[0], np.cumsum(rows.lengths, dtype=np.int64)])
+    return np.diff(behind[np.asarray(rows.offsets)]) + specials_per_row
+
+
 def padding_share(rows: Rows, max_tokens: int, specials_per_document: int = 2) -> float:
     """Compute the share of positions that hold padding."""
     used = int(rows.lengths.sum()) + specials_per_document * len(rows.lengths)

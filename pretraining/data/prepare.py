@@ -11,6 +11,8 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -197,10 +199,18 @@ class _Encoder:
 _encoder: _Encoder  # of a worker process
 
 
-def _start(encoder: _Encoder) -> None:
+def _start(encoder: _Encoder, parent: int) -> None:
     global _encoder
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork, and processes are parallel enough
     _encoder = encoder
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when its parent was killed: it would wait for work for ever, and hold the lock that it inherited."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _encode(texts: list[str]) -> Encoded:
@@ -213,7 +223,7 @@ def _encoded(encoder: _Encoder, units: Iterable[list[str]], workers: int) -> Ite
         yield from map(encoder, units)
         return
     context = multiprocessing.get_context("fork")  # hands over the tokenizer and any splitter without pickling them
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(encoder,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(encoder, os.getpid())) as pool:
         waiting: deque[Future[Encoded]] = deque()
         for unit in units:
             waiting.append(pool.submit(_encode, unit))

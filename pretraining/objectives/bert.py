@@ -5,6 +5,7 @@ Shapes: B pairs, T tokens, K predictions of a micro-batch (padded).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,10 @@ class MaskPairs:
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Draw an epoch's pairs."""
         return self.pairs.plan(corpus, seed, epoch)
+
+    def spans(self, rows: Rows) -> np.ndarray:
+        """Give the tokens of each pair, special ones included."""
+        return self.pairs.spans(rows)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay pairs out and hide tokens."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.corpus import Corpus
-from pretraining.data.plan import Rows, TextExamples, assemble, pack_documents
+from pretraining.data.plan import Rows, TextExamples, assemble, document_spans, pack_documents
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.objectives.masked_language import NO_LABEL
 from pretraining.objectives.vocabulary import check_head, vocabulary_loss
@@ -36,6 +36,10 @@ class NextTokens:
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Pack whole documents into rows; the same rows each epoch, in another order."""
         return pack_documents(corpus, self.max_tokens, self.preprocess.specials_per_document)
+
+    def spans(self, rows: Rows) -> np.ndarray:
+        """Give the tokens of each document, special ones included."""
+        return document_spans(rows, self.preprocess.specials_per_document)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay rows out; nothing is drawn."""

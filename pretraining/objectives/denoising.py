@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.corpus import Corpus
-from pretraining.data.plan import Rows, TextExamples
+from pretraining.data.plan import Rows, TextExamples, row_spans
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.objectives.damage import Damage, Vocabulary, lay_out
 from pretraining.objectives.masked_language import NO_LABEL
@@ -36,6 +36,10 @@ class DenoiseText:
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Lay an epoch's rows out as the damage wants them."""
         return self.damage.plan(corpus, self.vocabulary, self.max_tokens, seed, epoch)
+
+    def spans(self, rows: Rows) -> np.ndarray:
+        """Give the tokens of each row before it is damaged, special ones included."""
+        return row_spans(rows, self.vocabulary.specials)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Damage rows and lay both sides out."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.data.plan import Rows, TextExamples, assemble, pack_documents
+from pretraining.data.plan import Rows, TextExamples, assemble, document_spans, pack_documents
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.objectives.masking import Unit, choose, corrupt
 from pretraining.optim import Optimizer
@@ -54,7 +54,11 @@ class MaskTokens:
 
     def plan(self, corpus: Any, seed: int, epoch: int) -> Rows:
         """Pack whole documents into rows; the same rows each epoch, in another order."""
-        return pack_documents(corpus, self.max_tokens)
+        return pack_documents(corpus, self.max_tokens, self.preprocess.specials_per_document)
+
+    def spans(self, rows: Rows) -> np.ndarray:
+        """Give the tokens of each document, special ones included."""
+        return document_spans(rows, self.preprocess.specials_per_document)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay rows out and hide tokens."""

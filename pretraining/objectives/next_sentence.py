@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.corpus import Corpus
-from pretraining.data.plan import Rows, TextExamples, cached_rows
+from pretraining.data.plan import Rows, TextExamples, cached_rows, row_spans
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.objectives.sentence_pairs import SPECIALS, Negatives, check_pairs, plan_pairs
 from pretraining.optim import Optimizer
@@ -44,6 +44,10 @@ class PairSentences:
         place = {"seed": seed, "epoch": epoch}
         parts = {"plan": "sentence_pairs", "pair_format": PLAN_FORMAT, **settings, **place}
         return cached_rows(corpus, parts, lambda: plan_pairs(corpus, **settings, **place))  # type: ignore[arg-type]
+
+    def spans(self, rows: Rows) -> np.ndarray:
+        """Give the tokens of each pair, special ones included."""
+        return row_spans(rows, SPECIALS)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay pairs out; nothing is left to draw."""

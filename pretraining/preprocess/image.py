@@ -38,7 +38,8 @@ class ImagePreprocess:
             raise ValueError(f"preprocess.channels={channels}: choose 1 (grey) or 3 (red, green, blue)")
         if not len(mean) == len(std) == channels:
             raise ValueError(
-                f"preprocess.mean and preprocess.std have {len(mean)} and {len(std)} numbers for {channels} channel(s): give one per channel"
+                f"preprocess.mean and preprocess.std have {len(mean)} and {len(std)} numbers for {channels} channel(s): "
+                "give one per channel"
             )
         if interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"preprocess.interpolation={interpolation!r} is unknown: choose bilinear or bicubic")

@@ -1,0 +1,1 @@
+"""Studies: pretrain, finetune and compare objectives, from one yaml to one report."""

@@ -1,0 +1,112 @@
+"""From the command line to a report: compose the study, run what is missing, compare, write."""
+
+import gc
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from experiments import report
+from experiments.collect import collect, save_study
+from experiments.compare import compare
+from experiments.progress import shown
+from experiments.runner import DONE, FAILED, SKIPPED, Here, Processes, Run, only_one, run_study
+from experiments.spec import StudyError
+from experiments.study import PRETRAINING, Resolve, expand
+from experiments.table import table
+from experiments.words import pretraining_in_words
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+ROOTS = {PRETRAINING: "pretrain", "finetuning": "finetune", "experiments": "study"}
+
+
+class Commands(NamedTuple):
+    """The two doors to the packages that a study drives; tests put their own behind them."""
+
+    resolve: Resolve
+    run: Run
+
+
+def resolved(command: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration that a command would run with, as plain containers; takes no torch."""
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            config = compose(ROOTS[command], overrides=list(overrides))
+        container = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        asked = " ".join(overrides)
+        said = str(error).split("\nConfig search path")[0].split("\nSet the environment")[0]
+        raise StudyError(f"{command} cannot be configured with {asked}:\n{said}") from error
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def run_command(command: str, overrides: Sequence[str]) -> None:
+    """Carry a command out in this process, exactly as its own command line would."""
+    # Imported when there is something to run: a complete study should not wait for torch.
+    launch = importlib.import_module(f"{command}.launch")
+    launch.main(launch.compose(list(overrides)), list(overrides))
+    gc.collect()  # Trainers and models hold one another in cycles: free them before the next run.
+
+
+COMMANDS = Commands(resolved, run_command)
+
+
+def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
+    """Run a study to its report; 0 if every run has its numbers."""
+    # What is piped into a file has no width; rich would cut its lines to 80.
+    console = Console() if sys.stdout.isatty() else Console(width=110)
+    config = resolved("experiments", overrides)
+    study = expand(config["study"], directory=Path(config["study_dir"]), resolve=commands.resolve)
+    with only_one(study.directory):
+        save_study(study)
+        with shown(study) as progress:
+            executor = _executor(config, study.directory, commands.run)
+            try:
+                status = run_study(study, executor=executor, watch=progress, retry_failed=config["retry_failed"])
+            finally:
+                executor.close()
+        results = collect(study)
+        path = report.write(results)
+    title = f"{study.name}: {study.question}"
+    comparison = compare(results)
+    console.print(table(comparison, title, wide=console.width >= 100))
+    for sentence in pretraining_in_words(comparison):
+        console.print(sentence, highlight=False)
+    console.print(f"report: {path}", soft_wrap=True, highlight=False)
+    return _farewell(console, status)
+
+
+def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Here | Processes:
+    workers = config["workers"]
+    if not isinstance(workers, int) or workers < 1:
+        raise StudyError(f"workers is {workers}: give 1 (runs in this process) or the number of processes")
+    return Here(directory, run) if workers == 1 else Processes(directory, run, workers)
+
+
+def _farewell(console: Console, status: Mapping[str, str]) -> int:
+    found = list(status.values())
+    if all(state == DONE for state in found):
+        return 0
+    console.print(
+        f"[red]{found.count(FAILED)} of {len(found)} runs failed[/], {found.count(SKIPPED)} were "
+        "skipped because of it; retry_failed=true runs them again",
+        highlight=False,
+    )
+    return 1
+
+
+def cli() -> None:
+    """The console script: one clear line for what the user can change, exit code 2."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except StudyError as error:
+        print(f"study: {error}", file=sys.stderr)
+        sys.exit(2)

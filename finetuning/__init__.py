@@ -1,0 +1,1 @@
+"""Finetuning: from a hand-off to a downstream task's standard metrics."""

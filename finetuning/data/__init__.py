@@ -1,0 +1,1 @@
+"""Labelled data: where it is read from and how it is split."""

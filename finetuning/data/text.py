@@ -1,0 +1,121 @@
+"""Labelled text: tables whose columns the configuration names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+
+from finetuning.data.splits import Examples, Split, Splits
+from finetuning.data.tables import class_names, column, read_splits
+from pretraining.run import RunError
+
+
+class LabelledData(ABC):
+    """Labelled examples in three splits, and how many go into a batch."""
+
+    modality: ClassVar[str]
+
+    def __init__(self, *, split: Split, batch_size: int, eval_batch_size: int, workers: int) -> None:
+        self.split = split
+        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
+
+    @abstractmethod
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Read the splits that are there, and the names of integer classes where the data knows them."""
+
+    def splits(self) -> Splits:
+        """Read the three splits, carving those that are missing; bad input is an error here, before any model is built."""
+        return self.split.complete(*self.found())
+
+
+class LabelledText(LabelledData):
+    """A table of texts (`text`, and `text_pair` where two are judged together) with a `label` column: a class or a real number."""
+
+    modality = "text"
+
+    def __init__(
+        self, *, path: str, text: str, text_pair: str | None, label: str, split: Split, batch_size: int, eval_batch_size: int, workers: int
+    ) -> None:
+        super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
+        self.path, self.text, self.text_pair, self.label = Path(path), text, text_pair, label
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Read the tables and check their columns."""
+        tables = read_splits(self.path, self.split.named)
+        return {name: self._examples(table) for name, table in tables.items()}, class_names(tables, self.label)
+
+    def _examples(self, table: pa.Table) -> Examples:
+        texts = {"text": _strings(table, self.text, "data.text")}
+        if self.text_pair is not None:
+            texts["text_pair"] = _strings(table, self.text_pair, "data.text_pair")
+        return Examples.of(**texts, label=column(table, self.label, "data.label").to_pylist())
+
+
+class TaggedText(LabelledData):
+    """A table of sentences given as lists of words (`tokens`) with one tag per word (`tags`)."""
+
+    modality = "text"
+
+    def __init__(self, *, path: str, tokens: str, tags: str, split: Split, batch_size: int, eval_batch_size: int, workers: int) -> None:
+        super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
+        self.path, self.tokens, self.tags = Path(path), tokens, tags
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Read the tables; sentences without words are left out, sentences whose tags do not align are errors."""
+        tables = read_splits(self.path, self.split.named)
+        return {name: self._examples(table) for name, table in tables.items()}, class_names(tables, self.tags)
+
+    def _examples(self, table: pa.Table) -> Examples:
+        words = column(table, self.tokens, "data.tokens").to_pylist()
+        tags = column(table, self.tags, "data.tags").to_pylist()
+        for row, (sentence, labels) in enumerate(zip(words, tags, strict=True)):
+            if not isinstance(sentence, list) or not isinstance(labels, list) or len(sentence) != len(labels):
+                raise RunError(
+                    f"got row {row} with tokens {str(sentence)[:60]} and tags {str(labels)[:60]}: "
+                    "give two lists of the same length, one tag per word"
+                )
+        kept = [row for row, sentence in enumerate(words) if sentence]
+        return Examples.of(tokens=[words[row] for row in kept], label=[tags[row] for row in kept])
+
+
+class Questions(LabelledData):
+    """A table of SQuAD's form: `question`, `context`, and `answers` = {text: [...], answer_start: [...]}, empty where there is none."""
+
+    modality = "text"
+
+    def __init__(
+        self, *, path: str, question: str, context: str, answers: str, split: Split, batch_size: int, eval_batch_size: int, workers: int
+    ) -> None:
+        super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
+        self.path, self.question, self.context, self.answers = Path(path), question, context, answers
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Read the tables; an answer that is not where it says is an error."""
+        tables = read_splits(self.path, self.split.named)
+        return {name: self._examples(table) for name, table in tables.items()}, None
+
+    def _examples(self, table: pa.Table) -> Examples:
+        questions, contexts = (
+            _strings(table, name, key) for name, key in ((self.question, "data.question"), (self.context, "data.context"))
+        )
+        answers = column(table, self.answers, "data.answers").to_pylist()
+        for row, (context, gold) in enumerate(zip(contexts, answers, strict=True)):
+            if not isinstance(gold, dict) or {"text", "answer_start"} - gold.keys():
+                raise RunError(f"got answers {str(gold)[:60]} in row {row}: give {{text: [...], answer_start: [...]}}")
+            for text, start in zip(gold["text"], gold["answer_start"], strict=True):
+                if context[start : start + len(text)] != text:
+                    raise RunError(
+                        f"got the answer {text[:40]!r} at {start} in row {row}, where the context reads "
+                        f"{context[start : start + len(text)][:40]!r}: answer_start counts characters from 0"
+                    )
+        return Examples.of(question=questions, context=contexts, label=answers)
+
+
+def _strings(table: pa.Table, name: str, key: str) -> list[str]:
+    values = column(table, name, key)
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise RunError(f"got {key}={name}, a column of {values.type}, but text is needed: name a column of strings")
+    return values.to_pylist()

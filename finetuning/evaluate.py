@@ -1,0 +1,58 @@
+"""`python -m finetuning.evaluate run_dir=DIR data.path=DIR_OR_FILE [data.KEY=...] [output=FILE]`: a finetuned model on other labelled data.
+
+Judges the data's test split where it has one, else all of it; prints the metrics as json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from finetuning.arguments import arguments
+from finetuning.data.text import LabelledData
+from finetuning.launch import load_run
+from finetuning.metrics import Numbers
+from finetuning.task import Task
+from finetuning.training import judged
+from pretraining.configuration import exit_cleanly, instantiate
+from pretraining.run import RunError
+
+
+def evaluate(task: Task, data: LabelledData) -> Numbers:
+    """Judge the test split, or whatever single split there is."""
+    found, _ = data.found()
+    if "test" not in found and len(found) > 1:
+        raise RunError(f"got the splits {', '.join(found)} and no test split: name one with data.split.test=")
+    examples = found["test"] if "test" in found else next(iter(found.values()))
+    return judged(task, task.encode(examples), data).metrics | {"test_examples": examples.size}
+
+
+def with_data(config: DictConfig, changes: dict[str, str]) -> DictConfig:
+    """Change the data part of a run's configuration."""
+    OmegaConf.set_struct(config, True)
+    for name, value in changes.items():
+        try:
+            OmegaConf.update(config, name, OmegaConf.create(f"value: {value}").value)
+        except OmegaConfBaseException as error:
+            raise RunError(f"{name}={value}: the run's data has no such key, only {', '.join(config.data)}") from error
+    return config
+
+
+def cli() -> None:
+    """Run the command line."""
+    with exit_cleanly():
+        given = arguments(sys.argv[1:], ("run_dir",), {"output": None}, rest="data.")
+        config, task = load_run(Path(given["run_dir"]))
+        config = with_data(config, {name: value for name, value in given.items() if name.startswith("data.")})
+        text = json.dumps(evaluate(task, instantiate(config.data)), indent=2) + "\n"
+        if "output" in given:
+            Path(given["output"]).write_text(text, encoding="utf-8")
+        sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,81 @@
+"""From labels as the data spells them to class numbers and back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from finetuning.data.splits import SPLITS, Splits
+from pretraining.run import RunError
+
+
+class Classes:
+    """The classes of a task: the labels that occur in training, sorted; named where the data names its integers."""
+
+    def __init__(self, values: list[Any], names: list[str]) -> None:
+        self.values, self.names = values, names
+        self._numbers = {value: number for number, value in enumerate(values)}
+
+    @property
+    def size(self) -> int:
+        """Count the classes."""
+        return len(self.values)
+
+    def numbers(self, labels: Iterable[Any]) -> np.ndarray:
+        """Give class numbers. int64 [N]"""
+        labels = list(labels)
+        unknown = set(labels) - self._numbers.keys()
+        if unknown:
+            raise RunError(f"got the labels {_some(unknown)}, which training did not have (it had {_some(set(self.values))})")
+        return np.array([self._numbers[label] for label in labels], np.int64)
+
+
+def survey_classes(splits: Splits) -> dict[str, Any]:
+    """Collect the classes of the train split, and how often each occurs, as plain data.
+
+    Fewer than two, or another split's label that train lacks, is an error.
+    """
+    found = {name: Counter(_single(getattr(splits, name).column("label"))) for name in SPLITS}
+    train = found["train"]
+    if len(train) < 2:
+        raise RunError(
+            f"got one class only ({next(iter(train))!r}) in the training labels: give data with two or more, or name another data.label"
+        )
+    for name, counted in found.items():
+        unseen = counted.keys() - train.keys()
+        if unseen:
+            raise RunError(
+                f"got {len(unseen)} labels in {name} that training has no example of ({_some(unseen)}; training has "
+                f"{_some(train)}): give training examples for them, or drop those rows"
+            )
+    values = sorted(train)
+    return {"values": values, "names": name_classes(values, splits.class_names), "counts": [train[value] for value in values]}
+
+
+def name_classes(values: list[Any], names: list[str] | None) -> list[str]:
+    """Name class values: stored names of integers, else the values themselves."""
+    if names is not None and all(isinstance(value, int) and 0 <= value < len(names) for value in values):
+        return [names[value] for value in values]
+    return [str(value) for value in values]
+
+
+def _single(labels: list[Any]) -> list[Any]:
+    sample = labels[0]
+    if isinstance(sample, float) and any(label != int(label) for label in labels[:1000]):
+        raise RunError(
+            f"got real numbers as labels ({sample}, ...): classes are needed; take task=text_regression, or name another data.label"
+        )
+    if isinstance(sample, (list, dict)):
+        raise RunError(
+            f"got a {type(sample).__name__} as label ({str(sample)[:60]}): one class per example is needed; "
+            "lists of classes are task.multi_label=true"
+        )
+    return labels
+
+
+def _some(values: Iterable[Any]) -> str:
+    listed = sorted(values, key=str)
+    return ", ".join(map(repr, listed[:8])) + (" ..." if len(listed) > 8 else "")

@@ -1,0 +1,231 @@
+"""How a pretrained backbone is transferred: what of it trains, at which rates, or which solver is put on its vectors.
+
+A frozen part takes no gradient, no optimizer memory, and stays in evaluation mode, so its norm statistics do not move either.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pretraining.backbones.base import Backbone
+from pretraining.distributed import world_size
+from pretraining.optim import ParameterGroup, split_by_decay
+from pretraining.run import RunError
+
+
+class Mode(ABC):
+    """A way of transferring. By default everything trains at one rate."""
+
+    frozen: ClassVar[bool] = False  # the backbone never changes, so its vectors may be computed once
+    solved: ClassVar[bool] = False  # the head is solved from those vectors, not trained step by step
+
+    def begin(self, backbone: Backbone) -> None:
+        """Decide what trains, before the optimizer is built."""
+
+    def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
+        """Decide what trains from this step on; tells whether anything changed."""
+        return False
+
+    def finish(self, backbone: Backbone) -> None:
+        """Leave a plain backbone behind, ready to be saved."""
+
+    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
+        """Group everything that trains at some time in the run."""
+        return split_by_decay([*named(backbone, "backbone"), *named(head, "head")])
+
+
+class Full(Mode):
+    """Everything trains. Block i of n runs at `layer_decay` ** (n - i) of the head's rate, input first; the first `head_steps` train the head alone."""
+
+    def __init__(self, *, layer_decay: float, head_steps: int) -> None:
+        if not 0 < layer_decay <= 1 or head_steps < 0:
+            raise RunError(
+                f"got mode.layer_decay={layer_decay} and mode.head_steps={head_steps}: give a decay above 0 and at most 1, "
+                "and a number of steps"
+            )
+        self.layer_decay, self.head_steps = layer_decay, head_steps
+
+    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
+        """Give each block its rate."""
+        return layer_groups(backbone, head, self.layer_decay)
+
+    def begin(self, backbone: Backbone) -> None:
+        """Note what the backbone itself lets train (a pooler that nothing reads stays out)."""
+        self.trainable = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+
+    def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
+        """Release the backbone after the head's own steps."""
+        if not self.head_steps or step not in (0, self.head_steps):
+            return False
+        refuse_ranks("mode.head_steps")
+        for parameter in self.trainable:
+            parameter.requires_grad_(step == self.head_steps)
+        return True
+
+
+class Frozen(Mode):
+    """Feature extraction: only the head trains; with `cache`, on vectors that are computed once."""
+
+    frozen = True
+
+    def __init__(self, *, cache: bool) -> None:
+        self.cache = cache
+
+    def begin(self, backbone: Backbone) -> None:
+        """Freeze all."""
+        backbone.requires_grad_(False)
+
+
+class LinearProbe(Frozen):
+    """Logistic (or ridge) regression on the vectors, its L2 penalty chosen on validation among `penalties`; `standardize` scales each feature first."""
+
+    solved = True
+
+    def __init__(self, *, penalties: list[float], standardize: bool) -> None:
+        super().__init__(cache=True)
+        if not penalties or min(penalties) <= 0:
+            raise RunError(f"got mode.penalties={penalties}: give one or more positive L2 penalties")
+        self.penalties, self.standardize = sorted(penalties, reverse=True), standardize
+
+
+class NearestNeighbours(Frozen):
+    """The classes of the `k` training vectors nearest by cosine, each with weight exp(similarity / temperature)."""
+
+    solved = True
+
+    def __init__(self, *, k: int, temperature: float) -> None:
+        super().__init__(cache=True)
+        self.k, self.temperature = k, temperature
+
+
+class Partial(Mode):
+    """Embeddings (or stem) and the first `frozen_blocks` blocks after them stay as they are."""
+
+    def __init__(self, *, frozen_blocks: int, layer_decay: float) -> None:
+        self.frozen_blocks, self.layer_decay = frozen_blocks, layer_decay
+
+    def begin(self, backbone: Backbone) -> None:
+        """Freeze the first blocks."""
+        blocks = backbone.blocks()
+        if not 0 <= self.frozen_blocks < len(blocks):
+            raise RunError(
+                f"got mode.frozen_blocks={self.frozen_blocks}, but the backbone has {len(blocks) - 1} blocks after its "
+                f"embeddings: give 0 to {len(blocks) - 1}"
+            )
+        for block in blocks[: self.frozen_blocks + 1]:
+            block.requires_grad_(False)
+
+    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
+        """Give each remaining block its rate."""
+        return layer_groups(backbone, head, self.layer_decay)
+
+
+class GradualUnfreezing(Mode):
+    """The head trains first; then one more block from the top joins, evenly over the first `share` of the run (Howard & Ruder 2018)."""
+
+    def __init__(self, *, share: float, layer_decay: float) -> None:
+        if not 0 < share <= 1:
+            raise RunError(f"got mode.share={share}: give the share of the run in which blocks are released, above 0 and at most 1")
+        self.share, self.layer_decay = share, layer_decay
+
+    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
+        """Give each block its rate; a block without gradient takes no step and no optimizer state yet."""
+        return layer_groups(backbone, head, self.layer_decay)
+
+    def begin(self, backbone: Backbone) -> None:
+        """Note each block's parameters, as far as the backbone itself lets them train."""
+        self.blocks = [[parameter for parameter in block.parameters() if parameter.requires_grad] for block in backbone.blocks()]
+
+    def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
+        """Release as many blocks as this step has earned."""
+        refuse_ranks("mode=gradual_unfreezing")
+        free, before = self._released(step, max_steps), self._released(step - 1, max_steps) if step else -1
+        for place, parameters in enumerate(self.blocks):
+            for parameter in parameters:
+                parameter.requires_grad_(place >= len(self.blocks) - free)
+        return free != before
+
+    def _released(self, step: int, max_steps: int) -> int:
+        count = len(self.blocks)
+        return min(count, math.floor(step / max(1, round(self.share * max_steps)) * (count + 1)))
+
+
+class Lora(Mode):
+    """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W stays frozen, and is merged at the end.
+
+    `targets` are ends of module names; empty means every linear layer.
+    """
+
+    def __init__(self, *, rank: int, scale: float, targets: list[str]) -> None:
+        self.rank, self.scale, self.targets = rank, scale, targets
+
+    def begin(self, backbone: Backbone) -> None:
+        """Freeze all and put an update on each chosen layer."""
+        linear = {name: part for name, part in backbone.named_modules() if isinstance(part, nn.Linear)}
+        chosen = {name: part for name, part in linear.items() if not self.targets or name.endswith(tuple(self.targets))}
+        if not chosen:
+            raise RunError(
+                f"got mode.targets={self.targets}, which matches none of the backbone's linear layers: "
+                f"{', '.join(list(linear)[:6]) or 'it has none'}"
+            )
+        backbone.requires_grad_(False)
+        for layer in chosen.values():
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight.shape, self.rank, self.scale))
+
+    def finish(self, backbone: Backbone) -> None:
+        """Merge the updates into the weights."""
+        for layer in list(backbone.modules()):
+            if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
+                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+class LowRank(nn.Module):
+    """The update of one matrix, zero at first."""
+
+    def __init__(self, shape: torch.Size, rank: int, scale: float) -> None:
+        super().__init__()
+        rows, columns = shape
+        self.up = nn.Parameter(torch.zeros(rows, rank))
+        self.down = nn.Parameter(torch.randn(rank, columns) / math.sqrt(columns))
+        self.scale = scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Add the update. [rows, columns]"""
+        return weight + self.scale * (self.up @ self.down)
+
+
+def named(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name the parameters of `module` as its owner does."""
+    for name, parameter in module.named_parameters():
+        yield f"{prefix}.{name}", parameter
+
+
+def layer_groups(backbone: Backbone, head: nn.Module, decay: float) -> list[ParameterGroup]:
+    """Group by rate: the head at 1, the block nearest to it at `decay`, the next at `decay` squared, and so on to the input."""
+    groups, seen = split_by_decay(named(head, "head")), set()
+    blocks = backbone.blocks()
+    for place in reversed(range(len(blocks))):
+        fresh = [(name, parameter) for name, parameter in named(blocks[place], f"backbone.blocks.{place}") if id(parameter) not in seen]
+        seen |= {id(parameter) for _, parameter in fresh}
+        groups += split_by_decay(fresh, decay ** (len(blocks) - place))
+    return groups
+
+
+def rest_frozen(backbone: Backbone) -> None:
+    """Put every part without trainable parameters into evaluation mode: no dropout, no moving norm statistics."""
+    for part in backbone.modules():
+        if any(True for _ in part.parameters()) and not any(parameter.requires_grad for parameter in part.parameters()):
+            part.eval()
+
+
+def refuse_ranks(what: str) -> None:
+    """Refuse what changes the trainable parameters between steps: data-parallel training fixes them at its start."""
+    if world_size() > 1:
+        raise RunError(f"got {what} on {world_size()} ranks, which take one set of trainable parameters: set trainer.devices=1")

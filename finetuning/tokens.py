@@ -1,0 +1,41 @@
+"""From raw text to the token rows that a backbone takes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from finetuning.data.splits import Examples
+from finetuning.encoded import Tokens
+from pretraining.backbones.base import Backbone
+from pretraining.preprocess.text import TextPreprocess
+from pretraining.run import RunError
+
+
+def encode_texts(examples: Examples, targets: list[np.ndarray], preprocess: TextPreprocess, backbone: Backbone, max_tokens: int) -> Tokens:
+    """Tokenise `text`, with `text_pair` where there is one, adding the tokenizer's own special tokens; too long texts are cut and counted."""
+    check_length(backbone, max_tokens)
+    pairs = (examples.column("text_pair"),) if "text_pair" in examples.columns else ()
+    encoding = tokenized(preprocess, examples.column("text"), *pairs, max_tokens=max_tokens)
+    ids = [np.array(row, np.int64) for row in encoding["input_ids"]]
+    types = [np.array(row, np.int64) for row in encoding["token_type_ids"]] if pairs and "token_type_ids" in encoding else None
+    return Tokens(examples, targets, ids=ids, types=types, pad_id=preprocess.pad_id or 0)
+
+
+def tokenized(preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, **options: Any) -> Any:
+    """Call the tokenizer; rows longer than `max_tokens` are cut (of a pair, the longer text first) and their number is reported."""
+    whole = preprocess.tokenizer(*columns, verbose=False, **options)
+    over = sum(len(row) > max_tokens for row in whole["input_ids"])
+    if not over:
+        return whole
+    print(f"{over} of {len(columns[0])} texts have more than task.max_tokens={max_tokens} tokens and were cut", file=sys.stderr)
+    return preprocess.tokenizer(*columns, truncation=True, max_length=max_tokens, **options)
+
+
+def check_length(backbone: Backbone, max_tokens: int) -> None:
+    """Refuse rows longer than the backbone has positions for."""
+    limit = getattr(backbone, "max_tokens", None)
+    if limit is not None and max_tokens > limit:
+        raise RunError(f"got task.max_tokens={max_tokens}, but this backbone has positions for {limit}: lower task.max_tokens")

@@ -1,0 +1,118 @@
+"""torchvision backbones: the same numbers as torchvision, names and all."""
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import nn
+
+from pretraining.backbones.torchvision import TorchvisionBackbone
+
+SMALL_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+KINDS = {
+    "resnet18": ({"name": "resnet18"}, 64),
+    "resnet50": ({"name": "resnet50"}, 64),
+    "resnet18_cifar": ({"name": "resnet18", "stem": "cifar"}, 32),
+    "resnet18_grey": ({"name": "resnet18", "in_channels": 1}, 64),
+    "resnet_tiny": ({"name": "resnet", "layers": [1, 1, 1, 1], "width": 16, "stem": "cifar", "in_channels": 1}, 16),
+    "resnet_narrow": ({"name": "resnet", "layers": [1, 2, 1, 1], "width": 32}, 64),
+    "vit": ({"name": "vision_transformer", "options": SMALL_VIT}, 32),
+    "vit_grey": ({"name": "vision_transformer", "options": SMALL_VIT, "in_channels": 1}, 32),
+    "convnext": ({"name": "convnext_tiny"}, 64),
+    "efficientnet": ({"name": "efficientnet_b0"}, 64),
+    "vgg": ({"name": "vgg11_bn"}, 64),
+}
+
+
+def made(kind: str) -> tuple[TorchvisionBackbone, torch.Tensor]:
+    kwargs, size = KINDS[kind]
+    torch.manual_seed(0)
+    backbone = TorchvisionBackbone(**kwargs).eval()
+    return backbone, torch.randn(2, kwargs.get("in_channels", 3), size, size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exported_weights_load_without_us_by_the_lines_of_the_model_card(kind, tmp_path):
+    backbone, images = made(kind)
+    backbone.export(tmp_path)
+    scope = {}
+    exec(backbone.usage().replace("DIR", str(tmp_path)), scope)
+    pooled = backbone(images).pooled
+    torch.testing.assert_close(scope["model"].eval()(images).flatten(1), pooled, rtol=1e-5, atol=1e-5)
+    assert pooled.shape == (2, backbone.dim)
+
+
+def test_a_resnet18_loads_strictly_into_torchvisions(tmp_path):
+    backbone, images = made("resnet18")
+    backbone.to(memory_format=torch.channels_last).export(tmp_path)
+    model = torchvision.models.resnet18()
+    model.fc = nn.Identity()
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    torch.testing.assert_close(model.eval()(images), backbone(images).pooled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kwargs_rebuild_the_architecture_and_load_is_strict(kind, tmp_path):
+    backbone, images = made(kind)
+    backbone.export(tmp_path)
+    twin = TorchvisionBackbone(**backbone.kwargs).eval()
+    assert not torch.equal(twin(images).pooled, backbone(images).pooled)
+    twin.load(tmp_path)
+    assert torch.equal(twin(images).pooled, backbone(images).pooled)
+
+
+def test_a_missing_weight_is_an_error(tmp_path):
+    small, large = (TorchvisionBackbone(name="resnet", layers=[1, 1, 1, last], width=8) for last in (1, 2))
+    small.export(tmp_path)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        large.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_hold_every_parameter_once_and_more_than_a_few(kind):
+    backbone, _ = made(kind)
+    held = [id(parameter) for block in backbone.blocks() for parameter in block.parameters()]
+    assert sorted(held) == sorted(id(parameter) for parameter in backbone.parameters())
+    assert len(backbone.blocks()) >= 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pooled_vector_summarises_the_positions(kind):
+    backbone, images = made(kind)
+    features = backbone(images)
+    assert features.positions.shape[0] == 2 and features.positions.shape[2] == backbone.dim
+    if kind.startswith(("resnet", "efficientnet", "vgg")):
+        torch.testing.assert_close(features.positions.mean(1), features.pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_the_cifar_stem_keeps_the_resolution():
+    backbone, images = made("resnet18_cifar")
+    assert backbone(images).positions.shape == (2, 16, 512)  # 32 / 8 = 4 cells a side
+
+
+def test_flops_of_a_resnet18_are_the_published_ones():
+    backbone, _ = made("resnet18")
+    published = 2 * 1.814e9  # torchvision's table counts multiply-adds: 1.81 G, classifier included
+    assert abs(backbone.forward_flops((3, 224, 224)) - published) / published < 0.01
+
+
+def test_channels_last_gives_the_same_features():
+    backbone, images = made("resnet18_cifar")
+    last = backbone(images.to(memory_format=torch.channels_last)).pooled
+    torch.testing.assert_close(last, backbone(images).pooled, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"name": "resnet19"}, "resnet19.*not a model of torchvision"),
+        ({"name": "alexnet"}, "none of torchvision's ResNet"),
+        ({"name": "vit_b_16", "stem": "cifar"}, "is for ResNets"),
+        ({"name": "resnet18", "stem": "small"}, "choose imagenet or cifar"),
+        ({"name": "resnet"}, "give four numbers of blocks"),
+        ({"name": "resnet18", "weights": "DEFAULT", "in_channels": 1}, "three channels"),
+    ],
+)
+def test_an_impossible_architecture_is_refused_with_the_choices(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        TorchvisionBackbone(**kwargs)

@@ -1,0 +1,137 @@
+"""Commands that write what the real ones would, at once, with known effects in the numbers."""
+
+import csv
+import json
+import os
+import random
+import time
+import zlib
+from pathlib import Path
+
+import yaml
+
+MLM = ["objective=masked_language", "data=stdlib_docs", "backbone=bert"]
+SPEC = {
+    "name": "invented",
+    "question": "Does it <work> & how well?",
+    "pretraining_seeds": [1],
+    "finetuning_seeds": [1, 2, 3, 4, 5],
+    "never_pretrained": True,
+    "workers": 1,
+    "budget": {"steps": 40},
+    "pretrain": {
+        "masked_language": {"overrides": MLM},
+        "simclr": {"overrides": ["objective=simclr", "data=digits", "backbone=resnet"]},
+    },
+    "handoffs": {},
+    "finetune": {
+        "docs_topic": {
+            "arms": ["masked_language"],
+            "overrides": ["task=docs_topic"],
+            "modes": ["full", "frozen"],
+            "shots": [10],
+        },
+        "digits": {
+            "arms": ["simclr"],
+            "overrides": ["task=digits"],
+            "modes": ["full", "frozen"],
+            "fractions": [0.01],
+        },
+    },
+}
+PLANTED = {"docs_topic": 0.2, "digits": 0.0}
+
+
+def spec(**changes):
+    return {**SPEC, **changes}
+
+
+def resolve(command, overrides):
+    tree = {"trainer": {"max_steps": 40}, "data": {"workers": 0}}
+    for override in overrides:
+        key, value = override.split("=", 1)
+        at = tree
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            at = at.setdefault(parent, {}) if isinstance(at.get(parent, {}), dict) else at
+        at[leaf] = {"name": value} if leaf == "data" else yaml.safe_load(value.strip("'"))
+    return tree
+
+
+def run(command, overrides):
+    config = resolve(command, overrides)
+    run_dir = Path(config["run_dir"])
+    study_dir = run_dir.parents[1]
+    with (study_dir / "calls.txt").open("a") as file:
+        file.write(f"{run_dir.name}\n")
+    _sabotage(study_dir, run_dir.name)
+    print("the run speaks")
+    os.system("echo its child speaks")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    (pretrain if command == "pretraining" else finetune)(run_dir, config)
+
+
+def _sabotage(study_dir, name):
+    plan = study_dir / "sabotage.json"
+    for part, act in (json.loads(plan.read_text()) if plan.exists() else {}).items():
+        if part in name and act == "raise":
+            raise RuntimeError("out of <luck>")
+        if part in name and act == "die":
+            os._exit(9)
+        if part in name and act == "sleep":
+            time.sleep(60)
+        if part in name and act == "interrupt":
+            raise KeyboardInterrupt
+
+
+def pretrain(run_dir, config):
+    noise = random.Random(config["seed"])
+    with (run_dir / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "train/loss", "validation/loss", "examples", "tokens", "flops", "time"])
+        for step in range(1, 41):
+            loss = 3 / step**0.3 + noise.gauss(0, 0.05)
+            validation = f"{loss + 0.1:.4f}" if step % 10 == 0 else ""
+            writer.writerow(
+                [
+                    step,
+                    f"{loss:.4f}",
+                    validation,
+                    step * 64,
+                    step * 4096,
+                    step * 1e9,
+                    1.7e9 + step / 2,
+                ]
+            )
+    (run_dir / "handoff" / "last").mkdir(parents=True, exist_ok=True)
+    numbers = {
+        "validation/loss": 1.1,
+        "steps": 40,
+        "examples": 2560,
+        "flops": 4e10,
+        "parameters": 1e6,
+        "seconds": 20.0,
+    }
+    (run_dir / "metrics.json").write_text(json.dumps(numbers))
+
+
+def finetune(run_dir, config):
+    pretrained = not str(config["handoff"]).startswith("random:")
+    subset = random.Random(zlib.crc32(f"{config['seed']} {config['task']} {config['mode']}".encode()))
+    own = random.Random(zlib.crc32(run_dir.name.encode()))
+    value = 0.5 + subset.gauss(0, 0.03) + own.gauss(0, 0.01) + PLANTED[config["task"]] * pretrained
+    (run_dir / "metrics.json").write_text(json.dumps({"test/accuracy": value, "test/f1_macro": value - 0.01}))
+
+
+class Silent:
+    """A watch that only remembers."""
+
+    def __init__(self):
+        self.seen = []
+
+    def started(self, node):
+        pass
+
+    def ended(self, node, state):
+        self.seen.append((node.name, state["status"]))

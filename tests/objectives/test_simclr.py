@@ -1,0 +1,224 @@
+"""SimCLR: the loss against closed forms and a slow reference, two processes against one, and the objective's parts."""
+
+import math
+import os
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+from torch import nn
+from torch.nn import functional as F
+
+from pretraining.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.backbones.torchvision import TorchvisionBackbone
+from pretraining.data.image import ImageExamples
+from pretraining.objectives.projector import Projector
+from pretraining.objectives.simclr import SimCLR, StackImages, nt_xent
+from pretraining.optim import AdamW
+from pretraining.preprocess.image import ImagePreprocess
+from pretraining.random import Keys
+
+
+def unit_views(images=5, views=2, dim=7, seed=0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(images, views, dim, dtype=torch.float64, generator=generator), dim=-1)
+
+
+def slow(views, temperature, *, labels=None, decoupled=False) -> torch.Tensor:
+    """The definition, one anchor and one positive at a time."""
+    places = [(image, view) for image in range(views.shape[0]) for view in range(views.shape[1])]
+    total = torch.zeros((), dtype=views.dtype)
+    for anchor in places:
+        others = [place for place in places if place != anchor]
+        if labels is None:
+            positives = [place for place in others if place[0] == anchor[0]]
+        else:
+            positives = [place for place in others if labels[place[0]] == labels[anchor[0]]]
+        denominator = [place for place in others if not (decoupled and place in positives)]
+        against = sum(torch.exp(views[anchor] @ views[place] / temperature) for place in denominator)
+        for positive in positives:
+            total = total - torch.log(torch.exp(views[anchor] @ views[positive] / temperature) / against) / len(positives)
+    return total
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+@pytest.mark.parametrize("images", [2, 16])
+def test_identical_and_orthonormal_rows_give_log_of_the_number_of_candidates(images, temperature):
+    identical = F.normalize(torch.ones(images, 2, 64, dtype=torch.float64), dim=-1)
+    orthonormal = torch.eye(64, dtype=torch.float64)[: 2 * images].view(images, 2, 64)
+    for views in (identical, orthonormal):
+        mean = nt_xent(views, temperature).item() / (2 * images)
+        assert abs(mean - math.log(2 * images - 1)) < 1e-6
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("supervised", [False, True])
+@pytest.mark.parametrize("views", [2, 3, 4])
+def test_the_loss_is_its_definition_in_value_and_gradient(views, supervised, decoupled):
+    ours = unit_views(views=views).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    labels = torch.tensor([0, 1, 0, 2, 1]) if supervised else None
+    value = nt_xent(ours, 0.3, labels=labels, decoupled=decoupled)
+    expected = slow(theirs, 0.3, labels=labels, decoupled=decoupled)
+    value.backward()
+    expected.backward()
+    assert abs(value.item() - expected.item()) < 1e-9
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-9)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    views = unit_views(images=3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda views: nt_xent(views, 0.5), [views])
+
+
+def test_views_that_agree_and_images_that_differ_bring_the_loss_to_its_minimum():
+    apart = torch.eye(8, dtype=torch.float64)[:, None].repeat(1, 2, 1)
+    expected = math.log(math.exp(1 / 0.1) + 14) - 1 / 0.1
+    assert abs(nt_xent(apart, 0.1).item() / 16 - expected) < 1e-9
+
+
+def test_single_precision_survives_a_low_temperature():
+    views = unit_views(images=64, dim=16)
+    exact, single = nt_xent(views, 0.01).item(), nt_xent(views.float(), 0.01).item()
+    assert abs(single - exact) / exact < 1e-5
+
+
+# -- two processes ------------------------------------------------------------------------------------------------------------------
+
+
+def _rank_of_two(rank, port, results, labels):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    mine = slice(3 * rank, 3 * rank + 3)
+    for case, of_case in enumerate(labels):
+        views = unit_views(images=6)[mine].clone().requires_grad_()
+        total = nt_xent(views, 0.3, labels=None if of_case is None else of_case[mine])
+        total.backward()
+        results.put((case, rank, total.item(), views.grad.tolist()))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_loss_and_the_gradient_of_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    labels = [None, torch.tensor([0, 1, 1, 0, 2, 2])]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_rank_of_two, args=(rank, port, results, labels)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    parts = sorted(results.get(timeout=120) for _ in range(4))
+    for process in processes:
+        process.join(timeout=60)
+    for case, of_case in enumerate(labels):
+        whole = unit_views(images=6).requires_grad_()
+        total = nt_xent(whole, 0.3, labels=of_case)
+        total.backward()
+        (_, _, first, above), (_, _, second, below) = parts[2 * case : 2 * case + 2]
+        assert abs(first + second - total.item()) < 1e-9
+        torch.testing.assert_close(torch.tensor(above + below, dtype=torch.float64), whole.grad, rtol=0, atol=1e-9)
+
+
+# -- the objective ------------------------------------------------------------------------------------------------------------------
+
+
+def views(count=2, **changes) -> Views:
+    settings = {
+        "crop": Crop(size=8, area=(0.5, 1.0), flip=0.0),
+        "jitter": Jitter(probability=0.5, hue=0.0, saturation=0.0),
+        "greyscale": 0.0,
+        "blur": Blur(probability=0.0, kernel_size=3),
+        "solarise": 0.0,
+        "output": Output(mean=[0.5], std=[0.25]),
+    }
+    return Views(count=count, **(settings | changes))
+
+
+def objective(**changes) -> SimCLR:
+    torch.manual_seed(0)
+    backbone = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar", in_channels=1)
+    optimizer = AdamW(
+        peak_lr=1e-3, warmup_steps=0, schedule="constant", final_fraction=0.0, weight_decay=0.0, betas=[0.9, 0.999], eps=1e-8
+    )
+    settings = {"views": views(), "projector": Projector(layers=2, output=16), "temperature": 0.5} | changes
+    return SimCLR(backbone=backbone, optimizer=optimizer, **settings)
+
+
+def batch(count=6) -> dict:
+    images = np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+    keys = Keys(1, "train", np.zeros(count, np.int64), np.arange(count))
+    preprocess = ImagePreprocess(size=8, channels=1, mean=[0.5], std=[0.25])
+    collated = StackImages(preprocess=preprocess)(ImageExamples(images, np.arange(count) % 3), keys)
+    return collated | {"keys": keys.to("cpu")}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_objective_counts_its_anchors_before_and_after_the_forward_pass(count):
+    model = objective(views=views(count))
+    loss = model.loss(model.on_device(batch()))
+    assert loss.terms["nt_xent"].count == model.counts(batch())["nt_xent"] == 6 * count
+    mean = loss.terms["nt_xent"].total.item() / (6 * count)
+    assert abs(mean - math.log(6 * count - 1)) < 2.0  # in the range that 1 / temperature allows
+    loss.terms["nt_xent"].total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_representations_belong_to_their_images():
+    model = objective().eval()
+    prepared = model.on_device(batch())
+    together = model.represent(prepared)
+    for view in range(2):
+        alone = model.projector(model.backbone(images=prepared["views"][6 * view : 6 * view + 6]).pooled)
+        torch.testing.assert_close(together[:, view], F.normalize(alone, dim=-1), rtol=0, atol=1e-5)
+
+
+def test_supervised_positives_need_labels_of_the_batch():
+    model = objective(supervised=True)
+    prepared = model.on_device(batch())
+    plain = objective().loss(prepared).terms["nt_xent"].total
+    assert not torch.isclose(model.loss(prepared).terms["nt_xent"].total, plain)
+
+
+def test_flops_count_every_view_and_the_projector():
+    model = objective()
+    linear = 2 * (64 * 64 + 64 * 16)
+    assert model.forward_flops((1, 8, 8)) == 2 * (model.backbone.forward_flops((1, 8, 8)) + linear)
+
+
+def test_one_view_or_no_temperature_is_refused():
+    for changes in ({"views": views(1)}, {"temperature": 0.0}):
+        with pytest.raises(ValueError, match="at least 2 views at a temperature above 0"):
+            objective(**changes)
+
+
+def test_images_with_other_channels_than_the_backbone_are_refused_with_what_to_set():
+    preprocess = ImagePreprocess(size=8, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
+    with pytest.raises(ValueError, match=r"preprocess.channels=1"):
+        StackImages(preprocess=preprocess)(ImageExamples(np.zeros((2, 1, 8, 8), np.uint8), None), None)
+
+
+# -- projectors of the published recipes --------------------------------------------------------------------------------------------
+
+
+def kinds(projector: nn.Sequential) -> list[str]:
+    return [type(part).__name__ for part in projector]
+
+
+def test_googles_projector_has_three_layers_with_norms_after_each_and_no_last_shift():
+    built = Projector(layers=3, output=128, output_norm="scale", init_std=0.01).build(512)
+    assert kinds(built) == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear", "BatchNorm1d"]
+    assert [tuple(part.weight.shape) for part in built if isinstance(part, nn.Linear)] == [(512, 512), (512, 512), (128, 512)]
+    assert all(part.bias is None for part in built if isinstance(part, nn.Linear))
+    assert abs(built[0].weight.std().item() - 0.01) < 1e-4
+    assert not built[7].bias.requires_grad and built[7].weight.requires_grad and built[4].bias.requires_grad
+
+
+def test_solo_learns_and_lightlys_projectors_can_be_said():
+    solo = Projector(layers=2, hidden=2048, output=256, hidden_norm="none", bias=True).build(512)
+    assert kinds(solo) == ["Linear", "ReLU", "Linear"] and solo[0].bias is not None and solo[0].out_features == 2048
+    lightly = Projector(layers=2, hidden=2048, output=128, output_norm="full").build(2048)
+    assert kinds(lightly) == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]

@@ -1,0 +1,58 @@
+"""The numbers in conf/ are the published ones."""
+
+import pytest
+import torch
+
+from pretraining.configuration import compose, instantiate
+
+
+def collate_of(objective):
+    return compose([f"objective={objective}"]).collate
+
+
+def test_bert_masks_15_percent_80_10_10_and_shortens_a_tenth_of_the_documents():
+    config = compose(["objective=bert"])
+    collate = config.collate
+    assert (collate.fraction, collate.mask_share, collate.random_share) == (0.15, 0.8, 0.1)
+    assert (collate.short_share, collate.negatives, config.backbone.pooling) == (0.1, "random", "pooler")
+    assert (config.objective.mlm_weight, config.objective.nsp_weight) == (1.0, 1.0)
+
+
+def test_next_sentence_builds_the_same_pairs_as_bert():
+    bert, alone = collate_of("bert"), collate_of("next_sentence")
+    assert (alone.short_share, alone.negatives) == (bert.short_share, bert.negatives)
+
+
+def test_bart_permutes_all_sentences_and_infills_30_percent_of_the_words():
+    permutation, infilling = collate_of("denoising_bart").damage.noises
+    assert permutation._target_.endswith("SentencePermutation") and permutation.fraction == 1.0
+    assert infilling._target_.endswith("TextInfilling") and infilling.whole_words
+    assert (infilling.fraction, infilling.mean_length, infilling.random_share) == (0.3, 3.5, 0.1)
+
+
+def test_t5_hides_15_percent_in_spans_of_three():
+    damage = collate_of("denoising_t5").damage
+    assert (damage.density, damage.mean_length) == (0.15, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "objective", "vocabulary", "millions"),
+    [("bart_base", "denoising_bart", 50265, 139.4), ("t5_small", "denoising_t5", 32128, 60.5), ("gpt2", "causal_language", 50257, 124.4)],
+)
+def test_backbones_have_the_published_size(backbone, objective, vocabulary, millions):
+    config = compose([f"objective={objective}", f"backbone={backbone}"])
+    with torch.device("meta"):
+        built = instantiate(config.backbone, vocab_size=vocabulary, pad_id=0)
+    assert abs(sum(parameter.numel() for parameter in built.parameters()) / 1e6 - millions) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("backbone", "objective"), [("bart_tiny", "denoising_bart"), ("t5_tiny", "denoising_t5"), ("gpt2_tiny", "causal_language")]
+)
+def test_tiny_backbones_are_what_their_objectives_take_by_default(backbone, objective):
+    config, named = compose([f"objective={objective}"]), compose([f"objective={objective}", f"backbone={backbone}"])
+    assert config.backbone == named.backbone
+    built = instantiate(
+        config.objective, backbone=instantiate(config.backbone, vocab_size=600, pad_id=0), optimizer=instantiate(config.optimizer)
+    )
+    assert built.forward_flops((64, 64)) > 0
