@@ -62,7 +62,7 @@ class Encoded(ABC):
 
 
 class Tokens(Encoded):
-    """Token rows, padded to the longest of their batch. `units_at` gives, per row, which tokens the head reads (None: the pooled vector)."""
+    """Token rows, padded to the longest of their batch. `units_at`: which tokens of a row the head reads (None: the pooled vector)."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from finetuning.tasks.text_regression import TextRegression
 from pretraining.configuration import exit_cleanly
 from pretraining.run import RunError
 
-LOADERS: dict[type[Task], str] = {
+LOADERS: dict[Any, str] = {
     Classification: "AutoModelForSequenceClassification",
     TextRegression: "AutoModelForSequenceClassification",
     Tagging: "AutoModelForTokenClassification",
@@ -53,8 +53,13 @@ def transformers_model(task: Task) -> Any:
     if isinstance(task, TextRegression):
         config.problem_type = "regression"
     model = getattr(transformers, loader).from_config(config).eval()
-    own, theirs = task.backbone.base.state_dict(), model.base_model.state_dict()  # type: ignore[union-attr, operator]
-    model.base_model.load_state_dict({name: own[name] for name in theirs if name in own}, strict=theirs.keys() <= own.keys())
+    own = task.backbone.base.state_dict()  # type: ignore[union-attr, operator]
+    lacking = [name for name in model.base_model.state_dict() if name not in own]
+    if lacking:
+        raise RunError(
+            f"{type(model).__name__} has {', '.join(lacking[:3])}, which this backbone does not: it cannot be written in that form"
+        )
+    model.base_model.load_state_dict({name: own[name] for name in model.base_model.state_dict()})
     _fill_head(model, layer)
     _compare(task, model)
     return model
@@ -63,16 +68,13 @@ def transformers_model(task: Task) -> Any:
 def _fill_head(model: Any, layer: nn.Linear) -> None:
     """Copy the head into the one linear layer that the model has beside its base."""
     inside = {id(parameter) for parameter in model.base_model.parameters()}
-    outside = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in inside}
+    outside = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in inside]
     shapes = {"weight": layer.weight, "bias": layer.bias}
-    if {name.rpartition(".")[2]: parameter.shape for name, parameter in outside.items()} != {n: p.shape for n, p in shapes.items()} or len(
-        outside
-    ) != 2:
-        raise RunError(
-            f"{type(model).__name__} has a head of {', '.join(outside)}, which is not one linear layer: this run cannot be written in its form"
-        )
+    if sorted((name.rpartition(".")[2], parameter.shape) for name, parameter in outside) != sorted((n, p.shape) for n, p in shapes.items()):
+        names = ", ".join(name for name, _ in outside)
+        raise RunError(f"{type(model).__name__} has a head of {names}, which is not one linear layer: it cannot hold this run's")
     with torch.no_grad():
-        for name, parameter in outside.items():
+        for name, parameter in outside:
             parameter.copy_(shapes[name.rpartition(".")[2]])
 
 
@@ -90,7 +92,8 @@ def _compare(task: Task, model: Any) -> None:
     if not torch.allclose(ours[kept], theirs[kept], atol=1e-4):
         pooling = task.backbone.kwargs.get("pooling")
         raise RunError(
-            f"{type(model).__name__} makes its vector in another way than pooling={pooling}: finetune with its own (pooling=pooler for BERT)"
+            f"{type(model).__name__} makes its vector in another way than pooling={pooling}: "
+            "finetune with its own (pooling=pooler for BERT)"
         )
 
 

@@ -25,8 +25,8 @@ from pretraining import handoff
 from pretraining.configuration import class_name, class_of, complete, instantiate, make_loggers
 from pretraining.configuration import compose as compose_any
 from pretraining.distributed import rank
-from pretraining.run import RunDirectory, RunError, TrainerSettings, choose_precision, refuse_other_config
-from pretraining.spawn import launched, run_ranks
+from pretraining.run import Precision, RunDirectory, RunError, TrainerSettings, choose_precision, refuse_other_config
+from pretraining.spawn import needs_ranks, run_ranks
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -38,7 +38,7 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     """Carry out one run, in this process or in one process per rank; returns its directory."""
     config = complete(config, parts=("task", "mode"))
     settings: TrainerSettings = instantiate(config.trainer)
-    if settings.devices > 1 and not launched():
+    if needs_ranks(settings):
         code = run_ranks("finetuning.launch", config, settings.devices)
         if code:
             raise SystemExit(code)
@@ -47,7 +47,7 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
 
 
 def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
-    """Carry out one run as (one rank of) this process. Everything that can be wrong with the input is found before the directory is made."""
+    """Carry out one run as (one rank of) this process. What can be wrong with the input is found before the directory is made."""
     started = time.perf_counter()
     path = Path(config.run_dir)
     RunDirectory.refuse_taken(path, resume=config.resume)
@@ -57,7 +57,7 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     splits = data.splits()
     splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
     settings: TrainerSettings = instantiate(config.trainer)
-    settings.precision = config.trainer.precision = precision(settings.accelerator, settings.precision)  # type: ignore[assignment]
+    settings.precision = config.trainer.precision = precision(settings.accelerator, settings.precision, source.backbone.convolves)
     settings.max_steps = config.trainer.max_steps = steps(config, splits)
     task = build_task(config, source, class_of(config.task).survey(splits))
     encoded = encode(task, splits)
@@ -143,9 +143,9 @@ def steps(config: DictConfig, splits: Splits) -> int:
 
 
 @functools.cache
-def precision(accelerator: Literal["cpu", "cuda"], wanted: Literal["auto", "fp32", "bf16", "fp64"]) -> str:
+def precision(accelerator: Literal["cpu", "cuda"], wanted: Precision, convolves: bool) -> Precision:
     """Choose the precision, measured once per process: the runs of a study share it."""
-    return choose_precision(TrainerSettings(accelerator=accelerator, precision=wanted), say=False)
+    return choose_precision(TrainerSettings(accelerator=accelerator, precision=wanted), convolves=convolves, say=False)
 
 
 def is_finished(path: Path, config: DictConfig) -> bool:

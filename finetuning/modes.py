@@ -6,7 +6,6 @@ A frozen part takes no gradient, no optimizer memory, and stays in evaluation mo
 from __future__ import annotations
 
 import math
-from abc import ABC
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ from pretraining.optim import ParameterGroup, split_by_decay
 from pretraining.run import RunError
 
 
-class Mode(ABC):
+class Mode:
     """A way of transferring. By default everything trains at one rate."""
 
     frozen: ClassVar[bool] = False  # the backbone never changes, so its vectors may be computed once
@@ -42,7 +41,10 @@ class Mode(ABC):
 
 
 class Full(Mode):
-    """Everything trains. Block i of n runs at `layer_decay` ** (n - i) of the head's rate, input first; the first `head_steps` train the head alone."""
+    """Everything trains. Block i of n runs at `layer_decay` ** (n - i) of the head's rate, input first.
+
+    The first `head_steps` train the head alone.
+    """
 
     def __init__(self, *, layer_decay: float, head_steps: int) -> None:
         if not 0 < layer_decay <= 1 or head_steps < 0:
@@ -84,7 +86,10 @@ class Frozen(Mode):
 
 
 class LinearProbe(Frozen):
-    """Logistic (or ridge) regression on the vectors, its L2 penalty chosen on validation among `penalties`; `standardize` scales each feature first."""
+    """Logistic (or ridge) regression on the vectors, its L2 penalty chosen on validation among `penalties`.
+
+    `standardize` scales each feature first.
+    """
 
     solved = True
 
@@ -113,7 +118,7 @@ class Partial(Mode):
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze the first blocks."""
-        blocks = backbone.blocks()
+        blocks = trainable_blocks(backbone)
         if not 0 <= self.frozen_blocks < len(blocks):
             raise RunError(
                 f"got mode.frozen_blocks={self.frozen_blocks}, but the backbone has {len(blocks) - 1} blocks after its "
@@ -141,7 +146,7 @@ class GradualUnfreezing(Mode):
 
     def begin(self, backbone: Backbone) -> None:
         """Note each block's parameters, as far as the backbone itself lets them train."""
-        self.blocks = [[parameter for parameter in block.parameters() if parameter.requires_grad] for block in backbone.blocks()]
+        self.blocks = [[parameter for parameter in block.parameters() if parameter.requires_grad] for block in trainable_blocks(backbone)]
 
     def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
         """Release as many blocks as this step has earned."""
@@ -158,9 +163,9 @@ class GradualUnfreezing(Mode):
 
 
 class Lora(Mode):
-    """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W stays frozen, and is merged at the end.
+    """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W stays frozen.
 
-    `targets` are ends of module names; empty means every linear layer.
+    At the end they are merged.    `targets` are ends of module names; empty means every linear layer.
     """
 
     def __init__(self, *, rank: int, scale: float, targets: list[str]) -> None:
@@ -207,10 +212,15 @@ def named(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
         yield f"{prefix}.{name}", parameter
 
 
+def trainable_blocks(backbone: Backbone) -> list[nn.Module]:
+    """List the blocks that anything in trains, input first: a pooler that nothing reads is none."""
+    return [block for block in backbone.blocks() if any(parameter.requires_grad for parameter in block.parameters())]
+
+
 def layer_groups(backbone: Backbone, head: nn.Module, decay: float) -> list[ParameterGroup]:
     """Group by rate: the head at 1, the block nearest to it at `decay`, the next at `decay` squared, and so on to the input."""
     groups, seen = split_by_decay(named(head, "head")), set()
-    blocks = backbone.blocks()
+    blocks = trainable_blocks(backbone)
     for place in reversed(range(len(blocks))):
         fresh = [(name, parameter) for name, parameter in named(blocks[place], f"backbone.blocks.{place}") if id(parameter) not in seen]
         seen |= {id(parameter) for _, parameter in fresh}

@@ -50,7 +50,8 @@ class Best:
 class Task(StepModule):
     """A downstream task. A subclass writes its head in `__init__`, and `survey`, `encode`, `criterion`, `judge` and `metrics`.
 
-    `labels` is what `survey` collected. `select` names the validation metric by which the best weights are chosen; a leading "-" asks for the smallest.
+    `labels` is what `survey` collected. `select` names the validation metric by which the best weights are chosen; a leading "-"
+    asks for the smallest.
     """
 
     modality: ClassVar[str]
@@ -237,6 +238,16 @@ class Task(StepModule):
         if value > self.best.value:
             weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._moving()}
             self.best = Best(value, self.global_step, weights, dict(values))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best weights so far (called by Lightning)."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["best"] = dataclasses.asdict(self.best)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back (called by Lightning)."""
+        super().on_load_checkpoint(checkpoint)
+        self.best = Best(**checkpoint["best"])
 
     def _moving(self) -> Iterator[tuple[str, Tensor]]:
         """Name all tensors that training may change: a frozen backbone's are not among them."""

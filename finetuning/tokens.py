@@ -15,7 +15,7 @@ from pretraining.run import RunError
 
 
 def encode_texts(examples: Examples, targets: list[np.ndarray], preprocess: TextPreprocess, backbone: Backbone, max_tokens: int) -> Tokens:
-    """Tokenise `text`, with `text_pair` where there is one, adding the tokenizer's own special tokens; too long texts are cut and counted."""
+    """Tokenise `text`, and `text_pair` where there is one, with the tokenizer's special tokens; too long texts are cut and counted."""
     check_length(backbone, max_tokens)
     pairs = (examples.column("text_pair"),) if "text_pair" in examples.columns else ()
     encoding = tokenized(preprocess, examples.column("text"), *pairs, max_tokens=max_tokens)

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from finetuning.data.splits import SPLITS, Splits
 from finetuning.data.text import LabelledData
-from finetuning.encoded import Encoded
+from finetuning.encoded import Cached, Encoded
 from finetuning.metrics import Numbers
 from finetuning.solve import solve
 from finetuning.task import Judged, Task
-from finetuning.watch import Watch
+from finetuning.watch import StayOpen, Watch
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.distributed import rank, world_size
+from pretraining.history import CsvHistory
 from pretraining.run import RunDirectory, TrainerSettings, train
 from pretraining.step import StepSettings
 
@@ -54,10 +55,7 @@ def finetune(
     if task.mode.frozen and task.mode.cache and task.cacheable:  # type: ignore[attr-defined]
         encoded = {name: task.cached(evaluation(part, data)) for name, part in encoded.items()}
     if task.mode.solved:
-        history = solve(task, encoded["train"], evaluation(encoded["validation"], data))  # type: ignore[arg-type]
-        for step, row in enumerate(history):
-            for logger in loggers:
-                logger.log_metrics(row, step)
+        _solve(task, encoded, data, loggers)
     else:
         loader = StepLoader(
             encoded["train"],
@@ -69,22 +67,24 @@ def finetune(
             workers=data.workers,
             ranks=ranks,
         )
-        watch = Watch(
-            evaluation(encoded["validation"], data, ranks),
-            every=settings.val_every,
-            log_every=settings.log_every,
-            patience=patience,
-            show=show,
-        )
-        step_settings = StepSettings(
-            seed=seed, max_steps=settings.max_steps, clip_norm=settings.clip_norm, on_nonfinite=settings.on_nonfinite
-        )
+        validation = evaluation(encoded["validation"], data, ranks)
+        watch = Watch(validation, every=settings.val_every, log_every=settings.log_every, patience=patience, show=show)
+        plan = StepSettings(seed=seed, max_steps=settings.max_steps, clip_norm=settings.clip_norm, on_nonfinite=settings.on_nonfinite)
+        held = [logger if isinstance(logger, CsvHistory) else StayOpen(logger) for logger in loggers]
         task.train()
-        train(task, loader, settings=settings, run=run, loggers=loggers, callbacks=[watch], step_settings=step_settings, monitor=None)
+        train(task, loader, settings=settings, run=run, loggers=held, callbacks=[watch], step_settings=plan, monitor=None)
         task.restore_best()
     task.mode.finish(task.backbone)
     task.to(settings.accelerator)  # training leaves it on the CPU
     return judged(task, encoded["test"], data)
+
+
+def _solve(task: Task, encoded: dict[str, Encoded], data: LabelledData, loggers: list[Any]) -> None:
+    train_vectors = encoded["train"]
+    assert isinstance(train_vectors, Cached)
+    for step, row in enumerate(solve(task, train_vectors, evaluation(encoded["validation"], data))):
+        for logger in loggers:
+            logger.log_metrics(row, step)
 
 
 def judged(task: Task, test: Encoded, data: LabelledData) -> Outcome:

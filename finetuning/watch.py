@@ -7,8 +7,43 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers.logger import Logger
 
 from finetuning.task import Task
+
+
+class StayOpen(Logger):
+    """Keeps a logger open when training ends, since the test's numbers follow."""
+
+    def __init__(self, inner: Logger) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def name(self) -> str | None:
+        """Give the logger's name."""
+        return self.inner.name
+
+    @property
+    def version(self) -> int | str | None:
+        """Give the logger's version."""
+        return self.inner.version
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the configuration went along at the start."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Pass metrics on."""
+        self.inner.log_metrics(metrics, step)
+
+    def save(self) -> None:
+        """Pass on."""
+        self.inner.save()
+
+    def finalize(self, status: str) -> None:
+        """Close only what has failed."""
+        if status != "success":
+            self.inner.finalize(status)
 
 
 class Watch(pl.Callback):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,13 @@ def sha256(path: Path) -> str:
     """Hash a file in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pause_for_tests() -> None:
+    """Sleep inside a write when a test wants to interrupt one (PRETRAINING_SLOW_WRITES seconds)."""
+    seconds = os.environ.get("PRETRAINING_SLOW_WRITES")
+    if seconds:
+        time.sleep(float(seconds))
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:

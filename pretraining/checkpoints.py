@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +19,8 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from pretraining.cache import sha256
+from pretraining.cache import pause_for_tests, sha256
+from pretraining.cluster import job_is_ending
 from pretraining.step import StepModule
 
 EXIT_PREEMPTED = 85  # stopped by SIGTERM, SIGUSR1 or SIGUSR2 with everything saved
@@ -50,7 +50,7 @@ class AtomicIO(CheckpointIO):
         try:
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                _pause_for_tests()
+                pause_for_tests()
                 file.flush()
                 os.fsync(file.fileno())
             facts = {"sha256": sha256(temporary), "size": temporary.stat().st_size}
@@ -87,13 +87,6 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _pause_for_tests() -> None:
-    """Sleep inside a write when a test wants to interrupt one (PRETRAINING_SLOW_WRITES seconds)."""
-    seconds = os.environ.get("PRETRAINING_SLOW_WRITES")
-    if seconds:
-        time.sleep(float(seconds))
 
 
 def facts_of(path: Path) -> dict[str, Any] | None:
@@ -207,5 +200,11 @@ class Checkpointing(Checkpoint):
             print(f"stopped by {name}: step {trainer.global_step} is saved, resume=auto continues", file=sys.stderr)
             if not interrupted:
                 _write_synced(self.directory.parent / MARKER, f"{trainer.global_step}\n")
+        launchers = self._previous.get(signal.SIGUSR2)
         self._release_signals()
+        # submitit requeues its job in a handler of its own, which had to wait until everything was saved.
+        if callable(launchers) and not interrupted and not job_is_ending():
+            for logger in trainer.loggers:
+                logger.finalize("preempted")
+            launchers(signal.SIGUSR2, None)
         raise Preempted(EXIT_INTERRUPTED if interrupted else EXIT_PREEMPTED)

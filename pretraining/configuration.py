@@ -13,7 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pretraining import snapshot
 from pretraining.checkpoints import CheckpointError
+from pretraining.cluster import batch_job, restarted
 from pretraining.handoff import HandoffError
 from pretraining.history import CsvHistory, WandbHistory
 from pretraining.run import RunError
@@ -109,10 +111,9 @@ def class_name(node: DictConfig) -> str:
 
 def default_run_dir(config: DictConfig) -> str:
     """Name a run's directory: after the job on a Slurm cluster, where it must outlive requeues; else after what and when."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"runs/slurm-{array}_{task}" if array else f"runs/slurm-{job}"
+    job = batch_job()
+    if job is not None:
+        return f"runs/slurm-{job}"
     return f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
@@ -126,6 +127,8 @@ def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -
         config.run_dir = default_run_dir(config)
         if config.run_dir.startswith("runs/slurm-"):
             config.resume = "auto"
+    if restarted():
+        config.resume = "auto"  # whatever the first life began from
     return config
 
 
@@ -161,27 +164,38 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
     from hydra.core.hydra_config import HydraConfig
 
     with exit_cleanly():
-        refuse_shared_run_dir(sys.argv[1:])
+        if not snapshot.is_taken():
+            refuse_shared_run_dir(sys.argv[1:])
+        if snapshot.submits_jobs(sys.argv[1:]):
+            snapshot.submit_from_snapshot()
     sweep = f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    # Only what varies names a job. Read here: a job on a cluster has another command line.
+    varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
+
+    begun = []
 
     def job(config: DictConfig) -> None:
+        begun.append(True)
         with exit_cleanly():
             refuse_missing(config)
-            place_in_sweep(config, sweep)
+            place_in_sweep(config, sweep, varied)
             main(config, list(HydraConfig.get().overrides.task))
 
-    hydra.main(config_path=str(CONF), config_name=root, version_base=None)(job)()
+    try:
+        hydra.main(config_path=str(CONF), config_name=root, version_base=None)(job)()
+    except SystemExit as end:
+        # What Hydra refuses before any job is a mistake in the command line, and has been said.
+        sys.exit(end.code if begun or end.code != 1 else 2)
 
 
-def place_in_sweep(config: DictConfig, directory: str) -> None:
-    """Give each job of a sweep a run directory of its own, named after what it overrides."""
+def place_in_sweep(config: DictConfig, directory: str, varied: set[str]) -> None:
+    """Give each job of a sweep a run directory of its own, named after those of its overrides that vary."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     if HydraConfig.get().mode != RunMode.MULTIRUN or config.run_dir is not None:
         return
-    # Only what varies names a job; and no "=" in file names: an override that names such a path would need quotes.
-    varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
+    # No "=" in file names: an override that names such a path would need quotes.
     mine = [override for override in HydraConfig.get().overrides.task if override.partition("=")[0] in varied]
     named = "-".join([str(HydraConfig.get().job.num), *mine]).replace("=", "-").replace("/", ".")
     with open_dict(config):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pretraining.backbones.base import Backbone
-from pretraining.cache import sha256
+from pretraining.cache import pause_for_tests, sha256
 
 VERSION = 1
 ALLOWED = ("pretraining.backbones.", "pretraining.preprocess.")
@@ -62,6 +62,7 @@ def write(
     beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         _fill(beside, backbone, preprocess, origin, heads, recipe or {})
+        pause_for_tests()
         if directory.exists():
             _compare(directory, beside)
         else:
@@ -251,7 +252,7 @@ def _from_transformers(name: str) -> Handoff:
     try:
         architecture = architecture_of(name)
         backbone = TransformersBackbone(config=None, init_from=name, architecture=architecture)
-        preprocess = TextPreprocess.from_pretrained(name)
+        preprocess = TextPreprocess.load(name)
     except (OSError, ValueError) as error:
         raise HandoffError(f"handoff=hf:{name} cannot be read: {error}. Give a directory that transformers wrote, or a hub name") from error
     return Handoff(backbone, preprocess, _foreign_card(backbone, preprocess, f"hf:{name}"), "", "")

@@ -24,8 +24,9 @@ from pretraining.data.loader import EvalLoader, Source, StepLoader
 from pretraining.distributed import convert_batchnorm
 from pretraining.history import CsvHistory
 from pretraining.objectives.base import Objective
+from pretraining.objectives.continued import continue_heads
 from pretraining.run import RunDirectory, RunError, TrainerSettings, choose_precision, process_rank, train
-from pretraining.spawn import launched, run_ranks
+from pretraining.spawn import needs_ranks, run_ranks
 from pretraining.step import StepSettings
 
 __all__ = ["Parts", "compose", "fit", "main", "run"]
@@ -57,6 +58,8 @@ def build(config: DictConfig) -> Parts:
         torch.manual_seed(config.seed)
         backbone = instantiate(config.backbone, **modality.backbone_arguments(preprocess))
         objective = instantiate(config.objective, backbone=backbone, optimizer=instantiate(config.optimizer))
+        if config.backbone.get("init_from") is not None:
+            print(continue_heads(objective, config.backbone.init_from), file=sys.stderr)
         parts = assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
     parts.recipe = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("objective", "collate")}
     return parts
@@ -95,7 +98,7 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         config = rerun(config, overrides)
     config = complete(config)
     settings: TrainerSettings = instantiate(config.trainer)
-    if settings.devices > 1 and not launched():
+    if needs_ranks(settings):
         code = run_ranks("pretraining.launch", config, settings.devices)
         if code:
             raise SystemExit(code)
@@ -110,7 +113,7 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     if not config.dry_run:
         RunDirectory.refuse_taken(Path(config.run_dir), resume=config.resume)
     parts = build(config)
-    settings.precision = config.trainer.precision = choose_precision(settings)
+    settings.precision = config.trainer.precision = choose_precision(settings, convolves=parts.objective.backbone.convolves)
     settings.max_steps = config.trainer.max_steps = budgets.steps(config.budget, settings, parts, config.data.batch_size)
     if config.dry_run:
         from pretraining.dry_run import show
@@ -223,7 +226,7 @@ def fit(
         sources = [modality.source_of(data, split, preprocess, collate, seed=seed) for split in ("train", "validation")]
         parts = assemble_parts(objective, data, preprocess, collate, sources)
         loaders = loaders_of(parts, trainer, seed)
-    trainer.precision = choose_precision(trainer)
+    trainer.precision = choose_precision(trainer, convolves=objective.backbone.convolves)
     settings = OmegaConf.create({"trainer": vars(trainer), "seed": seed, "objective": type(objective).__name__})
     directory = RunDirectory.claim(Path(run_dir), settings, resume=resume, overrides=[])
     origin = {"objective": type(objective).__name__, "data": type(data).__name__, "seed": seed}

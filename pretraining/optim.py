@@ -132,6 +132,21 @@ class SGD(Optimizer):
         return torch.optim.SGD(groups, lr=self.peak_lr, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
 
 
+@dataclass(kw_only=True)
+class Adafactor(Optimizer):
+    """Adam with factored second moments, clipped updates and rates relative to the weights (Shazeer & Stern 2018), without momentum.
+
+    The rate at a step is the lesser of the schedule's and 1 / sqrt(step), times the root mean square of the weight.
+    """
+
+    beta2_decay: float
+    clip_update: float
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build torch's Adafactor."""
+        return torch.optim.Adafactor(groups, lr=self.peak_lr, beta2_decay=self.beta2_decay, d=self.clip_update)
+
+
 def clip_by_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
     """Scale gradients in place so that their joint 2-norm is at most `max_norm`; returns the norm before. No host synchronisation."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -25,21 +25,23 @@ class Keys(NamedTuple):
     """Which examples: everything that a draw about them may depend on.
 
     `epoch` and `index` are int64 [B], both numpy or both torch; `stream` separates uses that share a seed ("train", "validation").
+    `progress` is the share of the run before this step, for schedules; draws do not depend on it. Evaluation happens at the end, 1.
     """
 
     seed: int
     stream: str
     epoch: Array
     index: Array
+    progress: float = 1.0
 
     def to(self, device: torch.device | str) -> Keys:
         """Give the same keys as tensors on `device`."""
         epoch, index = (torch.as_tensor(part, device=device) for part in (self.epoch, self.index))
-        return Keys(self.seed, self.stream, epoch, index)
+        return Keys(self.seed, self.stream, epoch, index, self.progress)
 
     def select(self, rows: Array) -> Keys:
         """Give the keys of `rows` of this batch."""
-        return Keys(self.seed, self.stream, self.epoch[rows], self.index[rows])
+        return Keys(self.seed, self.stream, self.epoch[rows], self.index[rows], self.progress)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from pretraining.checkpoints import MARKER, AtomicIO, Checkpointing, newest_valid
+from pretraining.cluster import step_tasks
 from pretraining.history import CsvHistory
 from pretraining.step import StepModule, StepSettings
 
@@ -27,6 +28,9 @@ FREE_TO_CHANGE = (
     "data.workers", "data.cache_dir", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
     "trainer.timeout", "trainer.keep_last", "logger", "resume", "run_dir", "from_run", "progress", "hydra",
 )  # fmt: skip
+
+
+Precision = Literal["auto", "fp32", "bf16", "fp64"]
 
 
 class RunError(ValueError):
@@ -44,7 +48,7 @@ class TrainerSettings:
     strategy: Literal["single", "ddp", "fsdp"] = "single"
     devices: int = 1
     num_nodes: int = 1
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    precision: Precision = "auto"
     max_steps: int = 1000
     accumulate: int = 1
     clip_norm: float | None = None
@@ -78,15 +82,21 @@ class TrainerSettings:
         return self.devices * self.num_nodes
 
 
-def choose_precision(settings: TrainerSettings, say: bool = True) -> str:
-    """Turn `auto` into fp32 or bf16: bf16 on GPUs that have it; on CPUs where it multiplies matrices at least 1.5 times as fast."""
+def choose_precision(settings: TrainerSettings, *, convolves: bool, say: bool = True) -> Precision:
+    """Turn `auto` into fp32 or bf16: bf16 on GPUs that have it, and on CPUs where it multiplies matrices at least 1.5 times as fast.
+
+    Convolutions stay in fp32 on CPUs: single bf16 weight gradients of small feature maps came out as NaN there, in some steps and not in
+    others (torch 2.15, AVX512-BF16).
+    """
     if settings.precision != "auto":
         return settings.precision
     if settings.accelerator == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if convolves:
+        return "fp32"
     seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
     ratio = seconds[torch.float32] / seconds[torch.bfloat16]
-    chosen = "bf16" if ratio >= 1.5 else "fp32"
+    chosen: Precision = "bf16" if ratio >= 1.5 else "fp32"
     if say:
         print(f"trainer.precision=auto: bf16 matrix products run {ratio:.1f} x as fast as fp32 here, so {chosen}", file=sys.stderr)
     return chosen
@@ -264,14 +274,14 @@ def _step_of(checkpoint: Path | None) -> int:
 
 
 def build_trainer(settings: TrainerSettings, loggers: list[Any], callbacks: list[pl.Callback], directory: Path) -> pl.Trainer:
-    """Set Lightning's Trainer up so that it loops, places and saves, and decides nothing else."""
+    """Set Lightning's Trainer up so that it loops, places and saves, and decides nothing else. `precision` has been chosen."""
     names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=_strategy(settings),
-        precision=names[choose_precision(settings)],  # type: ignore[arg-type]
+        precision=names[settings.precision],  # type: ignore[arg-type]
         max_steps=settings.max_steps,
         max_epochs=-1,
         logger=loggers,
@@ -312,7 +322,7 @@ def _environment() -> Any:
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     # Requeueing is ours: Lightning's saves inside a signal handler, where optimizer states tear.
-    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else LightningEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if step_tasks() > 1 else LightningEnvironment()
 
 
 def quieten() -> None:

@@ -18,12 +18,28 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from pretraining.cluster import launched, ranks_started
+from pretraining.run import RunError, TrainerSettings
+
 GRACE_SECONDS = 20.0  # between one rank's failure and the end of the others
 
 
-def launched() -> bool:
-    """Tell whether this process is a rank already."""
-    return "RANK" in os.environ or "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+def needs_ranks(settings: TrainerSettings) -> bool:
+    """Tell whether the ranks that `settings` ask for are still to be started; refuse processes that are not those."""
+    started = ranks_started()
+    if started == settings.ranks:
+        return False
+    nodes = f"trainer.num_nodes={settings.num_nodes}"
+    wanted = f"trainer.devices={settings.devices} x {nodes}"
+    if launched():
+        raise RunError(
+            f"{started} processes were started for {wanted} = {settings.ranks} rank(s): one task per device is needed, as by "
+            f"srun --nodes={settings.num_nodes} --ntasks-per-node={settings.devices}, or set trainer.devices and trainer.num_nodes "
+            "to what was started"
+        )
+    if settings.num_nodes > 1:
+        raise RunError(f"{nodes} needs a launcher on each node: slurm/pretrain.sbatch, hydra/launcher=slurm, or torchrun --nnodes={settings.num_nodes}")
+    return True
 
 
 def run_ranks(module: str, config: DictConfig, ranks: int) -> int:

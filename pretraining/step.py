@@ -185,7 +185,12 @@ class StepModule(pl.LightningModule, ABC):
     def prepare(self, batch: Batch, number: int) -> Batch:
         """Seed the model's own draws (dropout) from the place in the run, and finish the batch on the device."""
         seed_everything_at(self.settings.seed, self.global_step, rank(), number)
-        with torch.no_grad():
+        return self._finished(batch)
+
+    @torch.no_grad()
+    def _finished(self, batch: Batch) -> Batch:
+        """Apply `on_device` in full precision, whatever the model computes in."""
+        with torch.autocast(self.device.type, enabled=False):
             return self.on_device(batch)
 
     def exchange_gradients(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
@@ -205,8 +210,9 @@ class StepModule(pl.LightningModule, ABC):
         with self.averaged():
             for batch, share in loader:
                 moved = self.transfer_batch_to_device(batch, self.device, 0)
+                prepared = self._finished(moved)
                 with self._forward_context():
-                    meter.add(self.loss(self.on_device(moved)), share)
+                    meter.add(self.loss(prepared), share)
         self.train(training)
         return meter.read(prefix)
 

@@ -49,7 +49,10 @@ class LabelledCifar10(LabelledData):
 
 
 class LabelledImageFiles(LabelledData):
-    """A directory `path` of images by class (path/SPLIT/CLASS/*.png or path/CLASS/*.png), or of parquet tables with an `image` column."""
+    """A directory `path` of images by class (path/SPLIT/CLASS/*.png or path/CLASS/*.png), or of parquet tables.
+
+    `columns` names the tables' image and label columns.
+    """
 
     modality = "image"
 
@@ -57,8 +60,7 @@ class LabelledImageFiles(LabelledData):
         self,
         *,
         path: str,
-        image: str,
-        label: str,
+        columns: dict[str, str],
         decoding: Decoding,
         cache_dir: str,
         split: Split,
@@ -67,7 +69,7 @@ class LabelledImageFiles(LabelledData):
         workers: int,
     ) -> None:
         super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
-        self.path, self.image, self.label = Path(path).expanduser(), image, label
+        self.path, self.columns = Path(path).expanduser(), columns
         self.decoding, self.cache_dir = decoding, cache_dir
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
@@ -89,7 +91,7 @@ class LabelledImageFiles(LabelledData):
 
     def _table(self, files: list[Path]) -> Examples:
         try:
-            table = read_parquet(files, image=self.image, label=self.label)
+            table = read_parquet(files, image=self.columns["image"], label=self.columns["label"])
             images = pixels(table.encoded, self.decoding, cache_dir=Path(self.cache_dir).expanduser(), identity=table.identity)
         except (ValueError, OSError) as error:
             raise RunError(str(error)) from error

@@ -26,7 +26,10 @@ from pretraining.step import Batch, Term
 
 
 class Classification(Task):
-    """A linear layer on the pooled vector, after dropout; cross-entropy, of which each class may take the same share (`class_weights=balanced`)."""
+    """A linear layer on the pooled vector, after dropout; cross-entropy.
+
+    With `class_weights=balanced` each class takes the same share of it.
+    """
 
     class_weights: Tensor  # [C]
     top: ClassVar[int | None] = None  # report the share of examples whose class is among this many best

@@ -30,6 +30,11 @@ class Backbone(nn.Module, ABC):
     dim: int
     kwargs: dict[str, Any]  # plain constructor arguments: `type(self)(**self.kwargs)` is the same architecture
 
+    @property
+    def convolves(self) -> bool:
+        """Whether there are convolutions over images in it."""
+        return any(isinstance(module, nn.Conv2d) for module in self.modules())
+
     @abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Features:
         """Compute the features of a batch."""

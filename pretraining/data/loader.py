@@ -62,11 +62,11 @@ def joined(parts: list[Examples]) -> Examples:
 class _Steps(Dataset[Step]):
     """Builds this rank's share of a step from its segments; runs in the workers."""
 
-    def __init__(
-        self, source: Source, collate: Collate, *, seed: int, accumulate: int, rank: int, world: int, stream: str
-    ) -> None:
-        self.source, self.collate, self.seed, self.stream = source, collate, seed, stream
-        self.accumulate, self.rank, self.world = accumulate, rank, world
+    stream = "train"
+
+    def __init__(self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: tuple[int, int], max_steps: int) -> None:
+        self.source, self.collate, self.seed, self.max_steps = source, collate, seed, max_steps
+        self.accumulate, (self.rank, self.world) = accumulate, ranks
 
     def __getitem__(self, place: tuple[int, list[Segment]]) -> Step:
         number, segments = place
@@ -74,7 +74,7 @@ class _Steps(Dataset[Step]):
         rows = np.concatenate([self._rows(part) for part in segments])
         share = len(rows) // (self.accumulate * self.world)
         chunks = np.arange(len(rows)).reshape(self.accumulate, self.world, share)[:, self.rank]
-        batches = [self._batch(epochs[chunk], rows[chunk]) for chunk in chunks]
+        batches = [self._batch(epochs[chunk], rows[chunk], number / self.max_steps) for chunk in chunks]
         tokens = sum(int(batch.get("tokens", 0)) for batch in batches)
         return Step(number, batches, examples=share * self.accumulate, tokens=tokens)
 
@@ -82,13 +82,13 @@ class _Steps(Dataset[Step]):
         positions = np.arange(part.start, part.stop)
         return permuted(positions, part.size, seed=self.seed, epoch=part.epoch, stream=self.stream)
 
-    def _batch(self, epochs: np.ndarray, rows: np.ndarray) -> Batch:
+    def _batch(self, epochs: np.ndarray, rows: np.ndarray, progress: float) -> Batch:
         bounds = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist(), len(rows)]
         parts = [
             self.source.read(int(epochs[first]), rows[first:last])
             for first, last in zip(bounds, bounds[1:], strict=False)
         ]
-        return collated(self.collate, joined(parts), Keys(self.seed, self.stream, epochs, rows))
+        return collated(self.collate, joined(parts), Keys(self.seed, self.stream, epochs, rows, progress))
 
 
 def collated(collate: Collate, examples: Any, keys: Keys) -> Batch:
@@ -115,13 +115,12 @@ class StepLoader:
         workers: int = 0,
         ranks: tuple[int, int] = (0, 1),
     ) -> None:
-        rank, world = ranks
-        check_batch_size(batch_size, accumulate, world)
+        check_batch_size(batch_size, accumulate, ranks[1])
         if source.count(0) == 0:
             raise ValueError("the training data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)")
         self.source, self.batch_size, self.max_steps = source, batch_size, max_steps
         self.workers, self.wait_seconds = workers, 0.0
-        self._steps = _Steps(source, collate, seed=seed, accumulate=accumulate, rank=rank, world=world, stream="train")
+        self._steps = _Steps(source, collate, seed=seed, accumulate=accumulate, ranks=ranks, max_steps=max_steps)
         self._position = {"step": 0, "epoch": 0, "consumed": 0}
 
     def __len__(self) -> int:

@@ -116,6 +116,21 @@ def _capacity(max_tokens: int, specials_per_document: int) -> int:
     return max_tokens - specials_per_document
 
 
+def take_rows(examples: TextExamples, rows: np.ndarray) -> TextExamples:
+    """Give some rows of examples, in the order asked for."""
+    pieces = _runs(np.cumsum(examples.row_pieces) - examples.row_pieces, examples.row_pieces, rows)
+    tokens = _runs(np.cumsum(examples.piece_lengths) - examples.piece_lengths, examples.piece_lengths, pieces)
+    columns = {name: column[rows] for name, column in examples.columns.items()}
+    return TextExamples(examples.tokens[tokens], examples.piece_lengths[pieces], examples.row_pieces[rows], columns)
+
+
+def _runs(starts: np.ndarray, lengths: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """List the places of the chosen runs, one run after the other."""
+    sizes = lengths[chosen]
+    ends = np.cumsum(sizes)
+    return np.repeat(starts[chosen] - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
+
+
 def document_spans(rows: Rows, specials_per_document: int) -> np.ndarray:
     """Give the tokens of each document of rows whose pieces are documents, special tokens included. int64 [P]."""
     return np.asarray(rows.lengths) + specials_per_document

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from pretraining.cache import build_once, key
 from pretraining.data.corpus import Corpus
+from pretraining.data.duplicates import NearDuplicates, Seen
 from pretraining.data.sentences import LineSplitter, RuleSplitter, SentenceSplitter, describe
 from pretraining.data.shards import Encoded, ShardWriter
 from pretraining.preprocess.text import TextPreprocess, encode_plain
@@ -41,7 +42,7 @@ class Preparation:
 
     `workers`: tokenizing processes, None for one per core. `text_column`: of tables. `layout`: of .txt files, see `files.py`.
     `sentence_splitter`: see `sentences.py`. `deduplicate`: keep the first of documents that are equal but for white space at
-    their ends. `validation_share`, `test_share`: of documents, for sources that come without such a split.
+    their ends. `near_duplicates`: drop documents of about this similarity to an earlier one, see `duplicates.py`. `validation_share`, `test_share`: of documents, for sources that come without such a split.
     """
 
     workers: int | None = None
@@ -49,11 +50,14 @@ class Preparation:
     layout: str = "paragraphs"
     sentence_splitter: SentenceSplitter = dataclasses.field(default_factory=RuleSplitter)
     deduplicate: bool = True
+    near_duplicates: float | None = None
     validation_share: float = 0.05
     test_share: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing."""
+        if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
+            raise ValueError(f"data.preparation.near_duplicates={self.near_duplicates} must be a similarity between 0 and 1, or null")
         if not 0 <= self.validation_share + self.test_share < 1 or min(self.validation_share, self.test_share) < 0:
             raise ValueError(
                 f"data.preparation.validation_share={self.validation_share} and test_share={self.test_share}: "
@@ -92,8 +96,10 @@ def prepare(data: Documents, preprocess: TextPreprocess) -> dict[str, Corpus]:
 
 def prepare_split(data: Documents, split: str, preprocess: TextPreprocess) -> Corpus:
     """Open a split's corpus; where the cache has none for exactly this input, make it."""
+    near = data.preparation.near_duplicates
     fingerprint = key(
         {
+            **({} if near is None else {"near_duplicates": near}),
             "data": data.fingerprint(),
             "split": split,
             "preprocess": preprocess.digest,
@@ -113,7 +119,7 @@ def _build(partial: Path, data: Documents, split: str, preprocess: TextPreproces
     dtype = "uint16" if preprocess.vocab_size <= 2**16 else "uint32"
     encoder = _Encoder(preprocess.tokenizer.backend_tokenizer, data.preparation.splitter, dtype)
     writer = ShardWriter(partial, dtype=dtype, vocab_size=preprocess.vocab_size)
-    units = _units(data.texts(split), deduplicate=data.preparation.deduplicate, skip=writer.units)
+    units = _units(data.texts(split), data.preparation, skip=writer.units)
     head = list(itertools.islice(units, FEW_UNITS))
     many = len(head) == FEW_UNITS
     workers = data.preparation.workers or len(os.sched_getaffinity(0))
@@ -130,18 +136,18 @@ def _build(partial: Path, data: Documents, split: str, preprocess: TextPreproces
     writer.finish(facts)
 
 
-def _units(texts: Iterable[str], *, deduplicate: bool, skip: int) -> Iterator[list[str]]:
+def _units(texts: Iterable[str], preparation: Preparation, *, skip: int) -> Iterator[list[str]]:
     """Cut a stream of documents into units of about `UNIT_BYTES`, before duplicates are dropped; the first `skip` are not given."""
     seen = Seen()
+    similar = None if preparation.near_duplicates is None else NearDuplicates(preparation.near_duplicates)
     unit: list[str] = []
     digests: list[int] = []
     size = number = 0
 
     def kept() -> list[str]:
-        if not deduplicate:
-            return unit
-        fresh = seen.add(np.array(digests, dtype=np.uint64))
-        return list(itertools.compress(unit, fresh))
+        fresh = seen.add(np.array(digests, dtype=np.uint64)) if preparation.deduplicate else np.ones(len(unit), dtype=bool)
+        remaining = list(itertools.compress(unit, fresh))
+        return remaining if similar is None else list(itertools.compress(remaining, similar.add(remaining)))
 
     for text in texts:
         data = text.strip().encode()
@@ -156,27 +162,6 @@ def _units(texts: Iterable[str], *, deduplicate: bool, skip: int) -> Iterator[li
             unit, digests, size = [], [], 0
     if unit and number >= skip:
         yield kept()
-
-
-class Seen:
-    """A set of 64-bit digests in 8 bytes each: sorted runs, merged as they grow, looked up by bisection."""
-
-    def __init__(self) -> None:
-        self._runs: list[np.ndarray] = []
-
-    def add(self, digests: np.ndarray) -> np.ndarray:
-        """Add digests; tells which of them are there for the first time. bool, the shape of `digests`."""
-        fresh = np.zeros(len(digests), dtype=bool)
-        fresh[np.unique(digests, return_index=True)[1]] = True
-        for run in self._runs:
-            places = np.minimum(np.searchsorted(run, digests), len(run) - 1)
-            fresh &= run[places] != digests
-        added = np.sort(digests[fresh])
-        while self._runs and len(self._runs[-1]) <= 2 * len(added):
-            added = np.sort(np.concatenate([added, self._runs.pop()]))
-        if len(added):
-            self._runs.append(added)
-        return fresh
 
 
 class _Encoder:
@@ -231,3 +216,9 @@ def _encoded(encoder: _Encoder, units: Iterable[list[str]], workers: int) -> Ite
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+if __name__ == "__main__":
+    from pretraining.data.prepare_command import cli
+
+    cli()

@@ -75,6 +75,10 @@ class TextData(ABC):
         """Open a split's tokens, which are prepared when the cache does not hold them."""
         return prepare_split(self, split, preprocess)
 
+    def corpora(self, split: str, preprocess: TextPreprocess) -> list[Corpus]:
+        """Open all corpora that a split is read from."""
+        return [self.corpus(split, preprocess)]
+
     def source(self, split: str, preprocess: TextPreprocess, plan: Callable[[Corpus, int, int], Rows], *, seed: int) -> PlannedText:
         """Open a split as rows of `plan(corpus, seed, epoch)`; a training split that does not fill one batch is an error."""
         corpus = self.corpus(split, preprocess)

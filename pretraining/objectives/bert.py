@@ -5,6 +5,9 @@ Shapes: B pairs, T tokens, K predictions of a micro-batch (padded).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.corpus import Corpus
 from pretraining.data.plan import Rows, TextExamples
 from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.continued import PAIR_HEADS, TOKEN_HEADS
 from pretraining.objectives.masked_language import NO_LABEL, MaskTokens, TokenHead, token_loss
 from pretraining.objectives.masking import Unit
 from pretraining.objectives.next_sentence import PairHead, PairSentences, assemble_pairs, pair_batch
@@ -32,7 +36,7 @@ class MaskPairs:
         max_tokens: int,
         negatives: Negatives,
         short_share: float,
-        fraction: float,
+        fraction: float | Mapping[str, float],
         unit: Unit,
         mask_share: float,
         random_share: float,
@@ -61,6 +65,7 @@ class Bert(Objective):
     """`mlm_weight` times the mean over hidden tokens plus `nsp_weight` times the mean over pairs, both reported."""
 
     modality = "text"
+    foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"token_head.": TOKEN_HEADS, "pair_head.output.": PAIR_HEADS}
     backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float, nsp_weight: float) -> None:

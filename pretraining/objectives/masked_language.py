@@ -5,7 +5,8 @@ Shapes: B rows, T tokens, K predictions of a micro-batch (padded), D width, V vo
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,18 +17,20 @@ from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.plan import Rows, TextExamples, assemble, document_spans, pack_documents
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.objectives.masking import Unit, choose, corrupt
+from pretraining.objectives.continued import TOKEN_HEADS
+from pretraining.objectives.span_boundary import NO_LABEL, BoundaryHead, neighbours
 from pretraining.optim import Optimizer
 from pretraining.preprocess.text import TextPreprocess
 from pretraining.random import Keys
 from pretraining.step import Term
 
-NO_LABEL = -100
 
 
 class MaskTokens:
     """Turns documents into rows with hidden tokens: the collate of masked language modelling.
 
-    `fraction` of each row's ordinary tokens is predicted, an exact count; of these, `mask_share` become [MASK], `random_share` a random
+    `fraction` of each row's ordinary tokens is predicted, an exact count (`{start, end}`: from one to the other, linearly over the run, and
+    `end` in evaluation); of these, `mask_share` become [MASK], `random_share` a random
     ordinary token, and the rest stay. Predictions are padded to a multiple of 64, or with `static_shapes` to the same number in each batch.
     """
 
@@ -36,19 +39,18 @@ class MaskTokens:
         *,
         preprocess: TextPreprocess,
         max_tokens: int,
-        fraction: float,
+        fraction: float | Mapping[str, float],
         unit: Unit,
         mask_share: float,
         random_share: float,
         static_shapes: bool = False,
     ) -> None:
-        if not 0 < fraction < 1:
-            raise ValueError(f"collate.fraction must lie between 0 and 1, got {fraction}")
+        self.fractions = _start_and_end(fraction)
         if mask_share < 0 or random_share < 0 or mask_share + random_share > 1:
             raise ValueError(f"collate.mask_share={mask_share} and collate.random_share={random_share} must be shares of 1")
         if preprocess.mask_id is None:
             raise ValueError("masked language modelling needs a tokenizer with a mask token: choose another preprocess=")
-        self.preprocess, self.max_tokens, self.fraction, self.unit = preprocess, max_tokens, fraction, unit
+        self.preprocess, self.max_tokens, self.unit = preprocess, max_tokens, unit
         self.mask_share, self.random_share, self.static_shapes = mask_share, random_share, static_shapes
         self.ordinary_ids = np.setdiff1d(np.arange(preprocess.vocab_size), preprocess.special_ids)
 
@@ -60,6 +62,11 @@ class MaskTokens:
         """Give the tokens of each document, special ones included."""
         return document_spans(rows, self.preprocess.specials_per_document)
 
+    def fraction_at(self, progress: float) -> float:
+        """Give the share of tokens to predict after this share of the run."""
+        start, end = self.fractions
+        return start + (end - start) * progress
+
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay rows out and hide tokens."""
         input_ids, documents, special = assemble(examples, self.max_tokens, self.preprocess)
@@ -69,7 +76,7 @@ class MaskTokens:
     def hide(self, input_ids: np.ndarray, special: np.ndarray, keys: Keys) -> Batch:
         """Hide ordinary tokens of laid-out rows [B, T]: what the model sees, the places to predict, and their labels."""
         starts = None if self.unit == "token" else self.preprocess.starts_word[input_ids]
-        chosen = choose(~special, keys, fraction=self.fraction, unit=self.unit, word_starts=starts)
+        chosen = choose(~special, keys, fraction=self.fraction_at(keys.progress), unit=self.unit, word_starts=starts)
         hidden = corrupt(
             input_ids,
             chosen,
@@ -100,10 +107,23 @@ class MaskTokens:
     def _predictions(self, input_ids: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give the flat places to predict and their labels, padded with place 0 and `NO_LABEL`. int64 [K] each."""
         places = np.flatnonzero(chosen)
-        most = len(input_ids) * max(1, round(self.fraction * self.max_tokens)) if self.static_shapes else len(places)
+        most = len(input_ids) * max(1, round(max(self.fractions) * self.max_tokens)) if self.static_shapes else len(places)
         padding = max(-(-most // 64) * 64 - len(places), 0)
         labels = np.pad(input_ids.reshape(-1)[places].astype(np.int64), (0, padding), constant_values=NO_LABEL)
         return np.pad(places, (0, padding)), labels
+
+
+def _start_and_end(fraction: float | Mapping[str, float]) -> tuple[float, float]:
+    """Read a constant or scheduled fraction."""
+    if isinstance(fraction, Mapping):
+        if set(fraction) != {"start", "end"}:
+            raise ValueError(f"collate.fraction has the keys {sorted(fraction)}: give one number, or {{start: …, end: …}}")
+        start, end = fraction["start"], fraction["end"]
+    else:
+        start = end = fraction
+    if not (0 < start < 1 and 0 < end < 1):
+        raise ValueError(f"collate.fraction must lie between 0 and 1, got {fraction}")
+    return start, end
 
 
 class TokenHead(nn.Module):
@@ -134,24 +154,41 @@ class TokenHead(nn.Module):
 
 
 class MaskedLanguage(Objective):
-    """Cross-entropy in nats at the hidden tokens, and nowhere else: no [B, T, V] scores are ever made."""
+    """Cross-entropy in nats at the hidden tokens, and nowhere else: no [B, T, V] scores are ever made.
+
+    `boundary_weight` above 0 adds SpanBERT's span-boundary objective, which predicts a hidden token from its span's neighbours.
+    """
 
     modality = "text"
+    foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"head.": TOKEN_HEADS}
+    backbone: TransformersBackbone
 
-    def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
+    def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer, boundary_weight: float = 0.0) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
-        self.head = TokenHead.of(backbone)
+        self.head, self.boundary_weight = TokenHead.of(backbone), boundary_weight
+        if boundary_weight:
+            self.boundary_head = BoundaryHead(backbone.dim, vocab_size=len(self.head.bias))
 
     def loss(self, batch: Batch) -> Loss:
         """Predict the hidden tokens of a batch of `MaskTokens`."""
         features = self.backbone(input_ids=batch["input_ids"], documents=batch["documents"])
         hidden = features.positions.flatten(0, 1).index_select(0, batch["predicted"])
-        scores = self.head(hidden, self.backbone.input_embeddings.weight)
-        return token_loss("mlm", scores, batch["labels"], with_accuracy=not self.training)
+        embeddings = self.backbone.input_embeddings.weight
+        found = token_loss("mlm", self.head(hidden, embeddings), batch["labels"], with_accuracy=not self.training)
+        if not self.boundary_weight:
+            return found
+        around = neighbours(batch["predicted"], batch["labels"], batch["documents"])
+        scores = self.boundary_head(features.positions.flatten(0, 1), around, embeddings)
+        beside = token_loss("sbo", scores, around.labels, with_accuracy=not self.training, weight=self.boundary_weight)
+        return Loss(found.terms | beside.terms, found.metrics | beside.metrics)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Count the hidden tokens."""
-        return {"mlm": (batch["labels"] != NO_LABEL).sum()}
+        """Count the hidden tokens, and those between neighbours."""
+        counts = {"mlm": (batch["labels"] != NO_LABEL).sum()}
+        if self.boundary_weight:
+            labels = neighbours(batch["predicted"], batch["labels"], batch["documents"]).labels
+            counts["sbo"] = (labels != NO_LABEL).sum()
+        return counts
 
     def forward_flops(self, shape: tuple[int, ...]) -> float:
         """Count the backbone on all tokens and the head on the predicted ones (15 %, as published, where no collate says otherwise)."""

@@ -5,6 +5,8 @@ Shapes: B pairs, T tokens.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.corpus import Corpus
 from pretraining.data.plan import Rows, TextExamples, cached_rows, row_spans
 from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.continued import PAIR_HEADS
 from pretraining.objectives.sentence_pairs import SPECIALS, Negatives, check_pairs, plan_pairs
 from pretraining.optim import Optimizer
 from pretraining.preprocess.text import TextPreprocess
@@ -110,6 +113,7 @@ class NextSentence(Objective):
     """Cross-entropy in nats of "B follows A" (0) or not (1). Reports the actual share of negatives, which is above one half."""
 
     modality = "text"
+    foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"head.output.": PAIR_HEADS}
     backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from pretraining.cache import build_once, key
@@ -124,6 +124,24 @@ class ByteBPE(TrainedRecipe):
             special_tokens=list(names.values()),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
+
+
+class Unigram(TrainedRecipe):
+    """A unigram language model over pieces (Kudo 2018), as SentencePiece trains it: spaces are part of pieces, as "▁"."""
+
+    def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+        """Train on texts."""
+        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        tokenizer = Tokenizer(models.Unigram())
+        steps = [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), *([normalizers.Lowercase()] if self.lowercase else [])]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=self.vocab_size, special_tokens=list(names.values()), unk_token=names["unk"], show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
         return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})

@@ -21,7 +21,9 @@ SHORT = ["task=text_classification", "task.max_tokens=32", "trainer.max_steps=30
 
 
 @pytest.mark.parametrize("mode", ["full", "knn"])
-def test_a_saved_model_predicts_and_scores_as_it_did_at_the_end_of_its_run(mode: str, finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path) -> None:
+def test_a_saved_model_predicts_and_scores_as_it_did_at_the_end_of_its_run(
+    mode: str, finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path
+) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", f"mode={mode}")
     config, task = load_run(run)
     records = list(predict(task, read_inputs(task, config.data, str(topics / "test.parquet"))))
@@ -68,7 +70,9 @@ def test_pipelines_reproduce_our_predictions_exactly(finetune: Finetune, text_ha
     _, task = load_run(run)
     folder = export(task, tmp_path / "exported")
     saved = pq.read_table(run / "predictions.parquet")
-    given = pipeline("text-classification", model=str(folder), device="cpu")(pq.read_table(tmp_path / "d" / "test.parquet")["text"].to_pylist())
+    given = pipeline("text-classification", model=str(folder), device="cpu")(
+        pq.read_table(tmp_path / "d" / "test.parquet")["text"].to_pylist()
+    )
     assert len(given) == 102 and [answer["label"] for answer in given] == saved["prediction"].to_pylist()
     best = [max(row) for row in saved["scores"].to_pylist()]
     assert torch.allclose(torch.tensor([answer["score"] for answer in given]), torch.tensor(best), atol=1e-5)
@@ -95,5 +99,6 @@ def test_a_transformers_directory_is_finetuned(finetune: Finetune, text_handoff:
 
 def test_an_empty_input_is_an_error(finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path) -> None:
     config, task = load_run(finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=knn"))
+    (tmp_path / "none.txt").write_text("")
     with pytest.raises(RunError, match="holds no examples"):
-        read_inputs(task, config.data, str(write_lines(tmp_path / "none.txt", [])))
+        read_inputs(task, config.data, str(tmp_path / "none.txt"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from seqeval.metrics import f1_score
+from sklearn import metrics as sk
 
 from finetuning import metrics, squad
 from finetuning.export import transformers_model
@@ -62,14 +63,38 @@ def test_regression_reports_the_correlations_that_scipy_gives(finetune: Finetune
         rows = [np.random.default_rng([seed, n]).random(12) < s for n, s in enumerate(share)]
         return {"text": [" ".join(np.where(row, WORDS[1], WORDS[2])) for row in rows], "label": (share * 5).tolist()}
 
-    run = finetune("task=text_regression", *SHORT, f"handoff={text_handoff}", f"data.path={splits(tmp_path / 'd', make)}", "trainer.max_steps=60")
+    run = finetune(
+        "task=text_regression", *SHORT, f"handoff={text_handoff}", f"data.path={splits(tmp_path / 'd', make)}", "trainer.max_steps=60"
+    )
     table, values = pq.read_table(run / "predictions.parquet"), numbers(run)
     labels, predictions = table["label"].to_pylist(), table["prediction"].to_pylist()
     assert values["test/pearson"] == pytest.approx(stats.pearsonr(labels, predictions)[0]) and values["test/pearson"] > 0.7
     assert values["test/spearman"] == pytest.approx(stats.spearmanr(labels, predictions)[0])
     assert values["test/mse"] == pytest.approx(np.mean((np.array(labels) - np.array(predictions)) ** 2))
-    probed = finetune("task=text_regression", *SHORT, f"handoff={text_handoff}", f"data.path={tmp_path / 'd'}", "mode=linear_probe", name="probe")
+    probed = finetune(
+        "task=text_regression", *SHORT, f"handoff={text_handoff}", f"data.path={tmp_path / 'd'}", "mode=linear_probe", name="probe"
+    )
     assert numbers(probed)["test/pearson"] > 0.7
+
+
+def test_several_classes_per_text_are_learnt_and_judged_as_scikit_learn_does(
+    finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
+    def make(count: int, seed: int) -> dict[str, list]:
+        generator = np.random.default_rng(seed)
+        marks = generator.random((count, 3)) < 0.5
+        parts = [[WORDS[10 * kind + n % 10] for kind in np.flatnonzero(row) for _ in range(3)] for n, row in enumerate(marks)]
+        return {
+            "text": [" ".join([*part, WORDS[99]]) for part in parts],
+            "labels": [np.array(["x", "y", "z"])[row].tolist() for row in marks],
+        }
+
+    data = splits(tmp_path / "d", make)
+    run = finetune("task=text_multi_label", *SHORT, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=80")
+    table, values = pq.read_table(run / "predictions.parquet"), numbers(run)
+    binary = [np.array([[name in row for name in "xyz"] for row in table[column].to_pylist()]) for column in ("label", "prediction")]
+    assert values["test/f1_macro"] == pytest.approx(sk.f1_score(*binary, average="macro")) and values["test/f1_macro"] > 0.8
+    assert values["test/accuracy"] == pytest.approx(sk.accuracy_score(*binary))
 
 
 def test_text_labels_are_no_numbers(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
@@ -80,7 +105,9 @@ def test_text_labels_are_no_numbers(finetune: Finetune, text_handoff: Path, topi
 @pytest.mark.parametrize("options", ["task.align=first", "task.align=all", "mode=frozen", "mode=linear_probe"])
 def test_entities_are_found_and_judged_by_seqeval(options: str, finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
     data = splits(tmp_path / "d", tagged)
-    run = finetune("task=tagging", options, *SHORT, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=60", "task.select=entity_f1")
+    run = finetune(
+        "task=tagging", options, *SHORT, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=60", "task.select=entity_f1"
+    )
     table, values = pq.read_table(run / "predictions.parquet"), numbers(run)
     assert table["label"].to_pylist() == pq.read_table(data / "test.parquet")["tags"].to_pylist()
     assert values["test/entity_f1"] == pytest.approx(f1_score(table["label"].to_pylist(), table["prediction"].to_pylist()))
@@ -108,7 +135,7 @@ def test_words_cut_off_count_as_wrong_and_are_reported(finetune: Finetune, text_
 
 def test_tags_that_do_not_align_are_an_error(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", {"tokens": [["a", "b"]] * 20, "tags": [["O", "B-X"]] * 19 + [["O"]]})
-    with pytest.raises(RunError, match="row 19 .* give two lists of the same length"):
+    with pytest.raises(RunError, match=r"row 19 .* give two lists of the same length"):
         finetune("task=tagging", f"handoff={text_handoff}", f"data.path={path}", "task.max_tokens=32")
 
 
@@ -117,8 +144,16 @@ def test_answers_are_learnt_by_heart(unanswerable: bool, finetune: Finetune, tex
     def make(count: int, seed: int) -> dict[str, list]:
         return questions(16, 5, unanswerable)
 
-    run = finetune("task=question_answering", *SHORT, "task.max_tokens=32", "task.overlap=4", f"handoff={text_handoff}",
-                   f"data.path={splits(tmp_path / 'd', make)}", "trainer.max_steps=100", "optimizer.peak_lr=5e-3")
+    run = finetune(
+        "task=question_answering",
+        *SHORT,
+        "task.max_tokens=32",
+        "task.overlap=4",
+        f"handoff={text_handoff}",
+        f"data.path={splits(tmp_path / 'd', make)}",
+        "trainer.max_steps=100",
+        "optimizer.peak_lr=5e-3",
+    )
     values = numbers(run)
     assert values["test/exact_match"] > 0.9 and values["test/f1"] >= values["test/exact_match"]
     assert ("test/f1_unanswerable" in values) == unanswerable
@@ -127,8 +162,14 @@ def test_answers_are_learnt_by_heart(unanswerable: bool, finetune: Finetune, tex
 def test_windows_overlap_and_find_an_answer_wherever_it_is(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
     from finetuning.data.splits import Examples
 
-    run = finetune("task=question_answering", "task.max_tokens=24", "task.overlap=6", f"handoff={text_handoff}", "trainer.max_steps=1",
-                   f"data.path={splits(tmp_path / 'd', questions, (8, 4, 4))}")
+    run = finetune(
+        "task=question_answering",
+        "task.max_tokens=24",
+        "task.overlap=6",
+        f"handoff={text_handoff}",
+        "trainer.max_steps=1",
+        f"data.path={splits(tmp_path / 'd', questions, (8, 4, 4))}",
+    )
     _, task = load_run(run)
     words = [WORDS[n % 40] for n in range(60)]
     words[45] = WORDS[77]
@@ -179,23 +220,39 @@ def test_squad_scores_equal_torchmetrics(tmp_path: Path) -> None:
     golds = [["The Norman Conquest"], ["10th and 11th", "in the 10th century"], ["Rollo."], ["France"]]
     guesses = ["norman conquest!", "the 10th century", "Rollo of Normandy", "England"]
     judge = SQuAD()
-    judge.update([{"prediction_text": text, "id": str(n)} for n, text in enumerate(guesses)],
-                 [{"answers": {"text": texts, "answer_start": [0] * len(texts)}, "id": str(n)} for n, texts in enumerate(golds)])
+    judge.update(
+        [{"prediction_text": text, "id": str(n)} for n, text in enumerate(guesses)],
+        [{"answers": {"text": texts, "answer_start": [0] * len(texts)}, "id": str(n)} for n, texts in enumerate(golds)],
+    )
     expected, ours = judge.compute(), squad.summary(golds, guesses)
-    assert ours["exact_match"] * 100 == pytest.approx(float(expected["exact_match"])) and ours["f1"] * 100 == pytest.approx(float(expected["f1"]))
+    assert ours["exact_match"] * 100 == pytest.approx(float(expected["exact_match"])) and ours["f1"] * 100 == pytest.approx(
+        float(expected["f1"])
+    )
 
 
 @pytest.mark.parametrize(("task", "make"), [("tagging", tagged), ("question_answering", questions)])
 def test_logits_and_loss_equal_those_of_transformers(task: str, make, finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
-    run = finetune(f"task={task}", *(["task.overlap=4"] if "q" in task else []), "task.max_tokens=32", f"handoff={text_handoff}",
-                   f"data.path={splits(tmp_path / 'd', make, (16, 8, 8))}", "trainer.max_steps=2")
+    run = finetune(
+        f"task={task}",
+        *(["task.overlap=4"] if "q" in task else []),
+        "task.max_tokens=32",
+        f"handoff={text_handoff}",
+        f"data.path={splits(tmp_path / 'd', make, (16, 8, 8))}",
+        "trainer.max_steps=2",
+    )
     _, module = load_run(run)
     model = transformers_model(module)
     ids = torch.randint(5, module.preprocess.vocab_size, (4, 16))
     ones = torch.ones_like(ids)
     if task == "tagging":
         labels = torch.randint(0, 4, (4, 16))
-        batch = {"input_ids": ids, "documents": ones, "units_at": torch.arange(64), "targets": labels.flatten(), "units": torch.full((4,), 16)}
+        batch = {
+            "input_ids": ids,
+            "documents": ones,
+            "units_at": torch.arange(64),
+            "targets": labels.flatten(),
+            "units": torch.full((4,), 16),
+        }
         theirs = model(input_ids=ids, attention_mask=ones, labels=labels)
         logits = theirs.logits.flatten(0, 1)
     else:

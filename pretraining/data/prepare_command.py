@@ -1,0 +1,39 @@
+"""What `python -m pretraining.data.prepare` does: train the tokenizer and write the shards ahead of training, and say what they hold."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pretraining.configuration import as_run_errors, compose, exit_cleanly, instantiate
+from pretraining.run import RunError
+
+
+def prepare_all(arguments: list[str]) -> list[dict[str, Any]]:
+    """Prepare the splits of a configuration; returns facts about each corpus."""
+    config = compose(arguments, root="prepare")
+    with as_run_errors():
+        data = instantiate(config.data)
+        if data.modality != "text":
+            raise RunError(f"data={type(data).__name__} is {data.modality}: only text is prepared ahead of training")
+        preprocess = instantiate(config.preprocess).fit(data)
+        return [
+            {
+                "split": split,
+                "documents": corpus.num_documents,
+                "sentences": corpus.num_sentences,
+                "tokens": corpus.num_tokens,
+                "unigram_entropy": round(corpus.unigram_entropy(), 4),
+                "directory": str(corpus.directory),
+            }
+            for split in config.splits
+            for corpus in data.corpora(split, preprocess)
+        ]
+
+
+def cli() -> None:
+    """Run the command line: a line of JSON per corpus."""
+    with exit_cleanly():
+        for facts in prepare_all(sys.argv[1:]):
+            print(json.dumps(facts))

@@ -1,0 +1,72 @@
+"""Continued pretraining: the heads of the checkpoint that a backbone came from, where the objective has the same ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pretraining.objectives.base import Objective
+
+# Where transformers keeps what we call dense.weight, dense.bias, norm.weight, norm.bias and bias, in BERT's and RoBERTa's family.
+TOKEN_HEADS = ("cls.predictions.", "lm_head.")
+PAIR_HEADS = ("cls.seq_relationship.",)
+_SPELLINGS = {"transform.dense.": "dense.", "transform.LayerNorm.": "norm.", "layer_norm.": "norm."}
+
+
+def continue_heads(objective: Objective, checkpoint: str) -> str:
+    """Load the heads of `checkpoint`, a hand-off or a transformers checkpoint, into `objective`; tells what was loaded.
+
+    A head is loaded whole or left as it is drawn: the checkpoint of another objective, or of a bare encoder, has none.
+    """
+    heads = objective.heads()
+    if not heads:
+        return f"backbone.init_from={checkpoint}: this objective has no head beside the model's own"
+    ours = Path(checkpoint) / "handoff.json"
+    found = _of_handoff(objective, Path(checkpoint)) if ours.is_file() else _of_transformers(objective, checkpoint)
+    fitting = {name: value for name, value in found.items() if name in heads and value.shape == heads[name].shape}
+    parts = {name.split(".")[0] for name in heads}
+    whole = {part for part in parts if all(name in fitting for name in heads if name.split(".")[0] == part)}
+    loaded = {name: value for name, value in fitting.items() if name.split(".")[0] in whole}
+    objective.load_state_dict({**objective.state_dict(), **loaded})
+    fresh = f"; {', '.join(sorted(parts - whole))} starts anew" if parts - whole else ""
+    return f"backbone.init_from={checkpoint}: continues with {', '.join(sorted(whole)) or 'no head'}{fresh}"
+
+
+def _of_handoff(objective: Objective, directory: Path) -> dict[str, Tensor]:
+    """Read a hand-off's heads where it was written by the same objective: equal names mean the same only then."""
+    from safetensors.torch import load_file
+
+    card = json.loads((directory / "handoff.json").read_text("utf-8"))
+    same = card["origin"].get("objective") == type(objective).__name__
+    return load_file(directory / "heads.safetensors") if same and (directory / "heads.safetensors").is_file() else {}
+
+
+def _of_transformers(objective: Objective, checkpoint: str) -> dict[str, Tensor]:
+    """Read the heads of a masked language model, under our names."""
+    import transformers
+
+    wanted = getattr(objective, "foreign_heads", {})
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    kinds = [kind for kind in (transformers.AutoModelForPreTraining, transformers.AutoModelForMaskedLM) if type(config) in kind._model_mapping]
+    if not wanted or not kinds:
+        return {}
+    model, report = kinds[0].from_pretrained(checkpoint, output_loading_info=True, dtype="float32")
+    weights = {name: value for name, value in model.state_dict().items() if name not in report["missing_keys"]}
+    found = {}
+    for prefix, theirs in wanted.items():
+        for name, value in weights.items():
+            start = next((start for start in theirs if name.startswith(start)), None)
+            if start is not None:
+                found[prefix + _spelled(name.removeprefix(start))] = value
+    return found
+
+
+def _spelled(name: str) -> str:
+    for theirs, ours in _SPELLINGS.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name

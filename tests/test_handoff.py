@@ -1,0 +1,130 @@
+"""The bridge to finetuning: what goes in comes out, through this package and through the home libraries alone."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pretraining import handoff
+from pretraining.backbones.huggingface import TransformersBackbone
+from pretraining.backbones.torchvision import TorchvisionBackbone
+from pretraining.data.text import TextFiles
+from pretraining.preprocess.image import ImagePreprocess
+from pretraining.preprocess.tokenizer_recipes import WordPiece
+from tests.runs import write_corpus
+
+
+@pytest.fixture(scope="module")
+def preprocess(tmp_path_factory, cache_dir):
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
+    sizes = {"max_tokens": 32, "batch_size": 8, "eval_batch_size": 8, "workers": 0}
+    return WordPiece(vocab_size=200, lowercase=True, sample_bytes=10**6).fit(TextFiles(path=str(corpus), cache_dir=str(cache_dir), **sizes))
+
+
+def bert(preprocess):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return TransformersBackbone(config={"model_type": "bert", **shape}, vocab_size=preprocess.vocab_size, pad_id=preprocess.pad_id).eval()
+
+
+ORIGIN = {"objective": "Test", "seed": 3}
+
+
+def test_a_text_hand_off_gives_the_same_features_here_and_through_transformers(preprocess, tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    backbone = bert(preprocess)
+    path = handoff.write(tmp_path / "handoff" / "step-0000001", backbone=backbone, preprocess=preprocess, origin=ORIGIN, heads={})
+    given = handoff.read(str(tmp_path / "handoff" / "last"))
+    assert given.path == str(path) and given.card["origin"] == ORIGIN
+    text = "The quick brown fox jumps over a lazy dog."
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    inputs = tokenizer(text, return_tensors="pt")
+    inner = preprocess.encode([text])[0].tolist()
+    assert inputs["input_ids"][0].tolist() == [preprocess.cls_id, *inner, preprocess.sep_id]
+    documents = torch.ones_like(inputs["input_ids"])
+    expected = backbone(input_ids=inputs["input_ids"], documents=documents)
+    again = given.backbone.eval()(input_ids=inputs["input_ids"], documents=documents)
+    assert torch.equal(expected.positions, again.positions) and torch.equal(expected.pooled, again.pooled)
+    model, report = AutoModel.from_pretrained(path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.allclose(model.eval()(**inputs).last_hidden_state, expected.positions, atol=1e-6)
+
+
+def test_an_image_hand_off_loads_into_a_torchvision_resnet(tmp_path):
+    import torchvision
+
+    torch.manual_seed(0)
+    backbone = TorchvisionBackbone(name="resnet18").to(memory_format=torch.channels_last).eval()
+    path = handoff.write(tmp_path / "step-0000001", backbone=backbone, preprocess=ImagePreprocess.imagenet(), origin=ORIGIN, heads={})
+    model = torchvision.models.resnet18()
+    model.fc = nn.Identity()
+    model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(model.eval()(images), backbone(images=images).pooled, atol=1e-5)
+    assert torch.equal(handoff.read(str(path)).backbone.eval()(images=images).pooled, backbone(images=images).pooled)
+
+
+def test_the_card_s_own_lines_load_the_weights(tmp_path):
+    backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
+    path = handoff.write(tmp_path / "step-0000001", backbone=backbone, preprocess=ImagePreprocess.imagenet(), origin=ORIGIN, heads={})
+    code = re.search(r"```python\n(.*?)```", (path / "README.md").read_text(), re.DOTALL).group(1)
+    scope = {}
+    exec(code.replace("DIR", str(path)), scope)
+    assert "model" in scope
+
+
+def test_random_weights_share_the_architecture_and_differ_by_seed(preprocess, tmp_path):
+    backbone = bert(preprocess)
+    path = handoff.write(tmp_path / "step-0000001", backbone=backbone, preprocess=preprocess, origin=ORIGIN, heads={})
+    drawn = [handoff.read(f"random:{path}", seed=seed) for seed in (1, 1, 2)]
+    states = [given.backbone.state_dict() for given in drawn]
+    name = "model.encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(states[0][name], states[1][name]) and not torch.equal(states[0][name], states[2][name])
+    assert not torch.equal(states[0][name], backbone.state_dict()[name])
+    assert drawn[0].card["origin"]["objective"] == "random" and drawn[0].digest == handoff.read(str(path)).digest
+
+
+def test_transformers_checkpoints_are_hand_offs_too(preprocess, tmp_path):
+    from transformers import BertForMaskedLM
+
+    model = BertForMaskedLM(bert(preprocess).model.config)
+    model.save_pretrained(tmp_path)
+    preprocess.save(tmp_path)
+    given = handoff.read(f"hf:{tmp_path}")
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(given.backbone.model.state_dict()[name], model.bert.state_dict()[name])
+    with pytest.raises(handoff.HandoffError, match="cannot be read"):
+        handoff.read(f"hf:{tmp_path}/elsewhere")
+
+
+def test_a_hand_off_of_the_same_step_must_hold_the_same_weights(preprocess, tmp_path):
+    backbone = bert(preprocess)
+    options = {"preprocess": preprocess, "origin": ORIGIN, "heads": {}}
+    path = handoff.write(tmp_path / "step-0000001", backbone=backbone, **options)
+    before = path.stat().st_ino
+    assert handoff.write(tmp_path / "step-0000001", backbone=backbone, **options).stat().st_ino == before
+    with torch.no_grad():
+        backbone.input_embeddings.weight.add_(1)
+    with pytest.raises(handoff.HandoffError, match="holds other weights"):
+        handoff.write(tmp_path / "step-0000001", backbone=backbone, **options)
+
+
+def test_nothing_is_left_behind_when_writing_fails(preprocess, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(preprocess), "save", lambda self, directory: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        handoff.write(tmp_path / "step-0000001", backbone=bert(preprocess), preprocess=preprocess, origin=ORIGIN, heads={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_lists_every_file_with_its_digest(preprocess, tmp_path):
+    from pretraining.cache import sha256
+
+    path = handoff.write(tmp_path / "step-0000001", backbone=bert(preprocess), preprocess=preprocess, origin=ORIGIN, heads={"bias": torch.ones(3)})
+    card = json.loads((path / "handoff.json").read_text())
+    assert set(card["sha256"]) == {file.name for file in path.iterdir()} - {"handoff.json"}
+    assert all(sha256(path / name) == digest for name, digest in card["sha256"].items())
+    assert {"model.safetensors", "heads.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(card["sha256"])
