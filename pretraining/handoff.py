@@ -59,6 +59,8 @@ def write(
     Where `directory` exists already (a resumed run passing the same step), the two must agree, and the first stays.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
+    for left in directory.parent.glob(f".{directory.name}-*"):  # by a run killed at this
+        shutil.rmtree(left)
     beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         _fill(beside, backbone, preprocess, origin, heads, recipe or {})

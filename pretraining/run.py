@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -22,6 +22,7 @@ from pretraining.checkpoints import MARKER, AtomicIO, Checkpointing, newest_vali
 from pretraining.cluster import step_tasks
 from pretraining.history import CsvHistory
 from pretraining.step import StepModule, StepSettings
+from pretraining.watchdog import Watchdog
 
 # What a resume may change: none of it decides which numbers come out.
 FREE_TO_CHANGE = (
@@ -257,14 +258,15 @@ def train(
 ) -> pl.Trainer:
     """Train `module` to `settings.max_steps` in `run`, continuing its checkpoint if there is one."""
     quieten()
-    module.settings = step_settings
+    module.settings = replace(step_settings, replay=run.path)
     if settings.precision == "fp64":
         module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
     for logger in loggers:
         if isinstance(logger, CsvHistory):
             logger.cut_back(_step_of(run.checkpoint))
     saver = Checkpointing(run.checkpoints, every=settings.checkpoint_every, keep_last=settings.keep_last, monitor=monitor)
-    trainer = build_trainer(settings, loggers, [*callbacks, saver], run.path)
+    watchdog = Watchdog(run.path, timeout=settings.timeout)
+    trainer = build_trainer(settings, loggers, [watchdog, *callbacks, saver], run.path)
     trainer.fit(module, loader, ckpt_path=None if run.checkpoint is None else str(run.checkpoint), weights_only=True)
     return trainer
 
@@ -305,7 +307,7 @@ def _strategy(settings: TrainerSettings) -> Any:
 
     from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 
-    patience = datetime.timedelta(seconds=settings.timeout)
+    patience = datetime.timedelta(seconds=settings.timeout + 60)  # the watchdog, which names the rank, speaks first
     if settings.strategy == "fsdp":
         return FSDPStrategy(timeout=patience)
     # With more than 2 ranks DDP regroups its buckets after the first step, and a resumed run would sum in another order.

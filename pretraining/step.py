@@ -11,6 +11,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
@@ -20,6 +21,7 @@ from torch import Tensor
 from pretraining.distributed import all_reduce_sum, rank, world_size
 from pretraining.optim import Optimizer, ParameterGroup, clip_by_global_norm, split_by_decay
 from pretraining.random import seed_everything_at
+from pretraining.watchdog import mark
 
 Batch = dict[str, Any]
 
@@ -58,6 +60,7 @@ class StepSettings:
     ema: float | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skipped: int = 10
+    replay: Path | None = None  # where a step that is not finite leaves its batch
 
 
 class NonFiniteError(RuntimeError):
@@ -94,6 +97,12 @@ class Meter:
         loss = sum(weight * means[name] for name, weight in self.weights.items())
         self.sums = {}
         return {f"{prefix}/loss": loss, **{f"{prefix}/{name}": mean for name, mean in means.items()}}
+
+
+def _examples(batch: Batch) -> list[tuple[int, int]]:
+    """Name the examples of a batch by epoch and row, where it carries their keys."""
+    keys = batch.get("keys")
+    return [] if keys is None else list(zip(keys.epoch.tolist(), keys.index.tolist(), strict=True))
 
 
 class StepModule(pl.LightningModule, ABC):
@@ -153,14 +162,26 @@ class StepModule(pl.LightningModule, ABC):
     def _refuse_nonfinite(self, step: Step) -> None:
         """Stop, or turn this step into one without effect on the weights, a bounded number of times."""
         self.skipped += 1
+        saved = self._save_for_replay(step)
         if self.settings.on_nonfinite == "stop" or self.skipped > self.settings.max_skipped:
             raise NonFiniteError(
                 f"the gradient of step {step.number} is not finite"
                 + (f" ({self.skipped - 1} steps were skipped before)" if self.skipped > 1 else "")
-                + ": lower optimizer.peak_lr or set trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
+                + f"{saved}: lower optimizer.peak_lr or set trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
             )
         for parameter in self.parameters():
             parameter.grad = None
+
+    def _save_for_replay(self, step: Step) -> str:
+        """Write this rank's share of a step, tensors only, with the (epoch, row) of each example; tell where, and which examples."""
+        examples = [pair for batch in step.micro_batches for pair in _examples(batch)]
+        named = f"; examples (epoch, row) of rank {rank()}: {', '.join(map(str, examples[:8]))}{', ...' if len(examples) > 8 else ''}"
+        if self.settings.replay is None:
+            return named
+        path = self.settings.replay / f"nonfinite-step-{step.number:07d}{f'-rank-{rank()}' if world_size() > 1 else ''}.pt"
+        batches = [{k: v.cpu() for k, v in batch.items() if isinstance(v, Tensor)} for batch in step.micro_batches]
+        torch.save({"step": step.number, "examples": torch.tensor(examples), "micro_batches": batches}, path)
+        return f"{named}; its batch is in {path}"
 
     def global_counts(self, batches: list[Batch]) -> dict[str, Tensor]:
         """Sum each term's count over micro-batches and ranks, in one reduction; at least 1, so that an empty term gives 0."""
@@ -172,6 +193,7 @@ class StepModule(pl.LightningModule, ABC):
     def backward_step(self, batches: list[Batch], counts: dict[str, Tensor]) -> None:
         """Accumulate the gradient of the whole step; ranks exchange it in the last backward only."""
         for number, batch in enumerate(batches):
+            mark("forward and backward")
             with self.exchange_gradients(number == len(batches) - 1):
                 loss = self.loss(self.prepare(batch, number))
                 self.manual_backward(self.objective(loss, counts))
@@ -189,9 +211,14 @@ class StepModule(pl.LightningModule, ABC):
 
     @torch.no_grad()
     def _finished(self, batch: Batch) -> Batch:
-        """Apply `on_device` in full precision, whatever the model computes in."""
-        with torch.autocast(self.device.type, enabled=False):
-            return self.on_device(batch)
+        """Apply `on_device` in single precision, whatever the model computes in."""
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.autocast(self.device.type, enabled=False):
+                return self.on_device(batch)
+        finally:
+            torch.set_default_dtype(default)
 
     def exchange_gradients(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Let the strategy exchange gradients in the backward inside, or hold them back."""
@@ -209,6 +236,7 @@ class StepModule(pl.LightningModule, ABC):
         self.eval()
         with self.averaged():
             for batch, share in loader:
+                mark("validation")
                 moved = self.transfer_batch_to_device(batch, self.device, 0)
                 prepared = self._finished(moved)
                 with self._forward_context():

@@ -131,9 +131,8 @@ class Watchdog(pl.Callback):
             if post is None:
                 lines.append(f"  rank {rank}: no answer" + (", and with it the store of what the others posted" if rank == 0 else ""))
             else:
-                now = time.time()
-                silent = f", silent for {now - post.posted:.0f} s" if now - post.posted > 0.3 * self.timeout else ""
-                lines.append(f"  rank {rank}: step {post.step}, {post.phase} for {now - post.since:.0f} s{silent}")
+                spent, ago = time.time() - post.since, time.time() - post.posted
+                lines.append(f"  rank {rank}: step {post.step}, {post.phase} for {spent:.0f} s, said {ago:.0f} s ago")
         behind = behind_of(posts, silent_after=0.3 * self.timeout, now=time.time())
         if behind:
             lines.append("behind: rank " + ", ".join(map(str, behind)))

@@ -51,6 +51,7 @@ class TransformersBackbone(Backbone):
         plain = self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
         plain.pop("transformers_version", None)
         self.kwargs = {"config": plain, "architecture": architecture, "pooling": pooling, "attention": attention}
+        self._first_position = _first_position(self.model)
         self._check_pooling()
         # A pooler that nothing trains would be an unused parameter to data-parallel backends; it is still exported.
         if pooling != "pooler" and getattr(self.base, "pooler", None) is not None:
@@ -108,8 +109,7 @@ class TransformersBackbone(Backbone):
         begins = torch.ones_like(documents, dtype=torch.bool)
         begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
         start = torch.where(begins, place, 0).cummax(1).values
-        roberta = self.model.config.model_type in ("roberta", "xlm-roberta", "camembert")
-        return place - start + (self.model.config.pad_token_id + 1 if roberta else 0)
+        return place - start + self._first_position
 
     def _pool(self, output: Any, documents: Tensor) -> Tensor:
         hidden = output.last_hidden_state
@@ -218,6 +218,12 @@ def _build(
     except ValueError as error:
         raise ValueError(f"backbone.config.model_type={config['model_type']!r} is not one that transformers knows") from error
     return getattr(transformers, _LOADERS[architecture]).from_config(filled, attn_implementation=attention)
+
+
+def _first_position(model: nn.Module) -> int:
+    """Tell where a model's positions begin: behind the one that stands for padding, where its table has such (RoBERTa's family)."""
+    tables = [part for name, part in model.named_modules() if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)]
+    return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
 
 
 def _quieten() -> None:

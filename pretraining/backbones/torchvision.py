@@ -122,7 +122,8 @@ class TorchvisionBackbone(Backbone):
             return Features(tokens[:, 1:], tokens[:, 0])
         if isinstance(model, ResNet):
             cells = model.maxpool(model.relu(model.bn1(model.conv1(images))))
-            cells = model.layer4(model.layer3(model.layer2(model.layer1(cells))))
+            for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+                cells = _at_safe_precision(stage, cells)
             pooled = model.avgpool(cells)
         else:
             cells = model.features(images)
@@ -169,6 +170,16 @@ class TorchvisionBackbone(Backbone):
         """Give the lines that load it with torchvision alone."""
         lines = ["import torch", "import torchvision", "from safetensors.torch import load_file", "", *self._recipe]
         return "\n".join([*lines, 'model.load_state_dict(load_file("DIR/model.safetensors"), strict=True)'])
+
+
+def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
+    """Run a stage, in single precision where a CPU's bf16 would be wrong: torch 2.15 leaves parts of the weight gradient of a strided
+    3x3 convolution of 1x1 maps uninitialised.
+    """
+    if cells.device.type != "cpu" or cells.shape[2:] != (1, 1):
+        return stage(cells)
+    with torch.autocast("cpu", enabled=False):
+        return stage(cells.float() if cells.dtype == torch.bfloat16 else cells)
 
 
 def _is_stage(part: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretraining.random import Keys, permuted
 from pretraining.step import Batch, Step
+from pretraining.watchdog import mark
 
 Collate = Callable[[Any, Keys], Batch]
 Examples = TypeVar("Examples", bound=tuple)
@@ -152,6 +153,7 @@ class StepLoader:
         )
         steps, places = iter(loader), self._places()
         while True:
+            mark("data")
             started = time.perf_counter()
             step = next(steps, None)
             self.wait_seconds += time.perf_counter() - started

@@ -70,7 +70,7 @@ class SimCLR(CoupledObjective):
 
     def on_device(self, batch: Batch) -> Batch:
         """Make the views. [V * B, C, S, S]"""
-        return batch | {"views": self.views(batch["images"], batch["keys"])}
+        return batch | {"views": self.views(batch["images"], batch["keys"]).to(self.dtype)}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Every view is an anchor."""
@@ -87,7 +87,6 @@ class SimCLR(CoupledObjective):
         labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
         total = nt_xent(representations, self.temperature, labels=labels, decoupled=self.decoupled)
         return Loss({"nt_xent": Term(total, torch.tensor(representations[..., 0].numel()))})
-
 
     def forward_flops(self, shape: tuple[int, ...]) -> float:
         """Count all views of one image; `shape` is (channels, height, width)."""

@@ -102,6 +102,19 @@ def test_channels_last_gives_the_same_features():
     torch.testing.assert_close(last, backbone(images).pooled, rtol=1e-4, atol=1e-4)
 
 
+def test_the_gradient_under_bf16_on_a_cpu_is_that_of_fp32_even_where_maps_shrink_to_one_cell():
+    gradients = []
+    for enabled in (False, True, True, True):
+        torch.manual_seed(0)
+        backbone = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=32)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            pooled = backbone(torch.randn(64, 3, 16, 16)).pooled
+        pooled.float().square().sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in backbone.model.layer4.parameters()]))
+    for found in gradients[1:]:
+        assert (found - gradients[0]).norm() < 0.1 * gradients[0].norm()
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

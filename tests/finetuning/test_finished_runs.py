@@ -1,7 +1,7 @@
 """What can be done with a finished run: predict, evaluate, export, finetune further."""
 
+import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from finetuning.evaluate import cli as evaluate_command
 from finetuning.evaluate import evaluate, with_data
 from finetuning.export import export, transformers_model
 from finetuning.launch import load_run
+from finetuning.predict import cli as predict_command
 from finetuning.predict import predict, read_inputs
 from pretraining.configuration import instantiate
 from pretraining.run import RunError
@@ -50,15 +52,20 @@ def test_labels_that_the_run_did_not_have_are_an_error(finetune: Finetune, text_
         evaluate(task, instantiate(with_data(config, {"data.path": str(other)}).data))
 
 
-def test_the_commands_print_json_or_one_error(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
+def test_the_commands_print_json_or_one_error(finetune: Finetune, text_handoff: Path, topics: Path, monkeypatch, capsys) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=knn")
-    command = [sys.executable, "-m", "finetuning.predict", f"run_dir={run}", "input=-"]
-    done = subprocess.run(command, input="bada befe\nkeka\n", capture_output=True, text=True, check=True)
-    assert [set(json.loads(line)) for line in done.stdout.splitlines()] == [{"prediction", "scores"}] * 2
-    from finetuning.arguments import arguments
-
-    with pytest.raises(RunError, match="'inptu=x', but this command takes run_dir=, input=, output="):
-        arguments(["inptu=x"], ("run_dir", "input"), {"output": None})
+    monkeypatch.setattr(sys, "argv", ["predict", f"run_dir={run}", "input=-"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("bada befe\nkeka\n"))
+    capsys.readouterr()
+    predict_command()
+    assert [set(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [{"prediction", "scores"}] * 2
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"run_dir={run}", f"data.path={topics}"])
+    evaluate_command()
+    assert json.loads(capsys.readouterr().out)["test_examples"] == 60
+    monkeypatch.setattr(sys, "argv", ["predict", f"run_dir={run}", "inptu=x"])
+    with pytest.raises(SystemExit, match="2"):
+        predict_command()
+    assert capsys.readouterr().err == "error: got 'inptu=x', but this command takes run_dir=, input=, output=\n"
 
 
 def test_pipelines_reproduce_our_predictions_exactly(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:

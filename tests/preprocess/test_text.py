@@ -120,3 +120,18 @@ def test_a_tokenizer_with_only_an_end_of_text_token_closes_documents_with_it():
     assert (preprocess.cls_id, preprocess.mask_id, preprocess.pad_id) == (None, None, None)
     assert (preprocess.first_id, preprocess.last_id, preprocess.specials_per_document) == (None, 0, 1)
     assert preprocess.starts_word.tolist() == [True, False, True, False, True]
+
+
+def test_unigram_pieces_carry_their_space_and_are_the_same_each_time(tmp_path):
+    from pretraining.preprocess.tokenizer_recipes import Unigram
+
+    recipe = Unigram(vocab_size=80, lowercase=False, sample_bytes=10**6)
+    first, second = (TextPreprocess(tokenizer=recipe.train(iter(TEXTS))) for _ in range(2))
+    assert first.digest == second.digest
+    (ids,) = first.encode(["The lazy fox"])
+    pieces = first.tokenizer.convert_ids_to_tokens(ids.tolist())
+    assert "".join(pieces).replace("▁", " ").strip() == "The lazy fox"
+    assert first.starts_word[ids].tolist() == [piece.startswith("▁") for piece in pieces]
+    assert (first.first_id, first.pad_id, first.last_id, first.mask_id) == (0, 1, 2, 4)
+    first.save(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("The lazy fox")["input_ids"] == [0, *ids.tolist(), 2]
