@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -99,7 +100,8 @@ def check_modalities(config: DictConfig) -> None:
     kinds = {part: class_of(config[part]).modality for part in ("objective", "data", "backbone")}
     if len(set(kinds.values())) > 1:
         raise RunError(
-            f"objective={class_name(config.objective)} learns from {kinds['objective']}, data={class_name(config.data)} is {kinds['data']} and "
+            f"objective={class_name(config.objective)} learns from {kinds['objective']}, "
+            f"data={class_name(config.data)} is {kinds['data']} and "
             f"backbone={class_name(config.backbone)} reads {kinds['backbone']}: choose three of one kind"
         )
 
@@ -153,9 +155,14 @@ def exit_cleanly() -> Iterator[None]:
     except (CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}. Checkpoints are intact: free space, then resume=auto", file=sys.stderr)
+        sys.exit(3)
 
 
-# -- command lines ------------------------------------------------------------------------------------------------------------------------------
+# -- command lines --------------------------------------------------------------------------------------------------------------
 
 
 def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) -> None:
@@ -207,4 +214,6 @@ def refuse_shared_run_dir(arguments: Sequence[str]) -> None:
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     fixed = [a for a in arguments if a.startswith("run_dir=") and "," not in a and "${" not in a]
     if multirun and fixed:
-        raise RunError(f"{fixed[0]} would be shared by every job of this sweep: leave it out, or let it vary (run_dir=runs/a,runs/b or with ${{...}})")
+        raise RunError(
+            f"{fixed[0]} would be shared by every job of this sweep: leave it out, or let it vary (run_dir=runs/a,runs/b or with ${{...}})"
+        )

@@ -118,4 +118,3 @@ def convert_batchnorm(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, convert_batchnorm(child))
     return module
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import resource
 import sys
 import tempfile
@@ -31,7 +32,8 @@ def _timed(parts: Any, settings: TrainerSettings, batch_size: int, steps: int) -
     import pytorch_lightning as pl
 
     class Clock(pl.Callback):
-        marks = [time.perf_counter()]
+        def __init__(self) -> None:
+            self.marks = [time.perf_counter()]
 
         def on_train_batch_end(self, *_: Any) -> None:
             if torch.cuda.is_available():
@@ -39,7 +41,13 @@ def _timed(parts: Any, settings: TrainerSettings, batch_size: int, steps: int) -
             self.marks.append(time.perf_counter())
 
     loader = StepLoader(
-        parts.train, parts.collate, batch_size=batch_size, max_steps=steps, seed=0, accumulate=settings.accumulate, ranks=(0, settings.ranks)
+        parts.train,
+        parts.collate,
+        batch_size=batch_size,
+        max_steps=steps,
+        seed=0,
+        accumulate=settings.accumulate,
+        ranks=(0, settings.ranks),
     )
     served = Served(loader)
     module, clock = copy.deepcopy(parts.objective), Clock()
@@ -49,7 +57,7 @@ def _timed(parts: Any, settings: TrainerSettings, batch_size: int, steps: int) -
         quieten()
         clock.marks = [time.perf_counter()]
         build_trainer(short, [], [clock], Path(directory)).fit(module, served)
-    return [after - before for before, after in zip(clock.marks, clock.marks[1:], strict=False)], served[0]
+    return [after - before for before, after in itertools.pairwise(clock.marks)], served[0]
 
 
 def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
@@ -61,11 +69,16 @@ def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
     per_step = objective.step_flops(parts.flops_shape) * config.data.batch_size
     best = min(seconds[1:])
     lines = [
-        f"objective   {type(objective).__name__} on {type(objective.backbone).__name__}: {trainable:,} trainable parameters, {backbone:,} in the backbone",
+        f"objective   {type(objective).__name__} on {type(objective.backbone).__name__}: {trainable:,} trainable parameters, "
+        f"{backbone:,} in the backbone",
         f"data        {type(parts.data).__name__}: {parts.train.count(0):,} training rows, {parts.validation.count(0):,} validation rows",
         f"step        {config.data.batch_size} rows = {settings.ranks} rank(s) x {settings.accumulate} micro-batch(es) x "
         f"{config.data.batch_size // settings.ranks // settings.accumulate}; {settings.max_steps} steps, {settings.precision}",
-        *(f"  {name:<12}{tuple(value.shape)} {value.dtype}" for name, value in step.micro_batches[0].items() if isinstance(value, torch.Tensor)),
+        *(
+            f"  {name:<12}{tuple(value.shape)} {value.dtype}"
+            for name, value in step.micro_batches[0].items()
+            if isinstance(value, torch.Tensor)
+        ),
         f"cost        {per_step:.3g} FLOP per step, {per_step * settings.max_steps:.3g} in all; {best:.3f} s per step, "
         f"about {best * settings.max_steps / 60:.1f} min in all on this machine",
         f"memory      {_memory(settings)}",
@@ -93,5 +106,3 @@ def describe(step: Step, parts: Any) -> None:
     path = Path(tempfile.gettempdir()) / "pretraining-views.png"
     parts.collate.draw(prepared, path)
     print(f"views       {path}", file=sys.stderr)
-
-

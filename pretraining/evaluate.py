@@ -1,4 +1,4 @@
-"""`python -m pretraining.evaluate handoff=DIR data=NAME`: the pretraining loss of a hand-off on any data of its kind, as one line of JSON."""
+"""`python -m pretraining.evaluate handoff=DIR data=NAME`: the pretraining loss of a hand-off on any data, as one line of JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from pretraining import handoff
+from pretraining.configuration import compose, exit_cleanly, instantiate
 from pretraining.data import modality
 from pretraining.data.loader import EVALUATION_SEED, EvalLoader
 from pretraining.handoff import Handoff, HandoffError
-from pretraining.configuration import compose, exit_cleanly, instantiate
 from pretraining.objectives.base import Objective
 from pretraining.optim import SGD
 from pretraining.run import RunError
@@ -50,7 +50,9 @@ def _refuse_foreign(node: Any) -> None:
             module = importlib.import_module(target.rpartition(".")[0]) if target.startswith(ALLOWED) else None
             found = getattr(module, target.rpartition(".")[2], None)
             if not isinstance(found, type) or not found.__module__.startswith(ALLOWED):
-                raise HandoffError(f"the hand-off asks for {target!r}, which is no objective of this package: refused, it may run foreign code")
+                raise HandoffError(
+                    f"the hand-off asks for {target!r}, which is no objective of this package: refused, it may run foreign code"
+                )
         for value in node.values():
             _refuse_foreign(value)
     elif isinstance(node, list):
@@ -69,7 +71,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     try:
         data = instantiate(config.data)
         if data.modality != objective.modality:
-            raise ValueError(f"{type(objective).__name__} learns from {objective.modality}, but data={type(data).__name__} is {data.modality}")
+            raise ValueError(
+                f"{type(objective).__name__} learns from {objective.modality}, but data={type(data).__name__} is {data.modality}"
+            )
         source = modality.source_of(data, config.split, given.preprocess, collate, seed=EVALUATION_SEED)
     except (ValueError, OSError) as error:
         raise RunError(str(error)) from error

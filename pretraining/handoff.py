@@ -6,6 +6,7 @@ Nothing in it is ever unpickled, and nothing outside of this package's backbones
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pretraining.backbones.base import Backbone
@@ -73,6 +75,8 @@ def write(
             beside.chmod(0o755)
             beside.rename(directory)
             _sync(directory.parent)
+    except SafetensorError as error:  # of a write: it says in words what an OSError says by number
+        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(directory)) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     _point_last(directory)
@@ -194,7 +198,9 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
         raise HandoffError(f"{directory} has format version {version}, this release reads {VERSION}: use the release that wrote it")
     pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
     if pickled:
-        raise HandoffError(f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it; weights are .safetensors")
+        raise HandoffError(
+            f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it, weights are safetensors"
+        )
     for name, digest in digests.items():
         if not (directory / name).is_file():
             raise HandoffError(f"{directory} lacks {name}: copy the whole directory again")
@@ -209,7 +215,7 @@ def _class(described: dict[str, Any]) -> type:
     target = described["_target_"]
     if not target.startswith(ALLOWED):
         raise HandoffError(
-            f"the hand-off asks for {target!r}, which is not one of this package's backbones or preprocessing: refused, it may run foreign code"
+            f"the hand-off asks for {target!r}, which is no backbone or preprocessing of this package: refused, it may run foreign code"
         )
     module, _, name = target.rpartition(".")
     try:

@@ -96,12 +96,21 @@ def _written(value: Any) -> Any:
 class WandbHistory(Logger):
     """Weights & Biases: offline unless a key is configured, and never a reason for a run to fail.
 
-    `mode` is auto (online with WANDB_API_KEY or after `wandb login`, else offline), online, offline or disabled. The run id lives in the run directory, so
-    a resumed run continues the same W&B run.
+    `mode` is auto (online with WANDB_API_KEY or after `wandb login`, else offline), online, offline or disabled. The run id lives in
+    the run directory, so a resumed run continues the same W&B run.
     """
 
     def __init__(
-        self, directory: Path, *, project: str, mode: str, name: str, group: str | None, job_type: str, tags: list[str], config: dict[str, Any]
+        self,
+        directory: Path,
+        *,
+        project: str,
+        mode: str,
+        name: str,
+        group: str | None,
+        job_type: str,
+        tags: list[str],
+        config: dict[str, Any],
     ) -> None:
         super().__init__()
         self.directory, self.mode = directory, mode

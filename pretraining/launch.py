@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -69,7 +68,7 @@ def assemble_parts(
     objective: Objective, data: Any, preprocess: Any, collate: Any, sources: Sequence[Any], *, overfit_batches: int = 0
 ) -> Parts:
     """Put built parts together with what follows from them."""
-    shape, facts = modality.average_shape(sources[0], collate, preprocess), modality.facts(*sources, collate, preprocess)
+    shape, facts = modality.average_shape(sources[0], collate, preprocess), modality.facts(sources[0], sources[1], collate, preprocess)
     train_source = FirstRows(sources[0], overfit_batches * data.batch_size) if overfit_batches else sources[0]
     return Parts(objective, preprocess, collate, train_source, sources[1], data, shape, facts)
 

@@ -70,13 +70,10 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         if self.schedule not in ("linear", "cosine", "constant", "inverse_sqrt"):
-            raise ValueError(
-                f"optimizer.schedule={self.schedule!r} is unknown: choose linear, cosine, constant or inverse_sqrt"
-            )
+            raise ValueError(f"optimizer.schedule={self.schedule!r} is unknown: choose linear, cosine, constant or inverse_sqrt")
         if not self.peak_lr > 0 or self.warmup_steps < 0:
             raise ValueError(
-                "optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0, "
-                f"got {self.peak_lr} and {self.warmup_steps}"
+                f"optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0, got {self.peak_lr} and {self.warmup_steps}"
             )
 
     @abstractmethod

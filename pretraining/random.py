@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Keys(NamedTuple):
     seed: int
     stream: str
     epoch: Array
-    index: Array
+    index: Array  # type: ignore[assignment]  # tuple.index is not missed
     progress: float = 1.0
 
     def to(self, device: torch.device | str) -> Keys:
@@ -71,10 +71,7 @@ def bits(keys: Keys, slot: str, count: int = 1, view: int = 0) -> Array:
     Adding a slot, or asking an existing one for more numbers, shifts no other draw.
     """
     blocks = -(-count // 4)
-    if isinstance(keys.index, Tensor):
-        lane = torch.arange(blocks, device=keys.index.device)
-    else:
-        lane = np.arange(blocks)
+    lane: Any = torch.arange(blocks, device=keys.index.device) if isinstance(keys.index, Tensor) else np.arange(blocks)
     ones = lane[None] * 0 + 1
     index = keys.index[:, None]
     # An index beyond 32 bits spills into the epoch word's upper half, a view into the block word's: none of them wraps into another.
@@ -82,7 +79,7 @@ def bits(keys: Keys, slot: str, count: int = 1, view: int = 0) -> Array:
     second = ((keys.epoch[:, None] & 0xFFFF) | ((index >> 32) << 16)) * ones
     third = (view << 24) + lane[None] + index * 0
     fourth = word(slot) + third * 0
-    drawn = philox((first, second & _MASK, third, fourth), (keys.seed & _MASK, word(keys.stream)))
+    drawn: Any = philox((first, second & _MASK, third, fourth), (keys.seed & _MASK, word(keys.stream)))
     stacked = torch.stack(drawn, -1) if isinstance(drawn[0], Tensor) else np.stack(drawn, -1)
     return stacked.reshape(len(keys.index), blocks * 4)[:, :count]
 

@@ -231,7 +231,9 @@ def refuse_other_config(before: Any, now: Any, path: Path) -> None:
             differing.append(f"  {key}: {old.get(key)!r} before, {new.get(key)!r} now")
     if differing:
         raise RunError(
-            f"run_dir={path} holds a run with another configuration:\n" + "\n".join(differing) + "\nrepeat its settings, or choose another run_dir"
+            f"run_dir={path} holds a run with another configuration:\n"
+            + "\n".join(differing)
+            + "\nrepeat its settings, or choose another run_dir"
         )
 
 

@@ -30,7 +30,7 @@ class Term(NamedTuple):
     """One summand of an objective, or one metric: the SUM over a micro-batch's predictions, and how many those are."""
 
     total: Tensor  # []
-    count: Tensor  # []
+    count: Tensor  # type: ignore[assignment]  # []
     weight: float = 1.0  # of the term's global mean in the objective
 
 
@@ -38,7 +38,7 @@ class Loss(NamedTuple):
     """What `loss(batch)` returns: terms to be minimised, each normalised by its own global count, and metrics to be logged alike."""
 
     terms: dict[str, Term]
-    metrics: dict[str, Term] = {}
+    metrics: dict[str, Term] = {}  # noqa: RUF012
 
 
 class Step(NamedTuple):
@@ -225,6 +225,7 @@ class StepModule(pl.LightningModule, ABC):
         strategy = getattr(self._trainer, "strategy", None)
         if wanted or world_size() == 1 or not hasattr(strategy, "block_backward_sync"):
             return contextlib.nullcontext()
+        assert strategy is not None
         return strategy.block_backward_sync()
 
     # -- evaluation -------------------------------------------------------------------------------------------------------------

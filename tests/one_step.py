@@ -38,4 +38,6 @@ def assert_same_gradient(first, second, tolerance=1e-9):
 
 def doubled(batch):
     """Turn a batch's floats into float64."""
-    return {name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value for name, value in batch.items()}
+    return {
+        name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value for name, value in batch.items()
+    }

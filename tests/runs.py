@@ -19,13 +19,35 @@ TIME_COLUMNS = ("time", "throughput/")
 
 def write_corpus(directory: Path, documents: int = 120) -> Path:
     """Write a small corpus of sentences made of a small vocabulary, each document different."""
-    words = "the quick brown fox jumps over a lazy dog while seven wizards quietly brew potent magic in dark caves".split()
+    words = [
+        "the",
+        "quick",
+        "brown",
+        "fox",
+        "jumps",
+        "over",
+        "a",
+        "lazy",
+        "dog",
+        "while",
+        "seven",
+        "wizards",
+        "quietly",
+        "brew",
+        "potent",
+        "magic",
+        "in",
+        "dark",
+        "caves",
+    ]
     path = directory / "corpus.txt"
     lines = []
     for number in range(documents):
         sentences = []
         for sentence in range(3 + number % 4):
-            picked = [words[(number * 7 + sentence * 5 + place * (1 + number % 3)) % len(words)] for place in range(6 + (number + sentence) % 7)]
+            picked = [
+                words[(number * 7 + sentence * 5 + place * (1 + number % 3)) % len(words)] for place in range(6 + (number + sentence) % 7)
+            ]
             sentences.append(" ".join(picked).capitalize() + ".")
         lines.append(" ".join(sentences))
     path.write_text("\n\n".join(lines) + "\n")

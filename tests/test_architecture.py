@@ -17,7 +17,14 @@ LAYERS = [
     ["pretraining.preprocess"],
     ["pretraining.backbones"],
     ["pretraining.step"],
-    ["pretraining.handoff", "pretraining.augment", "pretraining.probes", "pretraining.checkpoints", "pretraining.history", "pretraining.run"],
+    [
+        "pretraining.handoff",
+        "pretraining.augment",
+        "pretraining.probes",
+        "pretraining.checkpoints",
+        "pretraining.history",
+        "pretraining.run",
+    ],
     ["pretraining.callbacks", "pretraining.objectives", "pretraining.data", "pretraining.configuration"],
     ["pretraining.launch", "pretraining.budget", "pretraining.dry_run", "pretraining.spawn"],
     ["pretraining.__main__", "pretraining.evaluate"],
@@ -88,7 +95,9 @@ def test_finetuning_imports_pretraining_from_a_short_list():
 
 
 def test_finetuning_loads_no_objective_even_indirectly():
-    code = "import sys, finetuning.launch; print([n for n in sys.modules if n.startswith(('pretraining.objectives', 'pretraining.augment'))])"
+    code = (
+        "import sys, finetuning.launch; print([n for n in sys.modules if n.startswith(('pretraining.objectives', 'pretraining.augment'))])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert shown.strip() == "[]"
 

@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import save_file
 
 from pretraining import handoff
-from pretraining.handoff import HandoffError
 from pretraining.configuration import compose
+from pretraining.handoff import HandoffError
 from pretraining.launch import main
 from pretraining.run import RunError
 from tests.runs import finish, text_overrides, write_corpus
@@ -188,7 +188,7 @@ def test_an_unknown_version_and_no_hand_off_at_all_are_refused(copy, finished):
         handoff.read(str(finished))
 
 
-# -- the command line -------------------------------------------------------------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_line_says_one_line_and_exits_with_2(finished):

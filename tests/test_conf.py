@@ -69,7 +69,18 @@ def test_defaults_of_the_trainer_are_the_yaml_s_where_they_are_neutral():
     from pretraining.run import TrainerSettings
 
     defaults, config = TrainerSettings(), composed(["trainer=cpu"]).trainer
-    for name in ("accelerator", "strategy", "devices", "num_nodes", "precision", "max_steps", "accumulate", "keep_last", "on_nonfinite", "timeout"):
+    for name in (
+        "accelerator",
+        "strategy",
+        "devices",
+        "num_nodes",
+        "precision",
+        "max_steps",
+        "accumulate",
+        "keep_last",
+        "on_nonfinite",
+        "timeout",
+    ):
         assert config[name] == getattr(defaults, name), name
 
 

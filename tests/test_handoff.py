@@ -124,7 +124,9 @@ def test_nothing_is_left_behind_when_writing_fails(preprocess, tmp_path, monkeyp
 def test_the_card_lists_every_file_with_its_digest(preprocess, tmp_path):
     from pretraining.cache import sha256
 
-    path = handoff.write(tmp_path / "step-0000001", backbone=bert(preprocess), preprocess=preprocess, origin=ORIGIN, heads={"bias": torch.ones(3)})
+    path = handoff.write(
+        tmp_path / "step-0000001", backbone=bert(preprocess), preprocess=preprocess, origin=ORIGIN, heads={"bias": torch.ones(3)}
+    )
     card = json.loads((path / "handoff.json").read_text())
     assert set(card["sha256"]) == {file.name for file in path.iterdir()} - {"handoff.json"}
     assert all(sha256(path / name) == digest for name, digest in card["sha256"].items())

@@ -126,8 +126,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_full_disk_loses_nothing_that_was_there(recipes, small_disk, tmp_path, capfd):
-    mine, whole, path = recipes["masked_language"], tmp_path / "whole", small_disk / "run"
+@pytest.mark.parametrize("handoff_every", [12, 0])  # what the full disk meets first: a hand-off, a checkpoint
+def test_a_full_disk_loses_nothing_that_was_there(recipes, small_disk, tmp_path, capfd, handoff_every):
+    mine, whole, path = [*recipes["masked_language"], f"trainer.handoff_every={handoff_every}"], tmp_path / "whole", small_disk / "run"
     assert finish([*mine, f"run_dir={whole}"])[0] == 0
     process = start([*mine, f"run_dir={path}"], PRETRAINING_SLOW_WRITES="0.2")
     wait_for(lambda: (path / "checkpoints" / "step-0000008.json").exists())

@@ -35,13 +35,22 @@ def test_a_run_leaves_what_the_design_says(finished):
     assert {path.name for path in finished.iterdir() if not path.name.startswith(".")} == expected
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["steps"] == 20 and metrics["examples"] == 160
-    for name in ("validation/loss", "validation/unigram_entropy", "tokens", "flops", "throughput/tokens_per_second", "throughput/data_wait_share"):
+    for name in (
+        "validation/loss",
+        "validation/unigram_entropy",
+        "tokens",
+        "flops",
+        "throughput/tokens_per_second",
+        "throughput/data_wait_share",
+    ):
         assert metrics[name] > 0, name
     assert 0 < metrics["throughput/mfu"] < 1
 
 
 def test_a_finished_run_can_be_rerun_from_its_directory(finished, tmp_path):
-    again = main(compose([f"from_run={finished}", f"run_dir={tmp_path / 'again'}"]), [f"from_run={finished}", f"run_dir={tmp_path / 'again'}"])
+    again = main(
+        compose([f"from_run={finished}", f"run_dir={tmp_path / 'again'}"]), [f"from_run={finished}", f"run_dir={tmp_path / 'again'}"]
+    )
     assert history(again) == history(finished)
     shorter = [f"from_run={finished}", f"run_dir={tmp_path / 'shorter'}", "trainer.max_steps=5"]
     assert len(history(main(compose(shorter), shorter))) == 1
@@ -60,7 +69,13 @@ def test_a_dry_run_shows_examples_and_leaves_nothing(overrides, tmp_path, monkey
 
 
 def test_few_batches_are_learnt_by_heart(overrides, tmp_path):
-    fast = ["trainer.max_steps=150", "overfit_batches=1", "optimizer.peak_lr=2e-2", "backbone.config.hidden_dropout_prob=0", "trainer.val_every=0"]
+    fast = [
+        "trainer.max_steps=150",
+        "overfit_batches=1",
+        "optimizer.peak_lr=2e-2",
+        "backbone.config.hidden_dropout_prob=0",
+        "trainer.val_every=0",
+    ]
     rows = history(main(compose([*overrides, *fast, f"run_dir={tmp_path / 'run'}"])))
     assert float(rows[-1]["train/loss"]) < 0.65 * float(rows[0]["train/loss"])
 

@@ -25,7 +25,11 @@ class Counting:
 
 
 def collate(examples, keys):
-    return {"values": torch.from_numpy(examples.values), "drawn": torch.from_numpy(uniform(keys, "test", 2)), "tokens": len(examples.values)}
+    return {
+        "values": torch.from_numpy(examples.values),
+        "drawn": torch.from_numpy(uniform(keys, "test", 2)),
+        "tokens": len(examples.values),
+    }
 
 
 def loader(**options):
@@ -116,5 +120,7 @@ def test_evaluation_draws_do_not_depend_on_a_run():
 
 
 def test_a_batch_size_that_does_not_divide_names_those_that_do():
-    with pytest.raises(ValueError, match=r"data\.batch_size=10 does not divide into 2 rank\(s\) x trainer\.accumulate=4: set data\.batch_size to 8 or 16"):
+    with pytest.raises(
+        ValueError, match=r"data\.batch_size=10 does not divide into 2 rank\(s\) x trainer\.accumulate=4: set data\.batch_size to 8 or 16"
+    ):
         check_batch_size(10, 4, 2)

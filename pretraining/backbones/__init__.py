@@ -1,0 +1,1 @@
+"""Networks behind one interface: `Features` of every position, and one pooled vector per example."""

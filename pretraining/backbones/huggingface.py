@@ -22,13 +22,14 @@ _LOADERS = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq":
 class TransformersBackbone(Backbone):
     """A transformers model built from `config` (a dict with `model_type`), or read from `init_from`.
 
-    `architecture` says which automatic class holds it: encoders are the base model; causal and seq2seq models keep their language-model head.
+    `architecture` says which automatic class holds it: encoders are the base model; causal and seq2seq models keep their head.
     `pooling` makes one vector per row: the mean over its tokens, the first token's or the last one's vector, or the model's own pooler
     (BERT's tanh layer). `vocab_size`, `pad_id` and `frame_ids` (the "first" and "last" id of a text) come from the tokenizer and
     override those of the config, but not of a checkpoint.
     """
 
     modality = "text"
+    model: Any  # transformers', whose parts the type checker does not know
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class TransformersBackbone(Backbone):
             self.base.pooler.requires_grad_(False)
 
     @property
-    def base(self) -> nn.Module:
+    def base(self) -> Any:
         """The model without a language-model head."""
         return self.model if self.architecture == "encoder" else self.model.base_model
 
@@ -85,7 +86,7 @@ class TransformersBackbone(Backbone):
         return Features(output.last_hidden_state, self._pool(output, documents))
 
     @property
-    def _body(self) -> nn.Module:
+    def _body(self) -> Any:
         return self.base.encoder if self.architecture == "seq2seq" else self.base
 
     @property
@@ -204,7 +205,7 @@ def _build(
         if vocab_size is not None and vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {vocab_size} tokens, but backbone.init_from={init_from} has embeddings for "
-                f"{model.config.vocab_size}: take that checkpoint's own tokenizer (preprocess=pretrained_tokenizer preprocess.path={init_from})"
+                f"{model.config.vocab_size}: take its own tokenizer (preprocess=pretrained_tokenizer preprocess.path={init_from})"
             )
         return model
     if not config or "model_type" not in config:

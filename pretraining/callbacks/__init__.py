@@ -1,0 +1,1 @@
+"""What watches a run: evaluation, speed, hand-offs. Callbacks observe and never change what is learnt."""

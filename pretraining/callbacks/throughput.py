@@ -130,8 +130,9 @@ class Throughput(pl.Callback):
             seconds, peak = self.totals["seconds"] - self._whole["seconds"], "hardware peak unknown"
             if self.peak:
                 peak = f"MFU {self._summary['throughput/mfu']:.1%} of {self.peak * trainer.world_size / 1e9:,.0f} GFLOP/s"
+            rate = self._summary[f"throughput/{self.unit}_per_second"]
             print(
-                f"{trainer.global_step} steps in {seconds:.1f} s: {self._summary[f'throughput/{self.unit}_per_second']:,.0f} {self.unit}/s, "
+                f"{trainer.global_step} steps in {seconds:.1f} s: {rate:,.0f} {self.unit}/s, "
                 f"{self._summary['throughput/flops_per_second'] / 1e9:,.1f} GFLOP/s, {peak}, "
                 f"waiting for data {self._summary['throughput/data_wait_share']:.1%}",
                 file=sys.stderr,
@@ -145,7 +146,8 @@ class Throughput(pl.Callback):
         rate = row[f"throughput/{self.unit}_per_second"]
         done = step / steps
         left = self.totals["seconds"] / step * (steps - step)
-        text = f"step {step}/{steps}  loss {row.get('train/loss', float('nan')):.4f}  lr {row['learning_rate']:.2e}  {rate:,.0f} {self.unit}/s  {left:.0f} s left"
+        text = f"step {step}/{steps}  loss {row.get('train/loss', float('nan')):.4f}  lr {row['learning_rate']:.2e}  "
+        text += f"{rate:,.0f} {self.unit}/s  {left:.0f} s left"
         if sys.stderr.isatty():
             bar = "━" * int(24 * done) + " " * (24 - int(24 * done))
             print(f"\r{bar} {text}\033[K", end="\n" if step == steps else "", file=sys.stderr, flush=True)

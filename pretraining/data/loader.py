@@ -7,6 +7,7 @@ examples, masks and views whatever the workers and ranks, fresh or resumed. The 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -85,10 +86,7 @@ class _Steps(Dataset[Step]):
 
     def _batch(self, epochs: np.ndarray, rows: np.ndarray, progress: float) -> Batch:
         bounds = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist(), len(rows)]
-        parts = [
-            self.source.read(int(epochs[first]), rows[first:last])
-            for first, last in zip(bounds, bounds[1:], strict=False)
-        ]
+        parts = [self.source.read(int(epochs[first]), rows[first:last]) for first, last in itertools.pairwise(bounds)]
         return collated(self.collate, joined(parts), Keys(self.seed, self.stream, epochs, rows, progress))
 
 
@@ -100,8 +98,8 @@ def collated(collate: Collate, examples: Any, keys: Keys) -> Batch:
 class StepLoader:
     """Iterates over the steps that remain of a run of `max_steps`; each step once.
 
-    It keeps the position in `state_dict`, counted when a step is handed out (not when a worker prefetched it). `wait_seconds` adds up the time that
-    the consumer spent waiting.
+    It keeps the position in `state_dict`, counted when a step is handed out (not when a worker prefetched it). `wait_seconds` adds up
+    the time that the consumer spent waiting.
     """
 
     def __init__(
@@ -172,9 +170,7 @@ class StepLoader:
 
     def examples_of(self, step: int) -> list[tuple[int, int]]:
         """List (epoch, row) of each example of a step over all ranks, in the step's order: for replays and tests."""
-        walk = StepLoader(
-            self.source, self._steps.collate, batch_size=self.batch_size, max_steps=step + 1, seed=self._steps.seed
-        )
+        walk = StepLoader(self.source, self._steps.collate, batch_size=self.batch_size, max_steps=step + 1, seed=self._steps.seed)
         *_, (_, (_, segments)) = walk._places()
         return [(part.epoch, int(row)) for part in segments for row in self._steps._rows(part)]
 

@@ -54,8 +54,9 @@ class CoupledObjective(Objective):
     """An objective whose loss compares the examples of a whole step with each other (contrastive losses).
 
     With several micro-batches the gradient is still that of the whole step, through cached representations (Gao et al. 2021,
-    "Scaling deep contrastive learning batch size under memory limited setup"): represent all without gradient, differentiate the loss by the
-    representations, then represent each micro-batch again and push that derivative through it. Batch normalisation sees micro-batches.
+    "Scaling deep contrastive learning batch size under memory limited setup"): represent all without gradient, differentiate the loss by
+    the representations, then represent each micro-batch again and push that derivative through it. Batch normalisation sees
+    micro-batches.
     """
 
     coupled = True

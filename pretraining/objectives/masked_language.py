@@ -16,14 +16,13 @@ from torch.nn import functional as F
 from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.plan import Rows, TextExamples, assemble, document_spans, pack_documents
 from pretraining.objectives.base import Batch, Loss, Objective
-from pretraining.objectives.masking import Unit, choose, corrupt
 from pretraining.objectives.continued import TOKEN_HEADS
+from pretraining.objectives.masking import Unit, choose, corrupt
 from pretraining.objectives.span_boundary import NO_LABEL, BoundaryHead, neighbours
 from pretraining.optim import Optimizer
 from pretraining.preprocess.text import TextPreprocess
 from pretraining.random import Keys
 from pretraining.step import Term
-
 
 
 class MaskTokens:
@@ -50,6 +49,7 @@ class MaskTokens:
             raise ValueError(f"collate.mask_share={mask_share} and collate.random_share={random_share} must be shares of 1")
         if preprocess.mask_id is None:
             raise ValueError("masked language modelling needs a tokenizer with a mask token: choose another preprocess=")
+        self.mask_id: int = preprocess.mask_id
         self.preprocess, self.max_tokens, self.unit = preprocess, max_tokens, unit
         self.mask_share, self.random_share, self.static_shapes = mask_share, random_share, static_shapes
         self.ordinary_ids = np.setdiff1d(np.arange(preprocess.vocab_size), preprocess.special_ids)
@@ -81,7 +81,7 @@ class MaskTokens:
             input_ids,
             chosen,
             keys,
-            mask_id=self.preprocess.mask_id,
+            mask_id=self.mask_id,
             ordinary_ids=self.ordinary_ids,
             mask_share=self.mask_share,
             random_share=self.random_share,
@@ -101,7 +101,8 @@ class MaskTokens:
         for row in range(min(count, len(batch["input_ids"]))):
             here = (batch["predicted"] // tokens == row) & (batch["labels"] != NO_LABEL)
             real = batch["input_ids"][row][batch["documents"][row] > 0]
-            texts.append(f"  input   {tokenizer.decode(real)}\n  target  {' | '.join(tokenizer.convert_ids_to_tokens(batch['labels'][here].tolist()))}")
+            wanted = " | ".join(tokenizer.convert_ids_to_tokens(batch["labels"][here].tolist()))
+            texts.append(f"  input   {tokenizer.decode(real)}\n  target  {wanted}")
         return texts
 
     def _predictions(self, input_ids: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

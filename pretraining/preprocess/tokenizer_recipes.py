@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -144,7 +145,25 @@ class Unigram(TrainedRecipe):
             vocab_size=self.vocab_size, special_tokens=list(names.values()), unk_token=names["unk"], show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
+        scores = dict(json.loads(tokenizer.to_str())["model"]["vocab"])
+        special = [(name, scores.pop(name)) for name in names.values()]
+        tokenizer.model = models.Unigram([*special, *_in_order(scores)], unk_id=list(names).index("unk"), byte_fallback=False)
         return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
+
+
+def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
+    """Give pieces from the most probable on, the same for the same text.
+
+    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters that it adds to a
+    vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any order. So scores are rounded, and the
+    least probable characters are put in the order of the alphabet.
+    """
+    rounded = {piece: round(score, 6) for piece, score in scores.items()}
+    characters = [piece for piece in rounded if len(piece) == 1]
+    border = min((score for piece, score in rounded.items() if len(piece) > 1), default=0.0) + 1e-4 * len(characters)
+    rare = sorted(piece for piece in characters if rounded[piece] <= border)
+    rounded |= dict(zip(rare, sorted((rounded[piece] for piece in rare), reverse=True), strict=True))
+    return sorted(rounded.items(), key=lambda item: (-item[1], item[0]))
 
 
 class PretrainedTokenizer(TokenizerRecipe):

@@ -98,13 +98,13 @@ def test_a_source_that_says_too_little_is_refused(tmp_path, source, message):
         mixture(tmp_path, [source])
 
 
-def test_a_mixture_trains_from_the_command_line(tmp_path):
+def test_a_mixture_trains_from_the_command_line(tmp_path, cache_dir):
     from pretraining.configuration import compose
     from pretraining.launch import main
     from tests.runs import text_overrides, write_corpus
 
     corpus = write_corpus(tmp_path)
-    base = [one for one in text_overrides(corpus, tmp_path / "cache") if not one.startswith("data.path") and one != "data=text_files"]
+    base = [one for one in text_overrides(corpus, cache_dir) if not one.startswith("data.path") and one != "data=text_files"]
     sources = f"data.sources=[{{path: {corpus}, weight: 0.7}}, {{builtin: stdlib_docs, weight: 0.3}}]"
     run_dir = main(compose(["data=mixture", sources, *base, "trainer.max_steps=2", "trainer.val_every=0", f"run_dir={tmp_path / 'run'}"]))
     assert (run_dir / "handoff" / "last" / "handoff.json").is_file()

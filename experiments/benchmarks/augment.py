@@ -1,0 +1,195 @@
+"""How fast SimCLR's views are made, beside torchvision v2 (image by image, tensors and PIL) and kornia (batched) in one run, one thread each.
+
+    python -m experiments.benchmarks.augment --sizes 32 224 --rounds 5
+
+Every side does the same: uint8 pixels to a random resized crop (bicubic), a flip, colour jitter of strength 1 (p = 0.8), greyscale (p = 0.2), Gaussian
+blur (p = 0.5, a tenth of the size) and normalised floats. Before anything is timed, our chain is compared with torchvision's functions
+under the same parameters. Rounds alternate between the sides and the best round of processor time counts, so that other work on the machine does not.
+The last line is one JSON object: `ratio_torchvision_SIZE` is our views per second over those of the faster of torchvision's two ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as reference
+
+from pretraining.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.augment.views import Parameters
+from pretraining.random import Keys
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+ADJUSTMENTS = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation, reference.adjust_hue)
+SECONDS = 1.5  # of processor time per side and round
+
+
+def kernel_size(size: int) -> int:
+    """Give the blur's taps: a tenth of the size, odd (23 at 224, 3 at 32)."""
+    return size // 10 // 2 * 2 + 1
+
+
+def pictures(count: int, size: int) -> Tensor:
+    """Make smooth noise that looks more like photographs than white noise does. uint8 [count, 3, size, size]"""
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+    return (smooth * 255).round().to(torch.uint8)
+
+
+def our_views(size: int) -> Views:
+    """Give our chain."""
+    return Views(
+        count=2,
+        crop=Crop(size=size),
+        jitter=Jitter(),
+        greyscale=0.2,
+        blur=Blur(kernel_size=kernel_size(size)),
+        solarise=0.0,
+        output=Output(mean=tuple(MEAN), std=tuple(STD)),
+    )
+
+
+def same_by_torchvision(image: Tensor, row: Parameters, size: int, *, taps: int, mean: list[float], std: list[float]) -> Tensor:
+    """Apply torchvision's functions to one uint8 image with the parameters of one row of ours."""
+    top, left, height, width = row.boxes[0].tolist()
+    view = reference.to_dtype(image, torch.float32, scale=True)
+    view = reference.resized_crop(view, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    view = reference.horizontal_flip(view) if row.flip[0] else view
+    for kind in row.order[0].tolist():
+        view = ADJUSTMENTS[kind](view, row.factors[0, kind].item())
+    view = reference.rgb_to_grayscale(view, 3) if row.greyscale[0] and len(image) == 3 else view
+    view = reference.gaussian_blur(view, [taps] * 2, [row.sigma[0].item()] * 2) if row.blur[0] else view
+    view = reference.solarize(view, 0.5) if row.solarise[0] else view
+    return reference.normalize(view, mean, std)
+
+
+def check_equal(size: int, count: int = 16) -> float:
+    """Compare our chain with torchvision's under the same parameters; returns the largest difference, in standard deviations."""
+    views, images = our_views(size), pictures(count, size)
+    parameters = views.parameters(Keys(1, "train", np.zeros(count, np.int64), np.arange(count)), range(2), (size, size))
+    ours, worst = views.apply(images, parameters), 0.0
+    for row in range(2 * count):
+        one = parameters.rows(row, row + 1)
+        theirs = same_by_torchvision(images[row % count], one, size, taps=kernel_size(size), mean=MEAN, std=STD)
+        worst = max(worst, (ours[row] - theirs).abs().max().item())
+    if worst > 5e-3:
+        raise SystemExit(f"at {size} pixels our views differ from torchvision's by up to {worst}: there is no point in timing them")
+    return worst
+
+
+def torchvision_side(size: int, images: Tensor, *, pil: bool) -> Callable[[], int]:
+    """Give torchvision's chain, image by image as a data loader's worker runs it."""
+    blur = v2.GaussianBlur(kernel_size(size), (0.1, 2.0))
+    chain = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([blur], 0.5),
+            *([v2.ToImage()] if pil else []),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    inputs = [reference.to_pil_image(image) if pil else image for image in images[:32]]
+
+    def run() -> int:
+        torch.stack([chain(image) for image in inputs])
+        return len(inputs)
+
+    return run
+
+
+def kornia_side(size: int, images: Tensor) -> Callable[[], int]:
+    """Give kornia's chain on a batch, each image with its own parameters."""
+    from kornia import augmentation
+
+    taps = kernel_size(size)
+    chain = augmentation.AugmentationSequential(
+        augmentation.RandomResizedCrop((size, size), resample="BICUBIC"),
+        augmentation.RandomHorizontalFlip(p=0.5),
+        augmentation.ColorJiggle(0.8, 0.8, 0.8, 0.2, p=0.8),
+        augmentation.RandomGrayscale(p=0.2),
+        augmentation.RandomGaussianBlur((taps, taps), (0.1, 2.0), p=0.5),
+        augmentation.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
+    )
+
+    def run() -> int:
+        chain(images.float() / 255.0)
+        return len(images)
+
+    return run
+
+
+def our_side(size: int, images: Tensor) -> Callable[[], int]:
+    """Give ours: both views of a batch, parameters drawn anew in each call."""
+    views, epoch = our_views(size), 0
+
+    def run() -> int:
+        nonlocal epoch
+        epoch += 1
+        views(images, Keys(1, "train", np.full(len(images), epoch), np.arange(len(images))))
+        return 2 * len(images)
+
+    return run
+
+
+def views_per_second(run: Callable[[], int]) -> float:
+    """Time one side for a while."""
+    made, started = 0, time.process_time()
+    while time.process_time() - started < SECONDS:
+        made += run()
+    return made / (time.process_time() - started)
+
+
+def measure(size: int, rounds: int, batch: int) -> dict[str, float]:
+    """Alternate between the sides; the best round of each."""
+    images = pictures(batch, size)
+    sides = {"ours": our_side(size, images)}
+    sides |= {f"torchvision_{kind}": torchvision_side(size, images, pil=kind == "pil") for kind in ("tensor", "pil")}
+    if importlib.util.find_spec("kornia"):
+        sides["kornia"] = kornia_side(size, images)
+    best = dict.fromkeys(sides, 0.0)
+    for run in sides.values():
+        run()
+    for _ in range(rounds):
+        for name, run in sides.items():
+            best[name] = max(best[name], views_per_second(run))
+    return best
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    result: dict[str, float] = {}
+    for size in arguments.sizes:
+        print(f"{size} x {size}: our views equal torchvision's within {check_equal(size):.1e} standard deviations")
+        best = measure(size, arguments.rounds, batch=256 if size <= 64 else 64)
+        for name, rate in best.items():
+            print(f"  {name:20} {rate:10,.0f} views/s per core   {1e6 / rate:10,.0f} us per view")
+        torchvision = max(best["torchvision_tensor"], best["torchvision_pil"])
+        result |= {f"views_per_second_{name}_{size}": round(rate, 1) for name, rate in best.items()}
+        result[f"ratio_torchvision_{size}"] = round(best["ours"] / torchvision, 2)
+        if "kornia" in best:
+            result[f"ratio_kornia_{size}"] = round(best["ours"] / best["kornia"], 2)
+        else:
+            print("  kornia is not installed: pip install kornia to compare")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
