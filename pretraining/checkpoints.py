@@ -158,9 +158,7 @@ class Checkpointing(Checkpoint):
 
     # -- saving -------------------------------------------------------------------------------------------------------------------
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if this step is due, or stop here if a signal came."""
         step = trainer.global_step
         stop = self._agreed_to_stop(trainer)

@@ -30,7 +30,7 @@ def is_taken() -> bool:
 
 
 def submit_from_snapshot() -> None:
-    """Start this command again from a snapshot of its code, with `-m`, which job launchers need also for one job; returns in the second life.
+    """Start this command again from a snapshot of its code, with `-m`, which launchers need also for one job; returns in its second life.
 
     The environment goes along to the jobs, so they import the snapshot too, conf/ included, whatever directory they start in.
     """
@@ -39,11 +39,17 @@ def submit_from_snapshot() -> None:
     arguments = list(sys.orig_argv)
     if not {"-m", "--multirun"} & set(sys.argv[1:]):
         arguments.append("--multirun")
-    code = take(ROOT, FOLDER.resolve())
-    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
-    print(f"jobs run the code in {code}", file=sys.stderr, flush=True)
+    environment = taken()
+    print(f"jobs run the code in {environment[VARIABLE]}", file=sys.stderr, flush=True)
+    os.execve(sys.executable, [sys.executable, *arguments[1:]], os.environ | environment)
+
+
+def taken() -> dict[str, str]:
+    """Take a snapshot; give the environment in which Python runs it."""
+    code = str(take(ROOT, FOLDER.resolve()))
+    path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
     # Safe path: else the current directory, where the edits happen, comes before PYTHONPATH.
-    os.execve(sys.executable, [sys.executable, *arguments[1:]], os.environ | {VARIABLE: str(code), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
+    return {VARIABLE: code, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def take(root: Path, folder: Path) -> Path:
@@ -80,9 +86,7 @@ def _files(root: Path) -> list[Path]:
 
 def main() -> None:
     """Take a snapshot and print what makes jobs use it: `env $(python -m pretraining.snapshot) sbatch slurm/pretrain.sbatch ...`."""
-    code = take(ROOT, FOLDER.resolve())
-    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
-    print(f"{VARIABLE}={code} PYTHONPATH={path} PYTHONSAFEPATH=1")
+    print(*(f"{name}={value}" for name, value in taken().items()))
 
 
 if __name__ == "__main__":

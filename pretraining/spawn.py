@@ -38,7 +38,9 @@ def needs_ranks(settings: TrainerSettings) -> bool:
             "to what was started"
         )
     if settings.num_nodes > 1:
-        raise RunError(f"{nodes} needs a launcher on each node: slurm/pretrain.sbatch, hydra/launcher=slurm, or torchrun --nnodes={settings.num_nodes}")
+        raise RunError(
+            f"{nodes} needs a launcher on each node: slurm/pretrain.sbatch, hydra/launcher=slurm, or torchrun --nnodes={settings.num_nodes}"
+        )
     return True
 
 
@@ -54,9 +56,7 @@ def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
         common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
         command = [sys.executable, "-m", "pretraining.spawn", module, str(path)]
-        processes = [
-            subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(ranks)
-        ]
+        processes = [subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(ranks)]
         return _wait(processes)
 
 

@@ -243,6 +243,7 @@ class StepModule(pl.LightningModule, ABC):
                 with self._forward_context():
                     meter.add(self.loss(prepared), share)
         self.train(training)
+        mark("between steps")
         return meter.read(prefix)
 
     def _forward_context(self) -> contextlib.AbstractContextManager[Any]:

@@ -6,12 +6,14 @@ waits for another rank. A rank that has made no progress for the limit reads wha
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ import pytorch_lightning as pl
 import torch.distributed as dist
 
 EXIT_HUNG = 86
-PATIENCE_SECONDS = 5.0  # for an answer of the store, whose process may be the one that is stuck
+PATIENCE_SECONDS = 3.0  # for an answer of the store, whose process may be the one that is stuck
 PHASES = ("data", "forward and backward", "update", "between steps", "validation")  # of one step, in their order
 
 
@@ -108,10 +110,8 @@ class Watchdog(pl.Callback):
     def _post(self, place: Place) -> None:
         if self._posts is None:
             return
-        try:
+        with contextlib.suppress(dist.DistError):  # rank 0, which keeps the store, is stuck or gone: that is for `_report` to say
             self._posts.set(f"place/{self._rank}", json.dumps([*place, time.time()]))
-        except dist.DistError:  # rank 0, which keeps the store, is stuck or gone: that is for `_report` to say
-            return
 
     def _leave(self, seconds: float) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -125,30 +125,29 @@ class Watchdog(pl.Callback):
         os._exit(EXIT_HUNG)  # the main thread is stuck, and would answer to no exception
 
     def _report(self, reason: str) -> str:
-        posts = self._read()
+        now = time.time()  # before the questions, which may take long
+        posts = self._read(now)
         lines = [f"rank {self._rank}: {reason}"]
         for rank, post in sorted(posts.items()):
             if post is None:
                 lines.append(f"  rank {rank}: no answer" + (", and with it the store of what the others posted" if rank == 0 else ""))
             else:
-                spent, ago = time.time() - post.since, time.time() - post.posted
+                spent, ago = now - post.since, max(0.0, now - post.posted)
                 lines.append(f"  rank {rank}: step {post.step}, {post.phase} for {spent:.0f} s, said {ago:.0f} s ago")
-        behind = behind_of(posts, silent_after=0.3 * self.timeout, now=time.time())
+        behind = behind_of(posts, silent_after=0.3 * self.timeout, now=now)
         if behind:
             lines.append("behind: rank " + ", ".join(map(str, behind)))
         return "\n".join(lines)
 
-    def _read(self) -> dict[int, Post | None]:
-        posts: dict[int, Post | None] = {self._rank: Post(*_place, time.time())}
+    def _read(self, now: float) -> dict[int, Post | None]:
+        posts: dict[int, Post | None] = {self._rank: Post(*_place, now)}
         for rank in range(self._ranks):
             if rank == self._rank:
                 continue
-            try:
-                posts[rank] = Post(*json.loads(self._posts.get(f"place/{rank}")))
-            except dist.DistError:
-                posts[rank] = None
-                if rank == 0:
-                    break  # the store lives there: each further question would wait in vain
+            answer = _in_time(lambda rank=rank: json.loads(self._posts.get(f"place/{rank}")))
+            posts[rank] = None if answer is None else Post(*answer)
+            if answer is None and rank == 0:
+                break  # the store lives there: each further question would wait in vain
         return posts
 
 
@@ -160,6 +159,20 @@ def behind_of(posts: dict[int, Post | None], *, silent_after: float, now: float)
     places = {rank: (post.step, PHASES.index(post.phase) if post.phase in PHASES else -1) for rank, post in posts.items() if post}
     least = min(places.values())
     return sorted(rank for rank, place in places.items() if place == least) if least < max(places.values()) else []
+
+
+def _in_time(ask: Callable[[], Any]) -> Any:
+    """Give what `ask` returns, or None if that takes too long: a store whose process is stopped keeps even a timed request waiting."""
+    answers: list[Any] = []
+
+    def answer() -> None:
+        with contextlib.suppress(dist.DistError):
+            answers.append(ask())
+
+    asking = threading.Thread(target=answer, daemon=True)
+    asking.start()
+    asking.join(2 * PATIENCE_SECONDS)
+    return answers[0] if answers else None
 
 
 def _own_connection() -> Any:

@@ -1,5 +1,6 @@
 """Runs that are killed at chosen or random moments: every rank a forked process, every example that a step saw on record."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from pretraining.configuration import compose, exit_cleanly
 from pretraining.launch import main
@@ -23,11 +25,14 @@ def start(overrides, ranks=1, change=None, **environment):
     """Start a run whose ranks are forked processes of one group; `change` is called in each before the run."""
     process = multiprocessing.get_context("fork").Process(target=_group, args=(overrides, ranks, change, environment))
     process.start()
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # whichever of the two comes first: a kill may be due at once
+        os.setpgid(process.pid, process.pid)
     return process
 
 
 def _group(overrides, ranks, change, environment):
-    os.setsid()
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
     os.environ |= environment
     if ranks == 1:
         _rank(overrides, change)
@@ -49,6 +54,7 @@ def _group(overrides, ranks, change, environment):
 
 
 def _rank(overrides, change):
+    rank_zero_only.rank = int(os.environ.get("RANK", "0"))  # Lightning read it when the parent imported it
     torch.set_num_threads(1)
     config = compose(overrides)
     _record_examples(Path(config.run_dir) / RECORD)

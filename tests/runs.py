@@ -139,7 +139,7 @@ def assert_same_end(first: Path, second: Path) -> None:
     assert ours["loops"]["fit_loop"]["state_dict"] == theirs["loops"]["fit_loop"]["state_dict"]
     digests = [json.loads((path / "handoff" / "last" / "handoff.json").read_text())["sha256"] for path in (first, second)]
     assert digests[0]["model.safetensors"] == digests[1]["model.safetensors"]
-    assert digests[0]["heads.safetensors"] == digests[1]["heads.safetensors"]
+    assert digests[0].get("heads.safetensors") == digests[1].get("heads.safetensors")  # not every objective has heads
     rows = history(first)
     assert rows and rows == history(second)
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    ["pretraining.random", "pretraining.cache"],
+    ["pretraining.random", "pretraining.cache", "pretraining.cluster", "pretraining.watchdog", "pretraining.snapshot"],
     ["pretraining.distributed"],
     ["pretraining.optim"],
     ["pretraining.preprocess"],

@@ -2,10 +2,10 @@
 
     python -m experiments.benchmarks.prepare --megabytes 200 1000 --workers 1 --tokenizer byte_bpe
 
-The text is generated: sentences of the standard library's documentation, drawn into documents that are all different. Each side runs in a
-process of its own; memory is the anonymous memory of that process and all its children (mapped files are the page cache's), sampled. The
-last line is one JSON object: `ratio_speed` is ours over theirs at the first size, `ratio_memory` likewise, and `ratio_memory_growth` our peak
-at the last size over that at the first.
+The text is generated: sentences of the standard library's documentation, drawn into documents that are all different. Each side runs
+in a process of its own; memory is the anonymous memory of that process and all its children (mapped files are the page cache's),
+sampled. The last line is one JSON object: `ratio_speed` is ours over theirs in processor time at the first size, `ratio_wall_speed` in
+elapsed time, `ratio_memory` the peaks, and `ratio_memory_growth` our peak at the last size over that at the first.
 """
 
 from __future__ import annotations

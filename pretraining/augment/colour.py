@@ -17,19 +17,26 @@ LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey; torchvision's f
 
 
 def on_rows(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """Apply `operation(images, *parameters)` where `chosen` [B] is true; may change `images`.
+    """Apply `operation(images, *parameters)` where `chosen` [B] is true; may change `images`, as the operation may.
 
     A CPU visits the chosen images only. On an accelerator their number would have to come back to the host, so all are computed.
     """
     if images.device.type != "cpu":
-        return torch.where(chosen[:, None, None, None], operation(images, *parameters), images)
+        return torch.where(chosen[:, None, None, None], operation(images.clone(), *parameters), images)
     rows = chosen.nonzero().squeeze(1)
     if len(rows) == len(images):
         return operation(images, *parameters)
     if len(rows):
         chosen_images, *chosen_parameters = (part.index_select(0, rows) for part in (images, *parameters))
-        images[rows] = operation(chosen_images, *chosen_parameters)
+        put_rows(images, rows, operation(chosen_images, *chosen_parameters))
     return images
+
+
+def put_rows(target: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Write `values` [K, ...] into `rows` [K] of a tensor on the CPU: numpy copies whole rows, where torch goes number by number."""
+    if target.dtype == torch.bfloat16:  # which numpy does not know
+        target, values = target.view(torch.int16), values.to(torch.bfloat16).view(torch.int16)
+    target.numpy()[rows.numpy()] = values.numpy()
 
 
 def grey(images: Tensor) -> Tensor:
@@ -47,7 +54,7 @@ def greyscale(images: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
-    """Move each image away from black, from its mean luminance or from its own luminance, by `factor`, and clip.
+    """Move each image away from black, from its mean luminance or from its own luminance, by `factor`, and clip; in place.
 
     `kind` [B] says which: BRIGHTNESS, CONTRAST or SATURATION. `factor` [B]: 1 changes nothing, 0 leaves only the reference.
     """
@@ -56,11 +63,11 @@ def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
     luminance = grey(images)
     mean = luminance.mean((1, 2, 3), keepdim=True).mul_(rest * (kind == CONTRAST))
     reference = (luminance * (rest * (kind == SATURATION))).add_(mean)
-    return (images * factor).add_(reference).clamp_(0.0, 1.0)
+    return images.mul_(factor).add_(reference).clamp_(0.0, 1.0)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by `shift` [B] of the colour circle, in [-1/2, 1/2], keeping HSV value and saturation.
+    """Turn the hue by `shift` [B] of the colour circle, in [-1/2, 1/2], keeping HSV value and saturation; in place.
 
     Count the hue w in sixths of the circle from red, in [-3, 3]. With each channel scaled to 0 .. 1 between the smallest and the largest,
     |w| = 1 - red + green + blue, and w has the sign of green - blue. Back again, a channel is value - chroma * ramp, where the ramps of
@@ -76,16 +83,14 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     hue = (green + blue).sub_(red).sub_(least).div_(least.copy_(chroma).clamp_(min=1e-20)).add_(1.0).copysign_(side)
     hue.add_(6.0 * shift[:, None, None])
     hue.sub_(torch.mul(hue, 1.0 / 6.0, out=side).round_().mul_(6.0))
-    turned = torch.empty_like(images)
-    torch.sub(value, hue.abs().sub_(1.0).clamp_(0.0, 1.0).mul_(chroma), out=turned[:, 0])
-    for channel, centre in ((1, 1.0), (2, -1.0)):
-        ramp = torch.add(hue, centre, out=side).abs_().neg_().add_(2.0).clamp_(0.0, 1.0).mul_(chroma)
-        torch.sub(value, ramp, out=turned[:, channel])
-    return turned
+    torch.sub(value, torch.abs(hue, out=side).sub_(1.0).clamp_(0.0, 1.0).mul_(chroma), out=red)
+    torch.add(value, torch.add(hue, 1.0, out=side).abs_().sub_(2.0).clamp_(-1.0, 0.0).mul_(chroma), out=green)
+    torch.add(value, hue.sub_(1.0).abs_().sub_(2.0).clamp_(-1.0, 0.0).mul_(chroma), out=blue)
+    return images
 
 
 def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation and hue, each image in its own order.
+    """Change brightness, contrast, saturation and hue, each image in its own order; in place.
 
     `factors` [B, 4] in that order (1, 1, 1 and 0 change nothing); `order` int64 [B, 4] lists the operations as they are to be applied.
     The three blends of an image share three passes over the batch; hue steps in between where its turn is.

@@ -47,4 +47,4 @@ class Output:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: str = "float32"  # or bfloat16
-    channels_last: bool = False
+    channels_last: bool = True

@@ -5,12 +5,13 @@ Shapes: B images, V views, N = V * B rows (view after view), C channels, H heigh
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pretraining.augment.colour import colour_jitter, greyscale, on_rows, solarise
+from pretraining.augment.colour import HUE, colour_jitter, greyscale, on_rows, put_rows, solarise
 from pretraining.augment.constants import constant
 from pretraining.augment.draws import CROP_NUMBERS, between, crop_boxes, draw, orders
 from pretraining.augment.geometry import gaussian_blur, resized_crop
@@ -44,9 +45,14 @@ class Parameters(NamedTuple):
     sigma: Tensor  # float32 [N]
     solarise: Tensor  # bool [N]
 
-    def rows(self, start: int, stop: int) -> Parameters:
-        """Give the parameters of rows start .. stop - 1."""
-        return Parameters(*(part[start:stop] for part in self))
+    def rows(self, chosen: slice | Tensor) -> Parameters:
+        """Give the parameters of some rows."""
+        return Parameters(*(part[chosen] for part in self))
+
+    def by_operations(self) -> Tensor:
+        """Order the rows so that those with the same operations at the same turn are neighbours. int64 [N]"""
+        turn = torch.where(self.factors[:, HUE] == 0.0, 4, (self.order == HUE).int().argmax(1))
+        return (turn * 4 + self.blur * 2 + self.greyscale).argsort(stable=True)
 
 
 class Views:
@@ -118,7 +124,7 @@ class Views:
     @torch.no_grad()
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Compute the rows that `parameters` describes; row r is a view of image r modulo B."""
-        batch, channels, _, _ = images.shape
+        batch, channels, height, width = images.shape
         rows, size = len(parameters.flip), self.crop.size
         views = torch.empty(
             (rows, channels, size, size),
@@ -126,19 +132,17 @@ class Views:
             device=images.device,
             memory_format=torch.channels_last if self.output.channels_last else torch.contiguous_format,
         )
-        chunk = batch
-        if images.device.type == "cpu":
-            chunk = max(1, CHUNK_BYTES // (4 * channels * max(size * size, images.shape[2] * images.shape[3])))
         with torch.autocast(images.device.type, enabled=False):
-            for first in range(0, rows, batch):
-                for start in range(0, batch, chunk):
-                    stop = min(start + chunk, batch)
-                    part = parameters.rows(first + start, first + stop)
-                    views[first + start : first + stop] = self._normalised(self._augmented(images[start:stop], part))
+            if images.device.type != "cpu":
+                return views.copy_(self._augmented(images.repeat(rows // batch, 1, 1, 1), parameters))
+            keep_freed_memory()
+            chunk = max(1, CHUNK_BYTES // (4 * channels * max(size * size, height * width)))
+            for part in parameters.by_operations().split(chunk):
+                put_rows(views, part, self._augmented(images[part % batch], parameters.rows(part)))
         return views
 
     def _augmented(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Apply every operation, but for the normalisation."""
+        """Apply every operation to images, each with the parameters of its row."""
         crop = self.crop
         views = resized_crop(
             images, parameters.boxes, (crop.size, crop.size), flip=parameters.flip, interpolation=crop.interpolation
@@ -152,8 +156,14 @@ class Views:
             views = on_rows(views, parameters.blur, lambda images, sigma: gaussian_blur(images, sigma, taps), parameters.sigma)
         if any(self.probabilities["solarise"]):
             views = on_rows(views, parameters.solarise, solarise)
-        return views
-
-    def _normalised(self, views: Tensor) -> Tensor:
         mean, std = (constant(part, views.device)[:, None, None] for part in (self.output.mean, self.output.std))
         return views.sub_(mean).mul_(1.0 / std)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that chunks free, instead of giving it back and faulting it in again page by page.
+
+    glibc raises its thresholds for that to the largest block freed so far, up to 32 MB.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)

@@ -52,7 +52,7 @@ class Cifar10(EncodedImages):
 
     def __init__(self, *, path: str, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
         super().__init__(
-            decoding=Decoding(), batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, cache_dir=cache_dir
+            decoding=Decoding(size=None), batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, cache_dir=cache_dir
         )
         self.path = Path(path).expanduser()
         if not self.path.is_dir():

@@ -29,7 +29,7 @@ class Decoding:
     """
 
     channels: int = 3
-    size: int | None = None
+    size: int | None = 256
     max_cache_gb: float = 32.0
 
     def __post_init__(self) -> None:

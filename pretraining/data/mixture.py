@@ -29,9 +29,9 @@ HUB_BYTES = 10_000_000_000  # of a source from the hub, where it does not say ma
 class Mixture(TextData):
     """Sources with weights: a weight is a source's share of the rows of every epoch.
 
-    A source is {path: …} (local files), {name: …} (of the hub, with max_bytes where wanted) or {builtin: stdlib_docs}, each with a `weight`;
-    weights are divided by their sum. An epoch is as long as it can be without repeating a row of any source; larger sources go on where
-    they were in the next one.
+    A source is {path: …} (local files), {name: …} (of the hub, with max_bytes where wanted) or {builtin: stdlib_docs}, each with a
+    `weight`; weights are divided by their sum. An epoch is as long as it can be without repeating a row of any source; larger sources
+    go on where they were in the next one.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class MixedText(PlannedText):
             offsets.append(offsets[-1][-1] + behind)
             starts.append(np.asarray(plan.starts)[places])
             lengths.append(np.asarray(plan.lengths)[places])
-        return Rows(*(np.concatenate(part) for part in (offsets, starts, lengths)), {})
+        return Rows(np.concatenate(offsets), np.concatenate(starts), np.concatenate(lengths), {})
 
 
 class MixedCounts:

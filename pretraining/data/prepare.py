@@ -28,7 +28,8 @@ from pretraining.data.corpus import Corpus
 from pretraining.data.duplicates import NearDuplicates, Seen
 from pretraining.data.sentences import LineSplitter, RuleSplitter, SentenceSplitter, describe
 from pretraining.data.shards import Encoded, ShardWriter
-from pretraining.preprocess.text import TextPreprocess, encode_plain
+from pretraining.preprocess.text import TextPreprocess
+from pretraining.preprocess.word_cache import WordCache
 
 FORMAT = 1  # raised when the same input would give other bytes
 UNIT_BYTES = 2**20
@@ -42,7 +43,8 @@ class Preparation:
 
     `workers`: tokenizing processes, None for one per core. `text_column`: of tables. `layout`: of .txt files, see `files.py`.
     `sentence_splitter`: see `sentences.py`. `deduplicate`: keep the first of documents that are equal but for white space at
-    their ends. `near_duplicates`: drop documents of about this similarity to an earlier one, see `duplicates.py`. `validation_share`, `test_share`: of documents, for sources that come without such a split.
+    their ends. `near_duplicates`: drop documents of about this similarity to an earlier one, see `duplicates.py`.
+    `validation_share`, `test_share`: of documents, for sources that come without such a split.
     """
 
     workers: int | None = None
@@ -168,17 +170,15 @@ class _Encoder:
     """Documents to tokens; the part that runs in other processes."""
 
     def __init__(self, tokenizer: Tokenizer, splitter: SentenceSplitter, dtype: str) -> None:
-        self.tokenizer, self.splitter, self.dtype = tokenizer, splitter, dtype
+        self.encode, self.splitter, self.dtype = WordCache(tokenizer), splitter, dtype
 
     def __call__(self, texts: list[str]) -> Encoded:
         """Tokenize sentence by sentence; what has no tokens is left out."""
         documents = [self.splitter(text) for text in texts]
-        ids = encode_plain(self.tokenizer, list(itertools.chain.from_iterable(documents)))
-        lengths = np.fromiter(map(len, ids), dtype=np.int32, count=len(ids))
-        tokens = np.fromiter(itertools.chain.from_iterable(ids), dtype=self.dtype, count=int(lengths.sum()))
+        tokens, lengths = self.encode(list(itertools.chain.from_iterable(documents)), self.dtype)
         owner = np.repeat(np.arange(len(documents)), np.array([len(part) for part in documents], dtype=np.int64))
         sentences = np.bincount(owner[lengths > 0], minlength=len(documents)).astype(np.int32)
-        return Encoded(tokens, lengths[lengths > 0], sentences[sentences > 0])
+        return Encoded(tokens, lengths[lengths > 0].astype(np.int32), sentences[sentences > 0])
 
 
 _encoder: _Encoder  # of a worker process

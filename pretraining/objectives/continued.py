@@ -51,7 +51,8 @@ def _of_transformers(objective: Objective, checkpoint: str) -> dict[str, Tensor]
 
     wanted = getattr(objective, "foreign_heads", {})
     config = transformers.AutoConfig.from_pretrained(checkpoint)
-    kinds = [kind for kind in (transformers.AutoModelForPreTraining, transformers.AutoModelForMaskedLM) if type(config) in kind._model_mapping]
+    families = (transformers.AutoModelForPreTraining, transformers.AutoModelForMaskedLM)
+    kinds = [family for family in families if type(config) in family._model_mapping]
     if not wanted or not kinds:
         return {}
     model, report = kinds[0].from_pretrained(checkpoint, output_loading_info=True, dtype="float32")

@@ -93,6 +93,8 @@ def encode_plain(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Encode texts as nothing but text, whatever names of special tokens they hold."""
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()  # a pretrained tokenizer's file, or an earlier call, may have set either
+    tokenizer.no_padding()
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     tokenizer.encode_special_tokens = before
     return [one.ids for one in encoded]

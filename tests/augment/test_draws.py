@@ -105,7 +105,7 @@ def test_things_happen_as_often_as_they_are_said_to_and_apart_from_each_other():
 
 def test_views_of_one_image_are_drawn_apart():
     parameters = make().parameters(keys(), range(2), (32, 32))
-    first, second = parameters.rows(0, SAMPLES), parameters.rows(SAMPLES, 2 * SAMPLES)
+    first, second = parameters.rows(slice(SAMPLES)), parameters.rows(slice(SAMPLES, None))
     assert np.abs(np.corrcoef(first.sigma, second.sigma)[0, 1]) < 4 / math.sqrt(SAMPLES)
     assert (first.boxes == second.boxes).all(1).float().mean() < 0.01
 

@@ -112,7 +112,7 @@ def test_a_blur_wider_than_the_reflection_is_refused():
 def test_brightness_contrast_and_saturation_are_torchvisions_to_a_millionth(kind, channels):
     images = as_float(pictures(channels=channels))
     factors = torch.linspace(0.0, 2.0, len(images))
-    ours = blend(images, factors, torch.full((len(images),), kind))
+    ours = blend(images.clone(), factors, torch.full((len(images),), kind))
     for number, factor in enumerate(factors.tolist()):
         theirs = ADJUSTMENTS[kind](images[number], factor)
         torch.testing.assert_close(ours[number], theirs, rtol=0, atol=1e-6)
@@ -125,7 +125,7 @@ def test_hue_is_torchvisions_to_two_in_a_million():
     images[2, :, :, ::2] = torch.tensor([1.0, 0.0, 1.0])[:, None, None]  # corners of the colour cube
     images[2, :, :, 1::2] = torch.tensor([0.0, 1.0, 1.0])[:, None, None]
     shifts = torch.linspace(-0.5, 0.5, len(images))
-    ours = adjust_hue(images, shifts)
+    ours = adjust_hue(images.clone(), shifts)
     for number, shift in enumerate(shifts.tolist()):
         torch.testing.assert_close(ours[number], reference.adjust_hue(images[number], shift), rtol=0, atol=2e-6)
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as reference
 
+from experiments.benchmarks.augment import same_by_torchvision
 from pretraining.augment import Blur, Crop, Jitter, Output, Views
 from pretraining.augment import views as module
 from pretraining.random import Keys
@@ -37,22 +36,6 @@ def make(size=32, channels=3, **changes) -> Views:
     return Views(count=2, **(settings | changes))
 
 
-def torchvisions(image: torch.Tensor, row: module.Parameters, size: int, kernel_size: int) -> torch.Tensor:
-    """The same chain on one image, with the parameters of one row."""
-    top, left, height, width = row.boxes[0].tolist()
-    out = reference.to_dtype(image, torch.float32, scale=True)
-    out = reference.resized_crop(out, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-    out = reference.horizontal_flip(out) if row.flip[0] else out
-    adjust = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation, reference.adjust_hue)
-    for kind in row.order[0].tolist():
-        out = adjust[kind](out, row.factors[0, kind].item())
-    out = reference.rgb_to_grayscale(out, 3) if row.greyscale[0] and len(image) == 3 else out
-    if row.blur[0]:
-        out = reference.gaussian_blur(out, [kernel_size] * 2, [row.sigma[0].item()] * 2)
-    out = reference.solarize(out, 0.5) if row.solarise[0] else out
-    return reference.normalize(out, [0.5] * len(image), [0.25] * len(image))
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [32, 64])
 def test_the_whole_chain_is_torchvisions_with_the_same_parameters(size, channels):
@@ -61,7 +44,8 @@ def test_the_whole_chain_is_torchvisions_with_the_same_parameters(size, channels
     parameters = views.parameters(keys(), range(2), (40, 40))
     ours = views.apply(originals, parameters)
     for row in range(2 * COUNT):
-        theirs = torchvisions(originals[row % COUNT], parameters.rows(row, row + 1), size, 5)
+        one = parameters.rows(slice(row, row + 1))
+        theirs = same_by_torchvision(originals[row % COUNT], one, size, taps=5, mean=[0.5] * channels, std=[0.25] * channels)
         assert ((ours[row] - theirs).abs() > 1e-3).float().mean() < 1e-3, row
 
 

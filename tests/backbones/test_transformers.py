@@ -42,7 +42,7 @@ def test_packed_documents_are_separate_ones(family):
     backbone, (ids, documents) = built(family), packed_rows()
     packed = backbone(input_ids=ids, documents=documents).positions
     assert torch.isfinite(packed).all()
-    for row, number in ((row, number) for row in range(3) for number in documents[row].unique().tolist() if number):
+    for row, number in [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (2, 1)]:
         here = documents[row] == number
         alone = backbone(input_ids=ids[row, here][None], documents=torch.ones(1, int(here.sum()), dtype=torch.int64)).positions[0]
         assert torch.allclose(packed[row, here], alone, atol=1e-9)
@@ -83,7 +83,7 @@ def test_encoders_have_the_published_size(name, objective, vocabulary, millions)
 
 
 def test_any_configuration_of_transformers_builds_from_the_command_line():
-    shape = "{model_type: electra, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64, embedding_size: 32}"
+    shape = "{model_type: electra, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, embedding_size: 32}"
     config = compose(["backbone=transformers", f"backbone.config={shape}"])
     backbone = instantiate(config.backbone, vocab_size=90, pad_id=0)
     assert backbone.model.config.model_type == "electra" and backbone.dim == 32

@@ -58,7 +58,13 @@ def test_preparation_drops_near_duplicates_when_asked(tmp_path):
     def corpus(**options):
         part = Preparation(workers=1, validation_share=0.0, test_share=0.0, **options)
         data = TextFiles(
-            path=str(tmp_path / "a.jsonl"), max_tokens=32, batch_size=1, eval_batch_size=1, workers=0, cache_dir=str(tmp_path), preparation=part
+            path=str(tmp_path / "a.jsonl"),
+            max_tokens=32,
+            batch_size=1,
+            eval_batch_size=1,
+            workers=0,
+            cache_dir=str(tmp_path),
+            preparation=part,
         )
         return prepare_split(data, "train", WordPiece(vocab_size=100, lowercase=True, sample_bytes=10**4).fit(data))
 

@@ -150,7 +150,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
 
 
 def test_a_folder_of_classes_is_split_and_served_pixel_for_pixel(tmp_path):
-    data = ImageFolder(path=str(folder(tmp_path)), decoding=Decoding(), **settings(tmp_path))
+    data = ImageFolder(path=str(folder(tmp_path)), decoding=Decoding(size=None), **settings(tmp_path))
     parts = {split: data.split(split) for split in ("train", "validation", "test")}
     assert {split: len(part.images) for split, part in parts.items()} == {"train": 32, "validation": 4, "test": 4}
     every = {image.tobytes() for part in parts.values() for image in np.asarray(part.images)}
@@ -164,20 +164,20 @@ def test_splits_that_exist_are_taken_as_they_are(tmp_path):
     for split in ("train", "val", "test"):
         (tmp_path / "split").mkdir(exist_ok=True)
         (tmp_path / "split" / split).symlink_to(source)
-    data = ImageFolder(path=str(tmp_path / "split"), decoding=Decoding(), **settings(tmp_path))
+    data = ImageFolder(path=str(tmp_path / "split"), decoding=Decoding(size=None), **settings(tmp_path))
     assert all(len(data.split(split).images) == 40 for split in ("train", "validation", "test"))
 
 
 def test_images_without_classes_have_no_labels_and_say_so_when_some_are_needed(tmp_path):
     source = folder(tmp_path) / "cat"
-    split = ImageFolder(path=str(source), decoding=Decoding(), **settings(tmp_path)).split("train")
+    split = ImageFolder(path=str(source), decoding=Decoding(size=None), **settings(tmp_path)).split("train")
     assert split.labels is None and len(split.images) == 16
     with pytest.raises(ValueError, match="no labels"):
         split.require_labels("data.path")
 
 
 def test_one_class_only_is_named_when_labels_are_needed(tmp_path):
-    split = ImageFolder(path=str(folder(tmp_path, classes=("cat",))), decoding=Decoding(), **settings(tmp_path)).split("train")
+    split = ImageFolder(path=str(folder(tmp_path, classes=("cat",))), decoding=Decoding(size=None), **settings(tmp_path)).split("train")
     with pytest.raises(ValueError, match=r"one class only .cat."):
         split.require_labels("data.path")
 
@@ -190,7 +190,7 @@ def test_images_of_many_sizes_come_to_one_or_are_refused(tmp_path, max_cache_gb)
     train = sized.split("train")
     assert train.images.shape == (32, 3, 10, 10)
     assert train.images[np.arange(32)].shape == (32, 3, 10, 10)
-    unsized = ImageFolder(path=str(source), decoding=Decoding(max_cache_gb=max_cache_gb), **settings(tmp_path))
+    unsized = ImageFolder(path=str(source), decoding=Decoding(size=None, max_cache_gb=max_cache_gb), **settings(tmp_path))
     with pytest.raises(ValueError, match=r"005.png has 24 x 30.*set data.decoding.size"):
         for split in ("train", "validation", "test"):
             opened = unsized.split(split).images
@@ -213,7 +213,7 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache_behind(tmp_path):
     for index in range(20):
         path = source / "dog" / f"{index:03d}.png"
         path.write_bytes(path.read_bytes()[:200])
-    data = ImageFolder(path=str(source), decoding=Decoding(), **settings(tmp_path))
+    data = ImageFolder(path=str(source), decoding=Decoding(size=None), **settings(tmp_path))
     with pytest.raises(ValueError, match=r"dog/\d+.png is not a readable image"):
         data.split("train")
     assert not list((tmp_path / "cache").rglob("pixels/*/images.npy")) or all(
@@ -223,31 +223,31 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache_behind(tmp_path):
 
 def test_changed_images_are_decoded_again(tmp_path):
     source = folder(tmp_path)
-    first = ImageFolder(path=str(source), decoding=Decoding(), **settings(tmp_path))
+    first = ImageFolder(path=str(source), decoding=Decoding(size=None), **settings(tmp_path))
     before, identity = np.array(first.split("train").images), first.fingerprint()
     for path in source.rglob("*.png"):
         path.write_bytes(png(noise(77)))
-    second = ImageFolder(path=str(source), decoding=Decoding(), **settings(tmp_path))
+    second = ImageFolder(path=str(source), decoding=Decoding(size=None), **settings(tmp_path))
     assert second.fingerprint() != identity and not np.array_equal(before, second.split("train").images)
 
 
 def test_a_path_that_is_missing_or_empty_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent does not exist"):
-        ImageFolder(path=str(tmp_path / "absent"), decoding=Decoding(), **settings(tmp_path))
+        ImageFolder(path=str(tmp_path / "absent"), decoding=Decoding(size=None), **settings(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no image in"):
-        ImageFolder(path=str(tmp_path / "empty"), decoding=Decoding(), **settings(tmp_path))
+        ImageFolder(path=str(tmp_path / "empty"), decoding=Decoding(size=None), **settings(tmp_path))
 
 
 def test_a_file_outside_of_the_class_folders_is_named(tmp_path):
     source = folder(tmp_path)
     (source / "stray.png").write_bytes(png(noise(1)))
     with pytest.raises(ValueError, match=r"stray.png lies in none of the class folders cat, dog"):
-        ImageFolder(path=str(source), decoding=Decoding(), **settings(tmp_path))
+        ImageFolder(path=str(source), decoding=Decoding(size=None), **settings(tmp_path))
 
 
 def _open(path, cache, queue):
-    data = ImageFolder(path=path, decoding=Decoding(), batch_size=4, eval_batch_size=4, workers=0, cache_dir=cache)
+    data = ImageFolder(path=path, decoding=Decoding(size=None), batch_size=4, eval_batch_size=4, workers=0, cache_dir=cache)
     queue.put(int(np.asarray(data.split("train").images).astype(np.int64).sum()))
 
 
@@ -275,14 +275,14 @@ def test_a_local_directory_of_parquet_loads_as_hub_images(tmp_path):
     (tmp_path / "set").mkdir()
     parquet(tmp_path / "set" / "train.parquet", images, labels)
     parquet(tmp_path / "set" / "test.parquet", images[:10], labels[:10])
-    data = HubImages(name=str(tmp_path / "set"), image="image", label="label", decoding=Decoding(), **settings(tmp_path))
+    data = HubImages(name=str(tmp_path / "set"), image="image", label="label", decoding=Decoding(size=None), **settings(tmp_path))
     test = data.split("test")
     assert np.array_equal(test.images[3], images[3].transpose(2, 0, 1)) and test.labels.tolist() == labels[:10]
     assert len(data.split("train").images) + len(data.split("validation").images) == 100
     with pytest.raises(ValueError, match=r"no column 'picture', only image, label.*data.image"):
-        HubImages(name=str(tmp_path / "set"), image="picture", label=None, decoding=Decoding(), **settings(tmp_path))
+        HubImages(name=str(tmp_path / "set"), image="picture", label=None, decoding=Decoding(size=None), **settings(tmp_path))
 
 
 def test_a_data_set_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded"):
-        HubImages(name=str(tmp_path / "absent"), image="image", label=None, decoding=Decoding(), **settings(tmp_path))
+        HubImages(name=str(tmp_path / "absent"), image="image", label=None, decoding=Decoding(size=None), **settings(tmp_path))

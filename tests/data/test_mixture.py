@@ -49,8 +49,8 @@ def test_an_epoch_has_each_source_in_its_share_and_repeats_nothing(opened):
 def test_a_large_source_goes_on_in_the_next_epoch_until_all_of_it_was_served(opened):
     data, preprocess, source = opened
     total = data.sources[1].corpus("train", preprocess).num_documents
-    epochs = [[text for text in texts(preprocess, source.read(epoch, np.arange(source.count(epoch)))) if "pear" in text] for epoch in range(40)]
-    served = [text for epoch in epochs for text in epoch][:total]
+    epochs = [texts(preprocess, source.read(epoch, np.arange(source.count(epoch)))) for epoch in range(40)]
+    served = [text for epoch in epochs for text in epoch if "pear" in text][:total]
     assert len(served) == total == len(set(served))
 
 

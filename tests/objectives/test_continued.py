@@ -89,7 +89,7 @@ def test_a_bert_shaped_checkpoint_directory_is_continued_and_then_our_own_hand_o
     def continued(checkpoint, run_dir):
         changes = {"preprocess.vocab_size", "backbone.config", "backbone", "trainer.max_steps"}
         base = [one for one in text_overrides(corpus, cache_dir) if not one.startswith(tuple(changes))]
-        chosen = ["preprocess=pretrained_tokenizer", f"preprocess.path={checkpoint}", "backbone=bert_tiny", f"backbone.init_from={checkpoint}"]
+        chosen = ["preprocess=pretrained_tokenizer", f"preprocess.path={checkpoint}", f"backbone.init_from={checkpoint}"]
         return main(compose([*base, *chosen, "trainer.max_steps=3", "optimizer.peak_lr=1e-9", f"run_dir={run_dir}"]))
 
     first = continued(directory, tmp_path / "first") / "handoff" / "last"

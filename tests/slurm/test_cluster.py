@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import TIME_COLUMNS, assert_same_end, finish, text_overrides, write_corpus
+from tests.runs import assert_same_end, finish, text_overrides, write_corpus
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,7 @@ def saved(run_dir, step):
 
 def history(path, columns=("train/loss", "validation/loss", "learning_rate", "examples")):
     with (path / "metrics.csv").open() as file:
-        return [[float(row[c]) if row[c] else None for c in columns] for row in csv.DictReader(file) if not row["step"].startswith(TIME_COLUMNS)]
+        return [[float(row[column]) if row[column] else None for column in columns] for row in csv.DictReader(file)]
 
 
 def test_two_nodes_with_a_task_each_train_what_one_process_does(cluster, place, overrides, tmp_path):
@@ -181,6 +181,7 @@ def test_a_sweep_is_a_job_array_whose_jobs_requeue(cluster, place, overrides, un
             ask(cluster, "scancel", "--me")
     assert sweep.returncode == 0, said
     assert (second / "metrics.json").exists()
+    assert state(cluster, f"{array}_0") == ("COMPLETED", 1)
     log = "".join(path.read_text() for path in sorted(place.glob(f"runs/.submitit/{array}_0/*.out")))
     assert "stopped by SIGUSR2" in log and "Requeued job" in log
     assert_same_end(uninterrupted, first)

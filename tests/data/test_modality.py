@@ -1,0 +1,62 @@
+"""What a run knows about its rows before training: their average length, what they see, their padding, and which rows are evaluated."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from pretraining.data import modality
+from pretraining.data.loader import EVALUATION_SEED
+from pretraining.data.plan import PlannedText
+from pretraining.objectives.causal_language import NextTokens
+from pretraining.objectives.damage import SpanCorruption
+from pretraining.objectives.denoising import DenoiseText
+from pretraining.objectives.masked_language import MaskTokens
+from pretraining.objectives.next_sentence import PairSentences
+from tests.objectives.small_text import corpus, keys_of, preprocess
+
+MASKING = {"fraction": 0.15, "unit": "token", "mask_share": 0.8, "random_share": 0.1}
+
+
+def collates():
+    wordpiece, byte_bpe = preprocess("wordpiece"), preprocess("byte_bpe")
+    return {
+        "packed": ("wordpiece", MaskTokens(preprocess=wordpiece, max_tokens=64, **MASKING)),
+        "pairs": ("wordpiece", PairSentences(preprocess=wordpiece, max_tokens=64, negatives="random", short_share=0.1)),
+        "causal": ("byte_bpe", NextTokens(preprocess=byte_bpe, max_tokens=64)),
+    }
+
+
+@pytest.mark.parametrize("name", ["packed", "pairs", "causal"])
+def test_average_row_and_padding_are_those_of_the_batches(name, tmp_path):
+    kind, collate = collates()[name]
+    tokens = corpus(kind, tmp_path)
+    source = PlannedText(tokens, functools.partial(collate.plan, tokens, 1))
+    rows = np.arange(source.count(0))
+    batch = collate(source.read(0, rows), keys_of(rows))
+    documents = batch["documents"].numpy()
+    seen = [(row == number).sum() for row in documents for number in np.unique(row[row > 0])]
+    shape = modality.average_shape(source, collate, preprocess(kind))
+    assert shape == (round(sum(seen) / len(rows)), round(sum(size**2 for size in seen) / sum(seen)))
+    tokens.unigram_entropy = lambda: 1.0
+    facts = modality.facts(source, source, collate, preprocess(kind))
+    assert facts["data/padding_share"] == pytest.approx((documents == 0).mean())
+
+
+def test_span_corruption_has_no_padding(tmp_path):
+    collate = DenoiseText(preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=SpanCorruption(density=0.15, mean_length=3.0))
+    tokens = corpus("sentinel_bpe", tmp_path)
+    tokens.unigram_entropy = lambda: 1.0
+    source = PlannedText(tokens, functools.partial(collate.plan, tokens, 1))
+    assert 0 <= modality.facts(source, source, collate, preprocess("sentinel_bpe"))["data/padding_share"] < 1 / source.count(0)
+
+
+def test_evaluation_rows_do_not_depend_on_the_run_s_seed():
+    class Data:
+        modality = "text"
+
+        def source(self, split, preprocess, plan, *, seed):
+            return split, seed
+
+    found = [modality.source_of(Data(), split, None, MaskTokens, seed=7) for split in ("train", "validation", "test")]
+    assert found == [("train", 7), ("validation", EVALUATION_SEED), ("test", EVALUATION_SEED)]
