@@ -16,7 +16,7 @@ X_COLUMNS = {
     "flops": "FLOPs",
     "time": "seconds",
 }
-FIRST_Y = ("validation/loss", "train/loss")
+FIRST_Y = ("train/loss", "validation/loss")
 MOST_Y = 6
 
 

@@ -7,8 +7,11 @@ Shapes: B images of this rank, V views, D width of the projection, R ranks; N = 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +43,16 @@ class StackImages:
             )
         batch: Batch = {"images": images}
         return batch if examples.labels is None else batch | {"labels": torch.from_numpy(examples.labels)}
+
+    def draw(self, batch: Batch, path: Path, count: int = 12) -> None:
+        """Save a picture of `count` images of a finished batch, one per column, with their views below them."""
+        images, size = batch["images"][:count], batch["views"].shape[-1]
+        mean, std = (torch.tensor(part)[:, None, None] for part in (self.preprocess.mean, self.preprocess.std))
+        views = batch["views"].float().cpu().unflatten(0, (-1, len(batch["images"])))[:, :count] * std + mean
+        originals = F.interpolate(images.float().cpu() / 255.0, (size, size), mode="nearest")
+        rows = torch.cat([originals[None], views]).flatten(0, 1).clamp(0.0, 1.0)
+        scale = max(1, 64 // size)
+        torchvision.utils.save_image(F.interpolate(rows, scale_factor=scale, mode="nearest"), path, nrow=len(images), pad_value=1.0)
 
 
 class SimCLR(CoupledObjective):

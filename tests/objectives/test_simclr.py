@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -199,6 +200,15 @@ def test_images_with_other_channels_than_the_backbone_are_refused_with_what_to_s
     preprocess = ImagePreprocess(size=8, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
     with pytest.raises(ValueError, match=r"preprocess.channels=1"):
         StackImages(preprocess=preprocess)(ImageExamples(np.zeros((2, 1, 8, 8), np.uint8), None), None)
+
+
+def test_a_picture_shows_originals_above_their_views(tmp_path):
+    preprocess = ImagePreprocess(size=8, channels=1, mean=[0.5], std=[0.25])
+    prepared = objective().on_device(batch())
+    StackImages(preprocess=preprocess).draw(prepared, tmp_path / "views.png")
+    picture = np.asarray(Image.open(tmp_path / "views.png").convert("L"))
+    assert picture.shape == (3 * 66 + 2, 6 * 66 + 2)  # three rows of six, 64 pixels each and 2 between them
+    assert np.array_equal(picture[2:66:8, 2:66:8], prepared["images"][0, 0].numpy())
 
 
 # -- projectors of the published recipes --------------------------------------------------------------------------------------------
