@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,7 +143,7 @@ class Watchdog(pl.Callback):
         for rank in range(self._ranks):
             if rank == self._rank:
                 continue
-            answer = _in_time(lambda rank=rank: json.loads(self._posts.get(f"place/{rank}")))
+            answer = _in_time(self._posts, f"place/{rank}")
             posts[rank] = None if answer is None else Post(*answer)
             if answer is None and rank == 0:
                 break  # the store lives there: each further question would wait in vain
@@ -161,13 +160,13 @@ def behind_of(posts: dict[int, Post | None], *, silent_after: float, now: float)
     return sorted(rank for rank, place in places.items() if place == least) if least < max(places.values()) else []
 
 
-def _in_time(ask: Callable[[], Any]) -> Any:
-    """Give what `ask` returns, or None if that takes too long: a store whose process is stopped keeps even a timed request waiting."""
+def _in_time(store: Any, key: str) -> Any:
+    """Read a key, or None if that takes too long: a store whose process is stopped keeps even a timed request waiting."""
     answers: list[Any] = []
 
     def answer() -> None:
         with contextlib.suppress(dist.DistError):
-            answers.append(ask())
+            answers.append(json.loads(store.get(key)))
 
     asking = threading.Thread(target=answer, daemon=True)
     asking.start()
