@@ -25,8 +25,9 @@ from pretraining import handoff
 from pretraining.configuration import class_name, class_of, complete, instantiate, make_loggers
 from pretraining.configuration import compose as compose_any
 from pretraining.distributed import rank
-from pretraining.run import Precision, RunDirectory, RunError, TrainerSettings, choose_precision, refuse_other_config
+from pretraining.run import RunDirectory, RunError, refuse_other_config
 from pretraining.spawn import needs_ranks, run_ranks
+from pretraining.trainer import Precision, TrainerSettings, choose_precision
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

@@ -15,8 +15,9 @@ from finetuning.watch import StayOpen, Watch
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.distributed import rank, world_size
 from pretraining.history import CsvHistory
-from pretraining.run import RunDirectory, TrainerSettings, train
+from pretraining.run import RunDirectory
 from pretraining.step import StepSettings
+from pretraining.trainer import TrainerSettings, train
 
 
 class Outcome(NamedTuple):

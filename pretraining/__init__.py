@@ -21,7 +21,7 @@ _HOME = {
     "SimCLR": "pretraining.objectives.simclr",
     "TorchvisionBackbone": "pretraining.backbones.torchvision",
     "TransformersBackbone": "pretraining.backbones.huggingface",
-    "TrainerSettings": "pretraining.run",
+    "TrainerSettings": "pretraining.trainer",
     "fit": "pretraining.launch",
 }
 __all__ = sorted(_HOME)

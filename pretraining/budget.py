@@ -6,7 +6,8 @@ import math
 import sys
 from typing import Any
 
-from pretraining.run import RunError, TrainerSettings
+from pretraining.run import RunError
+from pretraining.trainer import TrainerSettings
 
 
 def steps(budget: Any, settings: TrainerSettings, parts: Any, batch_size: int) -> int:

@@ -15,8 +15,8 @@ import torch
 from omegaconf import DictConfig
 
 from pretraining.data.loader import StepLoader
-from pretraining.run import TrainerSettings, build_trainer, quieten
 from pretraining.step import Step, StepSettings
+from pretraining.trainer import TrainerSettings, build_trainer, quieten
 
 
 class Served(list[Step]):

@@ -198,9 +198,7 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
         raise HandoffError(f"{directory} has format version {version}, this release reads {VERSION}: use the release that wrote it")
     pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
     if pickled:
-        raise HandoffError(
-            f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it, weights are safetensors"
-        )
+        raise HandoffError(f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it, weights are safetensors")
     for name, digest in digests.items():
         if not (directory / name).is_file():
             raise HandoffError(f"{directory} lacks {name}: copy the whole directory again")

@@ -24,9 +24,10 @@ from pretraining.distributed import convert_batchnorm
 from pretraining.history import CsvHistory
 from pretraining.objectives.base import Objective
 from pretraining.objectives.continued import continue_heads
-from pretraining.run import RunDirectory, RunError, TrainerSettings, choose_precision, process_rank, train
+from pretraining.run import RunDirectory, RunError, process_rank
 from pretraining.spawn import needs_ranks, run_ranks
 from pretraining.step import StepSettings
+from pretraining.trainer import TrainerSettings, choose_precision, train
 
 __all__ = ["Parts", "compose", "fit", "main", "run"]
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from pretraining.cluster import launched, ranks_started
-from pretraining.run import RunError, TrainerSettings
+from pretraining.run import RunError
+from pretraining.trainer import TrainerSettings
 
 GRACE_SECONDS = 20.0  # between one rank's failure and the end of the others
 

@@ -3,8 +3,8 @@
 import torch
 
 from pretraining.optim import SGD
-from pretraining.run import TrainerSettings, build_trainer
 from pretraining.step import Step, StepSettings
+from pretraining.trainer import TrainerSettings, build_trainer
 
 
 def plain_sgd():

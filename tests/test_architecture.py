@@ -24,6 +24,7 @@ LAYERS = [
         "pretraining.checkpoints",
         "pretraining.history",
         "pretraining.run",
+        "pretraining.trainer",
     ],
     ["pretraining.callbacks", "pretraining.objectives", "pretraining.data", "pretraining.configuration"],
     ["pretraining.launch", "pretraining.budget", "pretraining.dry_run", "pretraining.spawn"],
@@ -31,7 +32,7 @@ LAYERS = [
 ]
 FINETUNING_MAY_IMPORT = {
     "random", "cache", "distributed", "optim", "preprocess", "backbones", "step", "handoff", "probes", "checkpoints", "history", "run",
-    "configuration", "spawn", "data",
+    "trainer", "configuration", "spawn", "data",
 }  # fmt: skip
 HYDRA_ALLOWED = {"configuration", "launch", "run", "__main__", "spawn", "evaluate", "budget", "dry_run", "agent", "training", "study"}
 

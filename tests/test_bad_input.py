@@ -121,7 +121,7 @@ def test_a_resume_under_another_configuration_is_refused_with_the_difference(ove
     assert "workers" not in str(caught.value) and "max_steps" not in str(caught.value)
 
 
-# -- hand-offs ------------------------------------------------------------------------------------------------------------------------------
+# -- hand-offs -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -59,14 +59,14 @@ def composed(overrides):
 
 @pytest.mark.parametrize("name", files("trainer"))
 def test_a_trainer_file_sets_every_setting(name):
-    from pretraining.run import TrainerSettings
+    from pretraining.trainer import TrainerSettings
 
     config = composed([f"trainer={name}"]).trainer
     assert {key for key in config if key != "_target_"} == {field.name for field in dataclasses.fields(TrainerSettings)}
 
 
 def test_defaults_of_the_trainer_are_the_yaml_s_where_they_are_neutral():
-    from pretraining.run import TrainerSettings
+    from pretraining.trainer import TrainerSettings
 
     defaults, config = TrainerSettings(), composed(["trainer=cpu"]).trainer
     for name in (

@@ -12,7 +12,8 @@ import torch
 from pretraining import evaluate
 from pretraining.configuration import compose
 from pretraining.launch import build, main, out_of_memory
-from pretraining.run import RunError, TrainerSettings
+from pretraining.run import RunError
+from pretraining.trainer import TrainerSettings
 from tests.runs import finish, history, text_overrides, write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,0 +1,1 @@
+"""Speed, measured beside peers in one run; each prints one JSON object last."""

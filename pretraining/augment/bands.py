@@ -56,9 +56,7 @@ def cubic(distance: Tensor) -> Tensor:
     return inner.add_((outer - 2.0).square_().mul_(outer.sub_(1.0)), alpha=-0.5)
 
 
-def resampling(
-    start: Tensor, length: Tensor, *, size: int, extent: int, flip: Tensor, interpolation: Interpolation
-) -> Band:
+def resampling(start: Tensor, length: Tensor, *, size: int, extent: int, flip: Tensor, interpolation: Interpolation) -> Band:
     """Build the map from pixels [start, start + length) of an axis of `extent` pixels to `size` outputs, reversed where `flip`.
 
     The kernel widens with the reduction (antialiasing) and sees nothing outside of its interval, as PIL's and torch's do.

@@ -55,9 +55,7 @@ def between(numbers: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * numbers
 
 
-def crop_boxes(
-    shape: Tensor, place: Tensor, extent: tuple[int, int], *, area: tuple[float, float], aspect: tuple[float, float]
-) -> Tensor:
+def crop_boxes(shape: Tensor, place: Tensor, extent: tuple[int, int], *, area: tuple[float, float], aspect: tuple[float, float]) -> Tensor:
     """Choose a box by its share of the image's area and its width-to-height ratio (uniform in its logarithm). int64 [N, 4].
 
     `shape` [N, 2 * TRIES] holds the areas and ratios of ten tries, of which the first that fits counts; where none fits, the largest

@@ -109,9 +109,7 @@ class Views:
         factors = low + (high - low) * drawn["jitter.factors"]
         unchanged = constant([1.0, 1.0, 1.0, 0.0], device)
         return Parameters(
-            boxes=crop_boxes(
-                drawn["crop.shape"], drawn["crop.place"], extent, area=self.crop.area, aspect=self.crop.aspect
-            ),
+            boxes=crop_boxes(drawn["crop.shape"], drawn["crop.place"], extent, area=self.crop.area, aspect=self.crop.aspect),
             flip=happens["flip"],
             factors=torch.where(happens["jitter"][:, None], factors, unchanged),
             order=orders(drawn["jitter.order"]),
@@ -144,9 +142,7 @@ class Views:
     def _augmented(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Apply every operation to images, each with the parameters of its row."""
         crop = self.crop
-        views = resized_crop(
-            images, parameters.boxes, (crop.size, crop.size), flip=parameters.flip, interpolation=crop.interpolation
-        )
+        views = resized_crop(images, parameters.boxes, (crop.size, crop.size), flip=parameters.flip, interpolation=crop.interpolation)
         if any(self.probabilities["jitter"]):
             views = colour_jitter(views, parameters.factors, parameters.order)
         if any(self.probabilities["greyscale"]) and views.shape[1] > 1:

@@ -73,12 +73,8 @@ class EncodedImages(ImageData):
 class ImageFolder(EncodedImages):
     """A folder of images: path/SPLIT/CLASS/*.png, or path/CLASS/*.png, or either without the CLASS level where there are no labels."""
 
-    def __init__(
-        self, *, path: str, decoding: Decoding, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str
-    ) -> None:
-        super().__init__(
-            decoding=decoding, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, cache_dir=cache_dir
-        )
+    def __init__(self, *, path: str, decoding: Decoding, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
+        super().__init__(decoding=decoding, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, cache_dir=cache_dir)
         root = Path(path).expanduser()
         if not root.is_dir():
             what = "is not a directory" if root.exists() else "does not exist"
@@ -187,9 +183,7 @@ class HubImages(EncodedImages):
         workers: int,
         cache_dir: str,
     ) -> None:
-        super().__init__(
-            decoding=decoding, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, cache_dir=cache_dir
-        )
+        super().__init__(decoding=decoding, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, cache_dir=cache_dir)
         splits = _loaded(name)
         found = {split: splits[alias] for split, aliases in ALIASES.items() for alias in aliases if alias in splits}
         if "train" not in found:

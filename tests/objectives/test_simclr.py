@@ -142,9 +142,7 @@ def views(count=2, **changes) -> Views:
 def objective(**changes) -> SimCLR:
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar", in_channels=1)
-    optimizer = AdamW(
-        peak_lr=1e-3, warmup_steps=0, schedule="constant", final_fraction=0.0, weight_decay=0.0, betas=[0.9, 0.999], eps=1e-8
-    )
+    optimizer = AdamW(peak_lr=1e-3, warmup_steps=0, schedule="constant", final_fraction=0.0, weight_decay=0.0, betas=[0.9, 0.999], eps=1e-8)
     settings = {"views": views(), "projector": Projector(layers=2, output=16), "temperature": 0.5} | changes
     return SimCLR(backbone=backbone, optimizer=optimizer, **settings)
 
