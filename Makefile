@@ -8,7 +8,7 @@ demo: env  ## the main job on built-in data: pretrain, hand over, finetune, comp
 	$(BIN)/python -m experiments study=first_look
 
 test: env  ## the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
