@@ -137,7 +137,7 @@ def test_a_sweep_gives_each_job_a_directory_named_after_what_varies(overrides, t
     command = [sys.executable, "-m", "pretraining", "-m", *[o for o in overrides if "max_steps" not in o and "log_every" not in o], *swept]
     ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    (sweep,) = (tmp_path / "runs").iterdir()
+    (sweep,) = (tmp_path / "runs").glob("sweep-*")
     assert sorted(path.name for path in sweep.iterdir()) == ["0-seed-1", "1-seed-2"]
     assert all((path / "metrics.json").exists() for path in sweep.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
