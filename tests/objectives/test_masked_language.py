@@ -115,7 +115,8 @@ def test_scores_equal_those_of_transformers_on_the_same_weights():
 
     objective = model().eval()
     peer = BertForMaskedLM(objective.backbone.model.config).eval()
-    peer.bert.load_state_dict(objective.backbone.model.state_dict(), strict=False)
+    weights = {name: value for name, value in objective.backbone.model.state_dict().items() if not name.startswith("pooler.")}
+    peer.bert.load_state_dict(weights)
     transform = peer.cls.predictions.transform
     transform.dense.load_state_dict(objective.head.dense.state_dict())
     transform.LayerNorm.load_state_dict(objective.head.norm.state_dict())
