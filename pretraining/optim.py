@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from pretraining.distributed import local, whole
+
 Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
 
 
@@ -39,13 +41,16 @@ def split_by_decay(named: Iterable[tuple[str, nn.Parameter]], lr_scale: float = 
     return [group for group in groups if group.parameters]
 
 
-def scale_at(step: int, *, schedule: Schedule, warmup_steps: int, max_steps: int, final_fraction: float) -> float:
+def scale_at(
+    step: int, *, schedule: Schedule, warmup_steps: int, max_steps: int, final_fraction: float, warmup_from: float | None = None
+) -> float:
     """Give the fraction of the peak rate at optimizer step `step`, counted from 0.
 
-    Warm-up is linear, (step + 1) / warmup_steps, so that the first step already learns; decay then goes to `final_fraction` at `max_steps`.
+    Warm-up is linear: from `warmup_from` at step 0 to 1 at `warmup_steps`, or where that is null (step + 1) / warmup_steps, so that the
+    first step already learns. Decay then goes to `final_fraction` at `max_steps`.
     """
     if step < warmup_steps:
-        return (step + 1) / warmup_steps
+        return (step + 1) / warmup_steps if warmup_from is None else warmup_from + (1.0 - warmup_from) * step / warmup_steps
     if schedule == "constant":
         return 1.0
     if schedule == "inverse_sqrt":
@@ -59,7 +64,8 @@ def scale_at(step: int, *, schedule: Schedule, warmup_steps: int, max_steps: int
 class Optimizer(ABC):
     """What all optimizers share: a peak rate and its schedule.
 
-    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it.
+    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it, from `warmup_from` of it (null: one
+    step's share). The rate changes every `hold_steps` steps. `decay_vectors` decays biases and norms, too.
     """
 
     peak_lr: float
@@ -67,6 +73,9 @@ class Optimizer(ABC):
     schedule: Schedule
     final_fraction: float
     weight_decay: float
+    warmup_from: float | None = None
+    hold_steps: int = 1
+    decay_vectors: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in ("linear", "cosine", "constant", "inverse_sqrt"):
@@ -74,6 +83,11 @@ class Optimizer(ABC):
         if not self.peak_lr > 0 or self.warmup_steps < 0:
             raise ValueError(
                 f"optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0, got {self.peak_lr} and {self.warmup_steps}"
+            )
+        if self.hold_steps < 1 or not 0.0 <= (self.warmup_from or 0.0) <= 1.0:
+            raise ValueError(
+                "optimizer.hold_steps must be at least 1 and optimizer.warmup_from null or a share from 0 to 1, got "
+                f"{self.hold_steps} and {self.warmup_from}"
             )
 
     @abstractmethod
@@ -87,7 +101,7 @@ class Optimizer(ABC):
                 {
                     "params": group.parameters,
                     "lr": self.peak_lr * group.lr_scale,
-                    "weight_decay": self.weight_decay if group.decayed else 0.0,
+                    "weight_decay": self.weight_decay if group.decayed or self.decay_vectors else 0.0,
                     "decayed": group.decayed,
                 }
                 for group in groups
@@ -97,11 +111,12 @@ class Optimizer(ABC):
 
     def _scale(self, max_steps: int) -> Callable[[int], float]:
         return lambda step: scale_at(
-            step,
+            step // self.hold_steps * self.hold_steps,
             schedule=self.schedule,
             warmup_steps=self.warmup_steps,
             max_steps=max_steps,
             final_fraction=self.final_fraction,
+            warmup_from=self.warmup_from,
         )
 
 
@@ -147,7 +162,8 @@ class Adafactor(Optimizer):
 def clip_by_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
     """Scale gradients in place so that their joint 2-norm is at most `max_norm`; returns the norm before. No host synchronisation."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+    gradients = [local(gradient) for gradient in gradients]
     if max_norm is not None:
         torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0).to(gradients[0].dtype))
     return norm

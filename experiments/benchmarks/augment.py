@@ -179,7 +179,7 @@ def main() -> None:
     result: dict[str, float] = {}
     for size in arguments.sizes:
         print(f"{size} x {size}: our views equal torchvision's within {check_equal(size):.1e} standard deviations")
-        best = measure(size, arguments.rounds, batch=256 if size <= 64 else 16)
+        best = measure(size, arguments.rounds, batch=256 if size <= 64 else 64)
         for name, rate in best.items():
             print(f"  {name:20} {rate:10,.0f} views/s per core   {1e6 / rate:10,.0f} us per view")
         torchvision = max(best["torchvision_tensor"], best["torchvision_pil"])

@@ -26,6 +26,10 @@ class Band(NamedTuple):
     weights: Tensor  # float32 [B, n, R, K]
     size: int  # outputs; the last block may have spare ones beyond it
 
+    def some(self, chosen: slice) -> Band:
+        """Give the maps of some images."""
+        return Band(self.rows[chosen], self.weights[chosen], self.size)
+
 
 def blocks_of(size: int) -> tuple[int, int]:
     """Cut `size` outputs into blocks: how many, and how many outputs each."""
@@ -81,6 +85,11 @@ def resampling(start: Tensor, length: Tensor, *, size: int, extent: int, flip: T
     return Band((pixel + start).long(), weights, size)
 
 
+def reach_of(sigma: Tensor) -> Tensor:
+    """Give the pixels on each side that a Gaussian reaches: beyond six deviations it is below 2e-8 of its height."""
+    return (6.0 * sigma).ceil()
+
+
 def blurring(sigma: Tensor, *, size: int, kernel_size: int) -> Band:
     """Build the convolution of an axis of `size` pixels with `kernel_size` samples of a Gaussian, its ends reflected. `sigma` [B]."""
     half = kernel_size // 2
@@ -90,7 +99,8 @@ def blurring(sigma: Tensor, *, size: int, kernel_size: int) -> Band:
     # all weights are overlapping views of the padded taps.
     rows = torch.arange(blocks, device=sigma.device)[:, None] * outputs + (outputs + half - 1) - torch.arange(reach, device=sigma.device)
     rows = size - 1 - (size - 1 - rows.abs()).abs()
-    taps = torch.exp(-0.5 * (torch.arange(-half, half + 1, device=sigma.device) / sigma[:, None]).square_())
+    place = torch.arange(-half, half + 1, device=sigma.device)
+    taps = torch.exp(-0.5 * (place / sigma[:, None]).square_()) * (place.abs() <= reach_of(sigma)[:, None])
     taps /= taps.sum(1, keepdim=True)
     padded = torch.nn.functional.pad(taps, (outputs - 1, outputs - 1))
     weights = padded.unfold(1, outputs, 1)[:, None]  # [B, 1, R, K]

@@ -14,6 +14,7 @@ from pretraining.augment.constants import constant
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey; torchvision's figures
+FEW = 8  # images of a chunk, which are then large and mostly of one kind: each kind by itself; more are blended all at once
 
 
 def on_rows(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
@@ -53,17 +54,45 @@ def greyscale(images: Tensor) -> Tensor:
     return grey(images).expand_as(images).contiguous()
 
 
+def mean_grey(images: Tensor) -> Tensor:
+    """Give the mean luminance. [B, C, H, W] -> [B, 1, 1, 1]."""
+    means = images.mean((2, 3))
+    if images.shape[1] == 3:
+        means = means @ constant(LUMA, images.device).to(images.dtype)[:, None]
+    return means[:, :, None, None]
+
+
+def brighten(images: Tensor, factor: Tensor) -> Tensor:
+    """Move each image away from black by `factor` [B, 1, 1, 1], and clip; in place, like the next two."""
+    return images.mul_(factor).clamp_(0.0, 1.0)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Move each image away from its mean luminance."""
+    reference = mean_grey(images).mul_(1.0 - factor)
+    return images.mul_(factor).add_(reference).clamp_(0.0, 1.0)
+
+
+def saturate(images: Tensor, factor: Tensor) -> Tensor:
+    """Move each pixel away from its own luminance."""
+    reference = grey(images) * (1.0 - factor)
+    return images.mul_(factor).add_(reference).clamp_(0.0, 1.0)
+
+
 def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
     """Move each image away from black, from its mean luminance or from its own luminance, by `factor`, and clip; in place.
 
     `kind` [B] says which: BRIGHTNESS, CONTRAST or SATURATION. `factor` [B]: 1 changes nothing, 0 leaves only the reference.
     """
-    factor, kind = factor[:, None, None, None], kind[:, None, None, None]
-    rest = 1.0 - factor
-    luminance = grey(images)
-    mean = luminance.mean((1, 2, 3), keepdim=True).mul_(rest * (kind == CONTRAST))
-    reference = (luminance * (rest * (kind == SATURATION))).add_(mean)
-    return images.mul_(factor).add_(reference).clamp_(0.0, 1.0)
+    spread = factor[:, None, None, None]
+    if images.device.type == "cpu" and len(images) <= FEW:
+        for which, operation in ((BRIGHTNESS, brighten), (CONTRAST, contrast), (SATURATION, saturate)):
+            images = on_rows(images, (kind == which) & (factor != 1.0), operation, spread)
+        return images
+    kind, rest = kind[:, None, None, None], 1.0 - spread
+    mean = mean_grey(images).mul_(rest * (kind == CONTRAST))  # all three at once: fewer passes than three of which one counts
+    reference = (grey(images) * (rest * (kind == SATURATION))).add_(mean)
+    return images.mul_(spread).add_(reference).clamp_(0.0, 1.0)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:

@@ -8,24 +8,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pretraining.augment.bands import Interpolation, blurring, contract, resampling
+from pretraining.augment.bands import Band, Interpolation, blurring, contract, reach_of, resampling
+
+
+def crop_bands(
+    boxes: Tensor, extent: tuple[int, int], size: tuple[int, int], *, flip: Tensor, interpolation: Interpolation, scale: float = 1.0
+) -> tuple[Band, Band]:
+    """Build the maps from rows and from columns of images of `extent` to crops of `size`, whose values are multiplied by `scale`.
+
+    `boxes` [B, 4] holds top, left, height and width in whole pixels; crops are mirrored left to right where `flip` bool [B].
+    """
+    top, left, rows, columns = boxes.float().unbind(1)
+    vertical = resampling(top, rows, size=size[0], extent=extent[0], flip=torch.zeros_like(flip), interpolation=interpolation)
+    horizontal = resampling(left, columns, size=size[1], extent=extent[1], flip=flip, interpolation=interpolation)
+    vertical.weights.mul_(scale)
+    return vertical, horizontal
+
+
+def resize(images: Tensor, vertical: Band, horizontal: Band) -> Tensor:
+    """Apply the maps of `crop_bands`, and clip to [0, 1] where a bicubic kernel overshoots. float32"""
+    return contract(contract(images, vertical), horizontal).clamp_(0.0, 1.0)
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: tuple[int, int], *, flip: Tensor, interpolation: Interpolation) -> Tensor:
     """Cut a box from each image, resize it with antialiasing, and mirror it left to right where `flip`. float32 [B, C, *size].
 
-    `images` are uint8, or floats in [0, 1]; so is the result, clipped where the bicubic kernel overshoots. `boxes` [B, 4] holds top,
-    left, height and width in whole pixels; `flip` bool [B].
+    `images` are uint8, or floats in [0, 1]; so is the result. `boxes` as for `crop_bands`.
     """
-    _, _, height, width = images.shape
-    top, left, rows, columns = boxes.float().unbind(1)
-    upright = torch.zeros_like(flip)
-    vertical = resampling(top, rows, size=size[0], extent=height, flip=upright, interpolation=interpolation)
-    horizontal = resampling(left, columns, size=size[1], extent=width, flip=flip, interpolation=interpolation)
-    if images.dtype == torch.uint8:
-        vertical.weights.mul_(1.0 / 255.0)
-    resized = contract(contract(images, vertical), horizontal)
-    return resized.clamp_(0.0, 1.0) if interpolation == "bicubic" else resized
+    extent, scale = (images.shape[2], images.shape[3]), 1.0 / 255.0 if images.dtype == torch.uint8 else 1.0
+    return resize(images, *crop_bands(boxes, extent, size, flip=flip, interpolation=interpolation, scale=scale))
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
@@ -36,6 +47,8 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
             f"a blur of {kernel_size} taps reaches beyond the reflection of a {height} x {width} image: choose kernel_size below "
             f"{2 * min(height, width)}"
         )
+    if sigma.device.type == "cpu":  # an accelerator would have to tell the host how far its Gaussians reach
+        kernel_size = min(kernel_size, 2 * int(reach_of(sigma).max()) + 1)
     vertical = blurring(sigma, size=height, kernel_size=kernel_size)
     horizontal = vertical if height == width else blurring(sigma, size=width, kernel_size=kernel_size)
     return contract(contract(images, vertical), horizontal)

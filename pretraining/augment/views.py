@@ -11,14 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pretraining.augment.bands import Band
 from pretraining.augment.colour import HUE, colour_jitter, greyscale, on_rows, put_rows, solarise
 from pretraining.augment.constants import constant
 from pretraining.augment.draws import CROP_NUMBERS, between, crop_boxes, draw, orders
-from pretraining.augment.geometry import gaussian_blur, resized_crop
+from pretraining.augment.geometry import crop_bands, gaussian_blur, resize
 from pretraining.augment.parts import Blur, Crop, Jitter, Output, Probability
 from pretraining.random import Keys
 
 CHUNK_BYTES = 1 << 21  # of float images that a CPU works on at once, so that they stay in its cache
+BAND_ROWS = 64  # whose resampling weights are made at once: many operations on few numbers
 SLOTS = {
     "crop.shape": CROP_NUMBERS,
     "crop.place": 2,
@@ -50,9 +52,11 @@ class Parameters(NamedTuple):
         return Parameters(*(part[chosen] for part in self))
 
     def by_operations(self) -> Tensor:
-        """Order the rows so that those with the same operations at the same turn are neighbours. int64 [N]"""
-        turn = torch.where(self.factors[:, HUE] == 0.0, 4, (self.order == HUE).int().argmax(1))
-        return (turn * 4 + self.blur * 2 + self.greyscale).argsort(stable=True)
+        """Order the rows so that those with the same operations in the same order are neighbours, of like widths of blur. int64 [N]"""
+        untouched = (self.factors[:, :HUE] == 1.0).all(1) & (self.factors[:, HUE] == 0.0)
+        digits = constant([64, 16, 4, 1], self.order.device, torch.int64)
+        place = torch.where(untouched, 0, (self.order * digits).sum(1) * 4) + self.greyscale * 2 + self.blur
+        return (place + (self.sigma / (1.0 + self.sigma)).double()).argsort()
 
 
 class Views:
@@ -122,7 +126,7 @@ class Views:
     @torch.no_grad()
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Compute the rows that `parameters` describes; row r is a view of image r modulo B."""
-        batch, channels, height, width = images.shape
+        batch, channels = images.shape[:2]
         rows, size = len(parameters.flip), self.crop.size
         views = torch.empty(
             (rows, channels, size, size),
@@ -132,17 +136,29 @@ class Views:
         )
         with torch.autocast(images.device.type, enabled=False):
             if images.device.type != "cpu":
-                return views.copy_(self._augmented(images.repeat(rows // batch, 1, 1, 1), parameters))
+                crops = resize(images.repeat(rows // batch, 1, 1, 1), *self._bands(images, parameters))
+                return views.copy_(self._coloured(crops, parameters))
             keep_freed_memory()
-            chunk = max(1, CHUNK_BYTES // (4 * channels * max(size * size, height * width)))
-            for part in parameters.by_operations().split(chunk):
-                put_rows(views, part, self._augmented(images[part % batch], parameters.rows(part)))
+            chunk = max(1, CHUNK_BYTES // (4 * channels * max(size * size, images.shape[2] * images.shape[3])))
+            for rows in parameters.by_operations().split(max(chunk, BAND_ROWS)):
+                self._compute(images, rows, parameters.rows(rows), views, chunk)
         return views
 
-    def _augmented(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Apply every operation to images, each with the parameters of its row."""
-        crop = self.crop
-        views = resized_crop(images, parameters.boxes, (crop.size, crop.size), flip=parameters.flip, interpolation=crop.interpolation)
+    def _compute(self, images: Tensor, rows: Tensor, parameters: Parameters, views: Tensor, chunk: int) -> None:
+        """Write `rows` of `views`, `chunk` of them at a time."""
+        bands = self._bands(images, parameters)
+        for start in range(0, len(rows), chunk):
+            part = slice(start, start + chunk)
+            crops = resize(images.index_select(0, rows[part] % len(images)), *(band.some(part) for band in bands))
+            put_rows(views, rows[part], self._coloured(crops, parameters.rows(part)))
+
+    def _bands(self, images: Tensor, parameters: Parameters) -> tuple[Band, Band]:
+        size, extent = (self.crop.size, self.crop.size), (images.shape[2], images.shape[3])
+        scale = 1.0 / 255.0 if images.dtype == torch.uint8 else 1.0
+        return crop_bands(parameters.boxes, extent, size, flip=parameters.flip, interpolation=self.crop.interpolation, scale=scale)
+
+    def _coloured(self, views: Tensor, parameters: Parameters) -> Tensor:
+        """Apply every operation after the crop, each with the parameters of its row."""
         if any(self.probabilities["jitter"]):
             views = colour_jitter(views, parameters.factors, parameters.order)
         if any(self.probabilities["greyscale"]) and views.shape[1] > 1:

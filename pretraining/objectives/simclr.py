@@ -2,11 +2,12 @@
 
 Views of one image should be alike, and unlike those of all other images in the step.
 
-Shapes: B images of this rank, V views, D width of the projection, R ranks; N = B * V anchors, M = R * N candidates.
+Shapes: B images of this rank, V views, D width of the projection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from torch.nn import functional as F
 from pretraining.augment import Views
 from pretraining.backbones.base import Backbone
 from pretraining.data.image import ImageExamples
-from pretraining.distributed import gather_with_gradient, rank
 from pretraining.objectives.base import Batch, CoupledObjective, Loss
+from pretraining.objectives.nt_xent import nt_xent
 from pretraining.objectives.projector import Projector
 from pretraining.optim import Optimizer
 from pretraining.preprocess.image import ImagePreprocess
@@ -59,7 +60,7 @@ class SimCLR(CoupledObjective):
     """Contrast of views, through a projector, at a temperature.
 
     `decoupled` leaves the positives out of the denominator (Yeh et al. 2022, DCL); `supervised` counts images of the same class as
-    positives too (Khosla et al. 2020, SupCon's L_out).
+    positives too (Khosla et al. 2020, SupCon's L_out). `weight` multiplies the mean over anchors.
     """
 
     modality = "image"
@@ -74,12 +75,15 @@ class SimCLR(CoupledObjective):
         temperature: float,
         decoupled: bool = False,
         supervised: bool = False,
+        weight: float = 1.0,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if views.count < 2 or not temperature > 0:
             raise ValueError(f"SimCLR contrasts at least 2 views at a temperature above 0, got {views.count} and {temperature}")
         self.views, self.temperature, self.decoupled, self.supervised = views, temperature, decoupled, supervised
-        self.projector = projector.build(backbone.dim)
+        self.weight, self.projector = weight, projector.build(backbone.dim)
+        if views.output.channels_last:  # as the views come, or each convolution would reorder its weights in each step
+            backbone.to(memory_format=torch.channels_last)
 
     def on_device(self, batch: Batch) -> Batch:
         """Make the views. [V * B, C, S, S]"""
@@ -87,7 +91,7 @@ class SimCLR(CoupledObjective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Every view is an anchor."""
-        return {"nt_xent": torch.tensor(len(batch["images"]) * self.views.count)}
+        return {"nt_xent": _number(len(batch["images"]) * self.views.count, batch["images"])}
 
     def represent(self, batch: Batch) -> Tensor:
         """Project all views in one forward pass. [B, V, D], of unit length, in at least single precision"""
@@ -99,27 +103,20 @@ class SimCLR(CoupledObjective):
         """Contrast this rank's views with those of all ranks."""
         labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
         total = nt_xent(representations, self.temperature, labels=labels, decoupled=self.decoupled)
-        return Loss({"nt_xent": Term(total, torch.tensor(representations[..., 0].numel()))})
+        return Loss({"nt_xent": Term(total, _number(representations[..., 0].numel(), total), self.weight)})
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
+    def forward_flops(self, shape: Sequence[float]) -> float:
         """Count all views of one image; `shape` is (channels, height, width)."""
         size, linear = self.views.crop.size, [part for part in self.projector if isinstance(part, nn.Linear)]
         per_view = self.backbone.forward_flops((shape[0], size, size)) + sum(2.0 * part.weight.numel() for part in linear)
         return self.views.count * per_view
 
+    def comparison_flops(self, batch_size: int) -> float:
+        """Count the similarities of one image's views to all views."""
+        width = [part for part in self.projector if isinstance(part, nn.Linear)][-1].out_features
+        return 2.0 * self.views.count * (batch_size * self.views.count) * width
 
-def nt_xent(views: Tensor, temperature: float, *, labels: Tensor | None = None, decoupled: bool = False) -> Tensor:
-    """Sum over anchors of -log(softmax over all other views of all ranks), averaged over the anchor's positives.
 
-    `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same class.
-    """
-    anchors = views.flatten(0, 1)  # [N, D]
-    with torch.autocast(anchors.device.type, enabled=False):
-        logits = anchors @ gather_with_gradient(anchors).T / temperature  # [N, M]
-    place = torch.arange(logits.shape[1], device=anchors.device)
-    own = place[: len(anchors), None] + rank() * len(anchors)
-    groups = place // views.shape[1] if labels is None else gather_with_gradient(labels.repeat_interleave(views.shape[1]))
-    itself = place == own
-    positive = (groups[own] == groups) & ~itself
-    against = logits.masked_fill(itself | positive if decoupled else itself, -torch.inf).logsumexp(1)
-    return (against - (logits * positive).sum(1) / positive.sum(1)).sum()
+def _number(value: int, beside: Tensor) -> Tensor:
+    """Give a number as a tensor on another's device, without a copy that the host would wait for."""
+    return torch.full((), value, device=beside.device, dtype=torch.int64)

@@ -109,8 +109,9 @@ def test_a_blur_wider_than_the_reflection_is_refused():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", [BRIGHTNESS, CONTRAST, SATURATION])
-def test_brightness_contrast_and_saturation_are_torchvisions_to_a_millionth(kind, channels):
-    images = as_float(pictures(channels=channels))
+@pytest.mark.parametrize("count", [5, 12])  # few, and more than that: two ways to the same
+def test_brightness_contrast_and_saturation_are_torchvisions_to_a_millionth(kind, channels, count):
+    images = as_float(pictures(count, channels))
     factors = torch.linspace(0.0, 2.0, len(images))
     ours = blend(images.clone(), factors, torch.full((len(images),), kind))
     for number, factor in enumerate(factors.tolist()):

@@ -1,0 +1,83 @@
+"""Schedules: their values at named steps, in the published forms of warm-up; which parameters decay."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pretraining.configuration import CONF, compose, instantiate
+from pretraining.optim import SGD, scale_at, split_by_decay
+
+OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
+
+
+def rates(steps, **changes):
+    values = {"peak_lr": 2.0, "warmup_steps": 4, "schedule": "cosine", "final_fraction": 0.0, "weight_decay": 0.1}
+    optimizer = SGD(**(values | {"momentum": 0.0, "nesterov": False} | changes))
+    made, schedule = optimizer.build(split_by_decay([("weight", nn.Parameter(torch.ones(2, 2)))]), steps)
+    found = []
+    for _ in range(steps):
+        found.append(made.param_groups[0]["lr"])
+        made.step()
+        schedule.step()
+    return found
+
+
+def test_warm_up_starts_with_one_steps_share_or_with_a_given_one():
+    assert rates(8)[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert rates(8, warmup_from=0.0)[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert rates(8, warmup_from=0.2)[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+
+
+def test_a_rate_that_holds_changes_once_per_epoch():
+    by_epoch = [2.0 * 0.5 * (1 + math.cos(math.pi * epoch / 3)) for epoch in range(3)]
+    assert rates(12, warmup_steps=0, hold_steps=4) == pytest.approx([rate for rate in by_epoch for _ in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("linear", 0.55), ("cosine", 0.55), ("constant", 1.0), ("inverse_sqrt", math.sqrt(10 / 56))]
+)
+def test_half_way_down_a_schedule_is_where_it_says(schedule, expected):
+    options = {"schedule": schedule, "warmup_steps": 10, "max_steps": 100, "final_fraction": 0.1}
+    assert scale_at(55, **options) == pytest.approx(expected)
+    if schedule in ("linear", "cosine"):
+        assert scale_at(100, **options) == scale_at(1000, **options) == pytest.approx(0.1)
+
+
+def test_vectors_decay_only_where_asked_to():
+    groups = split_by_decay(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).named_parameters())
+    values = {"peak_lr": 1.0, "warmup_steps": 0, "schedule": "constant", "final_fraction": 0.0, "weight_decay": 0.1, "momentum": 0.0}
+    for decay_vectors, expected in ((False, [0.1, 0.0]), (True, [0.1, 0.1])):
+        made, _ = SGD(**values, nesterov=False, decay_vectors=decay_vectors).build(groups, 1)
+        assert [group["weight_decay"] for group in made.param_groups] == expected
+        assert [[parameter.ndim for parameter in group["params"]] for group in made.param_groups] == [[2], [1, 1, 1]]
+
+
+def test_impossible_schedules_are_refused():
+    for changes, message in (({"hold_steps": 0}, "hold_steps must be at least 1"), ({"warmup_from": 1.5}, "share from 0 to 1")):
+        with pytest.raises(ValueError, match=message):
+            rates(1, **changes)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_conf_learns_to_shrink_a_square(name):
+    optimizer = instantiate(compose([f"optimizer={name}", "optimizer.warmup_steps=0"]).optimizer)
+    weight = nn.Parameter(torch.full((4, 4), 2.0))
+    made, schedule = optimizer.build(split_by_decay([("weight", weight)]), 20)
+    for _ in range(20):
+        weight.grad = weight.detach().clone()
+        made.step()
+        schedule.step()
+    assert weight.detach().abs().max() < 2.0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_defaults_of_a_class_are_those_of_its_file(name):
+    config = compose([f"optimizer={name}"]).optimizer
+    built = instantiate(config)
+    fields = type(built).__dataclass_fields__
+    assert {key for key in config if key != "_target_"} == set(fields)
+    for key, value in fields.items():
+        if not isinstance(value.default, type(fields["peak_lr"].default)):
+            assert value.default == config[key], key
