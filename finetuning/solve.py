@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from finetuning import probe
 from finetuning.encoded import Cached
 from finetuning.metrics import Numbers
 from finetuning.modes import LinearProbe, NearestNeighbours
 from finetuning.task import Task
+from pretraining import probes
 from pretraining.data.loader import EvalLoader
 from pretraining.run import RunError
 
@@ -30,7 +30,7 @@ class Neighbours(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """Score the classes. [N, C]"""
-        shares = probe.nearest_neighbours(self.vectors, self.classes, queries, count=self.count, k=self.k, temperature=self.temperature)
+        shares = probes.nearest_neighbours(self.vectors, self.classes, queries, count=self.count, k=self.k, temperature=self.temperature)
         return shares.clamp(min=1e-6).log()
 
 
@@ -54,13 +54,13 @@ def _candidates(task: Task, vectors: Tensor, targets: Tensor, layer: nn.Linear) 
         yield {"k": float(task.mode.k)}
         return
     assert isinstance(task.mode, LinearProbe)
-    scale = probe.Scale.of(vectors.double(), task.mode.standardize)
+    scale = probes.Scale.of(vectors.double(), task.mode.standardize)
     scaled, solved = scale(vectors.double()), None
     for penalty in task.mode.penalties:  # from strong to weak: each solution is a good start for the next
         if targets.is_floating_point():
-            solved = probe.ridge_regression(scaled, targets, penalty)
+            solved = probes.ridge_regression(scaled, targets, penalty)
         else:
-            solved = probe.logistic_regression(scaled, targets, layer.out_features, penalty, solved)
+            solved = probes.logistic_regression(scaled, targets, layer.out_features, penalty, solved)
         raw = scale.unscaled(solved)
         layer.load_state_dict({"weight": raw.weight.float(), "bias": raw.bias.float()})
         yield {"penalty": penalty}

@@ -6,6 +6,7 @@ Shapes: B images, L feature-map cells or patches, D width.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ from torchvision.models.resnet import BasicBlock
 
 from pretraining.backbones.base import Backbone, Features
 
-Stem = Literal["imagenet", "cifar"]
+Stem = Literal["imagenet", "small", "cifar"]
+STEM_STRIDES = {"small": 2, "cifar": 1}  # of the 3x3 convolution that stands for torchvision's 7x7 one and its pooling
 
 
 class TorchvisionBackbone(Backbone):
@@ -25,7 +27,8 @@ class TorchvisionBackbone(Backbone):
 
     `name` is one that `torchvision.models.get_model` knows, with `options` for its constructor; or `resnet` for basic blocks, `layers` of
     them per stage, the first stage of `width` channels; or `vision_transformer`, with its sizes in `options`. `stem="cifar"` starts a
-    ResNet with a 3x3 convolution of stride 1 and no pooling, for small images. `weights` names torchvision's weights; null starts fresh.
+    ResNet with a 3x3 convolution of stride 1 and no pooling, for small images; `stem="small"` the same of stride 2, at a quarter of the
+    cost. `weights` names torchvision's weights; null starts fresh.
     """
 
     modality = "image"
@@ -54,18 +57,18 @@ class TorchvisionBackbone(Backbone):
         self._check(weights)
         self.model = _built(name, layers, width, dict(options or {}), weights)
         self._recipe = _lines_of(name, layers, width, dict(options or {}))
-        if stem == "cifar":
-            self._replace_stem()
+        if stem != "imagenet":
+            self._replace_stem(STEM_STRIDES[stem])
         if in_channels != 3:
             self._take_channels(in_channels)
         self.dim = self._remove_head()
 
     def _check(self, weights: str | None) -> None:
         name, stem, layers = self.kwargs["name"], self.kwargs["stem"], self.kwargs["layers"]
-        if stem not in ("imagenet", "cifar"):
-            raise ValueError(f"backbone.stem={stem!r} is unknown: choose imagenet or cifar")
-        if stem == "cifar" and not name.startswith(("resnet", "resnext", "wide_resnet")):
-            raise ValueError(f"backbone.stem=cifar is for ResNets, not for backbone.name={name}: set backbone.stem=imagenet")
+        if stem not in ("imagenet", *STEM_STRIDES):
+            raise ValueError(f"backbone.stem={stem!r} is unknown: choose imagenet, small or cifar")
+        if stem != "imagenet" and not name.startswith(("resnet", "resnext", "wide_resnet")):
+            raise ValueError(f"backbone.stem={stem} is for ResNets, not for backbone.name={name}: set backbone.stem=imagenet")
         if (name == "resnet") != (layers is not None) or (layers is not None and len(layers) != 4):
             raise ValueError(
                 f"backbone.layers={layers} with backbone.name={name}: give four numbers of blocks with the name resnet, "
@@ -77,12 +80,12 @@ class TorchvisionBackbone(Backbone):
                 "backbone.stem=imagenet, or backbone.weights=null"
             )
 
-    def _replace_stem(self) -> None:
+    def _replace_stem(self, stride: int) -> None:
         channels = self.model.conv1.out_channels
-        self.model.conv1 = _initialised(nn.Conv2d(3, channels, 3, padding=1, bias=False))
+        self.model.conv1 = _initialised(nn.Conv2d(3, channels, 3, stride=stride, padding=1, bias=False))
         self.model.maxpool = nn.Identity()
         self._recipe += [
-            f"model.conv1 = torch.nn.Conv2d(3, {channels}, 3, padding=1, bias=False)",
+            f"model.conv1 = torch.nn.Conv2d(3, {channels}, 3, stride={stride}, padding=1, bias=False)",
             "model.maxpool = torch.nn.Identity()",
         ]
 
@@ -113,13 +116,19 @@ class TorchvisionBackbone(Backbone):
             self._recipe.append("model.avgpool = torch.nn.AdaptiveAvgPool2d(1)")
         return dim
 
-    def forward(self, images: Tensor) -> Features:
-        """Compute the features of normalised images [B, C, H, W]."""
+    @property
+    def convolves(self) -> bool:
+        """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the one kind that is wrong there."""
+        return not isinstance(self.model, ResNet) and super().convolves
+
+    def forward(self, images: Tensor, visible: Tensor | None = None) -> Features:
+        """Compute the features of normalised images [B, C, H, W].
+
+        A vision transformer may be shown the patches `visible` alone, int64 [B, K], in rows from the top left; positions are then theirs.
+        """
         model = self.model
         if isinstance(model, VisionTransformer):
-            patches = model._process_input(images)
-            tokens = model.encoder(torch.cat([model.class_token.expand(len(images), -1, -1), patches], 1))
-            return Features(tokens[:, 1:], tokens[:, 0])
+            return self._features_of_patches(images, visible)
         if isinstance(model, ResNet):
             cells = model.maxpool(model.relu(model.bn1(model.conv1(images))))
             for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
@@ -130,6 +139,15 @@ class TorchvisionBackbone(Backbone):
             pooled = model.avgpool(cells)
             pooled = model.classifier(pooled) if isinstance(model, ConvNeXt) else pooled
         return Features(cells.flatten(2).transpose(1, 2), pooled.flatten(1))
+
+    def _features_of_patches(self, images: Tensor, visible: Tensor | None) -> Features:
+        model, encoder = self.model, self.model.encoder
+        tokens = torch.cat([model.class_token.expand(len(images), -1, -1), model._process_input(images)], 1) + encoder.pos_embedding
+        if visible is not None:
+            kept = (visible + 1)[..., None].expand(-1, -1, tokens.shape[2])
+            tokens = torch.cat([tokens[:, :1], tokens.gather(1, kept)], 1)
+        tokens = encoder.ln(encoder.layers(encoder.dropout(tokens)))
+        return Features(tokens[:, 1:], tokens[:, 0])
 
     def blocks(self) -> list[nn.Module]:
         """List the stem, each block of each stage, and what follows them."""
@@ -156,14 +174,14 @@ class TorchvisionBackbone(Backbone):
 
         self.model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
+    def forward_flops(self, shape: Sequence[float]) -> float:
         """Count one image's forward pass, `shape` (channels, height, width), by running it on shapes alone."""
         from torch.utils.flop_counter import FlopCounterMode
 
         twin = copy.deepcopy(self).to("meta").eval()
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
-            twin(torch.empty(1, *shape, device="meta"))
+            twin(torch.empty(1, *map(int, shape), device="meta"))
         return float(counter.get_total_flops())
 
     def usage(self) -> str:

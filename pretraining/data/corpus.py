@@ -18,6 +18,8 @@ from pretraining.cache import sha256
 class Corpus:
     """A prepared split, memory-mapped: opening it reads nothing, and a copy sent to another process opens it again."""
 
+    class_count: int | None = None  # of the documents; None without labels
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.manifest = json.loads((directory / "manifest.json").read_text())

@@ -28,6 +28,13 @@ class ImageSet(NamedTuple):
     labels: np.ndarray | None  # int64 [N]
     class_names: tuple[str, ...] = ()
 
+    @property
+    def class_count(self) -> int | None:
+        """Count the classes: those with a name, or up to the largest label; None without labels."""
+        if self.labels is None:
+            return None
+        return len(self.class_names) or int(np.max(self.labels)) + 1
+
     def require_labels(self, where: str) -> np.ndarray:
         """Give the labels; it is an error if there are none, or of one class only."""
         if self.labels is None:
@@ -43,6 +50,11 @@ class ImageSource:
 
     def __init__(self, split: ImageSet) -> None:
         self.split = split
+
+    @property
+    def class_count(self) -> int | None:
+        """Count the classes; None without labels."""
+        return self.split.class_count
 
     def count(self, epoch: int) -> int:
         """Count the images; the same in each epoch."""

@@ -5,12 +5,17 @@ Shapes: S spans of a plan: runs of tokens that see each other, special tokens in
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from pretraining.backbones.base import TextRow
 from pretraining.data.loader import EVALUATION_SEED, Source
 from pretraining.data.plan import Rows, document_spans
+from pretraining.random import Keys
+
+SAMPLED_ROWS = 512
 
 
 def source_of(data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
@@ -31,12 +36,63 @@ def backbone_arguments(preprocess: Any) -> dict[str, Any]:
     return {"vocab_size": preprocess.vocab_size, "pad_id": preprocess.pad_id, "frame_ids": frame}
 
 
-def average_shape(source: Any, collate: Any, preprocess: Any) -> tuple[int, ...]:
-    """Give an average row as FLOP counters take it: (tokens, tokens each sees) without padding, or (channels, height, width)."""
+def class_count(source: Any) -> int | None:
+    """Count the classes of a split's labels; None where it has none."""
+    return getattr(source, "class_count", None)
+
+
+def require_classes(source: Any, wanted: int | None) -> int:
+    """Give the number of classes to learn: `wanted`, or all that the training data has. Data without labels are an error."""
+    found = class_count(source)
+    if found is None:
+        raise ValueError(
+            "this objective learns from labels, but the training data has none: put each class into a folder of its name, name the "
+            "label column of a table, or choose an objective that needs no labels"
+        )
+    if wanted is not None and wanted < found:
+        raise ValueError(f"objective.classes={wanted}, but the training data has {found}: set objective.classes={found} or null")
+    return found if wanted is None else wanted
+
+
+def average_shape(source: Any, collate: Any, preprocess: Any) -> Sequence[float]:
+    """Give an average row as FLOP counters take it: a `TextRow`, or (channels, height, width).
+
+    The tokens of text are counted in the whole plan; what becomes of them, hidden, damaged or written, in `SAMPLED_ROWS` of it.
+    """
     if preprocess.modality != "text":
         return (preprocess.channels, preprocess.size, preprocess.size)
-    spans = _spans(source.rows(0), collate, preprocess)
-    return round(float(spans.sum()) / source.count(0)), round(float((spans**2).sum() / spans.sum()))
+    count = source.count(0)
+    rows = np.unique(np.linspace(0, count - 1, min(count, SAMPLED_ROWS)).astype(np.int64))
+    # Halfway through the run, which is the mean of what changes linearly over it.
+    batch = collate(source.read(0, rows), Keys(EVALUATION_SEED, "validation", np.zeros_like(rows), rows, 0.5))
+    tokens = float(_spans(source.rows(0), collate, preprocess).sum()) / count
+    each = tokens / batch["tokens"]
+    spans = _runs(batch["documents"].numpy())
+    written = _targets(batch) if "decoder_input_ids" in batch else np.zeros(0)
+    return TextRow(
+        read=float(spans.sum()) * each,
+        seen=_seen(spans),
+        tokens=tokens,
+        predicted=each * int((batch["labels"] >= 0).sum()) if "labels" in batch else 0.0,
+        written_seen=_seen(written),
+    )
+
+
+def _runs(documents: np.ndarray) -> np.ndarray:
+    """Give the lengths of a batch's documents [B, T], padding left out. float64 [S]."""
+    numbered = documents + np.arange(len(documents))[:, None] * (documents.max(initial=0) + 1)
+    return np.unique(numbered[documents > 0], return_counts=True)[1].astype(np.float64)
+
+
+def _targets(batch: Mapping[str, Any]) -> np.ndarray:
+    """Give the lengths of the rows that a decoder writes. float64 [B]."""
+    rows = batch["predicted"][batch["labels"] >= 0].numpy() // batch["decoder_input_ids"].shape[1]
+    return np.unique(rows, return_counts=True)[1].astype(np.float64)
+
+
+def _seen(spans: np.ndarray) -> float:
+    """Give how many tokens an average token sees, itself included."""
+    return float((spans**2).sum() / max(spans.sum(), 1.0))
 
 
 def facts(train: Any, validation: Any, collate: Any, preprocess: Any) -> dict[str, float]:

@@ -52,6 +52,11 @@ class PlannedText:
         self.corpus, self._plan = corpus, plan
         self._latest: tuple[int, Rows] | None = None
 
+    @property
+    def class_count(self) -> int | None:
+        """Count the classes of the documents; None without labels."""
+        return self.corpus.class_count
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the latest plan behind: another process maps it again."""
         return {**self.__dict__, "_latest": None}

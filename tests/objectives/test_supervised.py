@@ -1,0 +1,212 @@
+"""Supervised pretraining: the closed form of its loss, splits and ranks, its hand-off, and data without labels."""
+
+import json
+import math
+import pickle
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pretraining import handoff
+from pretraining.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.backbones.torchvision import TorchvisionBackbone
+from pretraining.configuration import compose
+from pretraining.data.image import ImageExamples
+from pretraining.data.labelled_text import LabelledTextFiles
+from pretraining.distributed import convert_batchnorm
+from pretraining.launch import main
+from pretraining.objectives.supervised import LabelledImages, SupervisedImages
+from pretraining.objectives.supervised_text import LabelledTexts
+from pretraining.preprocess.image import ImagePreprocess
+from pretraining.preprocess.tokenizer_recipes import WordPiece
+from pretraining.random import Keys
+from pretraining.run import RunError
+from tests.one_step import assert_same_gradient, gradient_of, plain_sgd
+from tests.ranks import in_ranks
+
+BATCH, SIZE, CLASSES = 8, 16, 5
+MEAN, STD = [0.5] * 3, [0.25] * 3
+PREPROCESS = ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD)
+
+
+def views(count=1):
+    blur, jitter, output = Blur(probability=0.0, kernel_size=3), Jitter(probability=0.5), Output(mean=MEAN, std=STD)
+    return Views(count=count, crop=Crop(size=SIZE, area=(0.5, 1.0)), jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output)
+
+
+def objective(count=1, norm=True, **changes):
+    torch.manual_seed(0)
+    options = {"image_size": SIZE, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    residual = {"name": "resnet", "layers": [1, 1, 1, 1], "width": 8, "stem": "cifar"}
+    backbone = TorchvisionBackbone(**residual) if norm else TorchvisionBackbone(name="vision_transformer", options=options)
+    return SupervisedImages(backbone=backbone, optimizer=plain_sgd(), classes=CLASSES, views=views(count), **changes)
+
+
+def batch_of(rows, stream="train"):
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8)
+    rows = np.asarray(list(rows))
+    keys = Keys(1, stream, np.zeros(len(rows), np.int64), rows)
+    return LabelledImages(preprocess=PREPROCESS)(ImageExamples(images[rows], rows % CLASSES), keys) | {"keys": keys.to("cpu")}
+
+
+def test_without_knowledge_it_costs_the_log_of_the_number_of_classes():
+    model = objective()
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    batch = model.on_device(batch_of(range(BATCH)))
+    loss = model.loss(batch)
+    assert loss.terms["cross_entropy"].total.item() / BATCH == pytest.approx(math.log(CLASSES))
+    assert loss.metrics["accuracy"].total == (batch["labels"] == 0).sum() and loss.metrics["accuracy"].count == BATCH
+
+
+def test_label_smoothing_mixes_the_target_with_all_classes():
+    model = objective(label_smoothing=0.1).eval()
+    batch = model.on_device(batch_of(range(BATCH)))
+    shares = F.log_softmax(model.head(model.pooled(batch)), 1)
+    wanted = -(0.9 * shares.gather(1, batch["labels"][:, None]).sum() + 0.1 * shares.mean(1).sum())
+    assert model.loss(batch).terms["cross_entropy"].total.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_training_sees_random_views_and_validation_the_prepared_image():
+    model = objective(count=3)
+    train, validation = model.on_device(batch_of(range(BATCH))), model.on_device(batch_of(range(BATCH), "validation"))
+    assert len(train["views"]) == 3 * BATCH and not torch.equal(train["views"][:BATCH], train["views"][BATCH : 2 * BATCH])
+    assert torch.equal(validation["views"], PREPROCESS(validation["images"]))
+    for made, raw in ((train, batch_of(range(BATCH))), (validation, batch_of(range(BATCH), "validation"))):
+        assert model.loss(made).terms["cross_entropy"].count == model.counts(raw)["cross_entropy"] == len(made["views"])
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_gradient_does_not_depend_on_the_split(tmp_path, parts):
+    whole = gradient_of(objective(norm=False), [batch_of(range(BATCH))], tmp_path)
+    size = BATCH // parts
+    split = [batch_of(range(start, start + size)) for start in range(0, BATCH, size)]
+    assert_same_gradient(whole, gradient_of(objective(norm=False), split, tmp_path))
+
+
+def rank_gradient(rank, world, directory, splits):
+    return gradient_of(convert_batchnorm(objective()), [batch_of(rows) for rows in splits[rank]], directory, rank=rank, world=world)
+
+
+def test_two_ranks_give_the_gradient_of_one_process(tmp_path):
+    whole = gradient_of(objective(), [batch_of(range(BATCH))], tmp_path)
+    for gradient in in_ranks(rank_gradient, 2, tmp_path, [[range(4)], [range(4, 8)]]):
+        assert_same_gradient(whole, gradient, tolerance=1e-8)
+
+
+QUIET = ["logger.wandb.mode=disabled", "logger.progress=false", "trainer.precision=fp32", "optimizer.warmup_steps=2"]
+
+
+def test_a_run_learns_the_digits_and_hands_over_what_others_do(tmp_path):
+    sizes = ["backbone.width=8", "trainer.max_steps=60", "trainer.val_every=60", "optimizer.peak_lr=5e-3", "data.batch_size=64"]
+    run = main(compose(["objective=supervised", *sizes, *QUIET, f"run_dir={tmp_path / 'run'}"]))
+    final = json.loads((run / "metrics.json").read_text())
+    assert final["validation/accuracy"] > 0.8 and final["probe/knn_accuracy"] > 0.8
+    given = handoff.read(str(run / "handoff" / "last"))
+    assert given.card["origin"]["objective"] == "SupervisedImages" and given.card["recipe"]["objective"]["classes"] == 10
+    assert {path.name for path in (run / "pictures").iterdir()} == {"embeddings.png", "views.png"}
+
+
+def test_images_without_labels_are_refused(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    data = ["data=image_folder", f"data.path={tmp_path / 'photos'}", f"data.cache_dir={tmp_path / 'cache'}", "data.batch_size=8"]
+    with pytest.raises(RunError, match="learns from labels, but the training data has none: put each class into a folder of its name"):
+        main(compose(["objective=supervised", *data, *QUIET, f"run_dir={tmp_path / 'run'}"]))
+    with pytest.raises(RunError, match=r"objective.classes=3, but the training data has 10: set objective.classes=10 or null"):
+        main(compose(["objective=supervised", "objective.classes=3", *QUIET, f"run_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
+
+
+# -- text ---------------------------------------------------------------------------------------------------------------------------
+
+TOPICS = {"sea": "ship wave harbour sail tide anchor", "wood": "tree leaf root branch moss bark", "sky": "cloud star moon wind rain sun"}
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory):
+    """Write 300 short texts, each of words of one topic."""
+    generator, path = np.random.default_rng(0), tmp_path_factory.mktemp("topics") / "topics.parquet"
+    labels = [str(label) for label in generator.choice(sorted(TOPICS), 300)]
+    texts = [f"{number} " + " ".join(generator.choice(TOPICS[label].split(), 5)) for number, label in enumerate(labels)]
+    pyarrow.parquet.write_table(pyarrow.table({"sentence": texts, "topic": labels}), path)
+    return path
+
+
+def data_of(topics, cache_dir, **changes):
+    sizes = {"max_tokens": 16, "batch_size": 8, "eval_batch_size": 8, "workers": 0, "cache_dir": str(cache_dir)}
+    shares, columns = {"validation": 0.2, "test": 0.1}, {"text": "sentence", "label": "topic"}
+    return LabelledTextFiles(path=str(topics), **{"columns": columns, "shares": shares, **sizes, **changes})
+
+
+def test_each_row_is_a_text_with_its_own_class(topics, tmp_path):
+    data = data_of(topics, tmp_path)
+    preprocess = WordPiece(vocab_size=120, lowercase=True, sample_bytes=100_000).fit(data)
+    collate = LabelledTexts(preprocess=preprocess, max_tokens=16)
+    source = data.source("train", preprocess, collate.plan, seed=1)
+    assert source.class_count == 3 and source.count(0) == len(data.labelled("train").texts) > 150
+    source = pickle.loads(pickle.dumps(source.corpus)), source  # as a worker process gets it
+    assert source[0].class_count == 3
+    rows = np.array([3, 0, 77])
+    batch = collate(source[1].read(0, rows), Keys(1, "train", np.zeros(3, np.int64), rows))
+    names, given = sorted(TOPICS), data.labelled("train")
+    for row, ids, documents, label in zip(rows, batch["input_ids"], batch["documents"], batch["labels"], strict=True):
+        read = preprocess.tokenizer.decode(ids[documents > 0], skip_special_tokens=True)
+        assert read == given.texts[row] and set(read.split()[1:]) <= set(TOPICS[names[label]].split())
+    sizes = [len(data.labelled(split).texts) for split in ("train", "validation", "test")]
+    assert sum(sizes) == 300 and not set(given.texts) & set(data.labelled("validation").texts)
+
+
+def test_long_texts_are_cut_and_keep_their_class(topics, tmp_path):
+    data = data_of(topics, tmp_path, max_tokens=6)
+    preprocess = WordPiece(vocab_size=120, lowercase=True, sample_bytes=100_000).fit(data)
+    collate = LabelledTexts(preprocess=preprocess, max_tokens=6)
+    source = data.source("train", preprocess, collate.plan, seed=1)
+    rows = np.arange(20)
+    batch = collate(source.read(0, rows), Keys(1, "train", np.zeros(20, np.int64), rows))
+    assert batch["input_ids"].shape == (20, 6) and (batch["documents"] == 1).all()
+    assert batch["labels"].tolist() == data.labelled("train").labels[:20]
+
+
+def test_a_run_on_texts_learns_their_topics_and_hands_over(topics, cache_dir, tmp_path):
+    data = [
+        "data=labelled_text",
+        f"data.path={topics}",
+        "data.columns.text=sentence",
+        "data.columns.label=topic",
+        f"data.cache_dir={cache_dir}",
+    ]
+    sizes = [
+        "data.max_tokens=16",
+        "data.batch_size=16",
+        "preprocess.vocab_size=120",
+        "backbone=bert_tiny",
+        "backbone.config.hidden_size=32",
+    ]
+    steps = ["trainer.max_steps=60", "trainer.val_every=60", "optimizer.peak_lr=5e-3", "optimizer.weight_decay=0"]
+    run = main(compose(["objective=supervised_text", *data, *sizes, *steps, *QUIET, f"run_dir={tmp_path / 'run'}"]))
+    assert json.loads((run / "metrics.json").read_text())["validation/accuracy"] > 0.9
+    assert handoff.read(str(run / "handoff" / "last")).card["origin"]["objective"] == "SupervisedText"
+
+
+def test_texts_without_labels_are_refused(topics, cache_dir, tmp_path):
+    plain = tmp_path / "plain.txt"
+    plain.write_text("\n\n".join(f"One sentence about number {number}." for number in range(200)))
+    refused = {
+        ("data=text_files", f"data.path={plain}"): "learns from labels, but the data has none: set data=labelled_text",
+        ("data=labelled_text", f"data.path={plain}"): r"holds no labels: give .parquet, .csv or .jsonl",
+        ("data=labelled_text", f"data.path={topics}"): r"has no column 'text': set data.columns to two of sentence, topic",
+    }
+    for data, message in refused.items():
+        with pytest.raises(RunError, match=message):
+            sizes = [f"data.cache_dir={cache_dir}", "preprocess.vocab_size=200"]
+            main(compose(["objective=supervised_text", *data, *sizes, *QUIET, f"run_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
