@@ -1,58 +1,48 @@
 """`python -m finetuning.export run_dir=DIR [output=DIR]`: a finetuned text model as a folder that `transformers.pipeline` runs.
 
-transformers fixes each architecture's heads: tags and answer spans always fit; classes fit where the pooled vector is the
-architecture's own (for BERT: pooling=pooler). Whatever would not give the same scores is refused.
+transformers fixes each architecture's heads: those of a run with head=native always fit; a linear one fits where the architecture has
+nothing else (BERT's tags and spans; its classes with pooling=pooler). Whatever would not give the same scores is refused.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from finetuning.arguments import arguments
 from finetuning.launch import load_run
+from finetuning.native import transformers_class
 from finetuning.task import Task
-from finetuning.tasks.classification import Classification
+from finetuning.tasks.generation import Generation
 from finetuning.tasks.question_answering import QuestionAnswering
 from finetuning.tasks.tagging import Tagging
-from finetuning.tasks.text_regression import TextRegression
+from finetuning.tokens import has_segments
 from pretraining.configuration import exit_cleanly
 from pretraining.run import RunError
-
-LOADERS: dict[Any, str] = {
-    Classification: "AutoModelForSequenceClassification",
-    TextRegression: "AutoModelForSequenceClassification",
-    Tagging: "AutoModelForTokenClassification",
-    QuestionAnswering: "AutoModelForQuestionAnswering",
-}
 
 
 def export(task: Task, directory: Path) -> Path:
     """Write weights, config and tokenizer."""
     model = transformers_model(task)
     model.save_pretrained(directory)
-    task.preprocess.tokenizer.save_pretrained(directory)
+    tokenizer = copy.deepcopy(task.preprocess.tokenizer)
+    names = ["input_ids", *(["token_type_ids"] if has_segments(task.backbone) else []), "attention_mask"]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # what a pipeline feeds to the model
+    tokenizer.save_pretrained(directory)
     return directory
 
 
 def transformers_model(task: Task) -> Any:
     """Build transformers' own model of this task with the task's weights, and check that both give the same scores."""
-    import transformers
-
-    loader = next((name for kind, name in LOADERS.items() if isinstance(task, kind)), None)
-    layer = task.head[-1] if isinstance(task.head, nn.Sequential) else None
-    if task.modality != "text" or loader is None or not isinstance(layer, nn.Linear):
-        raise RunError(f"got a run of {type(task).__name__} with a head of {type(task.head).__name__}, for which transformers has no class")
-    config = transformers.AutoConfig.for_model(**task.backbone.kwargs["config"])
-    names = task.labels.get("names") or [f"LABEL_{place}" for place in range(layer.out_features)]
-    config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
-    if isinstance(task, TextRegression):
-        config.problem_type = "regression"
-    model = getattr(transformers, loader).from_config(config).eval()
+    if isinstance(task, Generation):
+        return task.backbone.model  # a language model with its head and generation_config is transformers' own already
+    model = transformers_class(task)
     own = task.backbone.base.state_dict()  # type: ignore[union-attr, operator]
     lacking = [name for name in model.base_model.state_dict() if name not in own]
     if lacking:
@@ -60,29 +50,32 @@ def transformers_model(task: Task) -> Any:
             f"{type(model).__name__} has {', '.join(lacking[:3])}, which this backbone does not: it cannot be written in that form"
         )
     model.base_model.load_state_dict({name: own[name] for name in model.base_model.state_dict()})
-    _fill_head(model, layer)
+    _fill_head(model, task.head)
     _compare(task, model)
     return model
 
 
-def _fill_head(model: Any, layer: nn.Linear) -> None:
-    """Copy the head into the one linear layer that the model has beside its base."""
+def _fill_head(model: Any, head: nn.Module) -> None:
+    """Copy the head into what the model has beside its base, layer by layer."""
     inside = {id(parameter) for parameter in model.base_model.parameters()}
-    outside = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in inside]
-    shapes = {"weight": layer.weight, "bias": layer.bias}
-    if sorted((name.rpartition(".")[2], parameter.shape) for name, parameter in outside) != sorted((n, p.shape) for n, p in shapes.items()):
-        names = ", ".join(name for name, _ in outside)
-        raise RunError(f"{type(model).__name__} has a head of {names}, which is not one linear layer: it cannot hold this run's")
+    outside = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in inside}
+    ours = list(head.parameters())
+    if [parameter.shape for parameter in outside.values()] != [parameter.shape for parameter in ours]:
+        raise RunError(
+            f"{type(model).__name__} has a head of {', '.join(outside)}, which is not this run's linear layer: finetune with head=native"
+        )
     with torch.no_grad():
-        for name, parameter in outside:
-            parameter.copy_(shapes[name.rpartition(".")[2]])
+        for theirs, parameter in zip(outside.values(), ours, strict=True):
+            theirs.copy_(parameter)
 
 
 @torch.no_grad()
 def _compare(task: Task, model: Any) -> None:
-    ids = torch.randint(0, task.preprocess.vocab_size, (2, 12), generator=torch.Generator().manual_seed(0))
+    ordinary = torch.from_numpy(np.setdiff1d(np.arange(task.preprocess.vocab_size), task.preprocess.special_ids))
+    ids = ordinary[torch.randint(0, len(ordinary), (2, 12), generator=torch.Generator().manual_seed(0))]
     documents = torch.ones_like(ids)
     documents[1, 8:] = 0
+    ids[1, 8:] = task.preprocess.pad_id or 0  # RoBERTa reads off it which positions count
     features = task.backbone(input_ids=ids, documents=documents)
     per_token = isinstance(task, (Tagging, QuestionAnswering))
     ours: Tensor = task.head(features.positions if per_token else features.pooled)
@@ -91,10 +84,7 @@ def _compare(task: Task, model: Any) -> None:
     kept = documents.bool() if per_token else slice(None)
     if not torch.allclose(ours[kept], theirs[kept], atol=1e-4):
         pooling = task.backbone.kwargs.get("pooling")
-        raise RunError(
-            f"{type(model).__name__} makes its vector in another way than pooling={pooling}: "
-            "finetune with its own (pooling=pooler for BERT)"
-        )
+        raise RunError(f"{type(model).__name__} makes its vector in another way than pooling={pooling}: finetune with head=native")
 
 
 def cli() -> None:

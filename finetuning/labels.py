@@ -71,7 +71,7 @@ def _single(labels: list[Any]) -> list[Any]:
     if isinstance(sample, (list, dict)):
         raise RunError(
             f"got a {type(sample).__name__} as label ({str(sample)[:60]}): one class per example is needed; "
-            "lists of classes are task.multi_label=true"
+            "lists of classes are task=text_multi_label"
         )
     return labels
 

@@ -25,6 +25,7 @@ from pretraining import handoff
 from pretraining.configuration import class_name, class_of, complete, instantiate, make_loggers
 from pretraining.configuration import compose as compose_any
 from pretraining.distributed import rank
+from pretraining.lineage import columns, tags
 from pretraining.run import RunDirectory, RunError, refuse_other_config
 from pretraining.spawn import needs_ranks, run_ranks
 from pretraining.trainer import Precision, TrainerSettings, choose_precision
@@ -86,7 +87,9 @@ def _finetune(
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """Train, judge and write everything but metrics.json, whose presence says that the rest is there."""
-    loggers = make_loggers(config, directory.path, job_type="finetune", tags=[config.name])
+    start = origin["origin"]
+    known = tags(class_name(config.task), class_name(config.mode), *map(columns(start).get, ("objective", "backbone", "data", "budget")))
+    loggers = make_loggers(config, directory.path, job_type="finetune", tags=known, origin=start | {"handoff": origin["sha256"]})
     ranks = (int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))), settings.ranks) if settings.ranks > 1 else (0, 1)
     trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
     outcome = finetune(

@@ -78,12 +78,13 @@ def entities(labels: list[list[str]], predictions: list[list[str]]) -> Numbers:
 
 
 def tag_intervals(labels: list[list[str]], predictions: list[list[str]], with_entities: bool) -> dict[str, tuple[float, float]]:
-    """Bootstrap word accuracy, and entity F1, over sentences, from each sentence's own counts."""
+    """Bootstrap word accuracy, and entity precision, recall and F1, over sentences, from each sentence's own counts."""
     counts = np.array([_tag_counts(*row, with_entities) for row in zip(labels, predictions, strict=True)], float)  # [N, 5]
     draws = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
     right, words, matched, guessed, true = (draws @ counts).T
     values = {"accuracy": right / np.maximum(words, 1)}
     if with_entities:
+        values["entity_precision"], values["entity_recall"] = matched / np.maximum(guessed, 1), matched / np.maximum(true, 1)
         values["entity_f1"] = 2 * matched / np.maximum(guessed + true, 1)
     return {name: _interval(sample) for name, sample in values.items()}
 
@@ -107,7 +108,7 @@ def report(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dic
 
 
 def label_intervals(labels: np.ndarray, predictions: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Bootstrap accuracy and macro F1, precision, recall.
+    """Bootstrap accuracy, MCC and macro F1, precision, recall.
 
     Resampling examples is drawing the cells of the confusion matrix from a multinomial, so a thousand resamples cost one array.
     """
@@ -124,7 +125,16 @@ def label_intervals(labels: np.ndarray, predictions: np.ndarray) -> dict[str, tu
         name: (values * occurs).sum(1) / occurs.sum(1)
         for name, values in (("precision_macro", precision), ("recall_macro", recall), ("f1_macro", f1))
     }
-    return {name: _interval(values) for name, values in ({"accuracy": right.sum(1) / len(labels)} | macro).items()}
+    hits, total = right.sum(1), float(len(labels))
+    spread = np.sqrt((total**2 - (of_guess**2).sum(1)) * (total**2 - (of_truth**2).sum(1)))
+    # Gorodkin 2004: the correlation of truth and prediction; 0 where either is one class only, as scikit-learn has it.
+    mcc = np.divide(hits * total - (of_guess * of_truth).sum(1), spread, out=np.zeros_like(spread), where=spread > 0)
+    return {name: _interval(values) for name, values in ({"accuracy": hits / total, "mcc": mcc} | macro).items()}
+
+
+def share_interval(share: float, size: int) -> tuple[float, float]:
+    """Bootstrap a share of `size` examples, of which each counts or does not: resamples of such are binomial."""
+    return _interval(np.random.default_rng(0).binomial(size, share, RESAMPLES) / size)
 
 
 def bootstrap(metric: Callable[[np.ndarray], Numbers], size: int, resamples: int = 200) -> dict[str, tuple[float, float]]:

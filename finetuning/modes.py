@@ -53,6 +53,7 @@ class Full(Mode):
                 "and a number of steps"
             )
         self.layer_decay, self.head_steps = layer_decay, head_steps
+        self.released = True
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
         """Give each block its rate."""
@@ -64,11 +65,13 @@ class Full(Mode):
 
     def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
         """Release the backbone after the head's own steps."""
-        if not self.head_steps or step not in (0, self.head_steps):
+        release = step >= self.head_steps
+        if release == self.released:
             return False
         refuse_ranks("mode.head_steps")
         for parameter in self.trainable:
-            parameter.requires_grad_(step == self.head_steps)
+            parameter.requires_grad_(release)
+        self.released = release
         return True
 
 
@@ -124,8 +127,10 @@ class Partial(Mode):
                 f"got mode.frozen_blocks={self.frozen_blocks}, but the backbone has {len(blocks) - 1} blocks after its "
                 f"embeddings: give 0 to {len(blocks) - 1}"
             )
-        for block in blocks[: self.frozen_blocks + 1]:
-            block.requires_grad_(False)
+        later = {id(parameter) for block in blocks[self.frozen_blocks + 1 :] for parameter in block.parameters()}
+        for block in blocks[: self.frozen_blocks + 1]:  # an encoder–decoder's embeddings are no module apart from its layers
+            for parameter in block.parameters():
+                parameter.requires_grad_(parameter.requires_grad and id(parameter) in later)
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
         """Give each remaining block its rate."""
@@ -139,9 +144,11 @@ class GradualUnfreezing(Mode):
         if not 0 < share <= 1:
             raise RunError(f"got mode.share={share}: give the share of the run in which blocks are released, above 0 and at most 1")
         self.share, self.layer_decay = share, layer_decay
+        self.least = 0  # of the blocks train from the first step on
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
         """Give each block its rate; a block without gradient takes no step and no optimizer state yet."""
+        self.least = 0 if any(True for _ in head.parameters()) else 1  # something must train from the first step on
         return layer_groups(backbone, head, self.layer_decay)
 
     def begin(self, backbone: Backbone) -> None:
@@ -159,13 +166,13 @@ class GradualUnfreezing(Mode):
 
     def _released(self, step: int, max_steps: int) -> int:
         count = len(self.blocks)
-        return min(count, math.floor(step / max(1, round(self.share * max_steps)) * (count + 1)))
+        return min(count, max(self.least, math.floor(step / max(1, round(self.share * max_steps)) * (count + 1))))
 
 
 class Lora(Mode):
     """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W stays frozen.
 
-    At the end they are merged.    `targets` are ends of module names; empty means every linear layer.
+    At the end they are merged. `targets` are ends of module names; empty means every linear layer.
     """
 
     def __init__(self, *, rank: int, scale: float, targets: list[str]) -> None:
@@ -173,7 +180,9 @@ class Lora(Mode):
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze all and put an update on each chosen layer."""
-        linear = {name: part for name, part in backbone.named_modules() if isinstance(part, nn.Linear)}
+        # A head that is tied to the embeddings stays: merging into it would change them too.
+        tied = {id(part.weight) for part in backbone.modules() if isinstance(part, nn.Embedding)}
+        linear = {name: part for name, part in backbone.named_modules() if is_linear(part) and id(part.weight) not in tied}
         chosen = {name: part for name, part in linear.items() if not self.targets or name.endswith(tuple(self.targets))}
         if not chosen:
             raise RunError(
@@ -187,7 +196,7 @@ class Lora(Mode):
     def finish(self, backbone: Backbone) -> None:
         """Merge the updates into the weights."""
         for layer in list(backbone.modules()):
-            if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
+            if parametrize.is_parametrized(layer, "weight"):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
@@ -204,6 +213,11 @@ class LowRank(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Add the update. [rows, columns]"""
         return weight + self.scale * (self.up @ self.down)
+
+
+def is_linear(part: nn.Module) -> bool:
+    """Tell a linear layer; GPT-2's are transformers' Conv1D, which keeps the transposed matrix."""
+    return isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
 
 
 def named(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:

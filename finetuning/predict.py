@@ -25,7 +25,7 @@ from pretraining.data.image_files import SUFFIXES as IMAGE_SUFFIXES
 from pretraining.data.loader import EvalLoader
 from pretraining.run import RunError
 
-ROLES = ("text", "text_pair", "tokens", "question", "context")
+ROLES = ("text", "text_pair", "tokens", "question", "context", "source")
 
 
 def predict(task: Task, examples: Examples, batch_size: int = 64) -> Iterator[dict[str, Any]]:
@@ -46,11 +46,7 @@ def read_inputs(task: Task, data: dict[str, Any], place: str) -> Examples:
         columns = _images(task, path)
     elif path.suffix in SUFFIXES:
         table = read_table(path)
-        names = {
-            role: data.get(role) or role
-            for role in ROLES
-            if data.get(role) or (role == "text" and "tokens" not in data and "question" not in data)
-        }
+        names = {role: data[role] for role in ROLES if data.get(role)} or {"text": "text"}
         columns = {role: column(table, name, f"data.{role}").to_pylist() for role, name in names.items()}
     else:
         lines = (sys.stdin if place == "-" else path.open(encoding="utf-8")).read().splitlines()
@@ -68,7 +64,7 @@ def _lines(lines: list[str], data: dict[str, Any]) -> dict[str, list]:
     if "tokens" in data:
         return {"tokens": [line.split() for line in lines if line.split()]}
     if not data.get("text_pair"):
-        return {"text": lines}
+        return {"source" if "source" in data else "text": lines}
     pairs = [line.split("\t") for line in lines]
     if any(len(pair) != 2 for pair in pairs):
         raise RunError("got a line without exactly one tab: this run judges pairs of texts, give text<tab>text")

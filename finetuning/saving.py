@@ -12,10 +12,11 @@ import pyarrow.parquet
 import torch
 from safetensors.torch import load_file
 
+from finetuning.native import native, with_native_layers
 from finetuning.solve import Neighbours
 from finetuning.task import Judged, Task
 from pretraining import handoff
-from pretraining.configuration import instantiate
+from pretraining.configuration import class_of, instantiate
 from pretraining.handoff import Handoff
 from pretraining.random import seed_everything_at, word
 from pretraining.run import RunError
@@ -23,10 +24,19 @@ from pretraining.run import RunError
 
 def build_task(config: Any, source: Handoff, labels: dict[str, Any]) -> Task:
     """Build the task on a hand-off; its head is drawn from the run's seed."""
-    if config.pooling is not None:
-        repool(source, config.pooling)
+    layers = native(source, class_of(config.task)) if config.head == "native" else None
+    if config.head not in ("linear", "native"):
+        raise RunError(f"got head={config.head}: choose linear or native")
+    if layers is not None and config.pooling not in (None, layers.pooling):
+        raise RunError(f"got pooling={config.pooling} and head=native, which pools by {layers.pooling} here: leave pooling=null")
+    pooling = config.pooling if layers is None else layers.pooling
+    if pooling is not None:
+        repool(source, pooling)
     seed_everything_at(config.seed, word("head"))
-    return instantiate(config.task, handoff=source, labels=labels, mode=instantiate(config.mode), optimizer=instantiate(config.optimizer))
+    task = instantiate(config.task, handoff=source, labels=labels, mode=instantiate(config.mode), optimizer=instantiate(config.optimizer))
+    if layers is not None:
+        with_native_layers(task, layers)
+    return task
 
 
 def repool(source: Handoff, pooling: str) -> None:
@@ -43,8 +53,10 @@ def repool(source: Handoff, pooling: str) -> None:
 
 def load_head(task: Task, run_dir: Path) -> None:
     """Put a finished run's head onto a task built anew."""
-    weights = load_file(run_dir / "model" / "last" / "heads.safetensors")
-    solved = saved_facts(run_dir)["neighbours"]
+    path, solved = run_dir / "model" / "last" / "heads.safetensors", saved_facts(run_dir)["neighbours"]
+    if not path.exists() and not task.head.state_dict():
+        return
+    weights = load_file(path)
     if solved is not None:
         task.head = Neighbours(torch.empty_like(weights["head.vectors"]), torch.empty_like(weights["head.classes"]), **solved)
     task.head.load_state_dict({name.removeprefix("head."): value for name, value in weights.items()})

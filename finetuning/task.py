@@ -68,6 +68,11 @@ class Task(StepModule):
                 f"{type(self).__name__} reads {self.modality}, but the hand-off {handoff.path} holds a backbone for "
                 f"{self.backbone.modality}: choose another task= or handoff="
             )
+        if mode.solved and not self.cacheable:
+            raise RunError(
+                f"got mode={type(mode).__name__} for {type(self).__name__}, whose head does not read single vectors that can be "
+                "computed beforehand: take mode=full, partial or lora"
+            )
         self.labels, self.mode, self.select = labels, mode, select
         self.best = Best()
         self.precision = "fp32"  # of forward passes outside of a trainer
@@ -186,7 +191,7 @@ class Task(StepModule):
                 with self._forward_context():
                     logits = self.logits(moved)
                     meter.add(Loss({self.term: self.criterion(logits, moved)}), share)
-                rows |= zip(loader.source.order[batch["keys"].index].tolist(), self.by_row(logits, batch), strict=True)
+                rows |= zip(loader.source.order[batch["keys"].index.numpy()].tolist(), self.by_row(logits, batch), strict=True)
         self.train(training)
         rows = dict(kv for part in _gathered(rows) for kv in part.items())
         return [rows[row] for row in range(len(rows))], meter.read(prefix)
@@ -205,7 +210,7 @@ class Task(StepModule):
             moved = self.on_device(self.transfer_batch_to_device(batch, self.device, 0))
             with self._forward_context():
                 vectors = self.vectors(self.backbone(**self.inputs(moved)), moved).float().cpu()
-            rows |= zip(loader.source.order[batch["keys"].index].tolist(), vectors.split(batch["units"].tolist()), strict=True)
+            rows |= zip(loader.source.order[batch["keys"].index.numpy()].tolist(), vectors.split(batch["units"].tolist()), strict=True)
         rows = dict(kv for part in _gathered(rows) for kv in part.items())
         return Cached(loader.source, torch.cat([rows[row] for row in range(len(rows))]))
 

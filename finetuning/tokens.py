@@ -18,19 +18,29 @@ def encode_texts(examples: Examples, targets: list[np.ndarray], preprocess: Text
     """Tokenise `text`, and `text_pair` where there is one, with the tokenizer's special tokens; too long texts are cut and counted."""
     check_length(backbone, max_tokens)
     pairs = (examples.column("text_pair"),) if "text_pair" in examples.columns else ()
-    encoding = tokenized(preprocess, examples.column("text"), *pairs, max_tokens=max_tokens)
+    typed = bool(pairs) and has_segments(backbone)
+    encoding = tokenized(preprocess, examples.column("text"), *pairs, max_tokens=max_tokens, return_token_type_ids=typed)
     ids = [np.array(row, np.int64) for row in encoding["input_ids"]]
-    types = [np.array(row, np.int64) for row in encoding["token_type_ids"]] if pairs and "token_type_ids" in encoding else None
+    types = [np.array(row, np.int64) for row in encoding["token_type_ids"]] if typed else None
     return Tokens(examples, targets, ids=ids, types=types, pad_id=preprocess.pad_id or 0)
 
 
-def tokenized(preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, **options: Any) -> Any:
-    """Call the tokenizer; rows longer than `max_tokens` are cut (of a pair, the longer text first) and their number is reported."""
+def has_segments(backbone: Backbone) -> bool:
+    """Tell whether the backbone is told which text of a pair a token belongs to, as BERT is."""
+    config = getattr(getattr(backbone, "model", None), "config", None)
+    return (getattr(config, "type_vocab_size", None) or 0) > 1
+
+
+def tokenized(preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, key: str = "task.max_tokens", **options: Any) -> Any:
+    """Call the tokenizer; rows longer than `max_tokens` are cut (of a pair, the longer text first) and their number is reported.
+
+    `key` is the configuration's name of that length.
+    """
     whole = preprocess.tokenizer(*columns, verbose=False, **options)
     over = sum(len(row) > max_tokens for row in whole["input_ids"])
     if not over:
         return whole
-    print(f"{over} of {len(columns[0])} texts have more than task.max_tokens={max_tokens} tokens and were cut", file=sys.stderr)
+    print(f"{over} of {len(whole['input_ids'])} texts have more than {key}={max_tokens} tokens and were cut", file=sys.stderr)
     return preprocess.tokenizer(*columns, truncation=True, max_length=max_tokens, **options)
 
 

@@ -31,7 +31,7 @@ def encode(task: Task, splits: Splits) -> dict[str, Encoded]:
     """Make every split ready; what cannot be learnt from, judged or selected by is an error here, before any training."""
     encoded = {name: task.encode(getattr(splits, name)) for name in SPLITS}
     blank = task.metrics(task.judge(task.silence(encoded["validation"]), encoded["validation"]))
-    task.selection({f"validation/{name}": value for name, value in blank.items()})
+    task.selection({f"validation/{name}": value for name, value in {"loss": 0.0, task.term: 0.0, **blank}.items()})
     return encoded
 
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 from finetuning.data.splits import SPLITS, Examples, Split
-from finetuning.data.tables import find_splits
+from finetuning.data.tables import class_names, find_splits
 from finetuning.data.text import LabelledData
 from pretraining.data.builtin_images import Cifar10, Digits
 from pretraining.data.decode import Decoding, pixels
@@ -75,8 +77,9 @@ class LabelledImageFiles(LabelledData):
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there and carve the others."""
         if self.path.is_file() or next(self.path.rglob("*.parquet"), None) is not None:
-            found = {name: self._table(files) for name, files in find_splits(self.path, self.split.named).items()}
-            return found, None
+            files = find_splits(self.path, self.split.named)
+            names = self._class_names(next(iter(files.values()))[0])
+            return {name: self._table(parts) for name, parts in files.items()}, names
         try:
             folder = ImageFolder(
                 path=str(self.path), decoding=self.decoding, batch_size=1, eval_batch_size=1, workers=0, cache_dir=self.cache_dir
@@ -88,6 +91,17 @@ class LabelledImageFiles(LabelledData):
         except (ValueError, OSError) as error:
             raise RunError(str(error)) from error
         return found, list(folder.tables["train"].class_names)
+
+    def _class_names(self, file: Path) -> list[str] | None:
+        """Check the columns, and give the names that `datasets` stored beside the labels."""
+        try:
+            table = pyarrow.parquet.read_schema(file).empty_table()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise RunError(f"got {file}, which cannot be read as parquet: replace the file") from error
+        for role, name in self.columns.items():
+            if name not in table.column_names:
+                raise RunError(f"got data.columns.{role}={name}, but the data has the columns {', '.join(table.column_names)}: name one")
+        return class_names({"train": table}, self.columns["label"])
 
     def _table(self, files: list[Path]) -> Examples:
         try:

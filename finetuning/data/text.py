@@ -114,6 +114,51 @@ class Questions(LabelledData):
         return Examples.of(question=questions, context=contexts, label=answers)
 
 
+class TextPairs(LabelledData):
+    """A table of texts (`source`) with what is to be written after each (`target`).
+
+    `references` names a column of lists: all texts that judging accepts, beside the target, which alone is learnt.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        source: str,
+        target: str,
+        references: str | None,
+        split: Split,
+        batch_size: int,
+        eval_batch_size: int,
+        workers: int,
+    ) -> None:
+        super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
+        self.path, self.source, self.target, self.references = Path(path), source, target, references
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Read the tables; an empty text is an error."""
+        tables = read_splits(self.path, self.split.named)
+        return {name: self._examples(table) for name, table in tables.items()}, None
+
+    def _examples(self, table: pa.Table) -> Examples:
+        sources, targets = (_strings(table, name, key) for name, key in ((self.source, "data.source"), (self.target, "data.target")))
+        for name, texts in ((self.source, sources), (self.target, targets)):
+            empty = sum(not text.strip() for text in texts)
+            if empty:
+                raise RunError(f"got {empty} of {len(texts)} empty texts in column {name!r}: fill or drop those rows")
+        labels = [[target] for target in targets]
+        if self.references is not None:
+            more = column(table, self.references, "data.references")
+            if not pa.types.is_list(more.type) and not pa.types.is_large_list(more.type):
+                raise RunError(f"got data.references={self.references}, a column of {more.type}: name a column of lists of texts")
+            labels = [
+                [target, *(text for text in row if text and text != target)] for target, row in zip(targets, more.to_pylist(), strict=True)
+            ]
+        return Examples.of(source=sources, label=labels)
+
+
 def _strings(table: pa.Table, name: str, key: str) -> list[str]:
     values = column(table, name, key)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):

@@ -90,8 +90,12 @@ class Classification(Task):
         return values
 
     def intervals(self, judged: Judged) -> dict[str, tuple[float, float]]:
-        """Bootstrap accuracy, precision, recall and F1."""
-        return metrics.label_intervals(judged.labels, judged.predictions)
+        """Bootstrap accuracy, MCC, precision, recall and F1."""
+        values = metrics.label_intervals(judged.labels, judged.predictions)
+        if self.top is not None and self.classes.size > self.top:
+            share = metrics.top_k(judged.labels, judged.scores, self.top)
+            values[f"accuracy_top{self.top}"] = metrics.share_interval(share, len(judged.labels))
+        return values
 
     def report(self, judged: Judged) -> dict[str, Any]:
         """Give numbers per class and the confusion matrix."""

@@ -20,7 +20,7 @@ from finetuning.metrics import Numbers
 from finetuning.modes import Mode
 from finetuning.task import Judged, Task
 from finetuning.tasks.classification import linear_head
-from finetuning.tokens import check_length
+from finetuning.tokens import check_length, has_segments
 from pretraining.backbones.base import Features
 from pretraining.handoff import Handoff
 from pretraining.optim import Optimizer
@@ -98,6 +98,7 @@ class QuestionAnswering(Task):
             stride=self.overlap,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
+            return_token_type_ids=has_segments(self.backbone),
         )
         golds, targets, offsets = examples.column("label"), [], []
         question = np.array(found["overflow_to_sample_mapping"])

@@ -99,3 +99,36 @@ def test_a_folder_without_classes_has_no_labels(finetune: Finetune, image_handof
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
     with pytest.raises(RunError, match="no labels"):
         finetune("task=image_classification", f"handoff={image_handoff}", f"data.path={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}")
+
+
+def hub_table(path: Path, image: str, label: str, channels: int, count: int = 60) -> Path:
+    """Write digits as a table of the hub's form, with class names in its metadata."""
+    import datasets
+
+    pixels, labels = load_digits(return_X_y=True)
+    pictures = [
+        Image.fromarray((row.reshape(8, 8) * 15).astype(np.uint8)).convert("RGB" if channels == 3 else "L") for row in pixels[:count]
+    ]
+    names = [f"digit {number}" for number in range(10)]
+    features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=names)})
+    datasets.Dataset.from_dict({image: pictures, label: labels[:count].tolist()}, features=features).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "image", "label", "channels"), [("cifar100", "img", "fine_label", 3), ("fashion_mnist", "image", "label", 1)]
+)
+def test_the_hub_s_tables_need_nothing_but_their_path(
+    task: str, image: str, label: str, channels: int, finetune: Finetune, image_handoff: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "table").mkdir()
+    for split, count in (("train", 120), ("test", 40)):
+        hub_table(tmp_path / "table" / f"{split}.parquet", image, label, channels, count)
+    given = [f"task={task}", f"data.path={tmp_path / 'table'}", f"data.cache_dir={tmp_path / 'cache'}", "mode=knn"]
+    if channels == 3:  # the made-up hand-off reads grey images
+        with pytest.raises(RunError, match=r"data.columns.label=nothing, but the data has the columns img, fine_label"):
+            finetune(*given, f"handoff={image_handoff}", "data.columns.label=nothing")
+        given.append("data.decoding.channels=1")
+    run = finetune(*given, f"handoff={image_handoff}")
+    assert numbers(run)["test_examples"] == 40
+    assert set(pq.read_table(run / "predictions.parquet")["label"].to_pylist()) == {f"digit {number}" for number in range(10)}

@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from finetuning import probe
 from finetuning.launch import compose
 from finetuning.modes import Full, GradualUnfreezing, Lora, Partial, layer_groups, rest_frozen
 from pretraining import handoff
@@ -134,46 +131,6 @@ def test_every_mode_learns_the_made_up_topics(mode: str, finetune: Finetune, tex
         "optimizer.peak_lr=5e-3",
     )
     assert json.loads((run / "metrics.json").read_text())["test/accuracy"] > 0.5  # chance is 1 in 3
-
-
-def vectors(seed: int, count: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    classes = torch.randint(0, 4, (count,), generator=generator)
-    centres = torch.randn(4, 12, generator=torch.Generator().manual_seed(9))
-    return centres[classes] + torch.randn(count, 12, generator=generator), classes
-
-
-@pytest.mark.parametrize("penalty", [1e-3, 1e-1])
-def test_logistic_regression_equals_scikit_learn(penalty: float) -> None:
-    (train, classes), (test, truth) = vectors(0), vectors(1)
-    ours = probe.logistic_regression(train, classes, 4, penalty)
-    theirs = LogisticRegression(C=1 / (penalty * len(train)), max_iter=2000, tol=1e-8).fit(train.numpy(), classes.numpy())
-    shares = torch.softmax(ours(test.double()), 1).numpy()
-    assert abs(shares - theirs.predict_proba(test.numpy())).max() < 1e-3
-    assert abs((shares.argmax(1) == truth.numpy()).mean() - theirs.score(test.numpy(), truth.numpy())) <= 0.005
-
-
-def test_standardising_is_folded_into_the_weights() -> None:
-    train, classes = vectors(0)
-    scale = probe.Scale.of(train.double(), True)
-    solved = probe.logistic_regression(scale(train.double()), classes, 4, 1e-2)
-    assert torch.allclose(scale.unscaled(solved)(train.double()), solved(scale(train.double())))
-
-
-def test_ridge_regression_equals_scikit_learn() -> None:
-    train, classes = vectors(0)
-    values = train[:, :1] * 2 + classes[:, None]
-    ours = probe.ridge_regression(train, values, 0.1)
-    theirs = Ridge(alpha=0.1 * len(train)).fit(train.double().numpy(), values.double().numpy())
-    assert abs(ours.weight.numpy() - theirs.coef_).max() < 1e-8 and abs(ours.bias.numpy() - theirs.intercept_).max() < 1e-8
-
-
-def test_neighbours_equal_scikit_learn() -> None:
-    (train, classes), (test, _) = vectors(0), vectors(1)
-    ours = probe.nearest_neighbours(train, classes, test, count=4, k=15, temperature=0.1)
-    theirs = KNeighborsClassifier(15, metric="cosine", weights=lambda distance: torch.exp(-torch.tensor(distance) / 0.1).numpy())
-    expected = theirs.fit(train.numpy(), classes.numpy()).predict_proba(test.numpy())
-    assert abs(ours.numpy() - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "mode").glob("*.yaml")))
