@@ -55,6 +55,8 @@ def philox(counter: tuple[Array, ...], key: tuple[int, int]) -> tuple[Array, ...
 
     Products wrap in int64, whose bits are those of the unsigned product: masking after the shift gives the high word.
     """
+    if isinstance(counter[0], np.ndarray):
+        return _philox_numpy(counter, key)
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -63,6 +65,24 @@ def philox(counter: tuple[Array, ...], key: tuple[int, int]) -> tuple[Array, ...
         c1, c3 = second & _MASK, first & _MASK
         k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
     return c0, c1, c2, c3
+
+
+def _philox_numpy(counter: tuple[Array, ...], key: tuple[int, int]) -> tuple[Array, ...]:
+    """Apply the same rounds to unsigned words, in place where that saves an array."""
+    c0, c1, c2, c3 = (np.asarray(part).astype(np.uint64) for part in counter)
+    mask, half, (k0, k1) = np.uint64(_MASK), np.uint64(32), key
+    for _ in range(10):
+        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c2 = second >> half, first >> half
+        c0 ^= c1
+        c0 ^= np.uint64(k0)
+        c2 ^= c3
+        c2 ^= np.uint64(k1)
+        first &= mask
+        second &= mask
+        c1, c3 = second, first
+        k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
+    return tuple(part.view(np.int64) for part in (c0, c1, c2, c3))
 
 
 def bits(keys: Keys, slot: str, count: int = 1, view: int = 0) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,8 +18,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pretraining.distributed import all_reduce_sum, rank, world_size
+from pretraining.distributed import all_reduce_sum, placed_like, rank, whole, world_size
+from pretraining.nonfinite import Guard
 from pretraining.optim import Optimizer, ParameterGroup, clip_by_global_norm, split_by_decay
+from pretraining.phases import PhaseClock
 from pretraining.random import seed_everything_at
 from pretraining.watchdog import mark
 
@@ -63,10 +65,6 @@ class StepSettings:
     replay: Path | None = None  # where a step that is not finite leaves its batch
 
 
-class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not a number, with the step it happened in."""
-
-
 class Meter:
     """Running sums of terms on the device, read once per log interval."""
 
@@ -99,12 +97,6 @@ class Meter:
         return {f"{prefix}/loss": loss, **{f"{prefix}/{name}": mean for name, mean in means.items()}}
 
 
-def _examples(batch: Batch) -> list[tuple[int, int]]:
-    """Name the examples of a batch by epoch and row, where it carries their keys."""
-    keys = batch.get("keys")
-    return [] if keys is None else list(zip(keys.epoch.tolist(), keys.index.tolist(), strict=True))
-
-
 class StepModule(pl.LightningModule, ABC):
     """A model with a loss that is a sum of counted terms. It logs nothing, reads no config, never asks for its trainer's options.
 
@@ -118,7 +110,7 @@ class StepModule(pl.LightningModule, ABC):
         self.settings = StepSettings()
         self.meter = Meter()
         self.gradient_norm: Tensor | None = None
-        self.skipped = 0
+        self.guard, self.clock = Guard(), PhaseClock()
         self.measured: dict[str, float] = {}  # the latest evaluation
         self._average: dict[str, Tensor] | None = None
 
@@ -129,6 +121,10 @@ class StepModule(pl.LightningModule, ABC):
     @abstractmethod
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count each term's predictions from the labels, without a forward pass; equal to the counts that `loss` returns."""
+
+    def forward(self, compute: Callable[..., Any], *inputs: Any) -> Any:
+        """Call a method of this module from inside its forward pass: where weights are sharded, only there they are whole."""
+        return compute(*inputs)
 
     def on_device(self, batch: Batch) -> Batch:
         """Finish a batch after its transfer, without gradient. A pure function of the batch and its keys."""
@@ -151,37 +147,14 @@ class StepModule(pl.LightningModule, ABC):
             raise RuntimeError(f"the loader served step {step.number} to a model that has taken {self.global_step}")
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         self.backward_step(step.micro_batches, self.global_counts(step.micro_batches))
-        self.gradient_norm = clip_by_global_norm(self.parameters(), self.settings.clip_norm)
-        if not torch.isfinite(self.gradient_norm):  # a GPU waits here once per step: never a silent NaN in weights or checkpoints
-            self._refuse_nonfinite(step)
-        optimizer.step()  # type: ignore[union-attr]
-        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-        schedule.step()  # type: ignore[union-attr, call-arg]
-        self._update_average()
-
-    def _refuse_nonfinite(self, step: Step) -> None:
-        """Stop, or turn this step into one without effect on the weights, a bounded number of times."""
-        self.skipped += 1
-        saved = self._save_for_replay(step)
-        if self.settings.on_nonfinite == "stop" or self.skipped > self.settings.max_skipped:
-            raise NonFiniteError(
-                f"the gradient of step {step.number} is not finite"
-                + (f" ({self.skipped - 1} steps were skipped before)" if self.skipped > 1 else "")
-                + f"{saved}: lower optimizer.peak_lr or set trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
-            )
-        for parameter in self.parameters():
-            parameter.grad = None
-
-    def _save_for_replay(self, step: Step) -> str:
-        """Write this rank's share of a step, tensors only, with the (epoch, row) of each example; tell where, and which examples."""
-        examples = [pair for batch in step.micro_batches for pair in _examples(batch)]
-        named = f"; examples (epoch, row) of rank {rank()}: {', '.join(map(str, examples[:8]))}{', ...' if len(examples) > 8 else ''}"
-        if self.settings.replay is None:
-            return named
-        path = self.settings.replay / f"nonfinite-step-{step.number:07d}{f'-rank-{rank()}' if world_size() > 1 else ''}.pt"
-        batches = [{k: v.cpu() for k, v in batch.items() if isinstance(v, Tensor)} for batch in step.micro_batches]
-        torch.save({"step": step.number, "examples": torch.tensor(examples), "micro_batches": batches}, path)
-        return f"{named}; its batch is in {path}"
+        with self.phase("optimizer"):
+            self.gradient_norm = clip_by_global_norm(self.parameters(), self.settings.clip_norm)
+            self.guard.admit(step, self.gradient_norm, optimizer.optimizer, self.parameters(), self.settings)  # type: ignore[union-attr, arg-type]
+            optimizer.step()  # type: ignore[union-attr]
+            optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+            schedule.step()  # type: ignore[union-attr, call-arg]
+            self._update_average()
+        self.guard.settle(self.settings, leave=1)
 
     def global_counts(self, batches: list[Batch]) -> dict[str, Tensor]:
         """Sum each term's count over micro-batches and ranks, in one reduction; at least 1, so that an empty term gives 0."""
@@ -195,8 +168,11 @@ class StepModule(pl.LightningModule, ABC):
         for number, batch in enumerate(batches):
             mark("forward and backward")
             with self.exchange_gradients(number == len(batches) - 1):
-                loss = self.loss(self.prepare(batch, number))
-                self.manual_backward(self.objective(loss, counts))
+                prepared = self.prepare(batch, number)
+                with self.phase("forward"):
+                    loss = self(self.loss, prepared)
+                with self.phase("backward"):
+                    self.manual_backward(self.objective(loss, counts))
             self.meter.add(loss)
 
     def objective(self, loss: Loss, counts: dict[str, Tensor]) -> Tensor:
@@ -215,10 +191,14 @@ class StepModule(pl.LightningModule, ABC):
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
-            with torch.autocast(self.device.type, enabled=False):
+            with torch.autocast(self.device.type, enabled=False), self.phase("augment"):
                 return self.on_device(batch)
         finally:
             torch.set_default_dtype(default)
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Count the time inside as that of a training step's phase."""
+        return self.clock(name, self.device) if self.training else contextlib.nullcontext()
 
     def exchange_gradients(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Let the strategy exchange gradients in the backward inside, or hold them back."""
@@ -241,13 +221,18 @@ class StepModule(pl.LightningModule, ABC):
                 moved = self.transfer_batch_to_device(batch, self.device, 0)
                 prepared = self._finished(moved)
                 with self._forward_context():
-                    meter.add(self.loss(prepared), share)
+                    meter.add(self(self.loss, prepared), share)
         self.train(training)
         mark("between steps")
         return meter.read(prefix)
 
     def _forward_context(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Copy to the device (called by Lightning), without waiting where the batch is in pinned memory."""
+        with self.phase("copy"):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     # -- averaged weights ---------------------------------------------------------------------------------------------------------
 
@@ -267,6 +252,7 @@ class StepModule(pl.LightningModule, ABC):
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights in place inside the block; without averaging, change nothing."""
+        self.guard.settle(self.settings)
         weights = self._trainable() if self._average is not None else {}
         kept = {name: weight.clone() for name, weight in weights.items()}
         for name, weight in weights.items():
@@ -281,17 +267,19 @@ class StepModule(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the meter's sums, the skipped steps and the averaged weights (called by Lightning on every rank)."""
+        self.guard.settle(self.settings)
         self.meter.fold()
         checkpoint["meter"] = {"sums": dict(self.meter.sums), "weights": dict(self.meter.weights)}
-        checkpoint["skipped"] = self.skipped
-        checkpoint["average"] = self._average
+        checkpoint["skipped"] = self.guard.skipped
+        checkpoint["average"] = self._average and {name: whole(weight) for name, weight in self._average.items()}
         checkpoint["measured"] = dict(self.measured)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added (called by Lightning)."""
-        self.skipped, self.measured = checkpoint["skipped"], dict(checkpoint["measured"])
+        self.guard.skipped, self.measured = checkpoint["skipped"], dict(checkpoint["measured"])
         if checkpoint["average"] is not None:
-            self._average = {name: weight.to(self.device) for name, weight in checkpoint["average"].items()}
+            weights = self._trainable()
+            self._average = {name: placed_like(weight, weights[name]) for name, weight in checkpoint["average"].items()}
         sums = {name: pair.to(self.device) for name, pair in checkpoint["meter"]["sums"].items()}
         self.meter.sums = sums if rank() == 0 else {name: torch.zeros_like(pair) for name, pair in sums.items()}
         self.meter.weights = dict(checkpoint["meter"]["weights"])

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from pretraining.step import StepModule
-from tests.runs import finish, text_overrides, write_corpus
+from pretraining.nonfinite import Guard, NonFiniteError
+from pretraining.step import Step, StepModule, StepSettings
+from tests.runs import assert_equal, finish, text_overrides, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,13 @@ def spoil(monkeypatch):
     return at
 
 
-def test_a_run_stops_at_the_step_and_keeps_its_batch(overrides, spoil, tmp_path, capfd):
+@pytest.fixture(params=[None, True], ids=["read at once", "read a step later"])
+def deferred(request, monkeypatch):
+    """The second way is that of GPUs: the optimizer leaves the step out by a flag that the host reads later."""
+    monkeypatch.setattr(Guard, "deferred", request.param)
+
+
+def test_a_run_stops_at_the_step_and_keeps_its_batch(overrides, spoil, deferred, tmp_path, capfd):
     spoil(7)
     path = tmp_path / "run"
     assert finish([*overrides, f"run_dir={path}", "trainer.accumulate=2"]) == 3
@@ -50,7 +57,7 @@ def test_a_stopped_run_can_be_resumed(overrides, spoil, tmp_path):
     assert finish([*overrides, f"run_dir={path}", "resume=auto"]) == 0
 
 
-def test_single_steps_can_be_left_out(overrides, spoil, tmp_path):
+def test_single_steps_can_be_left_out(overrides, spoil, deferred, tmp_path):
     spoil(7, 12)
     path = tmp_path / "run"
     assert finish([*overrides, f"run_dir={path}", "trainer.on_nonfinite=skip"]) == 0
@@ -62,7 +69,31 @@ def test_single_steps_can_be_left_out(overrides, spoil, tmp_path):
     assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
 
 
-def test_not_more_than_ten_steps_are_left_out(overrides, spoil, tmp_path, capfd):
+def test_not_more_than_ten_steps_are_left_out(overrides, spoil, deferred, tmp_path, capfd):
     spoil(*range(20))
     assert finish([*overrides, f"run_dir={tmp_path / 'run'}", "trainer.on_nonfinite=skip"]) == 3
     assert "the gradient of step 10 is not finite (10 steps were skipped before)" in capfd.readouterr().err
+
+
+def test_a_step_left_out_by_flag_ends_like_one_left_out_at_once(overrides, spoil, tmp_path, monkeypatch):
+    """Weights, moments and the moments' step count: the flag undoes nothing, it lets nothing happen."""
+    spoil(7, 10)  # step 10 is checkpointed before a later step could read its flag
+    ends = []
+    for name, deferred in (("at-once", False), ("by-flag", True)):
+        monkeypatch.setattr(Guard, "deferred", deferred)
+        assert finish([*overrides, f"run_dir={tmp_path / name}", "trainer.on_nonfinite=skip"]) == 0
+        ends.append(torch.load(max((tmp_path / name).glob("checkpoints/*.ckpt")), weights_only=True))
+    first, second = ends
+    assert first["skipped"] == second["skipped"] == 2
+    assert_equal(first["state_dict"], second["state_dict"], "weights")
+    moments = [{number: {k: v for k, v in part.items()} for number, part in end["optimizer_states"][0]["state"].items()} for end in ends]
+    assert moments[0] and {float(part["step"]) for part in moments[0].values()} == {18.0}
+    assert_equal(*moments, "moments")
+
+
+def test_an_optimizer_that_cannot_leave_a_step_out_is_guarded_at_once():
+    guard, weight = Guard(), torch.nn.Parameter(torch.ones(2))
+    guard.deferred = True
+    weight.grad = torch.full((2,), float("nan"))
+    with pytest.raises(NonFiniteError, match="the gradient of step 3 is not finite"):
+        guard.admit(Step(3, [], 1, 1), weight.grad.norm(), torch.optim.SGD([weight], lr=0.1), [weight], StepSettings())

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, D width.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone, Features
+from pretraining.backbones.construction import LOADERS, Architecture, built, frame, quieten, read
+from pretraining.backbones.fast_encoder import FastEncoder
 
-Architecture = Literal["encoder", "causal", "seq2seq"]
 Pooling = Literal["mean", "first", "pooler", "last"]
-_LOADERS = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+Implementation = Literal["transformers", "fast"]
 
 
 class TransformersBackbone(Backbone):
@@ -25,7 +27,8 @@ class TransformersBackbone(Backbone):
     `architecture` says which automatic class holds it: encoders are the base model; causal and seq2seq models keep their head.
     `pooling` makes one vector per row: the mean over its tokens, the first token's or the last one's vector, or the model's own pooler
     (BERT's tanh layer). `vocab_size`, `pad_id` and `frame_ids` (the "first" and "last" id of a text) come from the tokenizer and
-    override those of the config, but not of a checkpoint.
+    override those of the config, but not of a checkpoint. `impl` says what computes: transformers (which attends as
+    `config.attn_implementation` says, "sdpa" by default), or for encoders of BERT's kind `FastEncoder`, with the same result.
     """
 
     modality = "text"
@@ -41,19 +44,20 @@ class TransformersBackbone(Backbone):
         vocab_size: int | None = None,
         pad_id: int | None = None,
         frame_ids: dict[str, int | None] | None = None,
-        attention: str = "sdpa",
+        impl: Implementation = "transformers",
     ) -> None:
         super().__init__()
         self.architecture, self.pooling = architecture, pooling
-        ids = {"pad_token_id": pad_id, **_frame(architecture, config, pad_id, frame_ids or {})}
-        self.model = _build(architecture, config, init_from, vocab_size, ids, attention)
+        ids = {"pad_token_id": pad_id, **frame(architecture, config, pad_id, frame_ids or {})}
+        self.model = built(architecture, config, init_from, vocab_size, ids)
         self.dim = self.model.config.hidden_size
         self.max_tokens = getattr(self.model.config, "max_position_embeddings", None)
         plain = self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
         plain.pop("transformers_version", None)
-        self.kwargs = {"config": plain, "architecture": architecture, "pooling": pooling, "attention": attention}
+        self.kwargs = {"config": plain, "architecture": architecture, "pooling": pooling}
         self._first_position = _first_position(self.model)
         self._check_pooling()
+        self._fast = _fast(self.model, architecture, impl)
         # A pooler that nothing trains would be an unused parameter to data-parallel backends; it is still exported.
         if pooling != "pooler" and getattr(self.base, "pooler", None) is not None:
             self.base.pooler.requires_grad_(False)
@@ -77,13 +81,35 @@ class TransformersBackbone(Backbone):
 
     def forward(self, input_ids: Tensor, documents: Tensor, token_type_ids: Tensor | None = None) -> Features:
         """Compute token vectors and one pooled vector per row; a token sees its own document only (and no later token, if causal)."""
+        if self._fast is not None:
+            hidden = self._fast(input_ids, documents, token_type_ids, self._position_ids(documents))
+            return Features(hidden, self._pool(hidden, documents))
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": self._mask(documents)}
         if token_type_ids is not None and "token_type_ids" in self._arguments:
             inputs["token_type_ids"] = token_type_ids
         if "position_ids" in self._arguments:
             inputs["position_ids"] = self._position_ids(documents)
-        output = self._body(**inputs)
-        return Features(output.last_hidden_state, self._pool(output, documents))
+        hidden = self._body(**inputs).last_hidden_state
+        return Features(hidden, self._pool(hidden, documents))
+
+    def at(self, places: Tensor, input_ids: Tensor, documents: Tensor) -> Tensor:
+        """Compute token vectors at flat `places` [K] of the batch alone. [K, D]"""
+        if self._fast is not None:
+            return self._fast(input_ids, documents, None, self._position_ids(documents), places)
+        return self(input_ids=input_ids, documents=documents).positions.flatten(0, 1).index_select(0, places)
+
+    def set_compute(self, *, compiled: bool, recompute: bool, sharded: bool) -> None:
+        """See `Backbone.set_compute`."""
+        if self._fast is not None:
+            if sharded:
+                raise ValueError("backbone.impl=fast reads whole weights: use trainer=ddp, or backbone.impl=transformers")
+            self._fast.recompute = recompute
+            if compiled:
+                self._fast.compile()
+            return
+        if recompute:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        super().set_compute(compiled=compiled, recompute=False, sharded=sharded)
 
     @property
     def _body(self) -> Any:
@@ -112,12 +138,11 @@ class TransformersBackbone(Backbone):
         start = torch.where(begins, place, 0).cummax(1).values
         return place - start + self._first_position
 
-    def _pool(self, output: Any, documents: Tensor) -> Tensor:
-        hidden = output.last_hidden_state
+    def _pool(self, hidden: Tensor, documents: Tensor) -> Tensor:
         if self.pooling == "first":
             return hidden[:, 0]
         if self.pooling == "pooler":
-            return output.pooler_output
+            return self.base.pooler(hidden)
         real = documents > 0
         if self.pooling == "last":
             place = torch.arange(documents.shape[1], device=documents.device)
@@ -137,8 +162,7 @@ class TransformersBackbone(Backbone):
         deep = [layer for stack in layers if _is_layer_stack(stack) for layer in stack]
         inside = {id(parameter) for layer in deep for parameter in layer.parameters()}
         rest = [module for module in self.model.modules() if _owns(module, inside)]
-        embeddings = {id(self.input_embeddings.weight)}
-        first = [module for module in rest if any(id(p) in embeddings for p in module.parameters(recurse=False))]
+        first = [module for module in rest if isinstance(module, nn.Embedding)]  # of tokens, and of positions
         root = [m for m in self.base.children() if any(e in set(m.modules()) for e in first)] or first
         covered = inside | {id(p) for module in root for p in module.parameters()}
         last = [module for module in rest if any(id(p) not in covered for p in module.parameters(recurse=False))]
@@ -146,106 +170,60 @@ class TransformersBackbone(Backbone):
 
     def export(self, directory: Path) -> None:
         """Write config.json and model.safetensors as `save_pretrained` does."""
-        _quieten()
+        quieten()
         self.model.save_pretrained(directory)
 
     def load(self, directory: Path) -> None:
         """Read the weights strictly: a weight that is missing, unexpected or of another shape is an error."""
-        loaded = _read(self.architecture, str(directory), {})
+        loaded = read(self.architecture, str(directory), {})
         self.model.load_state_dict(loaded.state_dict())
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
-        """Count one row's forward pass; `shape` is (tokens, tokens each of them sees). Embedding look-ups and norms are not counted."""
-        tokens, seen = shape
-        head = self.model.get_output_embeddings() if self.architecture != "encoder" else None
-        per_token = 0.0
-        for name, module in self.model.named_modules():
-            if module is not head and "pooler" not in name and type(module).__name__ in ("Linear", "Conv1D"):
-                per_token += 2.0 * module.weight.numel()
-        layers = self.model.config.num_hidden_layers
-        return tokens * (per_token + 4.0 * layers * self.dim * seen)
+    def forward_flops(self, shape: Sequence[float]) -> float:
+        """Count one row's forward pass, of an encoder–decoder the encoder's; `shape` opens with (tokens, tokens each of them sees).
+
+        Embedding look-ups and norms are not counted.
+        """
+        tokens, seen = shape[:2]
+        entries = matrix_entries(self._body, without={id(getattr(self.base, "pooler", None))})
+        attention = 4.0 * self.model.config.num_hidden_layers * self.attention_width * seen
+        pooler = 2.0 * self.dim**2 if self.pooling == "pooler" else 0.0
+        return tokens * (2.0 * entries + attention) + pooler
+
+    @property
+    def attention_width(self) -> int:
+        """Give the width of all heads together, which is not the model's width everywhere."""
+        config = self.model.config
+        heads = config.num_attention_heads
+        return heads * (getattr(config, "head_dim", None) or self.dim // heads)
 
     def usage(self) -> str:
         """Give the lines that load it with transformers alone."""
-        loader = _LOADERS[self.architecture]
+        loader = LOADERS[self.architecture]
         return f'import transformers\n\nmodel = transformers.{loader}.from_pretrained("DIR")'
 
 
-def _frame(
-    architecture: Architecture, config: dict[str, Any] | None, pad_id: int | None, frame_ids: dict[str, int | None]
-) -> dict[str, int | None]:
-    """Name a tokenizer's ids as configurations do; a decoder starts from the padding token in T5's family, else from the last one."""
-    if not frame_ids:
-        return {}
-    last = frame_ids["last"]
-    first = last if frame_ids["first"] is None and architecture == "causal" else frame_ids["first"]  # GPT-2 has one token for both
-    named = {"bos_token_id": first, "eos_token_id": last}
-    if architecture == "seq2seq" and config:
-        family = config.get("model_type")
-        named["decoder_start_token_id"] = pad_id if family in ("t5", "mt5", "umt5", "longt5", "pegasus") else last
-        if family in ("bart", "mbart"):
-            named["forced_eos_token_id"] = last
-    return named
+def matrix_entries(module: nn.Module, without: Collection[int] = ()) -> int:
+    """Count the entries of the weight matrices that each position is multiplied by, but not parts whose id is in `without`."""
+    if id(module) in without:
+        return 0
+    own = module.weight.numel() if type(module).__name__ in ("Linear", "Conv1D") else 0  # type: ignore[union-attr, operator]
+    return own + sum(matrix_entries(part, without) for part in module.children())
 
 
-def _build(
-    architecture: Architecture,
-    config: dict[str, Any] | None,
-    init_from: str | None,
-    vocab_size: int | None,
-    ids: dict[str, int | None],
-    attention: str,
-) -> Any:
-    import transformers
-
-    if architecture not in _LOADERS:
-        raise ValueError(f"backbone.architecture={architecture!r} is unknown: choose {', '.join(_LOADERS)}")
-    if init_from is not None:
-        model = _read(architecture, init_from, {"attn_implementation": attention})
-        if vocab_size is not None and vocab_size > model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {vocab_size} tokens, but backbone.init_from={init_from} has embeddings for "
-                f"{model.config.vocab_size}: take its own tokenizer (preprocess=pretrained_tokenizer preprocess.path={init_from})"
-            )
-        return model
-    if not config or "model_type" not in config:
-        raise ValueError("backbone.config must name a model_type (bert, roberta, modernbert, bart, t5, gpt2, llama, ...)")
-    given = {name: value for name, value in config.items() if name != "model_type"}
-    if vocab_size is not None:
-        given["vocab_size"] = vocab_size
-    given |= {name: value for name, value in ids.items() if value is not None}
-    try:
-        filled = transformers.AutoConfig.for_model(config["model_type"], **given)
-    except ValueError as error:
-        raise ValueError(f"backbone.config.model_type={config['model_type']!r} is not one that transformers knows") from error
-    return getattr(transformers, _LOADERS[architecture]).from_config(filled, attn_implementation=attention)
+def _fast(model: Any, architecture: Architecture, impl: Implementation) -> FastEncoder | None:
+    if impl not in ("transformers", "fast"):
+        raise ValueError(f"backbone.impl={impl!r} is unknown: choose transformers or fast")
+    if impl == "fast" and architecture != "encoder":
+        raise ValueError(
+            f"backbone.impl=fast computes encoders, and architecture={architecture} is none: choose backbone.impl=transformers"
+        )
+    return FastEncoder(model) if impl == "fast" else None
 
 
 def _first_position(model: nn.Module) -> int:
     """Tell where a model's positions begin: behind the one that stands for padding, where its table has such (RoBERTa's family)."""
     tables = [part for name, part in model.named_modules() if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)]
     return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
-
-
-def _quieten() -> None:
-    """Leave progress bars to what takes long."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def _read(architecture: Architecture, directory: str, options: dict[str, Any]) -> Any:
-    import transformers
-
-    _quieten()
-    loader = getattr(transformers, _LOADERS[architecture])
-    model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
-    # The pooler of a base model is new where the checkpoint was written by a masked language model; everything else must be there.
-    missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
-    broken = [*missing, *(str(item) for item in report["mismatched_keys"])]
-    if broken:
-        raise ValueError(f"{directory} lacks weights of {type(model).__name__}: {', '.join(sorted(broken)[:5])}")
-    return model
 
 
 def _is_layer_stack(stack: nn.ModuleList) -> bool:

@@ -1,10 +1,11 @@
-"""Speed and progress of a run: examples and tokens per second, FLOP/s, utilisation, time spent waiting for data.
+"""Speed and progress of a run: examples and tokens per second, FLOP/s, utilisation, milliseconds of each phase of a step, memory.
 
 Model FLOPs are counted analytically over tokens that are no padding; a peak is looked up or measured, never assumed.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -36,16 +37,35 @@ def peak_flops(device: torch.device) -> float | None:
     return best
 
 
+PHASES = ("data", "copy", "augment", "forward", "backward", "optimizer")  # of a step; data: what the loader makes the loop wait
+
+
+def peak_memory(device: torch.device) -> float:
+    """Give the most memory that was in use so far, in GB: the device's, or on a CPU that of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 class Throughput(pl.Callback):
     """Logs training metrics with speed every `every` steps, and keeps the totals that metrics.json and hand-offs report.
 
     `step_flops` counts one optimizer step of this rank; `wait_seconds` reads how long the loader has kept the loop waiting so far.
+    Every `evaluated_every` steps (0: never) others log at steps of their own, and get the totals beside it.
     """
 
     def __init__(
-        self, *, every: int, step_flops: Callable[[Step], float], wait_seconds: Callable[[], float], unit: str, show: bool
+        self,
+        *,
+        every: int,
+        evaluated_every: int,
+        step_flops: Callable[[Step], float],
+        wait_seconds: Callable[[], float],
+        unit: str,
+        show: bool,
     ) -> None:
-        self.every, self.step_flops, self.wait_seconds, self.unit, self.show = every, step_flops, wait_seconds, unit, show
+        self.every, self.evaluated_every = every, evaluated_every
+        self.step_flops, self.wait_seconds, self.unit, self.show = step_flops, wait_seconds, unit, show
         self.totals = {"examples": 0.0, "tokens": 0.0, "flops": 0.0, "seconds": 0.0}  # of the whole run, over all ranks
         self.peak: float | None = None
         self._pending = {"examples": 0.0, "tokens": 0.0, "flops": 0.0}  # of this rank, not yet in the totals
@@ -53,6 +73,7 @@ class Throughput(pl.Callback):
         self._window: dict[str, float] = {}  # totals and waiting when the open log interval began
         self._whole: dict[str, float] = {}  # and when this process began
         self._summary: dict[str, float] = {}
+        self._module: StepModule | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Save the totals (called on every rank)."""
@@ -65,7 +86,9 @@ class Throughput(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self.peak = peak_flops(pl_module.device)
+        assert isinstance(pl_module, StepModule)
+        self._module, self.peak = pl_module, peak_flops(pl_module.device)
+        self._steps = trainer.global_step
         self._clock = time.perf_counter()
         self._window = self._whole = self._mark()
 
@@ -74,7 +97,8 @@ class Throughput(pl.Callback):
         return "tokens" if self.unit == "tokens" else "examples"
 
     def _mark(self) -> dict[str, float]:
-        return {**self.totals, "wait": self.wait_seconds()}
+        assert self._module is not None
+        return {**self.totals, "steps": self._steps, "data": self.wait_seconds(), **self._module.clock.read()}
 
     def _fold(self) -> None:
         """Add what all ranks have done since the last fold to the totals."""
@@ -91,8 +115,9 @@ class Throughput(pl.Callback):
         self._pending["examples"] += batch.examples
         self._pending["tokens"] += batch.tokens
         self._pending["flops"] += self.step_flops(batch)
-        step = trainer.global_step
+        step = self._steps = trainer.global_step
         if step % self.every and step != trainer.max_steps:
+            self._log_axes(trainer)
             return
         assert isinstance(pl_module, StepModule)
         row = self._row(pl_module, trainer)
@@ -102,23 +127,38 @@ class Throughput(pl.Callback):
             self._print(step, trainer.max_steps, row)
         self._window = self._mark()
 
+    def _log_axes(self, trainer: pl.Trainer) -> None:
+        """Put the totals beside what was evaluated at this step, so that it can be drawn over each of them."""
+        if self.evaluated_every == 0 or trainer.global_step % self.evaluated_every:
+            return
+        self._fold()
+        for logger in trainer.loggers:
+            logger.log_metrics(self._axes(), trainer.global_step)
+
+    def _axes(self) -> dict[str, float]:
+        return {name: self.totals[name] for name in ("examples", "tokens", "flops")} | {"time": self.totals["seconds"]}
+
     def _row(self, module: StepModule, trainer: pl.Trainer) -> dict[str, float]:
         self._fold()
         row = module.meter.read("train")
         if module.gradient_norm is not None:
             row["train/gradient_norm"] = float(module.gradient_norm)
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row |= {name: self.totals[name] for name in ("examples", "tokens", "flops")}
-        return {**row, "time": self.totals["seconds"], **self._speeds(self._window, trainer.world_size)}
+        return {**row, **self._axes(), **self._speeds(self._window, trainer.world_size)}
 
     def _speeds(self, since: dict[str, float], ranks: int) -> dict[str, float]:
-        """Give rates over all ranks since a mark, and the share of that time this rank waited for data."""
+        """Give rates over all ranks since a mark, and of this rank the share of time it waited for data, its phases and memory."""
+        assert self._module is not None
+        now = self._mark()
+        steps = max(self._steps - since["steps"], 1)
         seconds = max(self.totals["seconds"] - since["seconds"], 1e-9)
         flops = (self.totals["flops"] - since["flops"]) / seconds
         speeds = {
             f"throughput/{self.unit}_per_second": (self.totals[self._counted] - since[self._counted]) / seconds,
             "throughput/flops_per_second": flops,
-            "throughput/data_wait_share": (self.wait_seconds() - since["wait"]) / seconds,
+            "throughput/data_wait_share": (now["data"] - since["data"]) / seconds,
+            "throughput/peak_memory_gb": peak_memory(self._module.device),
+            **{f"throughput/{name}_ms": 1e3 * (now.get(name, 0.0) - since.get(name, 0.0)) / steps for name in PHASES},
         }
         return speeds | ({"throughput/mfu": flops / (self.peak * ranks)} if self.peak else {})
 
@@ -134,9 +174,14 @@ class Throughput(pl.Callback):
             print(
                 f"{trainer.global_step} steps in {seconds:.1f} s: {rate:,.0f} {self.unit}/s, "
                 f"{self._summary['throughput/flops_per_second'] / 1e9:,.1f} GFLOP/s, {peak}, "
-                f"waiting for data {self._summary['throughput/data_wait_share']:.1%}",
+                f"waiting for data {self._summary['throughput/data_wait_share']:.1%}, "
+                f"at most {self._summary['throughput/peak_memory_gb']:.2f} GB\n"
+                f"of a step: {self._phases_in_words()}",
                 file=sys.stderr,
             )
+
+    def _phases_in_words(self) -> str:
+        return ", ".join(f"{name} {self._summary[f'throughput/{name}_ms']:.1f} ms" for name in PHASES)
 
     def summary(self) -> dict[str, float]:
         """Give the totals and the whole run's speeds, for metrics.json."""

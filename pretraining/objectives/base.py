@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone
-from pretraining.distributed import rank
+from pretraining.distributed import rank, shard
 from pretraining.optim import Optimizer
 from pretraining.random import seed_everything_at
 from pretraining.step import Batch, Loss, StepModule
@@ -37,15 +37,23 @@ class Objective(StepModule):
             )
         self.backbone = backbone
 
+    def configure_model(self) -> None:
+        """Share the weights out over the ranks where the strategy asks for it (called by Lightning)."""
+        if self.device_mesh is not None:
+            shard(self, self.backbone.blocks(), self.device_mesh["data_parallel"])
+
     def heads(self) -> dict[str, Tensor]:
         """Give the pretraining heads' weights: everything that is not the backbone's."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
 
-    def step_flops(self, shape: tuple[int, ...]) -> float:
-        """Count the floating-point operations of training on one example: forward, and twice that for backward."""
+    def step_flops(self, shape: Sequence[float], *, batch_size: int, micro_batches: int = 1) -> float:
+        """Count the floating-point operations of training on one example: forward, and twice that for backward.
+
+        `batch_size` examples make a step, in so many `micro_batches` per rank.
+        """
         return 3.0 * self.forward_flops(shape)
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
+    def forward_flops(self, shape: Sequence[float]) -> float:
         """Count one example's forward pass, heads included; `shape` as `Backbone.forward_flops` takes it."""
         return self.backbone.forward_flops(shape)
 
@@ -68,6 +76,15 @@ class CoupledObjective(Objective):
     @abstractmethod
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
         """Compute the loss of this rank's examples against those of all ranks. `representations` [B over all micro-batches, ...]."""
+
+    def step_flops(self, shape: Sequence[float], *, batch_size: int, micro_batches: int = 1) -> float:
+        """Count also what is compared, and the second forward pass where micro-batches are represented twice."""
+        passes = 3.0 if micro_batches == 1 else 4.0
+        return passes * self.forward_flops(shape) + 3.0 * self.comparison_flops(batch_size)
+
+    def comparison_flops(self, batch_size: int) -> float:
+        """Count one example's share of `coupled_loss` among `batch_size` examples."""
+        return 0.0
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the loss of one micro-batch by itself."""
@@ -92,7 +109,7 @@ class CoupledObjective(Objective):
     def _represent_again(self, batch: Batch, number: int) -> Tensor:
         """Represent under the same dropout each time."""
         seed_everything_at(self.settings.seed, self.global_step, rank(), number)
-        return self.represent(batch)
+        return self(self.represent, batch)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,14 @@ Shapes: B pairs, T tokens, K predictions of a micro-batch (padded).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.backbones.base import TextRow
 from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.corpus import Corpus
 from pretraining.data.plan import Rows, TextExamples
@@ -77,8 +78,9 @@ class Bert(Objective):
         """Predict the hidden tokens and classify the pairs of a batch of `MaskPairs`."""
         features = self.backbone(input_ids=batch["input_ids"], documents=batch["documents"], token_type_ids=batch["token_type_ids"])
         hidden = features.positions.flatten(0, 1).index_select(0, batch["predicted"])
-        scores = self.token_head(hidden, self.backbone.input_embeddings.weight)
-        tokens = token_loss("mlm", scores, batch["labels"], with_accuracy=not self.training, weight=self.mlm_weight)
+        states, bias, embeddings = self.token_head(hidden), self.token_head.bias, self.backbone.input_embeddings.weight
+        report = not self.training
+        tokens = token_loss("mlm", states, embeddings, bias, batch["labels"], with_accuracy=report, weight=self.mlm_weight)
         pairs = self.pair_head(features.pooled, batch["is_random"])
         nsp = pairs.terms["nsp"]._replace(weight=self.nsp_weight)
         return Loss({**tokens.terms, "nsp": nsp}, {**tokens.metrics, **pairs.metrics})
@@ -88,7 +90,7 @@ class Bert(Objective):
         labels, pairs = batch["labels"], batch["is_random"]
         return {"mlm": (labels != NO_LABEL).sum(), "nsp": torch.full((), len(pairs), device=pairs.device)}
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
-        """Count the backbone on all tokens and the head on the predicted ones (15 %, as published)."""
-        dim, vocab = self.backbone.dim, len(self.token_head.bias)
-        return self.backbone.forward_flops(shape) + 0.15 * shape[0] * 2.0 * (dim * dim + dim * vocab)
+    def forward_flops(self, shape: Sequence[float]) -> float:
+        """Count the backbone on all tokens, one head on the hidden ones and the other on the pair; `shape` is a `TextRow`."""
+        row = TextRow(*shape)
+        return self.backbone.forward_flops(row) + row.predicted * self.token_head.flops() + self.pair_head.flops()

@@ -5,16 +5,20 @@ Shapes: B rows, T tokens, K predictions of a micro-batch (padded).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.backbones.base import TextRow
 from pretraining.backbones.huggingface import TransformersBackbone
+from pretraining.backbones.language_head import check_head
 from pretraining.data.corpus import Corpus
 from pretraining.data.plan import Rows, TextExamples, assemble, document_spans, pack_documents
 from pretraining.objectives.base import Batch, Loss, Objective
-from pretraining.objectives.masked_language import NO_LABEL
-from pretraining.objectives.vocabulary import check_head, vocabulary_loss
+from pretraining.objectives.cross_entropy import NO_LABEL
+from pretraining.objectives.vocabulary import vocabulary_loss
 from pretraining.optim import Optimizer
 from pretraining.preprocess.text import TextPreprocess
 from pretraining.random import Keys
@@ -83,6 +87,7 @@ class CausalLanguage(Objective):
         """Count the predicted tokens."""
         return {"causal": (batch["labels"] != NO_LABEL).sum()}
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
-        """Count the backbone and its head, both on every token."""
-        return self.backbone.forward_flops(shape) + 2.0 * shape[0] * self.backbone.model.get_output_embeddings().weight.numel()
+    def forward_flops(self, shape: Sequence[float]) -> float:
+        """Count the backbone on all tokens and the model's head on those that are predicted; `shape` is a `TextRow`."""
+        row = TextRow(*shape)
+        return self.backbone.forward_flops(row) + 2.0 * row.predicted * self.backbone.model.get_output_embeddings().weight.numel()

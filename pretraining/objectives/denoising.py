@@ -5,17 +5,21 @@ Shapes: B rows, T encoder tokens, U decoder tokens, K predictions of a micro-bat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pretraining.backbones.huggingface import TransformersBackbone
+from pretraining.backbones.base import TextRow
+from pretraining.backbones.huggingface import TransformersBackbone, matrix_entries
+from pretraining.backbones.language_head import check_head
 from pretraining.data.corpus import Corpus
 from pretraining.data.plan import Rows, TextExamples, row_spans
 from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.cross_entropy import NO_LABEL
 from pretraining.objectives.damage import Damage, Vocabulary, lay_out
-from pretraining.objectives.masked_language import NO_LABEL
-from pretraining.objectives.vocabulary import check_head, vocabulary_loss
+from pretraining.objectives.vocabulary import vocabulary_loss
 from pretraining.optim import Optimizer
 from pretraining.preprocess.text import TextPreprocess
 from pretraining.random import Keys
@@ -100,18 +104,21 @@ class Denoising(Objective):
         """Count the target tokens."""
         return {"denoising": (batch["labels"] != NO_LABEL).sum()}
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
-        """Count the encoder on its inputs, the decoder and the head on their targets, by the published recipes' shares of a row."""
-        tokens, seen = shape
-        read, written = (512 / 568, 114 / 568) if "t5" in self.backbone.model.config.model_type else (0.82, 1.0)
-        model, config = self.backbone.model, self.backbone.model.config
-        head = model.get_output_embeddings().weight.numel()
-        encoder, decoder = (_matrix_entries(part) for part in (model.get_encoder(), model.get_decoder()))
-        layers = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", config.num_hidden_layers)
-        attention = read * read * config.num_hidden_layers + (written * written + read * written) * layers
-        per_token = 2.0 * (read * encoder + written * (decoder + head))
-        return tokens * (per_token + 4.0 * self.backbone.dim * seen * attention)
+    def forward_flops(self, shape: Sequence[float]) -> float:
+        """Count the encoder on what it reads, the decoder and the head on what they write; `shape` is a `TextRow`."""
+        row, model = TextRow(*shape), self.backbone.model
+        decoder = model.get_decoder()
+        over_memory = [part for name, part in decoder.named_modules() if _reads_memory(name)]
+        once_per_token_read = sum(matrix_entries(part) for part in over_memory)
+        once_per_token_written = matrix_entries(decoder, without={id(part) for part in over_memory})
+        once_per_token_written += model.get_output_embeddings().weight.numel()
+        layers = len(over_memory) // 2
+        attention = 4.0 * layers * self.backbone.attention_width * (row.written_seen + row.seen)
+        written = row.predicted * (2.0 * once_per_token_written + attention)
+        return self.backbone.forward_flops(row) + 2.0 * row.read * once_per_token_read + written
 
 
-def _matrix_entries(module: nn.Module) -> int:
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+def _reads_memory(name: str) -> bool:
+    """Tell the decoder's projections of what the encoder says (keys and values) by their names in BART's and T5's families."""
+    *path, last = name.split(".")
+    return bool(path) and path[-1] in ("encoder_attn", "EncDecAttention") and last in ("k_proj", "v_proj", "k", "v")

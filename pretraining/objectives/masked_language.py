@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, K predictions of a micro-batch (padded), D width, V vo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretraining.backbones.base import TextRow
 from pretraining.backbones.huggingface import TransformersBackbone
 from pretraining.data.plan import Rows, TextExamples, assemble, document_spans, pack_documents
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.objectives.continued import TOKEN_HEADS
+from pretraining.objectives.cross_entropy import NO_LABEL, vocabulary_cross_entropy
 from pretraining.objectives.masking import Unit, choose, corrupt
-from pretraining.objectives.span_boundary import NO_LABEL, BoundaryHead, neighbours
+from pretraining.objectives.span_boundary import BoundaryHead, neighbours
 from pretraining.optim import Optimizer
 from pretraining.preprocess.text import TextPreprocess
 from pretraining.random import Keys
@@ -149,9 +151,13 @@ class TokenHead(nn.Module):
             layer_norm_eps=getattr(config, "layer_norm_eps", getattr(config, "norm_eps", 1e-12)),
         )
 
-    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Score the vocabulary: hidden [K, D], embeddings [V, D] -> [K, V]."""
-        return F.linear(self.norm(F.gelu(self.dense(hidden))), embeddings, self.bias)
+    def flops(self) -> float:
+        """Count one prediction's forward pass."""
+        return 2.0 * (self.dense.weight.numel() + self.dense.out_features * len(self.bias))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Compute what is multiplied by the token embeddings: [K, D] -> [K, D]."""
+        return self.norm(F.gelu(self.dense(hidden)))
 
 
 class MaskedLanguage(Objective):
@@ -172,15 +178,16 @@ class MaskedLanguage(Objective):
 
     def loss(self, batch: Batch) -> Loss:
         """Predict the hidden tokens of a batch of `MaskTokens`."""
-        features = self.backbone(input_ids=batch["input_ids"], documents=batch["documents"])
-        hidden = features.positions.flatten(0, 1).index_select(0, batch["predicted"])
-        embeddings = self.backbone.input_embeddings.weight
-        found = token_loss("mlm", self.head(hidden, embeddings), batch["labels"], with_accuracy=not self.training)
+        embeddings, rows = self.backbone.input_embeddings.weight, {name: batch[name] for name in ("input_ids", "documents")}
         if not self.boundary_weight:
-            return found
+            states = self.head(self.backbone.at(batch["predicted"], **rows))
+            return token_loss("mlm", states, embeddings, self.head.bias, batch["labels"], with_accuracy=not self.training)
+        hidden = self.backbone(**rows).positions.flatten(0, 1)
+        states = self.head(hidden.index_select(0, batch["predicted"]))
+        found = token_loss("mlm", states, embeddings, self.head.bias, batch["labels"], with_accuracy=not self.training)
         around = neighbours(batch["predicted"], batch["labels"], batch["documents"])
-        scores = self.boundary_head(features.positions.flatten(0, 1), around, embeddings)
-        beside = token_loss("sbo", scores, around.labels, with_accuracy=not self.training, weight=self.boundary_weight)
+        states, bias = self.boundary_head(hidden, around), self.boundary_head.bias
+        beside = token_loss("sbo", states, embeddings, bias, around.labels, with_accuracy=not self.training, weight=self.boundary_weight)
         return Loss(found.terms | beside.terms, found.metrics | beside.metrics)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -191,22 +198,24 @@ class MaskedLanguage(Objective):
             counts["sbo"] = (labels != NO_LABEL).sum()
         return counts
 
-    def forward_flops(self, shape: tuple[int, ...]) -> float:
-        """Count the backbone on all tokens and the head on the predicted ones (15 %, as published, where no collate says otherwise)."""
-        return self.backbone.forward_flops(shape) + self.head_share * shape[0] * self._head_flops()
-
-    head_share = 0.15
-
-    def _head_flops(self) -> float:
-        dim, vocab = self.backbone.dim, len(self.head.bias)
-        return 2.0 * (dim * dim + dim * vocab)
+    def forward_flops(self, shape: Sequence[float]) -> float:
+        """Count the backbone on all tokens and the heads on the hidden ones; `shape` is a `TextRow`."""
+        row = TextRow(*shape)
+        heads = self.head.flops() + (self.boundary_head.flops() if self.boundary_weight else 0.0)
+        return self.backbone.forward_flops(row) + row.predicted * heads
 
 
-def token_loss(name: str, scores: Tensor, labels: Tensor, *, with_accuracy: bool, weight: float = 1.0) -> Loss:
-    """Sum the cross-entropy of `scores` [K, V] at `labels` [K], in fp32; `NO_LABEL` entries count for nothing."""
+def token_loss(
+    name: str, states: Tensor, embeddings: Tensor, bias: Tensor, labels: Tensor, *, with_accuracy: bool, weight: float = 1.0
+) -> Loss:
+    """Sum the cross-entropy of scores `states` [K, D] times `embeddings` [V, D] plus `bias` [V] at `labels` [K], in fp32 at least.
+
+    `NO_LABEL` entries count for nothing.
+    """
     count = (labels != NO_LABEL).sum()
-    total = F.cross_entropy(scores.float() if scores.dtype != torch.float64 else scores, labels, ignore_index=NO_LABEL, reduction="sum")
+    total = vocabulary_cross_entropy(states, embeddings, bias, labels)
     if not with_accuracy:
         return Loss({name: Term(total, count, weight)})
+    scores = F.linear(states, embeddings, bias)
     correct = (scores.argmax(-1) == labels).sum()
     return Loss({name: Term(total, count, weight)}, {f"{name}_accuracy": Term(correct, count)})

@@ -167,9 +167,10 @@ def corrupt(
     (and still draw a random token each).
     """
     result = input_ids.copy()
-    rows, places = np.nonzero(chosen)
-    if not rows.size:
+    flat = np.flatnonzero(chosen)
+    if not flat.size:
         return result
+    rows, places = np.divmod(flat, chosen.shape[1])
     rank = _rank_in_row(rows, len(chosen))  # draws go by rank among the chosen: few of them, and padding shifts none
     most = int(rank.max()) + 1
     if per_span:
@@ -180,8 +181,8 @@ def corrupt(
         fate_rank = rank
     drawn = uniform(keys, "mask.fate", most)[rows, fate_rank]
     random_ids = ordinary_ids[integers(keys, "mask.random_id", len(ordinary_ids), most)[rows, rank]]
-    kept = np.where(drawn < mask_share + random_share, random_ids, input_ids[rows, places])
-    result[rows, places] = np.where(drawn < mask_share, mask_id, kept)
+    kept = np.where(drawn < mask_share + random_share, random_ids, input_ids.reshape(-1)[flat])
+    result.reshape(-1)[flat] = np.where(drawn < mask_share, mask_id, kept)
     return result
 
 

@@ -5,6 +5,7 @@ Shapes: B pairs, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -99,6 +100,10 @@ class PairHead(nn.Module):
         nn.init.normal_(self.output.weight, std=getattr(backbone.model.config, "initializer_range", 0.02))
         nn.init.zeros_(self.output.bias)
 
+    def flops(self) -> float:
+        """Count one pair's forward pass."""
+        return 2.0 * self.output.weight.numel()
+
     def forward(self, pooled: Tensor, labels: Tensor) -> Loss:
         """Sum the cross-entropy over pairs. pooled [B, D], labels [B]."""
         scores = self.output(pooled)
@@ -129,3 +134,7 @@ class NextSentence(Objective):
         """Count the pairs."""
         labels = batch["is_random"]
         return {"nsp": torch.full((), len(labels), device=labels.device)}
+
+    def forward_flops(self, shape: Sequence[float]) -> float:
+        """Count the backbone on all tokens and the head on the pair."""
+        return self.backbone.forward_flops(shape) + self.head.flops()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NO_LABEL = -100  # of predictions that count for nothing
+from pretraining.objectives.cross_entropy import NO_LABEL
+
 LONGEST = 15  # tokens of a span that are predicted, from its left end
 PLACE_DIM = 200  # of the embeddings of a token's place in its span
 
@@ -64,9 +65,14 @@ class BoundaryHead(nn.Module):
         for layer in (self.first, self.second):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, hidden: Tensor, around: Neighbours, embeddings: Tensor) -> Tensor:
-        """Score the vocabulary: hidden [B * T, D], embeddings [V, D] -> [K, V]."""
+    def flops(self) -> float:
+        """Count one prediction's forward pass."""
+        layers = self.first.weight.numel() + self.second.weight.numel()
+        return 2.0 * (layers + self.second.out_features * len(self.bias))
+
+    def forward(self, hidden: Tensor, around: Neighbours) -> Tensor:
+        """Compute what is multiplied by the token embeddings: [B * T, D] -> [K, D]."""
         sides = [hidden.index_select(0, place) for place in (around.before, around.behind)]
         joined = torch.cat([*sides, self.places(around.place).to(hidden.dtype)], dim=-1)
         middle = self.first_norm(F.gelu(self.first(joined)))
-        return F.linear(self.second_norm(F.gelu(self.second(middle))), embeddings, self.bias)
+        return self.second_norm(F.gelu(self.second(middle)))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pretraining.backbones.base import TextRow
 from pretraining.configuration import compose, instantiate
 
 
@@ -55,4 +56,4 @@ def test_tiny_backbones_are_what_their_objectives_take_by_default(backbone, obje
     built = instantiate(
         config.objective, backbone=instantiate(config.backbone, vocab_size=600, pad_id=0), optimizer=instantiate(config.optimizer)
     )
-    assert built.forward_flops((64, 64)) > 0
+    assert built.forward_flops(TextRow(64, 64, 64, predicted=10, written_seen=32)) > 0

@@ -1,0 +1,111 @@
+"""How fast a masked language model trains here, beside transformers' Trainer and a plain Lightning loop.
+
+    python -m experiments.benchmarks.mlm_step --shapes mini tiny base
+
+All sides train the same architecture (BERT; vocabulary 30,528; T = 128) on the same rows of the built-in text in the same order, with
+AdamW, warm-up, clipping at 1.0, 15 % hidden tokens and a logged loss every 10 steps; data loading is inside of what is timed. Each side
+has a process of its own and sleeps while another works: A B C A B C ..., after a warm-up. Units are tokens that are no padding.
+
+`--rows packed` fills rows with whole documents (this package keeps them apart, the others let them see each other); `--rows documents`
+gives each document a row of its own, padded.
+
+The last line is one JSON object. For each shape and dropout: `ratio_default` is this package at its default precision over Trainer at its
+own (fp32), `ratio_fp32` and `ratio_bf16` compare equal precisions, `ratio_lightning` the plain loop in fp32. Those of the first shape at
+the first dropout also stand at the top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+from typing import Any
+
+from experiments.benchmarks import mlm_sides
+from experiments.benchmarks.turns import take_turns
+
+BATCH = {"tiny": 32, "mini": 32, "base": 16}
+
+
+def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, Any]:
+    """Let all sides of one shape take turns."""
+    batch = given.batch or BATCH[shape]
+    shared = mlm_sides.Setting(
+        shape=shape,
+        dropout=dropout,
+        precision="fp32",
+        batch=batch,
+        tokens=given.tokens,
+        rows=given.rows,
+        cache_dir=given.cache_dir,
+        device=given.device,
+        threads=given.threads,
+        compile_model=given.compile,
+        impl=given.impl,
+    )
+    sides: dict[str, Any] = {}
+    for precision in given.precisions:
+        setting = {"setting": shared._replace(precision=precision)}
+        sides[f"ours_{precision}"] = mlm_sides.ours, setting
+        if precision != "auto":
+            sides[f"trainer_{precision}"] = mlm_sides.trainer, setting
+    if "lightning" in given.peers:
+        sides["lightning_fp32"] = mlm_sides.lightning, {"setting": shared}
+    if "trainer" not in given.peers:
+        sides = {name: side for name, side in sides.items() if not name.startswith("trainer")}
+    found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
+    rate = {name: side["per_second"] for name, side in found.items()}
+    pairs = {
+        "ratio_default": ("ours_auto", "trainer_fp32"),
+        "ratio_fp32": ("ours_fp32", "trainer_fp32"),
+        "ratio_bf16": ("ours_bf16", "trainer_bf16"),
+        "ratio_lightning": ("ours_auto", "lightning_fp32"),
+    }
+    ratios = {name: round(rate[a] / rate[b], 2) for name, (a, b) in pairs.items() if a in rate and b in rate}
+    return {"shape": shape, "dropout": dropout, "batch": batch, **ratios, "sides": found}
+
+
+def padding_share(given: argparse.Namespace) -> float:
+    """Compute the share of places that hold padding."""
+    from pretraining.data.plan import padding_share
+
+    _, source = mlm_sides.text(given.tokens, given.rows, given.cache_dir)
+    return padding_share(source.rows(0), given.tokens)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=sorted(mlm_sides.SHAPES), default=["mini"])
+    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
+    parser.add_argument("--precisions", nargs="+", choices=["auto", "fp32", "bf16"], default=["auto", "fp32", "bf16"])
+    parser.add_argument("--peers", nargs="*", choices=["trainer", "lightning"], default=["trainer", "lightning"])
+    parser.add_argument("--impl", choices=["transformers", "fast"], default="fast")
+    parser.add_argument("--rows", choices=["packed", "documents"], default="packed")
+    parser.add_argument("--batch", type=int, help="rows; by default 32, and 16 for base")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a block")
+    parser.add_argument("--warmup", type=float, default=15.0, help="seconds")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile on all sides")
+    parser.add_argument("--cache-dir", default="~/.cache/pretraining")
+    given = parser.parse_args()
+    if "trainer" in given.peers and importlib.util.find_spec("accelerate") is None:
+        raise SystemExit("transformers' Trainer needs accelerate: pip install '.[bench]', or leave it out: --peers lightning")
+    padding = padding_share(given)
+    results = []
+    for shape in given.shapes:
+        for dropout in given.dropout:
+            results.append(compare(shape, dropout, given))
+            ratios = {name: value for name, value in results[-1].items() if name.startswith("ratio")}
+            print(f"{shape}, dropout {dropout}, rows {given.rows} with {padding:.1%} padding: {ratios}", flush=True)
+    head = {name: value for name, value in results[0].items() if name.startswith("ratio")}
+    options = {"device": given.device, "threads": given.threads, "rows": given.rows, "seconds": given.seconds, "blocks": given.blocks}
+    print(json.dumps({**head, **options, "padding_share": round(padding, 4), "results": results}))
+
+
+if __name__ == "__main__":
+    main()

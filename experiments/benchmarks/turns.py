@@ -1,0 +1,126 @@
+"""Sides of a comparison take turns: each lives in a process of its own, and works only while the others sleep.
+
+A side calls `Turn.step` after each optimizer step; the call returns at once while its block lasts, and sleeps between blocks. So that
+data loading, logging and whatever else a loop does between two steps is inside of what is timed, and nothing of another side is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+
+class Block(NamedTuple):
+    """What a side did in one block."""
+
+    seconds: float
+    steps: int
+    units: float  # non-padding tokens, or images
+    losses: list[tuple[float, float]]  # (units so far over all blocks, logged loss)
+
+    @property
+    def rate(self) -> float:
+        """Units per second."""
+        return self.units / self.seconds
+
+
+class Over(Exception):  # noqa: N818 - no error: it unwinds a trainer's loop
+    """The comparison has ended: leave the loop."""
+
+
+class Turn:
+    """A side's view of the comparison."""
+
+    def __init__(self, connection: Connection, synchronise: Callable[[], None]) -> None:
+        self.connection, self.synchronise = connection, synchronise
+        self.total = 0.0
+        self._begun = self._until = 0.0
+        self._block: dict[str, Any] = {}
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        """Say what this side is, once, before its first block; then wait for it."""
+        self.connection.send(facts)
+        self._wait()
+
+    def step(self, units: float, loss: float | None = None) -> None:
+        """Count a step, with its loss where it was logged; at the end of a block report it and sleep until the next one."""
+        self.total += units
+        self._block["steps"] += 1
+        self._block["units"] += units
+        if loss is not None:
+            self._block["losses"].append((self.total, loss))
+        if time.perf_counter() < self._until:
+            return
+        self.synchronise()
+        self.connection.send(Block(seconds=time.perf_counter() - self._begun, **self._block))
+        self._wait()
+
+    def _wait(self) -> None:
+        seconds = self.connection.recv()
+        if seconds is None:
+            raise Over
+        self._block = {"steps": 0, "units": 0.0, "losses": []}
+        self._begun = time.perf_counter()
+        self._until = self._begun + seconds
+
+
+@contextlib.contextmanager
+def started(work: Callable[..., None], options: Mapping[str, Any]) -> Iterator[tuple[Connection, dict[str, Any]]]:
+    """Start a side: `work(connection, **options)` in a fresh process; gives the connection and what it told of itself."""
+    ours, theirs = multiprocessing.Pipe()
+    # No daemon, which may have no children: a loop's data loader may start workers. A side ends when its connection does.
+    process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=(work, theirs, dict(options)))
+    process.start()
+    theirs.close()
+    try:
+        yield ours, ours.recv()
+    except EOFError:
+        process.join(10)
+        raise SystemExit(f"a side of the comparison ended by itself (exit code {process.exitcode}); what it said is above") from None
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            ours.send(None)
+        process.join(60)
+
+
+def _carry_out(work: Callable[..., None], connection: Connection, options: dict[str, Any]) -> None:
+    os.dup2(2, 1)  # trainers print to stdout, which is for the result
+    with contextlib.suppress(Over):
+        work(connection, **options)
+
+
+def take_turns(
+    sides: Mapping[str, tuple[Callable[..., None], Mapping[str, Any]]], *, blocks: int, seconds: float, warmup: float
+) -> dict[str, dict[str, Any]]:
+    """Run A B C A B C ...: a warm-up of each, then `blocks` blocks each. Gives each side's facts, rates and loss curve."""
+    with contextlib.ExitStack() as stack:
+        alive = {name: stack.enter_context(started(work, options)) for name, (work, options) in sides.items()}
+        done: dict[str, list[Block]] = {name: [] for name in alive}
+        for number in range(blocks + 1):
+            for name, (connection, _) in alive.items():
+                connection.send(seconds if number else warmup)
+                block: Block = connection.recv()
+                done[name].append(block)
+                kind = f"block {number}" if number else "warm-up"
+                print(f"  {name:<22}{kind:<10}{block.rate:12,.0f} units/s {block.steps:6} steps", file=sys.stderr, flush=True)
+    return {name: facts | summary(done[name]) for name, (_, facts) in alive.items()}
+
+
+def summary(blocks: list[Block]) -> dict[str, Any]:
+    """Give median and spread of the rates, the first block (warm-up) left out, and the losses of all."""
+    rates = [block.rate for block in blocks[1:]]
+    curve = [point for block in blocks for point in block.losses]
+    return {
+        "per_second": statistics.median(rates),
+        "lowest": min(rates),
+        "highest": max(rates),
+        "step_ms": 1e3 * statistics.median(block.seconds / block.steps for block in blocks[1:]),
+        "losses": [[round(units), round(loss, 4)] for units, loss in curve],
+    }

@@ -1,0 +1,40 @@
+"""Where the time of a step goes: seconds per phase, on the host's clock for CPUs and by events on the device for GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class PhaseClock:
+    """Adds up the time of named phases. Measuring never makes the host wait; reading does, once per log interval."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._events: list[tuple[str, Any, Any]] = []
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str, device: torch.device) -> Iterator[None]:
+        """Time what is inside."""
+        if device.type != "cuda":
+            started = time.perf_counter()
+            yield
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+            return
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()  # type: ignore[no-untyped-call]
+        yield
+        end.record()  # type: ignore[no-untyped-call]
+        self._events.append((phase, begin, end))
+
+    def read(self) -> dict[str, float]:
+        """Give the seconds of each phase so far."""
+        for phase, begin, end in self._events:
+            end.synchronize()
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + begin.elapsed_time(end) / 1e3
+        self._events = []
+        return dict(self._seconds)
