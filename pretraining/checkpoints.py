@@ -6,10 +6,12 @@ does not count. It holds tensors and plain containers only, and is always read w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor
 
 from pretraining.cache import pause_for_tests, sha256
 from pretraining.cluster import job_is_ending
@@ -37,24 +40,43 @@ class Preempted(SystemExit):
 
 
 class AtomicIO(CheckpointIO):
-    """Writes to a temporary name, syncs, renames, and then says so in the json beside."""
+    """Writes to a temporary name, syncs, renames, and then says so in the json beside.
+
+    In the `background` a copy is written by a thread while training goes on: `finish` waits for it.
+    """
 
     metric: float | None = None  # of the checkpoint being written: lower is better
 
+    def __init__(self, *, background: bool = False) -> None:
+        self.background = background
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write one checkpoint; raise `CheckpointError` and leave nothing behind if that fails."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.writing")
-        note = path.with_suffix(".json")
+        """Write one checkpoint; raise `CheckpointError` and leave nothing behind if that fails (in the background: at `finish`)."""
+        self.finish()
+        if self.background:
+            self._pending = self._writer.submit(self._write, copied(checkpoint, {}), Path(path), self.metric)
+        else:
+            self._write(checkpoint, Path(path), self.metric)
+
+    def finish(self) -> None:
+        """Wait until what is written in the background is on disk; raise what kept it from getting there."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, checkpoint: dict[str, Any], path: Path, metric: float | None) -> None:
+        temporary, note = path.with_name(f".{path.name}.writing"), path.with_suffix(".json")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 pause_for_tests()
                 file.flush()
                 os.fsync(file.fileno())
             facts = {"sha256": sha256(temporary), "size": temporary.stat().st_size}
-            facts |= {"step": int(checkpoint["global_step"]), "metric": self.metric}
+            facts |= {"step": int(checkpoint["global_step"]), "metric": metric}
             note.unlink(missing_ok=True)
             temporary.replace(path)
             _write_synced(note, json.dumps(facts) + "\n")
@@ -63,7 +85,12 @@ class AtomicIO(CheckpointIO):
                 f"cannot write {path}: {error.strerror or error}. Earlier checkpoints are intact: free space, then resume=auto"
             ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(NotADirectoryError):
+                temporary.unlink(missing_ok=True)
+
+    def teardown(self) -> None:
+        """End the thread (called by Lightning)."""
+        self._writer.shutdown(wait=True)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read one checkpoint onto the CPU, never unpickling code."""
@@ -73,6 +100,20 @@ class AtomicIO(CheckpointIO):
         """Remove one checkpoint, its json first."""
         Path(path).with_suffix(".json").unlink(missing_ok=True)
         Path(path).unlink(missing_ok=True)
+
+
+def copied(value: Any, seen: dict[Any, Tensor]) -> Any:
+    """Copy plain containers with their tensors, to the CPU; tensors that share their memory share it afterwards too."""
+    if isinstance(value, dict):
+        return {key: copied(part, seen) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(copied(part, seen) for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+    if value.numel() == 0 or place not in seen:
+        seen[place] = value.detach().to("cpu", copy=True)
+    return seen[place]
 
 
 def _write_synced(path: Path, text: str) -> None:
@@ -163,12 +204,12 @@ class Checkpointing(Checkpoint):
         step = trainer.global_step
         stop = self._agreed_to_stop(trainer)
         if stop or step % self.every == 0 or step == trainer.max_steps:
-            self.save(trainer)
+            self.save(trainer, wait=stop or step == trainer.max_steps)
         if stop:
             self._leave(trainer)
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Write the checkpoint of this step and drop what is no longer kept."""
+    def save(self, trainer: pl.Trainer, *, wait: bool) -> None:
+        """Write the checkpoint of this step and drop what is no longer kept; `wait` also for one written in the background."""
         for logger in trainer.loggers:
             logger.save()
         path = self.directory / f"step-{trainer.global_step:07d}.ckpt"
@@ -176,15 +217,19 @@ class Checkpointing(Checkpoint):
         assert isinstance(io, AtomicIO) and isinstance(module, StepModule)
         io.metric = module.measured.get(self.monitor) if self.monitor else None
         trainer.save_checkpoint(path)
+        if wait:
+            io.finish()
         if trainer.is_global_zero:
             self._drop_old(io)
 
     def _drop_old(self, io: AtomicIO) -> None:
         paths = sorted(self.directory.glob("step-*.ckpt"))
-        measured = {path: facts["metric"] for path in paths if (facts := facts_of(path)) and facts["metric"] is not None}
-        best = min(measured, key=lambda path: measured[path], default=None)
-        for path in paths[: -self.keep_last]:
-            if path != best:
+        whole = {path: facts for path in paths if (facts := facts_of(path))}
+        measured = {path: facts["metric"] for path, facts in whole.items() if facts["metric"] is not None}
+        kept = [*list(whole)[-self.keep_last :], min(measured, key=lambda path: measured[path], default=None)]
+        for path in paths:
+            # One that is newer than all whole ones is being written at this moment.
+            if path not in kept and path < max(whole):
                 io.remove_checkpoint(path)
 
     def _agreed_to_stop(self, trainer: pl.Trainer) -> bool:

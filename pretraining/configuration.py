@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pretraining import snapshot
-from pretraining.checkpoints import CheckpointError
+from pretraining.checkpoints import CheckpointError, Preempted
 from pretraining.cluster import batch_job, restarted
+from pretraining.distributed import leave_group
 from pretraining.handoff import HandoffError
-from pretraining.history import CsvHistory, WandbHistory
+from pretraining.history import CsvHistory
+from pretraining.lineage import columns, environment
+from pretraining.nonfinite import NonFiniteError
 from pretraining.run import RunError
-from pretraining.step import NonFiniteError
+from pretraining.tracking import Tracked, WandbHistory
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -104,6 +107,8 @@ def check_modalities(config: DictConfig) -> None:
             f"data={class_name(config.data)} is {kinds['data']} and "
             f"backbone={class_name(config.backbone)} reads {kinds['backbone']}: choose three of one kind"
         )
+    if config.probe is not None and kinds["data"] != "image":
+        raise RunError(f"probe= watches features of images, but data={class_name(config.data)} is {kinds['data']}: set probe=none")
 
 
 def class_name(node: DictConfig) -> str:
@@ -134,13 +139,19 @@ def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -
     return config
 
 
-def make_loggers(config: DictConfig, directory: Path, *, job_type: str, tags: Sequence[str]) -> list[Any]:
-    """Make metrics.csv and W&B, both on unless switched off."""
+def make_loggers(config: DictConfig, directory: Path, *, job_type: str, tags: Sequence[str], origin: Mapping[str, Any]) -> list[Any]:
+    """Make metrics.csv and W&B, both on unless switched off. `origin`: of the weights that the run makes or starts from."""
     loggers: list[Any] = [CsvHistory(directory / "metrics.csv")] if config.logger.csv else []
-    if config.logger.wandb.mode != "disabled":
+    settings = config.logger.wandb
+    if settings.mode != "disabled":
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        options = {"project": config.logger.wandb.project, "mode": config.logger.wandb.mode, "name": config.name, "group": config.group}
-        loggers.append(WandbHistory(directory, **options, job_type=job_type, tags=[*config.logger.wandb.tags, *tags], config=plain))
+        plain |= {"pretrain": columns(origin), "environment": environment()}
+        tracked = Tracked(
+            project=settings.project, name=config.name, group=config.group, job_type=job_type, tags=[*settings.tags, *tags], config=plain
+        )
+        options = {"mode": settings.mode, "patience": settings.patience, "upload_bytes": settings.upload_bytes}
+        with as_run_errors():
+            loggers.append(WandbHistory(directory, tracked=tracked, **options))
     return loggers
 
 
@@ -149,6 +160,10 @@ def exit_cleanly() -> Iterator[None]:
     """Turn errors that a user can mend into one message on stderr and exit code 2; the rest keeps its traceback."""
     try:
         yield
+        leave_group()
+    except Preempted:  # as all ranks have agreed to
+        leave_group()
+        raise
     except (RunError, HandoffError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

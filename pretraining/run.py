@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -12,12 +13,17 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 
 from pretraining.checkpoints import MARKER, newest_valid
+from pretraining.cluster import batch_job
 
 # What a resume may change: none of it decides which numbers come out.
 FREE_TO_CHANGE = (
     "data.workers", "data.cache_dir", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
-    "trainer.timeout", "trainer.keep_last", "logger", "resume", "run_dir", "from_run", "progress", "hydra",
+    "trainer.timeout", "trainer.keep_last", "trainer.background_checkpoints", "logger", "resume", "run_dir", "from_run",
+    "progress", "profile", "hydra",
 )  # fmt: skip
+
+
+LOCK = ".lock"  # held by the process that works in a run directory
 
 
 class RunError(ValueError):
@@ -106,13 +112,26 @@ def _is_finished(path: Path, config: DictConfig) -> bool:
 
 
 def _locked(path: Path) -> IO[str]:
-    handle = (path / ".lock").open("w")
+    """Lock the directory for as long as this process lives, and write into the lock who that is."""
+    handle = (path / LOCK).open("a")  # not "w": until the lock is ours it tells of another process
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         handle.close()
         raise RunError(f"run_dir={path} is in use by a process that is still running: wait for it, or choose another run_dir") from error
+    handle.truncate(0)
+    json.dump({"host": platform.node(), "pid": os.getpid(), "job": batch_job(), "log": _output()}, handle)
+    handle.flush()
     return handle
+
+
+def _output() -> str | None:
+    """Name the file that this process's errors go to; None for a terminal or a pipe."""
+    try:
+        path = os.readlink("/proc/self/fd/2")
+    except OSError:
+        return None
+    return path if Path(path).is_file() else None
 
 
 def _checkpoint_for(path: Path, resume: str) -> Path | None:

@@ -29,7 +29,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp64"]
 class TrainerSettings:
     """How a run is computed. All cadences are in optimizer steps; 0 means never.
 
-    `accumulate` is the number of micro-batches per step and rank; `clip_norm` the largest global gradient norm, or null.
+    `accumulate` is the number of micro-batches per step and rank; `clip_norm` the largest global gradient norm, or null. `compile`
+    compiles the backbone's layers; `recompute` keeps their inputs alone and computes the rest again in the backward pass.
     """
 
     accelerator: Literal["cpu", "cuda"] = "cpu"
@@ -45,7 +46,10 @@ class TrainerSettings:
     checkpoint_every: int = 1000
     handoff_every: int = 0
     keep_last: int = 2
+    background_checkpoints: bool = False
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    compile: bool = False
+    recompute: bool = False
     timeout: int = 1800
 
     def __post_init__(self) -> None:
@@ -73,8 +77,8 @@ class TrainerSettings:
 def choose_precision(settings: TrainerSettings, *, convolves: bool, say: bool = True) -> Precision:
     """Turn `auto` into fp32 or bf16: bf16 on GPUs that have it, and on CPUs where it multiplies matrices at least 1.5 times as fast.
 
-    Convolutions stay in fp32 on CPUs: single bf16 weight gradients of small feature maps came out as NaN there, in some steps and not in
-    others (torch 2.15, AVX512-BF16).
+    Convolutions that were not checked stay in fp32 on CPUs: some weight gradients are uninitialised memory there (torch 2.15, strided
+    3x3 convolutions of 1x1 maps).
     """
     if settings.precision != "auto":
         return settings.precision
@@ -134,17 +138,19 @@ def _step_of(checkpoint: Path | None) -> int:
 def build_trainer(settings: TrainerSettings, loggers: list[Any], callbacks: list[pl.Callback], directory: Path) -> pl.Trainer:
     """Set Lightning's Trainer up so that it loops, places and saves, and decides nothing else. `precision` has been chosen."""
     names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
+    # Lightning knows no float64 for sharded weights; `train` has made them so, and tokens and indices need no conversion.
+    precision = "fp32" if settings.strategy == "fsdp" and settings.precision == "fp64" else settings.precision
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=_strategy(settings),
-        precision=names[settings.precision],  # type: ignore[arg-type]
+        precision=names[precision],  # type: ignore[arg-type]
         max_steps=settings.max_steps,
         max_epochs=-1,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicIO(), _environment()],
+        plugins=[AtomicIO(background=settings.background_checkpoints), _environment()],
         default_root_dir=directory,
         use_distributed_sampler=False,
         limit_val_batches=0,
@@ -161,14 +167,17 @@ def _strategy(settings: TrainerSettings) -> Any:
         return "auto"
     import datetime
 
-    from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
+    from pytorch_lightning.strategies import DDPStrategy
 
+    backend = "nccl" if settings.accelerator == "cuda" else "gloo"
     patience = datetime.timedelta(seconds=settings.timeout + 60)  # the watchdog, which names the rank, speaks first
     if settings.strategy == "fsdp":
-        return FSDPStrategy(timeout=patience)
+        from pretraining.sharded import ShardedStrategy
+
+        return ShardedStrategy(backend=backend, timeout=patience)
     # With more than 2 ranks DDP regroups its buckets after the first step, and a resumed run would sum in another order.
     return DDPStrategy(
-        process_group_backend="nccl" if settings.accelerator == "cuda" else "gloo",
+        process_group_backend=backend,
         find_unused_parameters=settings.ranks > 2,
         broadcast_buffers=False,
         gradient_as_bucket_view=True,

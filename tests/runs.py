@@ -4,9 +4,11 @@ import csv
 import json
 import multiprocessing
 import os
+import pickletools
 import signal
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -79,6 +81,23 @@ def text_overrides(corpus: Path, cache_dir: Path) -> list[str]:
         "logger.wandb.mode=disabled",
         "logger.progress=false",
     ]
+
+
+def assert_plain(run_dir: Path) -> None:
+    """Assert that a run's checkpoints name nothing but tensors and plain containers in their pickles, and its hand-off has no pickle."""
+    paths = sorted((run_dir / "checkpoints").glob("step-*.ckpt"))
+    assert paths
+    for path in paths:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+            operations = [(operation.name, argument) for operation, argument, _ in pickletools.genops(archive.read(name))]
+        named = {argument for operation, argument in operations if operation == "GLOBAL"}
+        storages = {argument for argument in named if argument.startswith("torch ") and argument.endswith("Storage")}
+        assert storages
+        assert named - storages <= {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
+        assert not {operation for operation, _ in operations} & {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2"}
+    pickles = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+    assert not [path for path in (run_dir / "handoff").rglob("*") if path.suffix in pickles]
 
 
 def _child(overrides, environment):

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from pretraining.configuration import CONF, compose
 from pretraining.launch import main
+from tests.runs import assert_plain
 
 RECIPES = ("bert_base", "roberta_base", "bert_24h", "bart_base", "t5_small", "gpt2_small")
 
@@ -96,3 +97,4 @@ def test_a_smoke_recipe_reaches_the_loss_it_announces(name, tmp_path, cache_dir)
     assert metrics["steps"] == 40
     assert metrics["validation/loss"] == pytest.approx(expected, abs=0.1)
     assert (run_dir / "handoff" / "last" / "model.safetensors").is_file()
+    assert_plain(run_dir)

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from pretraining.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, newest_valid
+from pretraining.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, AtomicIO, CheckpointError, newest_valid
 from tests.runs import assert_same_end, finish, history, kill_group, start, text_overrides, wait_for, write_corpus
 
 
@@ -67,9 +67,10 @@ def test_ctrl_c_saves_too(overrides, tmp_path):
     assert newest_valid(path / "checkpoints") is not None
 
 
-def test_a_kill_inside_a_checkpoint_write_costs_only_that_checkpoint(overrides, uninterrupted, tmp_path):
+@pytest.mark.parametrize("background", ["false", "true"])
+def test_a_kill_inside_a_checkpoint_write_costs_only_that_checkpoint(overrides, uninterrupted, tmp_path, background):
     path = tmp_path / "run"
-    mine = [*overrides, f"run_dir={path}"]
+    mine = [*overrides, f"run_dir={path}", f"trainer.background_checkpoints={background}"]
     process = start(mine, PRETRAINING_SLOW_WRITES="1.5")
     writing = path / "checkpoints" / ".step-0000010.ckpt.writing"
     wait_for(writing.exists)
@@ -134,3 +135,20 @@ def test_without_its_position_a_run_does_not_end_the_same(overrides, uninterrupt
 
 def test_history_has_one_row_per_logged_step(uninterrupted):
     assert [row["step"] for row in history(uninterrupted)] == ["5", "10", "15", "20"]
+
+
+def test_what_is_written_in_the_background_is_the_state_at_the_time_of_asking(tmp_path):
+    weight = torch.arange(4.0)
+    state = {"global_step": 3, "weights": {"a": weight, "tied": weight}, "position": [1, (2.0, None)]}
+    io = AtomicIO(background=True)
+    io.save_checkpoint(state, tmp_path / "step-0000003.ckpt")
+    weight.zero_()
+    io.finish()
+    kept = torch.load(newest_valid(tmp_path), weights_only=True)
+    assert kept["weights"]["a"].tolist() == [0, 1, 2, 3] and kept["position"] == [1, (2.0, None)]
+    assert kept["weights"]["a"].data_ptr() == kept["weights"]["tied"].data_ptr()
+    (tmp_path / "file").touch()
+    io.save_checkpoint(state, tmp_path / "file" / "step-0000004.ckpt")
+    with pytest.raises(CheckpointError, match=r"Earlier checkpoints are intact"):
+        io.finish()
+    io.teardown()
