@@ -1,76 +1,41 @@
-"""``python -m experiments.ls [DIRECTORY ...]``: the runs and studies below, and how they stand."""
+"""``python -m experiments.ls [DIRECTORY ...]``: the runs and studies below, and how they stand; ends or resubmits some on request.
 
-import json
+python -m experiments.ls runs studies            every run: state, step, time left, last number, job, log
+python -m experiments.ls runs/mlm --cancel       ends what runs or waits there; what trains saves first
+python -m experiments.ls runs --resubmit-failed --partition=gpu   a Slurm job for each run that has stopped; options of sbatch may follow
+"""
+
+import argparse
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from experiments import slurm
 from experiments.collect import load_study
-from experiments.progress import steps
 from experiments.runner import DONE, FAILED, RUNNING, Journal
+from experiments.spec import StudyError
+from experiments.standing import PENDING, STOPPED, Standing, shape, standings, stop
 from experiments.words import NOTHING, clock
 
 USUAL = ("runs", "studies")
-QUIET_AFTER = 120.0
-"""Seconds without news after which a run that has not ended counts as stopped."""
-HEADLINES = ("test/accuracy", "test/f1_macro", "validation/loss")
-COLOURS = {DONE: "green", RUNNING: "blue", FAILED: "red", "stopped": "yellow"}
+COLOURS = {DONE: "green", RUNNING: "blue", PENDING: "cyan", STOPPED: "yellow"}
 
 
-class Found(NamedTuple):
-    """A run directory: what it is, how it stands, the number it is about."""
-
-    path: Path
-    kind: str
-    status: str
-    position: str
-    value: str
-    changed: float
-
-
-def runs(directory: Path) -> Iterator[Found]:
-    """The runs below a directory, not looking inside them nor inside studies."""
-    if (directory / "config.yaml").exists():
-        yield _run(directory)
-    elif directory.is_dir() and not (directory / "study.json").exists():
-        for below in sorted(directory.iterdir()):
-            if below.is_dir() and not below.is_symlink():
-                yield from runs(below)
-
-
-def studies(directory: Path) -> Iterator[Path]:
+def studies(directory: Path) -> list[Path]:
     """The study directories at or one level below a directory."""
     if (directory / "study.json").exists():
-        yield directory
-    elif directory.is_dir():
-        yield from sorted(d for d in directory.iterdir() if (d / "study.json").exists())
+        return [directory]
+    return sorted(d for d in directory.iterdir() if (d / "study.json").exists()) if directory.is_dir() else []
 
 
-def _run(path: Path) -> Found:
-    finetuning = (path / "lineage.json").exists() or not (path / "handoff").exists()
-    finished, history = path / "metrics.json", path / "metrics.csv"
-    newest = max(p.stat().st_mtime for p in (finished, history, path / "config.yaml") if p.exists())
-    value = ""
-    if finished.exists():
-        status, numbers = DONE, json.loads(finished.read_text())
-        key = next((k for k in HEADLINES if k in numbers), None)
-        value = f"{key} {numbers[key]:.3f}" if key else ""
-    else:
-        status = RUNNING if time.time() - newest < QUIET_AFTER else "stopped"
-    reached = steps(path)
-    position = ""
-    if reached:
-        position = f"{reached[0]:,} of {reached[1]:,}" if reached[1] else f"{reached[0]:,}"
-    return Found(path, "finetuning" if finetuning else "pretraining", status, position, value, newest)
-
-
-def study_table(directories: list[Path]) -> Table:
+def study_table(directories: list[Path], jobs: Mapping[str, slurm.Job]) -> Table:
     """Each study with its runs counted, what runs now and how long it has taken."""
     found = Table(title="studies", title_justify="left", box=SIMPLE_HEAD)
     for name in ("study", "done", "failed", "of", "now", "run time", "report"):
@@ -78,7 +43,7 @@ def study_table(directories: list[Path]) -> Table:
     for directory in directories:
         study, journal = load_study(directory), Journal(directory)
         states = [journal.read(node) for node in study.nodes]
-        now = [node.title() for node, state in zip(study.nodes, states, strict=True) if state.get("status") == RUNNING and alive(state)]
+        now = [node.title() for node, state in zip(study.nodes, states, strict=True) if _goes_on(state, jobs)]
         count = [state.get("status") for state in states]
         report = directory / "report.html"
         found.add_row(
@@ -86,48 +51,119 @@ def study_table(directories: list[Path]) -> Table:
             str(count.count(DONE)),
             f"[red]{count.count(FAILED)}[/]" if FAILED in count else "0",
             str(len(states)),
-            "; ".join(now) or NOTHING,
+            "; ".join(now[:3]) + (f"; {len(now) - 3} more" if len(now) > 3 else "") or NOTHING,
             clock(sum(float(state.get("seconds") or 0) for state in states)),
             str(report) if report.exists() else NOTHING,
         )
     return found
 
 
-def alive(state: dict[str, Any]) -> bool:
-    """Whether the process that wrote a running state is still there (on this machine)."""
-    return Path(f"/proc/{state.get('pid')}").exists()
+def _goes_on(state: Mapping[str, Any], jobs: Mapping[str, slurm.Job]) -> bool:
+    """Whether a run that was begun is still at it: in Slurm's queue, or a process of this machine."""
+    if state.get("status") != RUNNING:
+        return False
+    job = jobs.get(str(state.get("job")))
+    return job.goes_on if job is not None else Path(f"/proc/{state.get('pid')}").exists()
 
 
-def run_table(found: list[Found]) -> Table:
+def run_table(found: Sequence[Standing]) -> Table:
     """Each run with its status, step and number; the newest last."""
     table = Table(title="runs", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("run", "kind", "status", "step", "result", "changed"):
-        table.add_column(name, justify="right" if name == "step" else "left")
+    for name in ("run", "kind", "status", "step", "left", "result", "job", "changed"):
+        table.add_column(name, justify="right" if name in ("step", "left") else "left")
     for run in sorted(found, key=lambda r: r.changed):
-        status = f"[{COLOURS[run.status]}]{run.status}[/]"
+        left = clock(run.seconds_left) if run.seconds_left is not None else ""
+        who = run.job or (f"pid {run.pid}" if run.pid else "")
         when = time.strftime("%m-%d %H:%M", time.localtime(run.changed))
-        table.add_row(str(run.path), run.kind, status, run.position, run.value, when)
+        table.add_row(str(run.path), run.package, f"[{COLOURS[run.status]}]{run.status}[/]", run.position, left, run.value, who, when)
     return table
 
 
-def main(places: list[str]) -> int:
-    """Print the tables; 1 if a place that was asked for is not there."""
-    console = Console()
-    for missing in (place for place in places if not Path(place).is_dir()):
+def cancel(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slurm.Job]) -> None:
+    """End what runs or waits: jobs through Slurm, processes of this machine by a signal after which they save."""
+    states = [Journal(directory).read(node) for directory in known for node in load_study(directory).nodes]
+    numbers = [str(state["job"]) for state in states if "job" in state and _goes_on(state, jobs)]
+    numbers += [run.job for run in found if run.job is not None and run.job in jobs and jobs[run.job].goes_on]
+    if numbers:
+        slurm.cancel(numbers)
+    processes = [run for run in found if run.pid is not None and run.job not in numbers]
+    for run in processes:
+        stop(run)
+    print(
+        f"ended {len(numbers)} Slurm job(s) and {len(processes)} process(es) of this machine; what trained has saved, resume=auto continues"
+    )
+
+
+def resubmit(found: Sequence[Standing], options: Mapping[str, str]) -> None:
+    """Submit a job for each run that has stopped; where there is no Slurm, say the command that continues it."""
+    from pretraining.snapshot import taken
+
+    stopped = [run for run in found if run.status == STOPPED]
+    snapshot = taken() if stopped and slurm.is_here() else {}
+    for run in stopped:
+        asked = [line for line in (run.path / "overrides.txt").read_text().splitlines() if line and not line.startswith("run_dir=")]
+        again = [*asked, f"run_dir={run.path}", "resume=auto"]
+        if snapshot:
+            number = slurm.submit(run.package, again, {**shape(run.path), **options}, snapshot)
+            print(f"job {number}: {run.path}")
+        else:
+            print(f"python -m {run.package} {shlex.join(again)}")
+    if not stopped:
+        print("no run has stopped before its end")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the tables, or do what was asked; 1 if a place that was named is not there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.ls", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("places", nargs="*", help="directories to look in (runs and studies)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--cancel", action="store_true", help="end the runs and jobs found")
+    what.add_argument("--resubmit-failed", action="store_true", help="submit what has stopped before its end")
+    given, rest = parser.parse_known_args(arguments)
+    if rest and not (given.resubmit_failed and all(word.startswith("--") and "=" in word for word in rest)):
+        parser.error(f"{rest[0]} is unknown; options of sbatch (--partition=gpu) go with --resubmit-failed")
+    for missing in (place for place in given.places if not Path(place).is_dir()):
         print(f"ls: {missing} is no directory", file=sys.stderr)
         return 1
-    roots = [Path(place) for place in places or USUAL]
+    roots = [Path(place) for place in given.places or USUAL]
+    jobs = slurm.queue() if slurm.is_here() else {}
     known = [directory for root in roots for directory in studies(root)]
-    found = [run for root in roots for run in runs(root)]
-    if known:
-        console.print(study_table(known))
-    if found:
-        console.print(run_table(found))
-    if not known and not found:
-        where = " and ".join(str(root) for root in roots)
-        console.print(f"no runs or studies in {where}: give the directories to look in")
+    found = [run for root in roots for run in standings(root, jobs)]
+    if given.cancel:
+        cancel(found, known, jobs)
+    elif given.resubmit_failed:
+        resubmit(found, dict(word[2:].partition("=")[::2] for word in rest))
+        for directory in known:
+            print(f"{directory} is a study: its own command with retry_failed=true runs again what failed")
+    else:
+        show(found, known, jobs, roots)
     return 0
 
 
+def show(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slurm.Job], roots: Sequence[Path]) -> None:
+    """Print how everything stands, and where what is not done has written its output."""
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    if known:
+        console.print(study_table(known, jobs))
+    if found:
+        console.print(run_table(found))
+        for run in found:
+            if run.status != DONE and run.log:
+                console.print(f"{run.path}: output in {run.log}", soft_wrap=True, highlight=False)
+    if not known and not found:
+        console.print(f"no runs or studies in {' and '.join(map(str, roots))}: give the directories to look in")
+
+
+def cli() -> None:
+    """The command: one clear line where Slurm refuses."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except StudyError as error:
+        print(f"ls: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    cli()

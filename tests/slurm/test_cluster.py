@@ -185,3 +185,31 @@ def test_a_sweep_is_a_job_array_whose_jobs_requeue(cluster, place, overrides, un
     log = "".join(path.read_text() for path in sorted(place.glob(f"runs/.submitit/{array}_0/*.out")))
     assert "stopped by SIGUSR2" in log and log.count("Starting with") == 2
     assert_same_end(uninterrupted, first)
+
+
+def test_a_study_is_jobs_that_wait_for_each_other(cluster, place, cache_dir):
+    tiny = ["objective=simclr", "data=digits", f"data.cache_dir={cache_dir}", "trainer.max_steps=20", "trainer.precision=fp32"]
+    quiet = "logger.wandb.mode=disabled"
+    parts = ["~study.pretrain.masked_language", "~study.finetune.docs_topic", "study.finetuning_seeds=[1]"]
+    parts += [f"study.pretrain.simclr.overrides={[*tiny, quiet]}", "study.finetune.digits.modes=[linear_probe]"]
+    parts += [f"study.finetune.digits.overrides={['task=digits', 'trainer.precision=fp32', quiet]}", "study_dir=study"]
+    cpu = [f"executor.{kind}.cpus-per-task=1" for kind in ("pretraining", "finetuning")]
+    command = [sys.executable, "-m", "experiments", "study=first_look", *parts, "executor=slurm", *cpu]
+    running = subprocess.Popen(command, cwd=place, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    reasons = set()
+    try:
+        deadline = time.monotonic() + 240
+        while running.poll() is None and time.monotonic() < deadline:
+            reasons.update(ask(cluster, "squeue", "-h", "-o", "%r").splitlines())
+            time.sleep(0.5)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            ask(cluster, "scancel", "--me")
+    said, _ = running.communicate()
+    logs = "".join(path.read_text() for path in sorted(place.glob("study/logs/*.txt")))
+    assert running.returncode == 0, said + logs
+    assert "Dependency" in reasons
+    assert len(list(place.glob("study/runs/*/metrics.json"))) == 3 and (place / "study" / "report.html").exists()
+    again = subprocess.run(command, cwd=place, env=cluster, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "3 of 3 runs are done already" in again.stdout
