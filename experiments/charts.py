@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
+NEIGHBOUR = 8  # pixels between points of equal cost
+TEXT_LINE = 15
 WIDTH = 480
 STYLE = (Path(__file__).parent / "templates" / "chart.css").read_text()
 
@@ -145,16 +147,39 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, 
         _frame(across, upward, left, WIDTH - right, top, bottom),
         _labels(x_label, y_label, left, height),
     ]
-    for p in points:
-        x, y = across.place(p.x), upward.place(p.y)
-        whisker = ""
-        if p.low == p.low:
-            whisker = _line("whisker", x, upward.place(p.low), x, upward.place(p.high))
-        anchor, shift = ("end", -9) if x > WIDTH / 2 else ("start", 9)
-        parts.append(
-            f'<g class="{p.style}">{whisker}{_circle("mean", x, y, 5)}</g>' + _text(x + shift, y + 4, p.name, kind="small", anchor=anchor)
+    places = _side_by_side([across.place(p.x) for p in points], right=WIDTH - right)
+    for on_the_left in (True, False):
+        # Names stand towards the middle, one below the other where points are level.
+        half = [(p, x) for p, x in zip(points, places, strict=True) if (x > WIDTH / 2) == on_the_left]
+        anchor, edge = (
+            ("end", min((x for _, x in half), default=0.0) - 9) if on_the_left else ("start", max((x for _, x in half), default=0.0) + 9)
         )
+        for (p, x), name_y in zip(half, apart([upward.place(p.y) for p, _ in half], bottom), strict=True):
+            whisker = "" if p.low != p.low else _line("whisker", x, upward.place(p.low), x, upward.place(p.high))
+            parts.append(f'<g class="{p.style}">{whisker}{_circle("mean", x, upward.place(p.y), 5)}</g>')
+            parts.append(_text(edge, name_y + 4, p.name, kind="small", anchor=anchor))
     return _svg("".join(parts), title, height)
+
+
+def _side_by_side(places: Sequence[float], right: float) -> list[float]:
+    """Points of equal cost, each a step to the left of the one before: their whiskers would hide each other."""
+    before: dict[int, int] = {}
+    found = []
+    for x in places:
+        at = round(x)
+        found.append(min(x, right) - NEIGHBOUR * before.get(at, 0))
+        before[at] = before.get(at, 0) + 1
+    return found
+
+
+def apart(heights: Sequence[float], lowest: float) -> list[float]:
+    """The heights, moved as little as one pass allows so that lines of text do not overlap, in their order from above."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    moved, above = dict[int, float](), float("-inf")
+    for index in order:
+        above = moved[index] = max(heights[index], above + TEXT_LINE)
+    overhang = max(0.0, above - lowest)
+    return [moved[index] - overhang for index in range(len(heights))]
 
 
 def standalone(svg: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from experiments.runner import DONE, Journal
@@ -15,6 +16,10 @@ from experiments.study import FINETUNING, PRETRAINING, Cell, Node, Source, Study
 
 Values = dict[tuple[int, int], float]
 """(pretraining seed, finetuning seed) -> the metric."""
+
+
+Hits = dict[tuple[int, int], np.ndarray]
+"""(pretraining seed, finetuning seed) -> whether each test example was right."""
 
 
 class Curve(NamedTuple):
@@ -56,6 +61,22 @@ class Results(NamedTuple):
             wanted = node.cell.metric if node.cell else "a metric"
             raise ValueError(f"{node.name}/metrics.json has no {wanted!r}; it has {sorted(numbers)}")
         return float(numbers[node.cell.metric])
+
+    def hits(self, cell: Cell, arm: str, *, pretrained: bool) -> Hits:
+        """Per test example, 1 where the prediction is right, for cells that are judged by accuracy; empty for others."""
+        found: Hits = {}
+        if not cell.metric.endswith("/accuracy"):
+            return found
+        for node in self.nodes(FINETUNING):
+            path = self.study.run_dir(node) / "predictions.parquet"
+            if (node.cell, node.source.arm, node.source.pretrained) == (cell, arm, pretrained) and path.exists():
+                right = _hits(path)
+                if right is not None:
+                    found[node.source.seed, node.seed] = right
+        shared = self.study.twins.get(arm, arm)
+        if not found and not pretrained and shared != arm:
+            return self.hits(cell, shared, pretrained=False)
+        return found
 
     def cells(self) -> list[Cell]:
         """The cells of the study, in its order."""
@@ -131,6 +152,16 @@ def _number(text: str | None) -> float:
         return float(text) if text else math.nan
     except ValueError:
         return math.nan
+
+
+def _hits(path: Path) -> np.ndarray | None:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path, columns=["label", "prediction"])
+    labels, predictions = (column.to_pylist() for column in table.columns)
+    if labels and isinstance(labels[0], list):  # a tag per word: every word is an example
+        labels, predictions = ([word for row in rows for word in row] for rows in (labels, predictions))
+    return np.array([label == found for label, found in zip(labels, predictions, strict=True)], dtype=np.float64) if labels else None
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,23 +3,30 @@
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
+
 from experiments.collect import Results, Values
 from experiments.statistics import (
     Interval,
     average_rank,
     mean_interval,
+    nested_bootstrap,
     p_values,
     paired_difference,
     within_pretraining,
 )
 from experiments.study import FINETUNING, PRETRAINING, Cell
 
+BOOTSTRAP_DRAWS = 1000
 OVER_PRETRAININGS = "pretraining seeds"
 OVER_FINETUNINGS = "finetuning seeds of one pretraining"
 
 
 class Row(NamedTuple):
-    """An arm in a cell, against its never-pretrained twin; ``n`` of an interval counts ``unit``."""
+    """An arm in a cell, against its never-pretrained twin; ``n`` of an interval counts ``unit``.
+
+    ``resampled`` is the difference had both seeds and test examples been others; None where predictions do not say which were right.
+    """
 
     cell: Cell
     arm: str
@@ -30,6 +37,7 @@ class Row(NamedTuple):
     pretrainings: int
     points: list[float]
     twin_points: list[float]
+    resampled: Interval | None
 
 
 class Contrast(NamedTuple):
@@ -80,7 +88,8 @@ def compare(results: Results) -> Comparison:
         for arm in results.arms(cell):
             values = results.values(cell, arm, pretrained=True)
             if values:
-                rows.append(_row(cell, arm, values, results.values(cell, arm, pretrained=False)))
+                row = _row(cell, arm, values, results.values(cell, arm, pretrained=False))
+                rows.append(row._replace(resampled=_resampled(results, cell, arm)))
     contrasts = _contrasts(results)
     return Comparison(rows, contrasts, _ranks(rows), [_cost(results, arm) for arm in _pretrained_arms(results)])
 
@@ -112,7 +121,23 @@ def _row(cell: Cell, arm: str, values: Values, twins: Values) -> Row:
         pretrainings,
         list(values.values()),
         list(twins.values()),
+        None,
     )
+
+
+def _resampled(results: Results, cell: Cell, arm: str) -> Interval | None:
+    """Bootstrap the difference to the twin, example by example, nested in the seeds that both have."""
+    own, twin = (results.hits(cell, arm, pretrained=pretrained) for pretrained in (True, False))
+    shared = [key for key in own if key in twin]
+    if not shared or len({hits.size for key in shared for hits in (own[key], twin[key])}) > 1:
+        return None
+    by_seed: dict[int, list[np.ndarray]] = {}
+    several = len({pretraining for pretraining, _ in shared}) > 1
+    for pretraining, finetuning in shared:
+        gain = own[pretraining, finetuning] - twin[pretraining, finetuning]
+        by_seed.setdefault(pretraining if several else finetuning, []).append(gain)
+    # Finetuning seeds of one pretraining are averaged per example: the test examples are the same.
+    return nested_bootstrap([np.mean(gains, axis=0) for gains in by_seed.values()], shared_examples=True, draws=BOOTSTRAP_DRAWS)
 
 
 def _contrasts(results: Results) -> list[Contrast]:
@@ -162,6 +187,9 @@ def _cost(results: Results, arm: str) -> Cost:
         budget = {"steps": config["trainer.max_steps"]}
     planned = ", ".join(f"{value:g} {kind}" if isinstance(value, int | float) else f"{value} {kind}"
                         for kind, value in budget.items())  # fmt: skip
+    hours = results.study.budget.get("hours")
+    if hours is not None:
+        planned = f"{hours:g} hours, measured as {planned}"
     keys = ("steps", "examples", "tokens", "flops", "seconds", "parameters", "validation/loss", "validation/unigram_entropy")
     return Cost(arm, len(nodes), planned or "not stated", *(mean(key) for key in keys))
 

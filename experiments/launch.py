@@ -3,7 +3,7 @@
 import gc
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,21 +17,23 @@ from experiments import report
 from experiments.collect import collect, save_study
 from experiments.compare import compare
 from experiments.progress import shown
-from experiments.runner import DONE, FAILED, SKIPPED, Here, Processes, Run, only_one, run_study
+from experiments.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, only_one, run_study
 from experiments.spec import StudyError
-from experiments.study import PRETRAINING, Resolve, expand
+from experiments.study import PRETRAINING, Resolve, arms_of, expand
 from experiments.table import table
-from experiments.words import pretraining_in_words
+from experiments.tuning import needs_settling, settle
+from experiments.words import cost_in_words, pretraining_in_words
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 ROOTS = {PRETRAINING: "pretrain", "finetuning": "finetune", "experiments": "study"}
 
 
 class Commands(NamedTuple):
-    """The two doors to the packages that a study drives; tests put their own behind them."""
+    """The doors to the packages that a study drives; tests put their own behind them."""
 
     resolve: Resolve
     run: Run
+    measure: Callable[[Sequence[str]], int]
 
 
 def resolved(command: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -56,7 +58,13 @@ def run_command(command: str, overrides: Sequence[str]) -> None:
     gc.collect()  # Trainers and models hold one another in cycles: free them before the next run.
 
 
-COMMANDS = Commands(resolved, run_command)
+def measured_steps(overrides: Sequence[str]) -> int:
+    """How many steps of a pretraining its budget buys on this machine."""
+    launch = importlib.import_module("pretraining.launch")
+    return launch.affordable_steps(launch.compose(list(overrides)))
+
+
+COMMANDS = Commands(resolved, run_command, measured_steps)
 
 
 def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
@@ -64,8 +72,13 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     # What is piped into a file has no width; rich would cut its lines to 80.
     console = Console() if sys.stdout.isatty() else Console(width=110)
     config = resolved("experiments", overrides)
-    study = expand(config["study"], directory=Path(config["study_dir"]), resolve=commands.resolve)
+    spec, directory = config["study"], Path(config["study_dir"])
+    study = expand(spec, directory=directory, resolve=commands.resolve)
     with only_one(study.directory):
+        if needs_settling(spec):
+            arms = list(arms_of(spec, commands.resolve))
+            settled = settle(spec, arms, directory, lambda: _executor(config, directory, commands.run), commands.measure, _teller(console))
+            study = expand(spec, directory=directory, resolve=commands.resolve, settled=settled)
         save_study(study)
         with shown(study) as progress:
             executor = _executor(config, study.directory, commands.run)
@@ -78,13 +91,21 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     title = f"{study.name}: {study.question}"
     comparison = compare(results)
     console.print(table(comparison, title, wide=console.width >= 100))
-    for sentence in pretraining_in_words(comparison):
+    for sentence in [*pretraining_in_words(comparison), *(f"{cost.arm}: {cost_in_words(cost)}." for cost in comparison.costs)]:
         console.print(sentence, highlight=False)
     console.print(f"report: {path}", soft_wrap=True, highlight=False)
     return _farewell(console, status)
 
 
-def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Here | Processes:
+def _teller(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, highlight=False, soft_wrap=True)
+
+
+def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:
+    if config["executor"]:
+        from experiments.jobs import SlurmJobs
+
+        return SlurmJobs(directory, **config["executor"])
     workers = config["workers"]
     if not isinstance(workers, int) or workers < 1:
         raise StudyError(f"workers is {workers}: give 1 (runs in this process) or the number of processes")

@@ -23,6 +23,7 @@ from experiments.study import Node, Study
 from experiments.words import clock
 
 TAIL_BYTES = 8192
+SHOWN = 8  # runs at a time
 MARKS = {DONE: "[green]✓[/]", FAILED: "[red]✗[/]", SKIPPED: "[yellow]-[/]"}
 
 
@@ -106,8 +107,10 @@ class Progress:
             Text.from_markup(
                 f"  [blue]▸[/] {escape(node.title())}  [dim]{_position(self._study.run_dir(node))} {clock(time.time() - since)}[/]"
             )
-            for node, since in list(self._running.values())
+            for node, since in list(self._running.values())[:SHOWN]
         ]
+        if len(self._running) > SHOWN:
+            lines.append(Text(f"    and {len(self._running) - SHOWN} more", style="dim"))
         return Group(grid, *lines)
 
     def _learn(self, node: Node, state: Mapping[str, Any]) -> None:

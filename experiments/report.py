@@ -1,5 +1,6 @@
 """Write a study's report: report.html (needs no other file), report.md, results.csv, plots/."""
 
+import base64
 import csv
 import os
 import platform
@@ -19,7 +20,7 @@ from experiments.collect import Results, config_difference
 from experiments.compare import Cost, compare, total_seconds
 from experiments.runner import FAILED
 from experiments.study import FINETUNING, PRETRAINING, Node
-from experiments.words import amount, between, clock, in_words, short, signed, spread
+from experiments.words import amount, between, clock, cost_in_words, in_words, resampled, short, signed, spread
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "lightning", "transformers", "torchvision", "numpy", "hydra-core", "wandb")
@@ -63,6 +64,8 @@ def write(results: Results) -> Path:
         "cost_charts": plots.cost(comparison),
         "runs": [_entry(results, node) for node in results.study.nodes],
         "environment": environment(),
+        "cost_of": {cost.arm: cost_in_words(cost) for cost in comparison.costs},
+        "pictures": _pictures(results),
         "spent": [clock(seconds) for seconds in total_seconds(results)],
         "cost_columns": [c for c in Cost._fields[3:] if any(getattr(cost, c) is not None for cost in comparison.costs)],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -73,6 +76,16 @@ def write(results: Results) -> Path:
         fresh.write_text(_templates(html=name.endswith("html")).get_template(f"{name}.jinja").render(content))
         fresh.replace(directory / name)
     return directory / "report.html"
+
+
+def _pictures(results: Results) -> dict[str, dict[str, str]]:
+    """What the first pretraining of each arm has drawn, as addresses that hold the picture: arm -> name -> address."""
+    found: dict[str, dict[str, str]] = {}
+    for node in results.nodes(PRETRAINING):
+        drawn = sorted((results.study.run_dir(node) / "pictures").glob("*.png"))
+        if drawn and node.source.arm not in found:
+            found[node.source.arm] = {p.stem: "data:image/png;base64," + base64.b64encode(p.read_bytes()).decode() for p in drawn}
+    return found
 
 
 def counts(results: Results) -> dict[str, int]:
@@ -98,8 +111,14 @@ def write_csv(results: Results, path: Path) -> None:
         "metric",
         "value",
         "seconds",
+        "planned",
+        "pretraining_flops",
+        "pretraining_seconds",
         "run",
     ]
+    costs = {
+        cost.arm: [cost.planned, cost.flops, None if cost.seconds is None else round(cost.seconds, 1)] for cost in compare(results).costs
+    }
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -110,7 +129,9 @@ def write_csv(results: Results, path: Path) -> None:
             seconds = round(results.states[node.name].get("seconds", 0.0), 2)
             source = [node.source.arm, node.source.pretrained, node.source.seed, node.seed]
             value = results.metric(node)
-            writer.writerow([task, mode, labels, *source, metric, value, seconds, node.name])
+            # A never-pretrained twin costs nothing, a ready checkpoint something that nobody counted.
+            spent = costs.get(node.source.arm, [None] * 3) if node.source.pretrained else ["", 0, 0]
+            writer.writerow([task, mode, labels, *source, metric, value, seconds, *spent, node.name])
 
 
 def environment() -> dict[str, str]:
@@ -181,6 +202,7 @@ def _templates(*, html: bool) -> jinja2.Environment:
         "short": short,
         "interval": spread,
         "amount": amount,
+        "resampled": resampled,
     }
     found.globals |= {
         "PRETRAINING": PRETRAINING,

@@ -137,7 +137,7 @@ def perform(node: Node, directory: Path, run: Run) -> dict[str, Any]:
 class Here:
     """Runs, one after another, in this process: starting torch outlasts a small finetuning."""
 
-    slots = 1
+    slots, chains = 1, False
 
     def __init__(self, directory: Path, run: Run) -> None:
         self._directory, self._run = directory, run
@@ -174,6 +174,8 @@ def _end_with(parent: int) -> None:
 
 class Processes:
     """Runs in ``slots`` lasting processes; one that dies takes its run along, no other."""
+
+    chains = False
 
     def __init__(self, directory: Path, run: Run, slots: int) -> None:
         self.slots, self._directory, self._run = slots, directory, run
@@ -222,7 +224,24 @@ class Processes:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-Executor = Here | Processes
+class Executor(Protocol):
+    """What carries runs out: `slots` at a time; where it `chains`, a run may be submitted while the one it needs goes on."""
+
+    slots: int
+    chains: bool
+
+    @property
+    def busy(self) -> int:
+        """Runs submitted and not handed back."""
+
+    def submit(self, node: Node) -> None:
+        """Take a run on."""
+
+    def next(self) -> list[tuple[Node, dict[str, Any]]]:
+        """Wait until some end, and say how."""
+
+    def close(self) -> None:
+        """Free what is held."""
 
 
 @contextmanager
@@ -242,6 +261,7 @@ def run_study(study: Study, *, executor: Executor, watch: Watch, retry_failed: b
     journal = Journal(study.directory)
     status: dict[str, str] = {}
     waiting: list[Node] = []
+    submitted: set[str | None] = set()
     for node in study.nodes:
         state = journal.read(node)
         if journal.is_done(node):
@@ -261,8 +281,9 @@ def run_study(study: Study, *, executor: Executor, watch: Watch, retry_failed: b
                     node,
                     journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed"),
                 )
-            elif needed == DONE and executor.busy < executor.slots:
+            elif (needed == DONE or (executor.chains and node.needs in submitted)) and executor.busy < executor.slots:
                 waiting.remove(node)
+                submitted.add(node.name)
                 watch.started(node)
                 executor.submit(node)
         if executor.busy:

@@ -110,6 +110,7 @@ def average_rank(scores: Mapping[str, Mapping[Key, float]]) -> dict[str, float]:
 def nested_bootstrap(
     scores: Sequence[Sequence[float]],
     *,
+    shared_examples: bool = False,
     draws: int = 2000,
     seed: int = 0,
     confidence: float = CONFIDENCE,
@@ -117,16 +118,23 @@ def nested_bootstrap(
     """Percentile interval of the mean score, had both seeds and test examples been others.
 
     ``scores[r]`` are replicate r's per-example scores (1 right, 0 wrong). Each draw takes
-    replicates with replacement and, within each one taken, examples with replacement.
+    replicates with replacement and, within each one taken, examples with replacement; where the
+    replicates were judged on the same examples (``shared_examples``), the same ones within each,
+    since an example that is hard for one is hard for all, and averages out over none.
     """
     rows = [np.asarray(row, dtype=np.float64) for row in scores]
     if not rows or any(row.size == 0 for row in rows):
         raise ValueError("got a replicate without examples: each needs at least one")
+    if shared_examples and len({row.size for row in rows}) > 1:
+        raise ValueError(f"got replicates of {sorted({row.size for row in rows})} examples: shared ones are as many in each")
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
     for draw in range(draws):
         taken = [rows[r] for r in rng.integers(len(rows), size=len(rows))]
-        means[draw] = np.mean([row[rng.integers(row.size, size=row.size)].mean() for row in taken])
+        if shared_examples:
+            means[draw] = np.mean(taken, axis=0)[rng.integers(rows[0].size, size=rows[0].size)].mean()
+        else:
+            means[draw] = np.mean([row[rng.integers(row.size, size=row.size)].mean() for row in taken])
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     return Interval(float(np.mean([row.mean() for row in rows])), float(low), float(high), len(rows))

@@ -80,7 +80,7 @@ class Study(NamedTuple):
         return self.directory / "runs" / node.name
 
 
-class _Arm(NamedTuple):
+class Arm(NamedTuple):
     """An arm before it is multiplied by seeds; arms of one ``look`` share a twin."""
 
     name: str
@@ -88,6 +88,20 @@ class _Arm(NamedTuple):
     overrides: list[str]
     config: dict[str, Any]
     look: str
+
+    def with_steps(self, steps: int | None) -> "Arm":
+        """The arm with its hours turned into steps, if they have been."""
+        return self if steps is None else self._replace(overrides=[*self.overrides, "budget.hours=null", f"budget.steps={steps}"])
+
+
+class Settled(NamedTuple):
+    """What was found out before the runs, by arm: the steps that its hours buy, and the settings that tuning chose."""
+
+    steps: Mapping[str, int]
+    chosen: Mapping[str, list[str]]
+
+
+NOTHING_SETTLED = Settled({}, {})
 
 
 class _Start(NamedTuple):
@@ -98,16 +112,19 @@ class _Start(NamedTuple):
     handoff: str
 
 
-def expand(spec: Mapping[str, Any], *, directory: Path, resolve: Resolve) -> Study:
+def expand(spec: Mapping[str, Any], *, directory: Path, resolve: Resolve, settled: Settled = NOTHING_SETTLED) -> Study:
     """Multiply a study out into runs; a wrong configuration of any surfaces here, before work."""
     check(spec)
-    arms = list(_arms(spec, resolve))
+    arms = list(arms_of(spec, resolve, settled))
     first_with: dict[str, str] = {}
     twins = {arm.name: first_with.setdefault(arm.look, arm.name) for arm in arms} if spec["never_pretrained"] else {}
     pretraining = [_pretraining_node(arm, seed, directory) for arm in arms for seed in spec["pretraining_seeds"]]
     finetuning = _finetuning_nodes(spec, arms, pretraining, twins, directory, resolve)
-    budget = {kind: value for kind, value in (spec["budget"] or {}).items() if value is not None}
-    return Study(spec["name"], spec["question"], directory, [*pretraining, *finetuning], twins, budget)
+    return Study(spec["name"], spec["question"], directory, [*pretraining, *finetuning], twins, _asked(spec))
+
+
+def _asked(spec: Mapping[str, Any]) -> dict[str, float]:
+    return {kind: value for kind, value in (spec["budget"] or {}).items() if value is not None}
 
 
 def identity(*parts: Any) -> str:
@@ -127,9 +144,8 @@ def override(key: str, value: Any) -> str:
     return f"{key}='{escaped}'"
 
 
-def _arms(spec: Mapping[str, Any], resolve: Resolve) -> Iterator[_Arm]:
-    asked = {kind: value for kind, value in (spec["budget"] or {}).items() if value is not None}
-    budget = [override(f"budget.{kind}", value) for kind, value in asked.items()]
+def arms_of(spec: Mapping[str, Any], resolve: Resolve, settled: Settled = NOTHING_SETTLED) -> Iterator[Arm]:
+    """The arms of a study: each entry of ``pretrain`` at each point of its grid."""
     for entry, content in spec["pretrain"].items():
         grid: Mapping[str, Sequence[Any]] = content.get("grid") or {}
         for point in itertools.product(*grid.values()):
@@ -137,14 +153,18 @@ def _arms(spec: Mapping[str, Any], resolve: Resolve) -> Iterator[_Arm]:
             words = [str(v) if "." not in key else f"{key.rsplit('.', 1)[1]} {v}" for key, v in chosen.items()]
             if not grid or len(spec["pretrain"]) > 1:
                 words.insert(0, entry)
+            name = ", ".join(words)
+            budget = {"steps": settled.steps[name]} if name in settled.steps else _asked(spec)
             overrides = [
                 *content["overrides"],
                 *(override(key, v) for key, v in chosen.items()),
-                *budget,
+                *settled.chosen.get(name, []),
+                *(override(f"budget.{kind}", value) for kind, value in budget.items()),
                 group(spec),
+                override("name", name),
             ]
             config = resolve(PRETRAINING, [*overrides, f"run_dir={PLACE}"])
-            yield _Arm(", ".join(words), entry, overrides, _identifying(config), _look(config))
+            yield Arm(name, entry, overrides, _identifying(config), _look(config))
 
 
 def group(spec: Mapping[str, Any]) -> str:
@@ -166,8 +186,8 @@ def _look(config: Mapping[str, Any]) -> str:
     return identity(config.get("backbone"), config.get("preprocess"), data)
 
 
-def _pretraining_node(arm: _Arm, seed: int, directory: Path) -> Node:
-    name = _name([arm.name, f"s{seed}"], identity(PRETRAINING, arm.config, seed))
+def _pretraining_node(arm: Arm, seed: int, directory: Path) -> Node:
+    name = run_name([arm.name, f"s{seed}"], identity(PRETRAINING, arm.config, seed))
     # resume=auto: a run that was killed goes on from its newest checkpoint.
     place = [override("seed", seed), override("run_dir", directory / "runs" / name), "resume=auto"]
     return Node(name, PRETRAINING, (*arm.overrides, *place), None, Source(arm.name, True, seed), seed, None)
@@ -175,7 +195,7 @@ def _pretraining_node(arm: _Arm, seed: int, directory: Path) -> Node:
 
 def _finetuning_nodes(
     spec: Mapping[str, Any],
-    arms: list[_Arm],
+    arms: list[Arm],
     pretraining: list[Node],
     twins: Mapping[str, str],
     directory: Path,
@@ -195,7 +215,8 @@ def _finetuning_nodes(
             place = [f"handoff={PLACE}", f"run_dir={PLACE}"]
             config = _identifying(resolve(FINETUNING, [*overrides, *place]))
             for start, seed in itertools.product(starts, spec["finetuning_seeds"]):
-                node = _finetuning_node(start, seed, cell, (*overrides, group(spec)), config, directory)
+                named = (*overrides, group(spec), override("name", f"{cell.task}, {cell.mode}, {cell.labels}"))
+                node = _finetuning_node(start, seed, cell, named, config, directory)
                 nodes[node.name] = node
     return list(nodes.values())
 
@@ -240,12 +261,13 @@ def _finetuning_node(
     who = source.arm if source.pretrained else f"never-{source.arm}"
     origin = start.needs or start.handoff
     words = [cell.task, cell.mode, cell.labels, who, f"s{run_seed}"]
-    name = _name(words, identity(FINETUNING, config, origin, source.pretrained, run_seed))
+    name = run_name(words, identity(FINETUNING, config, origin, source.pretrained, run_seed))
     place = {"seed": run_seed, "handoff": start.handoff, "run_dir": directory / "runs" / name}
     placed = (override(key, value) for key, value in place.items())
     return Node(name, FINETUNING, (*overrides, *placed), start.needs, source, run_seed, cell)
 
 
-def _name(words: Sequence[str], digits: str) -> str:
+def run_name(words: Sequence[str], digits: str) -> str:
+    """The directory of a run: words for people, digits for what it is."""
     slug = re.sub(r"[^a-z0-9._]+", "-", " ".join(words).lower()).strip("-")
     return f"{slug[:80].rstrip('-')}-{digits}"

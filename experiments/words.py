@@ -1,6 +1,6 @@
 """A study's comparison in words and in the number formats that every output shares."""
 
-from experiments.compare import Comparison, Row
+from experiments.compare import Comparison, Cost, Row
 from experiments.statistics import SEEDS_TO_TEST, Interval
 from experiments.study import Cell
 
@@ -85,6 +85,19 @@ def spread(interval: Interval | None) -> str:
     if interval.n == 1:
         return f"{interval.mean:.3f} (one replicate)"
     return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def cost_in_words(cost: Cost) -> str:
+    """What an arm was to cost, and what one pretraining of it did."""
+    spent = [(cost.steps, "steps"), (cost.tokens or cost.examples, "tokens" if cost.tokens else "examples"), (cost.flops, "FLOPs")]
+    parts = [f"{amount(value)} {unit}" for value, unit in spent if value]
+    parts += [clock(cost.seconds)] if cost.seconds is not None else []
+    return f"{cost.planned} planned, {', '.join(parts)} spent"
+
+
+def resampled(interval: Interval | None) -> str:
+    """The ends of a bootstrap interval of a difference."""
+    return NOTHING if interval is None else f"{signed(interval.low)} to {signed(interval.high)}"
 
 
 def amount(value: float | None) -> str:

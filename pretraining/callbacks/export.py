@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from pretraining import handoff
+from pretraining.backbones.base import Backbone
+from pretraining.distributed import is_sharded, whole
 from pretraining.objectives.base import Objective
 
 
@@ -31,14 +34,26 @@ class Export(pl.Callback):
             return
         assert isinstance(pl_module, Objective)
         origin = {**self.origin(), "steps": step, "metrics": dict(pl_module.measured)}
-        if trainer.is_global_zero:
-            with pl_module.averaged():
+        with pl_module.averaged():
+            backbone, heads = whole_parts(pl_module)  # every rank takes part
+            if trainer.is_global_zero:
                 handoff.write(
                     self.directory / f"step-{step:07d}",
-                    backbone=pl_module.backbone,
+                    backbone=backbone,
                     preprocess=self.preprocess,
                     origin=origin,
                     recipe=self.recipe,
-                    heads=pl_module.heads(),
+                    heads=heads,
                 )
         trainer.strategy.barrier("handoff")
+
+
+def whole_parts(objective: Objective) -> tuple[Backbone, dict[str, Tensor]]:
+    """Give the backbone and the heads' weights; where ranks share the weights, copies of the whole ones."""
+    if not any(is_sharded(parameter) for parameter in objective.parameters()):
+        return objective.backbone, objective.heads()
+    state = {name: whole(value).cpu() for name, value in objective.state_dict().items()}
+    backbone = type(objective.backbone)(**objective.backbone.kwargs).to(next(objective.parameters()).dtype)
+    prefix = "backbone."
+    backbone.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+    return backbone, {name: value for name, value in state.items() if not name.startswith(prefix)}

@@ -1,13 +1,18 @@
 """Commands that write what the real ones would, at once, with known effects in the numbers."""
 
+import base64
 import csv
 import json
+import math
 import os
 import random
+import shutil
 import time
 import zlib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import yaml
 
 MLM = ["objective=masked_language", "data=stdlib_docs", "backbone=bert"]
@@ -39,11 +44,22 @@ SPEC = {
         },
     },
 }
+TEST_EXAMPLES = 200
+PICTURE = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 PLANTED = {"docs_topic": 0.2, "digits": 0.0}
 
 
 def spec(**changes):
     return {**SPEC, **changes}
+
+
+def write_conf(directory, source, content):
+    """Make a conf/ with nothing but the study's root, its executors and an invented study."""
+    (directory / "study").mkdir(parents=True)
+    (directory / "study.yaml").write_text((source / "study.yaml").read_text())
+    shutil.copytree(source / "executor", directory / "executor")
+    (directory / "study" / "invented.yaml").write_text(yaml.safe_dump(content))
+    return directory
 
 
 def resolve(command, overrides):
@@ -105,8 +121,11 @@ def pretrain(run_dir, config):
                 ]
             )
     (run_dir / "handoff" / "last").mkdir(parents=True, exist_ok=True)
+    if config["objective"] == "simclr":
+        (run_dir / "pictures").mkdir(exist_ok=True)
+        (run_dir / "pictures" / "views.png").write_bytes(PICTURE)
     numbers = {
-        "validation/loss": 1.1,
+        "validation/loss": 1.1 + _missed(config),
         "steps": 40,
         "examples": 2560,
         "flops": 4e10,
@@ -116,12 +135,23 @@ def pretrain(run_dir, config):
     (run_dir / "metrics.json").write_text(json.dumps(numbers))
 
 
+def _missed(config):
+    """How far the rate is from the best one, which differs between objectives."""
+    rate = config.get("optimizer", {}).get("peak_lr")
+    best = -3.0 if config["objective"] == "simclr" else -2.0
+    return 0.0 if rate is None else (math.log10(rate) - best) ** 2
+
+
 def finetune(run_dir, config):
     pretrained = not str(config["handoff"]).startswith("random:")
     subset = random.Random(zlib.crc32(f"{config['seed']} {config['task']} {config['mode']}".encode()))
     own = random.Random(zlib.crc32(run_dir.name.encode()))
     value = 0.5 + subset.gauss(0, 0.03) + own.gauss(0, 0.01) + PLANTED[config["task"]] * pretrained
     (run_dir / "metrics.json").write_text(json.dumps({"test/accuracy": value, "test/f1_macro": value - 0.01}))
+    drawn = random.Random(zlib.crc32(f"{config['task']}".encode()))
+    right = [drawn.random() < value for _ in range(TEST_EXAMPLES)]  # the same examples are hard for all
+    table = pa.table({"label": ["a"] * TEST_EXAMPLES, "prediction": ["a" if hit else "b" for hit in right]})
+    pyarrow.parquet.write_table(table, run_dir / "predictions.parquet")
 
 
 class Silent:

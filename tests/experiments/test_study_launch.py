@@ -3,24 +3,18 @@ import os
 
 import fabricated
 import pytest
-import yaml
 from rich.console import Console
 
 from experiments import launch, ls
-from experiments.runner import Journal
 from experiments.spec import StudyError
 from experiments.study import expand
 
-COMMANDS = launch.Commands(fabricated.resolve, fabricated.run)
+COMMANDS = launch.Commands(fabricated.resolve, fabricated.run, lambda overrides: 7)
 
 
 @pytest.fixture
 def conf(tmp_path, monkeypatch):
-    """A conf/ with nothing but the study's root and an invented study."""
-    conf = tmp_path / "conf"
-    (conf / "study").mkdir(parents=True)
-    (conf / "study.yaml").write_text((launch.CONF / "study.yaml").read_text())
-    (conf / "study" / "invented.yaml").write_text(yaml.safe_dump(fabricated.spec(finetuning_seeds=[1, 2])))
+    conf = fabricated.write_conf(tmp_path / "conf", launch.CONF, fabricated.spec(finetuning_seeds=[1, 2]))
     monkeypatch.setattr(launch, "CONF", conf)
     monkeypatch.chdir(tmp_path)
     return conf
@@ -93,25 +87,12 @@ def test_every_study_shipped_expands_against_the_real_configuration(tmp_path):
         assert study.nodes
 
 
-def test_ls_tells_how_studies_and_runs_stand(conf, tmp_path, capsys):
+def test_ls_tells_how_a_study_stands(conf, tmp_path):
     start("study.finetuning_seeds=[1]")
     study = tmp_path / "studies" / "invented"
-    journal = Journal(study)
-    content = json.loads((study / "study.json").read_text())
-    node = content["nodes"][-1]["name"]
+    node = json.loads((study / "study.json").read_text())["nodes"][-1]["name"]
     state = json.loads((study / "state" / f"{node}.json").read_text())
     (study / "state" / f"{node}.json").write_text(json.dumps(state | {"status": "running", "pid": os.getpid()}))
-    alone = tmp_path / "runs" / "alone"
-    alone.mkdir(parents=True)
-    (alone / "config.yaml").write_text("trainer: {max_steps: 1000}\n")
-    (alone / "metrics.csv").write_text("step,train/loss\n10,2.5\n20,2.4\n30,")
-    (alone / "handoff").mkdir()
     console = Console(width=300, record=True)
-    console.print(ls.study_table([study]), ls.run_table(list(ls.runs(tmp_path / "runs"))))
-    text = console.export_text()
-    assert "docs_topic, frozen, 10 per class: never pretrained (masked_language), seed 1001" in text
-    assert "20 of 1,000" in text
-    assert "running" in text
-    assert ls.main([str(tmp_path / "nowhere")]) == 1
-    assert "is no directory" in capsys.readouterr().err
-    assert journal.directory == study
+    console.print(ls.study_table([study], {}))
+    assert "docs_topic, frozen, 10 per class: never pretrained (masked_language), seed 1001" in console.export_text()

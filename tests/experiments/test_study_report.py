@@ -5,10 +5,11 @@ import subprocess
 from html.parser import HTMLParser
 
 import fabricated
+import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import report
+from experiments import charts, report
 from experiments.collect import collect, load_study, save_study
 from experiments.compare import compare
 from experiments.runner import Here, run_study
@@ -67,13 +68,16 @@ class Page(HTMLParser):
 def test_the_page_is_well_formed_and_needs_nothing_from_anywhere(written):
     text = written.read_text()
     page = Page(text)
-    assert page.addresses == ["data:,"]
+    assert page.addresses[0] == "data:,"
+    assert [address[:22] for address in page.addresses[1:]] == ["data:image/png;base64,"]
     for reference in ("http:", "https:", "//cdn", "@import", "url("):
         assert reference not in text
     assert page.count["svg"] >= 10
     assert page.count["table"] >= 4
     assert "Does it <work> & how well?" in page.text
     assert "RuntimeError: out of <luck>" in page.text
+    assert "40 steps planned, 40 steps, 2,560 examples, 4e+10 FLOPs, 0:20 spent" in page.text
+    assert "simclr: views" in page.text
 
 
 def test_every_table_and_chart_beside_the_page_is_there(written):
@@ -105,6 +109,20 @@ def test_a_planted_difference_is_reported_and_a_planted_null_is_not(tmp_path):
     assert "digits, full, 1 % of labels: simclr reaches accuracy" in words
     assert "no difference to its never-pretrained twin" in words
     assert "above its never-pretrained twin" in words
+
+
+def test_the_resampled_difference_says_the_same_of_other_test_examples(tmp_path):
+    results = collect(finished(tmp_path))
+    rows = [row for row in compare(results).rows if row.cell.mode == "full"]
+    assert {row.cell.task: row.resampled.clear_of_zero for row in rows} == {"docs_topic": True, "digits": False}
+    cell = rows[0].cell
+    own, twin = (results.hits(cell, rows[0].arm, pretrained=pretrained) for pretrained in (True, False))
+    gains = np.array([own[key] - twin[key] for key in own])
+    assert gains.shape == (5, fabricated.TEST_EXAMPLES)
+    assert rows[0].resampled.mean == pytest.approx(gains.mean())
+    # Seeds and examples both vary: at least as wide as the spread of either alone.
+    examples = gains.mean(0).std() / fabricated.TEST_EXAMPLES**0.5
+    assert rows[0].resampled.high - rows[0].resampled.low > 2 * 1.96 * examples * 0.9
 
 
 def test_one_pretraining_counts_finetuning_seeds_and_says_so(tmp_path):
@@ -198,3 +216,13 @@ def test_the_charts_answer_the_pointer_the_legend_and_the_choices(written, tmp_p
     assert re.search(r'data-tip="masked_language: 1\.\d+ at \d+"', done.stdout)
     assert 'data-off="1"' in done.stdout
     assert 'data-shown="tokens"' in done.stdout
+
+
+def test_names_of_points_of_equal_cost_do_not_overlap():
+    assert charts.apart([100.0, 101.0, 99.0, 200.0], 250.0) == [114.0, 129.0, 99.0, 200.0]
+    assert charts.apart([245.0, 246.0], 250.0) == [235.0, 250.0]
+    points = [charts.Point(f"arm {n}", f"c{n}", 20.0, 0.7 + n / 1000, 0.6, 0.8) for n in range(3)]
+    svg = charts.scatter(points, title="t", x_label="x", y_label="y")
+    names = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>arm \d', svg)]
+    assert len(names) == 3 and min(abs(a - b) for a in names for b in names if a != b) >= charts.TEXT_LINE
+    assert len(set(re.findall(r'cx="([\d.]+)"', svg))) == 3

@@ -130,6 +130,21 @@ def test_the_nested_bootstrap_is_wider_than_examples_alone_when_seeds_differ():
     assert both.high - both.low > 2 * (examples.high - examples.low)
 
 
+def test_examples_that_all_replicates_share_do_not_average_out():
+    rng = np.random.default_rng(8)
+    covered = {shared: [] for shared in (True, False)}
+    for _ in range(60):
+        hard = rng.random(60) < 0.4  # 40 % of the examples are hard for every seed, in a test set drawn anew
+        scores = [np.where(hard, rng.random(60) < 0.1, rng.random(60) < 0.9) for _ in range(8)]
+        truth = 0.4 * 0.1 + 0.6 * 0.9
+        for shared, found in covered.items():
+            interval = nested_bootstrap(scores, shared_examples=shared, draws=200)
+            found.append(interval.low <= truth <= interval.high)
+    assert np.mean(covered[True]) >= 0.85 > np.mean(covered[False])
+    with pytest.raises(ValueError, match="shared ones are as many in each"):
+        nested_bootstrap([[1.0], [1.0, 0.0]], shared_examples=True)
+
+
 def test_a_planted_difference_is_found_and_a_planted_null_is_not():
     rng = np.random.default_rng(7)
     differences = {

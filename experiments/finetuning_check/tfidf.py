@@ -1,0 +1,66 @@
+"""What TF-IDF and a linear model reach on the very examples that a study's finetuning runs learn from and are judged on.
+
+Shapes: N examples, V features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from experiments.study import Cell, Node
+from finetuning import metrics
+from finetuning.data.splits import Examples, Splits, subset
+from finetuning.launch import compose
+from finetuning.tasks.text_classification import TextClassification
+from finetuning.tasks.text_regression import TextRegression
+from pretraining.configuration import class_of, instantiate
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse penalties; the best on validation is tested
+
+
+def baseline(node: Node) -> float | None:
+    """Give the metric of a finetuning run's cell for the classical model; None where it does not apply."""
+    assert node.cell is not None
+    config = compose(node.overrides)
+    kind = class_of(config.task)
+    if kind not in (TextClassification, TextRegression):
+        return None
+    splits: Splits = instantiate(config.data).splits()
+    train = subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed)
+    return _solved(splits._replace(train=train), kind is TextRegression, node.cell)
+
+
+def _solved(splits: Splits, real: bool, cell: Cell) -> float:
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    words.fit([text for name in _texts(splits.train) for text in splits.train.column(name)])
+    vectors = {name: _features(words, getattr(splits, name)) for name in ("train", "validation", "test")}
+    labels = {name: np.array(getattr(splits, name).column("label")) for name in vectors}
+    best = (-np.inf, np.nan)
+    for strength in STRENGTHS:
+        model: Any = Ridge(alpha=1 / strength) if real else LogisticRegression(C=strength, max_iter=2000)
+        model.fit(vectors["train"], labels["train"])
+        found = [_measured(labels[name], model.predict(vectors[name]), real, cell.metric) for name in ("validation", "test")]
+        best = max(best, (found[0], found[1]), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _features(words: TfidfVectorizer, examples: Examples) -> sparse.csr_matrix:
+    """Give TF-IDF of words and word pairs; of two texts also what they share and where they differ. [N, V]"""
+    parts = [words.transform(examples.column(name)) for name in _texts(examples)]
+    if len(parts) == 2:
+        parts += [parts[0].multiply(parts[1]), abs(parts[0] - parts[1])]
+    return sparse.hstack(parts).tocsr()
+
+
+def _texts(examples: Examples) -> list[str]:
+    return [name for name in ("text", "text_pair") if name in examples.columns]
+
+
+def _measured(labels: np.ndarray, predictions: np.ndarray, real: bool, metric: str) -> float:
+    judge = metrics.regression if real else metrics.label_metrics
+    return judge(labels, predictions)[metric.removeprefix("test/")]

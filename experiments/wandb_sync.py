@@ -1,0 +1,113 @@
+"""``python -m experiments.wandb_sync [DIRECTORY ...]``: send offline runs to W&B, join them by lineage, save their studies' dashboards.
+
+What was sent is marked and not sent again, so the command can be repeated while runs go on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+USUAL = ("runs", "studies")
+JOINED = "wandb_joined.txt"
+NO_KEY = "no W&B key is configured: `wandb login`, or set WANDB_API_KEY"
+
+
+class Edge(NamedTuple):
+    """A finetuning run, as project/id, and the artifact of the hand-off that it started from."""
+
+    directory: Path
+    run: str
+    artifact: str
+
+
+def offline_runs(directory: Path) -> list[Path]:
+    """The offline fragments below a directory that have not been sent; a resumed run has several, in order of time."""
+    return sorted(d for d in directory.rglob("wandb/offline-run-*") if d.is_dir() and not list(d.glob("*.synced")))
+
+
+def edges(directory: Path) -> Iterator[Edge]:
+    """The hand-offs between W&B runs that are known below a directory and not yet joined."""
+    for path in sorted(directory.rglob("lineage.json")):
+        run_dir, lineage = path.parent, json.loads(path.read_text())
+        parent, identity = lineage["origin"].get("wandb"), run_dir / "wandb_id.txt"
+        if parent is None or not identity.exists() or (run_dir / JOINED).exists():
+            continue
+        project = yaml.safe_load((run_dir / "config.yaml").read_text())["logger"]["wandb"]["project"]
+        parent_project, _, parent_run = parent.rpartition("/")
+        artifact = f"{parent_project}/handoff-{parent_run}:{Path(lineage['path']).name}"
+        yield Edge(run_dir, f"{project}/{identity.read_text().strip()}", artifact)
+
+
+def send(fragments: Sequence[Path]) -> None:
+    """Let wandb's own command send them; it merges the fragments of a run."""
+    if fragments:
+        environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+        subprocess.run([sys.executable, "-m", "wandb", "sync", *map(str, fragments)], env=environment, check=True)
+
+
+def join(found: Sequence[Edge], api: Any, entity: str) -> list[str]:
+    """Say in W&B which finetuning used which hand-off; returns what could not be joined, and why."""
+    import wandb
+
+    left = []
+    for edge in found:
+        try:
+            api.run(f"{entity}/{edge.run}").use_artifact(api.artifact(f"{entity}/{edge.artifact}"))
+        except (wandb.Error, ValueError) as error:
+            left.append(f"{edge.run} from {edge.artifact}: {str(error).splitlines()[0]}")
+            continue
+        (edge.directory / JOINED).write_text(f"{entity}/{edge.artifact}\n")
+    return left
+
+
+def main(places: Sequence[str]) -> int:
+    """Send everything below the places; 0 if all of it arrived."""
+    from pretraining.tracking import key_configured
+
+    if not key_configured():
+        print(f"wandb_sync: {NO_KEY}", file=sys.stderr)
+        return 2
+    for missing in (place for place in places if not Path(place).is_dir()):
+        print(f"wandb_sync: {missing} is no directory", file=sys.stderr)
+        return 2
+    roots = [Path(place) for place in places or USUAL if Path(place).is_dir()]
+    fragments = [fragment for root in roots for fragment in offline_runs(root)]
+    try:
+        send(fragments)
+    except subprocess.CalledProcessError as error:
+        print(f"wandb_sync: wandb sync ended with {error.returncode}: what it had sent is marked, repeat the command", file=sys.stderr)
+        return 1
+    import wandb
+
+    api = wandb.Api(timeout=30)
+    found = [edge for root in roots for edge in edges(root)]
+    left = join(found, api, os.environ.get("WANDB_ENTITY") or api.default_entity or "")
+    print(f"{len(fragments)} offline runs sent, {len(found) - len(left)} of {len(found)} hand-offs joined")
+    for line in left:
+        print(f"not joined: {line}", file=sys.stderr)
+    return _dashboards(roots) or (1 if left else 0)
+
+
+def _dashboards(roots: Sequence[Path]) -> int:
+    studies = sorted({path.parent for root in roots for path in root.rglob("study.json")})
+    if not studies:
+        return 0
+    try:
+        from experiments.dashboard import make
+
+        for directory in studies:
+            print(make(directory))
+    except ImportError as error:
+        print(f"wandb_sync: dashboards need {error.name}: pip install 'pretraining[dashboard]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
