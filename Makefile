@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test env check lint slow clean
+.PHONY: demo test env check lint slow audit clean
 
 demo: env  ## the main job on built-in data: pretrain, hand over, finetune, compare
 	$(BIN)/python -m experiments study=first_look
@@ -12,6 +12,10 @@ test: env  ## the tests
 
 slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+audit: env  ## known vulnerabilities of the pinned packages: a report, which needs a network
+	test -d .audit || ($(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit==2.9.0)
+	.audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off --timeout 5
 
 check: lint test  ## lint, types and tests
 
@@ -24,8 +28,8 @@ env: $(STAMP)  ## the environment alone
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[tasks,zstd,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[tasks,zstd,dashboard,tune,dev]"
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .audit

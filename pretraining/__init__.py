@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from pretraining import startup
+
+startup.install()
 _HOME = {
     "AdamW": "pretraining.optim",
     "SGD": "pretraining.optim",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from pretraining.budget import row_flops
 from pretraining.data.loader import StepLoader
 from pretraining.step import Step, StepSettings
 from pretraining.trainer import TrainerSettings, build_trainer, quieten
@@ -66,7 +67,7 @@ def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
     objective = parts.objective
     trainable = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     backbone = sum(p.numel() for p in objective.backbone.parameters())
-    per_step = objective.step_flops(parts.flops_shape) * config.data.batch_size
+    per_step = row_flops(parts, settings) * config.data.batch_size
     best = min(seconds[1:])
     lines = [
         f"objective   {type(objective).__name__} on {type(objective.backbone).__name__}: {trainable:,} trainable parameters, "

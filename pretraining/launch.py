@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,19 +13,25 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pretraining import budget as budgets
+from pretraining.callbacks.artifact import Artifact
 from pretraining.callbacks.export import Export
+from pretraining.callbacks.online_probe import ProbeSettings
+from pretraining.callbacks.pictures import probing
+from pretraining.callbacks.profile import Profile
 from pretraining.callbacks.throughput import Throughput
 from pretraining.callbacks.validation import Validation
-from pretraining.configuration import CONF, as_run_errors, check_modalities, class_name, complete, compose, instantiate, make_loggers, rerun
+from pretraining.configuration import as_run_errors, check_modalities, complete, compose, instantiate, make_loggers, rerun
 from pretraining.data import modality
 from pretraining.data.loader import EvalLoader, Source, StepLoader
 from pretraining.distributed import convert_batchnorm
 from pretraining.history import CsvHistory
+from pretraining.lineage import origin_of, tags
 from pretraining.objectives.base import Objective
 from pretraining.objectives.continued import continue_heads
 from pretraining.run import RunDirectory, RunError, process_rank
 from pretraining.spawn import needs_ranks, run_ranks
 from pretraining.step import StepSettings
+from pretraining.tracking import WandbHistory
 from pretraining.trainer import TrainerSettings, choose_precision, train
 
 __all__ = ["Parts", "compose", "fit", "main", "run"]
@@ -42,9 +47,11 @@ class Parts:
     train: Source
     validation: Source
     data: Any
-    flops_shape: tuple[int, ...]  # of an average training row, as `Backbone.forward_flops` takes it
+    row: Sequence[float]  # an average training row, as FLOP counters take it: a `TextRow`, or (channels, height, width)
     facts: dict[str, float]  # about the data, that results are read against
     recipe: dict[str, Any] = field(default_factory=dict)  # configuration of objective and collate, for the hand-off
+    classes: int | None = None  # of the training data; None without labels
+    probe: ProbeSettings | None = None
 
 
 def build(config: DictConfig) -> Parts:
@@ -55,12 +62,15 @@ def build(config: DictConfig) -> Parts:
         preprocess = instantiate(config.preprocess).fit(data)
         collate = instantiate(config.collate, preprocess=preprocess)
         sources = [modality.source_of(data, split, preprocess, collate, seed=config.seed) for split in ("train", "validation")]
+        if "classes" in config.objective:
+            config.objective.classes = modality.require_classes(sources[0], config.objective.classes)
         torch.manual_seed(config.seed)
         backbone = instantiate(config.backbone, **modality.backbone_arguments(preprocess))
         objective = instantiate(config.objective, backbone=backbone, optimizer=instantiate(config.optimizer))
         if config.backbone.get("init_from") is not None:
             print(continue_heads(objective, config.backbone.init_from), file=sys.stderr)
         parts = assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
+        parts.probe = None if config.probe is None else instantiate(config.probe)
     parts.recipe = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("objective", "collate")}
     return parts
 
@@ -71,7 +81,7 @@ def assemble_parts(
     """Put built parts together with what follows from them."""
     shape, facts = modality.average_shape(sources[0], collate, preprocess), modality.facts(sources[0], sources[1], collate, preprocess)
     train_source = FirstRows(sources[0], overfit_batches * data.batch_size) if overfit_batches else sources[0]
-    return Parts(objective, preprocess, collate, train_source, sources[1], data, shape, facts)
+    return Parts(objective, preprocess, collate, train_source, sources[1], data, shape, facts, classes=modality.class_count(sources[0]))
 
 
 class FirstRows:
@@ -92,8 +102,11 @@ class FirstRows:
 # -- one run ------------------------------------------------------------------------------------------------------------------------------
 
 
-def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
-    """Carry out one run, in this process or in one process per rank; returns its directory."""
+def main(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
+    """Carry out one run, in this process or in one process per rank; returns its directory.
+
+    `observers` are loggers that are told what the run's own are; a run of several ranks started here has none.
+    """
     if config.from_run is not None:
         config = rerun(config, overrides)
     config = complete(config)
@@ -103,10 +116,10 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         if code:
             raise SystemExit(code)
         return Path(config.run_dir)
-    return run(config, overrides)
+    return run(config, overrides, observers)
 
 
-def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
+def run(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
     """Carry out one run as (one rank of) this process."""
     started = time.perf_counter()
     settings: TrainerSettings = instantiate(config.trainer)
@@ -114,7 +127,9 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         RunDirectory.refuse_taken(Path(config.run_dir), resume=config.resume)
     parts = build(config)
     settings.precision = config.trainer.precision = choose_precision(settings, convolves=parts.objective.backbone.convolves)
-    settings.max_steps = config.trainer.max_steps = budgets.steps(config.budget, settings, parts, config.data.batch_size)
+    frozen = None if config.dry_run else budgets.frozen_steps(config)
+    bought = frozen or budgets.steps(config.budget, settings, parts, config.data.batch_size)
+    settings.max_steps = config.trainer.max_steps = bought
     if config.dry_run:
         from pretraining.dry_run import show
 
@@ -127,7 +142,8 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         if directory.finished:
             print(f"run_dir={directory.path} holds this run, finished: nothing to do", file=sys.stderr)
         else:
-            directory.write_metrics(_train(config, settings, parts, loaders, directory) | {"seconds_total": time.perf_counter() - started})
+            measured = _train(config, settings, parts, loaders, directory, observers)
+            directory.write_metrics(measured | {"seconds_total": time.perf_counter() - started})
             if process_rank() == 0:
                 print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
     finally:
@@ -135,13 +151,29 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     return directory.path
 
 
+def affordable_steps(config: DictConfig) -> int:
+    """Count the steps that a configuration's budget buys, without running any of them."""
+    settings: TrainerSettings = instantiate(config.trainer)
+    parts = build(complete(config))
+    settings.precision = choose_precision(settings, convolves=parts.objective.backbone.convolves)
+    return budgets.steps(config.budget, settings, parts, config.data.batch_size)
+
+
 def _train(
-    config: DictConfig, settings: TrainerSettings, parts: Parts, loaders: tuple[StepLoader, EvalLoader], directory: RunDirectory
+    config: DictConfig,
+    settings: TrainerSettings,
+    parts: Parts,
+    loaders: tuple[StepLoader, EvalLoader],
+    directory: RunDirectory,
+    observers: Sequence[Any],
 ) -> dict[str, Any]:
-    loggers = make_loggers(config, directory.path, job_type="pretrain", tags=[config.name])
-    options = {"seed": config.seed, "ema": config.ema, "origin": _origin(config), "show": config.logger.progress}
+    origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True))
+    known = tags(*(origin[part] for part in ("objective", "backbone", "data", "budget")))
+    loggers = make_loggers(config, directory.path, job_type="pretrain", tags=known, origin=origin)
+    origin["wandb"] = next((logger.path for logger in loggers if isinstance(logger, WandbHistory)), None)
+    options = {"seed": config.seed, "ema": config.ema, "origin": origin, "show": config.logger.progress, "profile": config.profile}
     try:
-        return fit_parts(parts, loaders, settings, directory, loggers=loggers, **options)
+        return fit_parts(parts, loaders, settings, directory, loggers=[*loggers, *observers], **options)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(config.data.batch_size, settings, error) from error
 
@@ -174,14 +206,18 @@ def fit_parts(
     ema: float | None,
     origin: dict[str, Any],
     show: bool,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train the parts and hand them over; returns the final numbers."""
     objective, (loader, evaluation) = parts.objective, loaders
     if settings.ranks > 1:
         convert_batchnorm(objective)
+    sharded = settings.strategy == "fsdp"
+    objective.backbone.set_compute(compiled=settings.compile, recompute=settings.recompute, sharded=sharded)
     throughput = Throughput(
         every=settings.log_every,
-        step_flops=step_flops(objective, parts.flops_shape),
+        evaluated_every=settings.val_every,
+        step_flops=budgets.step_flops(parts, settings),
         wait_seconds=lambda: loader.wait_seconds,
         unit="tokens" if objective.modality == "text" else "images",
         show=show,
@@ -194,13 +230,16 @@ def fit_parts(
         origin=lambda: origin | {k: v for k, v in throughput.state_dict()["totals"].items() if k != "seconds"},
     )
     step_settings = StepSettings(seed, settings.max_steps, settings.clip_norm, ema, settings.on_nonfinite)
+    validation = Validation(evaluation, every=settings.val_every)
+    probe = probing(parts, settings.val_every, evaluation.ranks, directory.path / "pictures")
+    tracing = [Profile(directory.path / "profile")] if profile else []
     trainer = train(
         objective,
         loader,
         settings=settings,
         run=directory,
         loggers=loggers,
-        callbacks=[Validation(evaluation, every=settings.val_every), throughput, export],
+        callbacks=[validation, *probe, throughput, export, Artifact(export.directory), *tracing],
         step_settings=step_settings,
     )
     parameters = sum(parameter.numel() for parameter in objective.parameters())
@@ -247,30 +286,6 @@ def fit(
     finally:
         directory.release()
     return directory.path
-
-
-def step_flops(objective: Objective, shape: tuple[int, ...]) -> Any:
-    """Count a step's operations from what is in it: per token for text (padding is not counted), per image else."""
-    per_row = objective.step_flops(shape)
-    if objective.modality == "text":
-        return lambda step: per_row / shape[0] * step.tokens
-    return lambda step: per_row * step.examples
-
-
-def _origin(config: DictConfig) -> dict[str, Any]:
-    """Tell where the weights come from, as far as it is known before training."""
-    import hashlib
-
-    digest = hashlib.sha256(OmegaConf.to_yaml(config, resolve=True).encode()).hexdigest()[:16]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CONF.parent, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "objective": class_name(config.objective),
-        "backbone": class_name(config.backbone),
-        "data": class_name(config.data),
-        "seed": config.seed,
-        "config": digest,
-        "git_commit": commit or None,
-    }
 
 
 def out_of_memory(batch_size: int, settings: TrainerSettings, error: BaseException) -> RunError:

@@ -11,19 +11,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    ["pretraining.random", "pretraining.cache", "pretraining.cluster", "pretraining.watchdog", "pretraining.snapshot"],
+    [f"pretraining.{name}" for name in ("startup", "random", "cache", "cluster", "watchdog", "snapshot", "lineage")],
     ["pretraining.distributed"],
-    ["pretraining.optim"],
+    ["pretraining.optim", "pretraining.lars"],
     ["pretraining.preprocess"],
     ["pretraining.backbones"],
-    ["pretraining.step"],
+    ["pretraining.phases", "pretraining.nonfinite", "pretraining.step"],
     [
         "pretraining.handoff",
         "pretraining.augment",
         "pretraining.probes",
         "pretraining.checkpoints",
         "pretraining.history",
+        "pretraining.tracking",
         "pretraining.run",
+        "pretraining.sharded",
         "pretraining.trainer",
     ],
     ["pretraining.callbacks", "pretraining.objectives", "pretraining.data", "pretraining.configuration"],
@@ -31,8 +33,8 @@ LAYERS = [
     ["pretraining.__main__", "pretraining.evaluate"],
 ]
 FINETUNING_MAY_IMPORT = {
-    "random", "cache", "distributed", "optim", "preprocess", "backbones", "step", "handoff", "probes", "checkpoints", "history", "run",
-    "trainer", "configuration", "spawn", "data",
+    "random", "cache", "distributed", "optim", "preprocess", "backbones", "step", "handoff", "probes", "checkpoints", "history", "lineage",
+    "run", "trainer", "configuration", "spawn", "data",
 }  # fmt: skip
 HYDRA_ALLOWED = {"configuration", "launch", "run", "__main__", "spawn", "evaluate", "budget", "dry_run", "agent", "training", "study"}
 

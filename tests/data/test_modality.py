@@ -9,10 +9,12 @@ from pretraining.data import modality
 from pretraining.data.loader import EVALUATION_SEED
 from pretraining.data.plan import PlannedText
 from pretraining.objectives.causal_language import NextTokens
-from pretraining.objectives.damage import SpanCorruption
+from pretraining.objectives.damage import Bart, SpanCorruption
 from pretraining.objectives.denoising import DenoiseText
 from pretraining.objectives.masked_language import MaskTokens
 from pretraining.objectives.next_sentence import PairSentences
+from pretraining.objectives.noising import TextInfilling
+from pretraining.random import Keys
 from tests.objectives.small_text import corpus, keys_of, preprocess
 
 MASKING = {"fraction": 0.15, "unit": "token", "mask_share": 0.8, "random_share": 0.1}
@@ -37,10 +39,32 @@ def test_average_row_and_padding_are_those_of_the_batches(name, tmp_path):
     documents = batch["documents"].numpy()
     seen = [(row == number).sum() for row in documents for number in np.unique(row[row > 0])]
     shape = modality.average_shape(source, collate, preprocess(kind))
-    assert shape == (round(sum(seen) / len(rows)), round(sum(size**2 for size in seen) / sum(seen)))
+    predicted = int((batch["labels"] >= 0).sum()) / len(rows) if "labels" in batch else 0.0
+    expected = {"read": sum(seen) / len(rows), "seen": sum(size**2 for size in seen) / sum(seen), "predicted": predicted}
+    assert {name: getattr(shape, name) for name in expected} == pytest.approx(expected)
+    assert shape.tokens == pytest.approx(shape.read) and shape.written_seen == 0
     tokens.unigram_entropy = lambda: 1.0
     facts = modality.facts(source, source, collate, preprocess(kind))
     assert facts["data/padding_share"] == pytest.approx((documents == 0).mean())
+
+
+@pytest.mark.parametrize("kind", ["sentinel_bpe", "byte_bpe"])
+def test_a_damaged_row_is_read_and_written_in_parts(kind, tmp_path):
+    noises = Bart(noises=[TextInfilling(fraction=0.3, mean_length=3.5, random_share=0.1, whole_words=True)])
+    damage = SpanCorruption(density=0.15, mean_length=3.0) if kind == "sentinel_bpe" else noises
+    collate = DenoiseText(preprocess=preprocess(kind), max_tokens=64, damage=damage)
+    tokens = corpus(kind, tmp_path)
+    source = PlannedText(tokens, functools.partial(collate.plan, tokens, 1))
+    rows = np.arange(source.count(0))
+    shape = modality.average_shape(source, collate, preprocess(kind))
+    batch = collate(source.read(0, rows), Keys(EVALUATION_SEED, "validation", np.zeros_like(rows), rows, 0.5))
+    each = shape.tokens * len(rows) / batch["tokens"]
+    assert each == pytest.approx(1.0, rel=0.02)
+    written = [int((batch["predicted"][batch["labels"] >= 0] // batch["decoder_input_ids"].shape[1] == row).sum()) for row in rows]
+    assert shape.read == pytest.approx(each * int((batch["documents"] > 0).sum()) / len(rows))
+    assert shape.predicted == pytest.approx(each * sum(written) / len(rows))
+    assert shape.written_seen == pytest.approx(sum(size**2 for size in written) / sum(written))
+    assert shape.read < shape.tokens
 
 
 def test_span_corruption_has_no_padding(tmp_path):
