@@ -40,6 +40,8 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     """Carry out one run, in this process or in one process per rank; returns its directory."""
     config = complete(config, parts=("task", "mode"))
     settings: TrainerSettings = instantiate(config.trainer)
+    if settings.strategy == "fsdp":
+        raise RunError("trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu and trainer.accumulate=")
     if needs_ranks(settings):
         code = run_ranks("finetuning.launch", config, settings.devices)
         if code:

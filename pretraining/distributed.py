@@ -73,6 +73,8 @@ def shard(module: nn.Module, layers: list[nn.Module], mesh: Any) -> None:
     """
     from torch.distributed.fsdp import fully_shard
 
+    for parameter in module.parameters():
+        parameter.data = parameter.data.contiguous()  # shares are cut from flat memory: no channels_last
     for layer in layers:
         if not isinstance(layer, nn.ModuleList):  # a mere list of parts is never called, so nothing would gather it
             fully_shard(layer, mesh=mesh)

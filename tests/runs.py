@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -155,12 +156,18 @@ def assert_same_end(first: Path, second: Path) -> None:
     ours, theirs = (torch.load(path / "checkpoints" / names[0], weights_only=True) for path in (first, second))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "average", "meter", "measured"):
         assert_equal(ours[part], theirs[part], part)
+    assert_equal(*(probe_of(checkpoint) for checkpoint in (ours, theirs)), "probe")
     assert ours["loops"]["fit_loop"]["state_dict"] == theirs["loops"]["fit_loop"]["state_dict"]
     digests = [json.loads((path / "handoff" / "last" / "handoff.json").read_text())["sha256"] for path in (first, second)]
     assert digests[0]["model.safetensors"] == digests[1]["model.safetensors"]
     assert digests[0].get("heads.safetensors") == digests[1].get("heads.safetensors")  # not every objective has heads
     rows = history(first)
     assert rows and rows == history(second)
+
+
+def probe_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Give what a checkpoint holds of the online probe: its classifier, its optimizer, its bank. Empty without a probe."""
+    return {name: state for name, state in checkpoint["callbacks"].items() if name.startswith("OnlineProbe")}
 
 
 def assert_equal(ours, theirs, where: str) -> None:

@@ -37,6 +37,17 @@ def test_a_checkpoint_of_shared_weights_is_whole_and_continues_under_any_strateg
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_views_are_compared_and_normalised_over_ranks_that_share_the_weights_as_over_others(cache_dir, tmp_path, accumulate):
+    digits = ["objective=simclr", f"data.cache_dir={cache_dir}", "data.batch_size=16", "data.eval_batch_size=64", "preprocess.size=8"]
+    few = ["backbone.width=4", "trainer.max_steps=8", "trainer.log_every=1", "trainer.val_every=4", "trainer.checkpoint_every=4"]
+    exact = ["trainer.precision=fp64", f"trainer.accumulate={accumulate}", "logger.wandb.mode=disabled", "logger.progress=false"]
+    for name, strategy in {"ddp": TWO, "fsdp": SHARDED}.items():
+        assert finish([*strategy, *digits, *few, *exact, f"run_dir={tmp_path / name}"]) == 0
+    assert_same_numbers(tmp_path / "ddp", tmp_path / "fsdp", 1e-9)
+
+
+@pytest.mark.slow
 def test_shared_weights_that_are_killed_and_resumed_end_bit_for_bit_the_same(overrides, tmp_path):  # noqa: F811
     mine = [*SHARDED, *overrides, "backbone.config.hidden_dropout_prob=0.1", "trainer.precision=fp32", "resume=auto"]
     whole, ended = tmp_path / "whole", tmp_path / "ended"

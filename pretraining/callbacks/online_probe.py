@@ -166,11 +166,12 @@ class OnlineProbe(pl.Callback):
         training, found, labels = objective.training, [], []
         objective.eval()
         for batch, share in self.validation:
-            if not share:  # repeated to make up the number of batches
-                continue
             images = self.preprocess(batch["images"].to(objective.device)).to(objective.dtype)
             with objective._forward_context():
+                # On every rank as often: where weights are shared out, each forward pass gathers them.
                 pooled = objective(lambda images: objective.backbone(images=images).pooled, images)
+            if not share:  # repeated to make up the number of batches
+                continue
             found.append(pooled.to(self.weight.dtype))
             labels.append(batch["labels"] if "labels" in batch else torch.zeros(len(images), dtype=torch.long))
         objective.train(training)

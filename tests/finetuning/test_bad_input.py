@@ -72,6 +72,10 @@ def test_more_shots_than_there_are_is_refused(refused) -> None:
     refused(texts(30, 0), r"shots=50, but the class '\w+' has \d+ training examples: give shots between 1 and \d+", "shots=50")
 
 
+def test_shared_out_weights_are_for_pretraining(refused) -> None:
+    refused(texts(30, 0), "trainer=fsdp is for pretraining: finetune with trainer=ddp", "trainer=fsdp", "trainer.accelerator=cpu")
+
+
 def test_fraction_and_shots_exclude_each_other(refused) -> None:
     refused(texts(30, 0), "fraction=0.5 and shots=2: give one", "shots=2", "fraction=0.5")
 
