@@ -3,15 +3,18 @@
     python -m experiments.benchmarks.scaling
 
 One process with a batch, and two with twice the batch (DDP), take turns; each process has one thread. `ratio_scaling` is the rate of two
-over twice the rate of one, and what it lacks is communication, and on a shared memory bus the neighbour. `checkpoint_share` is the time
-of writing one checkpoint over the time of the steps between two of them, at the default cadence. The last line is one JSON object.
+over twice the rate of one. `communication_share` is what of a micro-batch's forward and backward pass the two wait for each other's
+gradients: the same passes, in turn with the exchange and without. `checkpoint_share` is the time of writing one checkpoint over the time
+of the steps between two of them, at the default cadence. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -93,6 +96,56 @@ def checkpoint_seconds(arguments: list[str]) -> tuple[float, float]:
     return statistics.median(writes), statistics.median(steps)
 
 
+def communication_share(arguments: list[str], passes: int) -> float:
+    """Time passes in two processes of one group, in turn with and without the exchange of gradients; the share that the exchange adds."""
+    import torch
+
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as directory:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        answer = Path(directory) / "seconds.json"
+        torch.multiprocessing.spawn(_pass_times, args=(port, arguments, passes, str(answer)), nprocs=2)
+        seconds = json.loads(answer.read_text())
+    return 1.0 - statistics.median(seconds["alone"]) / statistics.median(seconds["together"])
+
+
+def _pass_times(number: int, port: int, arguments: list[str], passes: int, answer: str) -> None:
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    from pretraining.configuration import compose, instantiate
+    from pretraining.launch import build, loaders_of
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = compose(arguments)
+    parts, settings = build(config), instantiate(config.trainer)
+    cuda = settings.accelerator == "cuda"
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
+    objective = parts.objective.to(device)
+    together = DistributedDataParallel(objective, device_ids=[number] if cuda else None)
+    seconds: dict[str, list[float]] = {"together": [], "alone": []}
+    for step in loaders_of(parts, settings, 1)[0]:
+        batch = objective.transfer_batch_to_device(step.micro_batches[0], device, 0)
+        for name, exchange in (("together", contextlib.nullcontext()), ("alone", together.no_sync())):
+            torch.distributed.barrier()
+            started = time.perf_counter()
+            with exchange:
+                loss = together(objective.loss, objective._finished(batch))
+                objective.objective(loss, objective.global_counts([batch])).backward()
+            if cuda:
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - started)
+        if len(seconds["alone"]) > passes:
+            break
+    if number == 0:
+        Path(answer).write_text(json.dumps({name: values[1:] for name, values in seconds.items()}))
+    torch.distributed.destroy_process_group()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,7 +171,7 @@ def main() -> None:
     scaling = median["two"] / (2 * median["one"])
     found = {
         "ratio_scaling": round(scaling, 3),
-        "communication_share": round(1.0 - scaling, 3),
+        "communication_share": round(communication_share(sides["two"], passes=given.steps), 4),
         "tokens_per_second": {name: round(value) for name, value in median.items()},
         "checkpoint_seconds": round(write, 4),
         "step_seconds": round(step, 4),

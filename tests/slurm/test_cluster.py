@@ -122,6 +122,15 @@ def test_a_preempted_job_requeues_itself_and_ends_the_same(cluster, place, overr
     assert_same_end(uninterrupted, path)
 
 
+def test_a_job_that_meets_its_time_limit_goes_on_in_another_life_and_ends_the_same(cluster, place, overrides, uninterrupted):
+    # The limit is the shortest there is; Slurm signals at its own pace, here some seconds after the start.
+    job = submit(cluster, place, overrides, "--time=1", "--signal=USR1@30", PRETRAINING_SLOW_WRITES="3")
+    status, requeues, said = ended(cluster, place, job)
+    assert status == "COMPLETED" and requeues >= 1, said
+    assert "stopped by SIGUSR1" in said and "is saved: requeued" in said
+    assert_same_end(uninterrupted, place / f"runs/slurm-{job}")
+
+
 def test_a_job_whose_node_dies_is_requeued_and_ends_the_same(cluster, place, overrides, uninterrupted):
     job = submit(cluster, place, overrides, "--nodelist=n2", PRETRAINING_SLOW_WRITES="0.5")
     path, folder = place / f"runs/slurm-{job}", Path(cluster["LOCAL_CLUSTER_DIR"])
