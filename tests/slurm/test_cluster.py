@@ -79,11 +79,12 @@ def wait_until(condition, seconds=240, say=lambda: ""):
         time.sleep(0.1)
 
 
-def ended(cluster, place, job):
+def ended(cluster, place, job, seconds=240):
     """Wait for a job's end; give its last state, its requeues and what it printed."""
     output = place / f"slurm-{job}.out"
     wait_until(
         lambda: state(cluster, job)[0] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"),
+        seconds,
         say=lambda: (state(cluster, job), output.read_text() if output.exists() else ""),
     )
     return *state(cluster, job), output.read_text() if output.exists() else ""
@@ -125,7 +126,7 @@ def test_a_preempted_job_requeues_itself_and_ends_the_same(cluster, place, overr
 def test_a_job_that_meets_its_time_limit_goes_on_in_another_life_and_ends_the_same(cluster, place, overrides, uninterrupted):
     # The limit is the shortest there is; Slurm signals at its own pace, here some seconds after the start.
     job = submit(cluster, place, overrides, "--time=1", "--signal=USR1@30", PRETRAINING_SLOW_WRITES="3")
-    status, requeues, said = ended(cluster, place, job)
+    status, requeues, said = ended(cluster, place, job, seconds=480)
     assert status == "COMPLETED" and requeues >= 1, said
     assert "stopped by SIGUSR1" in said and "is saved: requeued" in said
     assert_same_end(uninterrupted, place / f"runs/slurm-{job}")
