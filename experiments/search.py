@@ -15,6 +15,7 @@ import csv
 import fcntl
 import json
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,9 +169,10 @@ class Worker:
             said = f"{self.plan.metric} {value:.4f}"
         except self.optuna.TrialPruned:
             state, said = self.states.PRUNED, "ended early"
-        except StudyError:
+        except (StudyError, OSError):  # no fault of the settings: the search ends here, and goes on from here when it is started again
             raise
         except Exception as error:  # a setting that cannot be trained with is a result, too
+            traceback.print_exception(error)
             state, said = self.states.FAIL, f"{type(error).__name__}: {error}"
         trial.set_user_attr(ENDED, said)
         self.study.tell(trial, value, state=state)

@@ -227,9 +227,9 @@ class Checkpointing(Checkpoint):
         whole = {path: facts for path in paths if (facts := facts_of(path))}
         measured = {path: facts["metric"] for path, facts in whole.items() if facts["metric"] is not None}
         kept = [*list(whole)[-self.keep_last :], min(measured, key=lambda path: measured[path], default=None)]
-        for path in paths:
-            # One that is newer than all whole ones is being written at this moment.
-            if path not in kept and path < max(whole):
+        # One that is newer than all whole ones is being written at this moment.
+        for path in [path for path in paths if whole and path < max(whole)]:
+            if path not in kept:
                 io.remove_checkpoint(path)
 
     def _agreed_to_stop(self, trainer: pl.Trainer) -> bool:

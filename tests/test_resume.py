@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from pretraining.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, AtomicIO, CheckpointError, newest_valid
+from pretraining.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, AtomicIO, CheckpointError, Checkpointing, newest_valid
 from tests.runs import assert_same_end, finish, history, kill_group, start, text_overrides, wait_for, write_corpus
 
 
@@ -152,3 +152,15 @@ def test_what_is_written_in_the_background_is_the_state_at_the_time_of_asking(tm
     with pytest.raises(CheckpointError, match=r"Earlier checkpoints are intact"):
         io.finish()
     io.teardown()
+
+
+def test_a_first_checkpoint_whose_note_is_not_written_yet_is_left_alone(tmp_path):
+    saver, io = Checkpointing(tmp_path, every=1, keep_last=1, monitor=None), AtomicIO()
+    (tmp_path / "step-0000001.ckpt").touch()  # as between the two renames of a write in the background
+    saver._drop_old(io)
+    assert (tmp_path / "step-0000001.ckpt").exists()
+    for step in (2, 3):
+        io.save_checkpoint({"global_step": step}, tmp_path / f"step-{step:07d}.ckpt")
+    (tmp_path / "step-0000004.ckpt").touch()
+    saver._drop_old(io)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step-0000003.ckpt", "step-0000004.ckpt"]

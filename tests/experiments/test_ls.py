@@ -11,9 +11,11 @@ import sys
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from experiments import ls
 from experiments.standing import standings
+from pretraining.run import RunDirectory
 
 ROWS = "step,time,train/loss,validation/loss\n10,5.0,3.0,\n20,10.0,2.5,2.75\n30,15.0,2.25,\n"
 
@@ -70,7 +72,7 @@ def test_a_run_is_done_running_pending_or_stopped_and_says_how_far_it_is(tmp_pat
 
 def test_a_process_that_holds_the_lock_runs_and_can_be_ended(tmp_path, no_slurm, capsys):
     process = subprocess.Popen(["/bin/sleep", "60"])
-    path = make_run(tmp_path / "runs" / "mine", pid=process.pid, log="/tmp/some.log")
+    path = make_run(tmp_path / "runs" / "mine", pid=process.pid, log="logs/some.log")
     with (path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert found(tmp_path / "runs")["mine"].status == "running"
@@ -79,7 +81,16 @@ def test_a_process_that_holds_the_lock_runs_and_can_be_ended(tmp_path, no_slurm,
     assert found(tmp_path / "runs")["mine"].status == "stopped"
     assert ls.main([str(tmp_path / "runs")]) == 0
     told = capsys.readouterr().out
-    assert "1 process(es)" in told and "output in /tmp/some.log" in told
+    assert "1 process(es)" in told and "output in logs/some.log" in told
+
+
+def test_the_lock_of_a_real_run_directory_says_who_works_in_it(tmp_path, no_slurm):
+    config = OmegaConf.create({"trainer": {"max_steps": 5}, "seed": 1})
+    directory = RunDirectory.claim(tmp_path / "runs" / "mine", config, resume="none", overrides=["seed=1"])
+    run = found(tmp_path / "runs")["mine"]
+    assert (run.status, run.pid, run.job) == ("running", os.getpid(), None)
+    directory.release()
+    assert found(tmp_path / "runs")["mine"].status == "stopped"
 
 
 def test_jobs_are_cancelled_and_what_stopped_is_submitted_again_in_its_shape(tmp_path, queue, capsys):
