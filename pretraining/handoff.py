@@ -23,7 +23,7 @@ from torch import Tensor
 from pretraining.backbones.base import Backbone
 from pretraining.cache import pause_for_tests, sha256
 
-VERSION = 1
+VERSION = 2
 ALLOWED = ("pretraining.backbones.", "pretraining.preprocess.")
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
 

@@ -183,7 +183,7 @@ def test_a_missing_weight_is_an_error_not_a_random_layer(copy):
 def test_an_unknown_version_and_no_hand_off_at_all_are_refused(copy, finished):
     card = json.loads((copy / "handoff.json").read_text())
     (copy / "handoff.json").write_text(json.dumps(card | {"version": 99}))
-    with pytest.raises(HandoffError, match="has format version 99, this release reads 1"):
+    with pytest.raises(HandoffError, match="has format version 99, this release reads 2"):
         handoff.read(str(copy))
     with pytest.raises(HandoffError, match="name its handoff/last"):
         handoff.read(str(finished))

@@ -226,3 +226,22 @@ def test_a_study_is_jobs_that_wait_for_each_other(cluster, place, cache_dir):
     assert len(list(place.glob("study/runs/*/metrics.json"))) == 3 and (place / "study" / "report.html").exists()
     again = subprocess.run(command, cwd=place, env=cluster, capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "3 of 3 runs are done already" in again.stdout
+
+
+def test_a_search_is_shared_by_an_array_whose_tasks_requeue(cluster, place, cache_dir):
+    tiny = ["objective=simclr", f"data.cache_dir={cache_dir}", "trainer.max_steps=30", "trainer.val_every=10", "trainer.checkpoint_every=5"]
+    quiet = ["trainer.precision=fp32", "logger.wandb.mode=disabled", "optimizer.peak_lr=tag(log, interval(1e-4, 1e-2))"]
+    options = ["sbatch", "--parsable", "--array=1-2", "--cpus-per-task=1", str(ROOT / "slurm" / "search.sbatch")]
+    command = [*options, "--trials", "3", "--pruner", "none", "--directory", "search", *tiny, *quiet]
+    array = subprocess.run(command, env=cluster | {"PRETRAINING_SLOW_WRITES": "0.5"}, cwd=place, capture_output=True, text=True, check=True)
+    number = array.stdout.strip()
+    wait_until(lambda: list(place.glob("search/runs/*/checkpoints/step-*.json")))
+    ask(cluster, "scancel", "--batch", "--signal=USR1", f"{number}_1")
+
+    def say():
+        return "".join(path.read_text() for path in sorted(place.glob(f"slurm-{number}_*.out")))
+
+    wait_until(lambda: all(state(cluster, f"{number}_{task}")[0] in ("COMPLETED", "FAILED") for task in (1, 2)), say=say)
+    assert [state(cluster, f"{number}_{task}")[0] for task in (1, 2)] == ["COMPLETED"] * 2, say()
+    assert state(cluster, f"{number}_1")[1] == 1 and "saved: requeued" in say()
+    assert len(list(place.glob("search/runs/*/metrics.json"))) == 3 and "best: python -m pretraining" in say()
