@@ -6,6 +6,7 @@ Every side does the same: uint8 pixels to a random resized crop (bicubic), a fli
 (p = 0.2), Gaussian blur (p = 0.5, a tenth of the size) and normalised floats. Before anything is timed, our chain is compared with
 torchvision's functions under the same parameters. Rounds alternate between the sides, and the best round of processor time counts:
 other work on the machine slows all of them, the ones that use its caches well the most.
+`ours` is compiled code where the machine has a C compiler, `ours_tensors` the tensor operations that run everywhere else.
 The last line is one JSON object: `ratio_torchvision_SIZE` is our views per second over those of the faster of torchvision's two ways.
 """
 
@@ -24,7 +25,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as reference
 
 from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.augment.views import Parameters
+from pretraining.augment.views import Implementation, Parameters
 from pretraining.random import Keys
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -44,7 +45,7 @@ def pictures(count: int, size: int) -> Tensor:
     return (smooth * 255).round().to(torch.uint8)
 
 
-def our_views(size: int) -> Views:
+def our_views(size: int, impl: Implementation = "auto") -> Views:
     """Give our chain."""
     return Views(
         count=2,
@@ -54,6 +55,7 @@ def our_views(size: int) -> Views:
         blur=Blur(kernel_size=kernel_size(size)),
         solarise=0.0,
         output=Output(mean=tuple(MEAN), std=tuple(STD), channels_last=False),
+        impl=impl,
     )
 
 
@@ -130,9 +132,9 @@ def kornia_side(size: int, images: Tensor) -> Callable[[], int]:
     return run
 
 
-def our_side(size: int, images: Tensor) -> Callable[[], int]:
+def our_side(size: int, images: Tensor, impl: Implementation) -> Callable[[], int]:
     """Give ours: both views of a batch, parameters drawn anew in each call."""
-    views, epoch = our_views(size), 0
+    views, epoch = our_views(size, impl), 0
 
     def run() -> int:
         nonlocal epoch
@@ -154,7 +156,7 @@ def views_per_second(run: Callable[[], int]) -> float:
 def measure(size: int, rounds: int, batch: int) -> dict[str, float]:
     """Alternate between the sides; the best round of each."""
     images = pictures(batch, size)
-    sides = {"ours": our_side(size, images)}
+    sides = {"ours": our_side(size, images, "auto"), "ours_tensors": our_side(size, images, "tensors")}
     sides |= {f"torchvision_{kind}": torchvision_side(size, images, pil=kind == "pil") for kind in ("tensor", "pil")}
     if importlib.util.find_spec("kornia"):
         sides["kornia"] = kornia_side(size, images)

@@ -39,14 +39,19 @@ def resized_crop(images: Tensor, boxes: Tensor, size: tuple[int, int], *, flip: 
     return resize(images, *crop_bands(boxes, extent, size, flip=flip, interpolation=interpolation, scale=scale))
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Convolve each image with a Gaussian of its own width, cut at `kernel_size` taps, edges reflected. `sigma` [B], in pixels."""
-    _, _, height, width = images.shape
+def check_reach(kernel_size: int, height: int, width: int) -> None:
+    """Raise ValueError where a blur's taps would leave the reflection of the image."""
     if kernel_size // 2 >= min(height, width):
         raise ValueError(
             f"a blur of {kernel_size} taps reaches beyond the reflection of a {height} x {width} image: choose kernel_size below "
             f"{2 * min(height, width)}"
         )
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Convolve each image with a Gaussian of its own width, cut at `kernel_size` taps, edges reflected. `sigma` [B], in pixels."""
+    _, _, height, width = images.shape
+    check_reach(kernel_size, height, width)
     if sigma.device.type == "cpu":  # an accelerator would have to tell the host how far its Gaussians reach
         kernel_size = min(kernel_size, 2 * int(reach_of(sigma).max()) + 1)
     vertical = blurring(sigma, size=height, kernel_size=kernel_size)

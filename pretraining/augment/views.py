@@ -1,26 +1,30 @@
 """Random views of a batch of images: parameters from keys, then one pass of batched operations.
 
+On a CPU that is compiled code where a compiler is at hand (compiled.py); everywhere else, and equal to rounding, tensor operations.
+
 Shapes: B images, V views, N = V * B rows (view after view), C channels, H height, W width, S size of a view.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from pretraining.augment.bands import Band
 from pretraining.augment.colour import HUE, colour_jitter, greyscale, on_rows, put_rows, solarise
+from pretraining.augment.compiled import compute, library
 from pretraining.augment.constants import constant
 from pretraining.augment.draws import CROP_NUMBERS, between, crop_boxes, draw, orders
-from pretraining.augment.geometry import crop_bands, gaussian_blur, resize
+from pretraining.augment.geometry import check_reach, crop_bands, gaussian_blur, resize
 from pretraining.augment.parts import Blur, Crop, Jitter, Output, Probability
 from pretraining.random import Keys
 
 CHUNK_BYTES = 1 << 21  # of float images that a CPU works on at once, so that they stay in its cache
 BAND_ROWS = 64  # whose resampling weights are made at once: many operations on few numbers
+Implementation = Literal["auto", "tensors", "compiled"]
 SLOTS = {
     "crop.shape": CROP_NUMBERS,
     "crop.place": 2,
@@ -75,8 +79,18 @@ class Views:
         blur: Blur,
         solarise: Probability,
         output: Output,
+        impl: Implementation = "auto",
     ) -> None:
-        self.count, self.crop, self.jitter, self.blur, self.output = count, crop, jitter, blur, output
+        """Take probabilities per view or for all.
+
+        `impl=compiled` is C code for uint8 images on a CPU and needs a compiler (ValueError where there is none), `tensors` runs
+        everywhere; `auto` takes the first where it can.
+        """
+        self.count, self.crop, self.jitter, self.blur, self.output, self.impl = count, crop, jitter, blur, output, impl
+        if impl not in get_args(Implementation):
+            raise ValueError(f"augment.impl={impl}: choose one of {', '.join(get_args(Implementation))}")
+        if impl == "compiled" and library() is None:
+            raise ValueError("augment.impl=compiled needs a C compiler, and none worked: see above, or use augment.impl=auto")
         probabilities = {
             "flip": crop.flip,
             "jitter": jitter.probability,
@@ -85,6 +99,8 @@ class Views:
             "solarise": solarise,
         }
         self.probabilities = {slot: self._per_view(slot, value) for slot, value in probabilities.items()}
+        if any(self.probabilities["blur"]):
+            check_reach(blur.kernel_size, crop.size, crop.size)
 
     def _per_view(self, slot: str, probability: Probability) -> list[float]:
         values = list(probability) if isinstance(probability, list | tuple) else [float(probability)] * self.count
@@ -138,6 +154,9 @@ class Views:
             if images.device.type != "cpu":
                 crops = resize(images.repeat(rows // batch, 1, 1, 1), *self._bands(images, parameters))
                 return views.copy_(self._coloured(crops, parameters))
+            code = None if self.impl == "tensors" or images.dtype != torch.uint8 else library()
+            if code is not None:
+                return compute(code, images, parameters._asdict(), views, self.crop, self.blur, self.output)
             keep_freed_memory()
             chunk = max(1, CHUNK_BYTES // (4 * channels * max(size * size, images.shape[2] * images.shape[3])))
             for rows in parameters.by_operations().split(max(chunk, BAND_ROWS)):

@@ -1,5 +1,8 @@
 """The whole chain: against torchvision's with injected parameters, and the same views in any batch."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -24,8 +27,20 @@ def images(channels=3, size=40) -> torch.Tensor:
     return (smooth * 255).round().to(torch.uint8)
 
 
+@pytest.fixture(autouse=True, params=["tensors", "compiled"])
+def impl(request, monkeypatch):
+    """Everything here holds for both ways to compute views on a CPU."""
+    if request.param == "compiled" and shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("no C compiler: the same tests run on tensor operations")
+    monkeypatch.setitem(SETTINGS, "impl", request.param)
+
+
+SETTINGS = {}
+
+
 def make(size=32, channels=3, **changes) -> Views:
     settings = {
+        **SETTINGS,
         "crop": Crop(size=size),
         "jitter": Jitter(),
         "greyscale": 0.2,
