@@ -1,6 +1,19 @@
 """``python -m experiments study=NAME [overrides]``."""
 
-from experiments.launch import cli
+from pretraining import startup
+from pretraining.help import help_asked
+
+startup.install()  # here, since the processes of a study's runs import this file first
+
+
+def cli() -> None:
+    """Run the command line."""
+    if help_asked("study"):
+        return
+    from experiments import launch
+
+    launch.cli()
+
 
 if __name__ == "__main__":
     cli()

@@ -1,11 +1,16 @@
 """`python -m finetuning handoff=DIR task=NAME [overrides]`: one finetuning run, or a sweep with -m."""
 
-from pretraining.configuration import command_line
+from pretraining import startup
+from pretraining.help import help_asked
 
 
 def cli() -> None:
     """Run the command line."""
+    if help_asked("finetune"):
+        return
+    startup.install()
     from finetuning.launch import main
+    from pretraining.configuration import command_line
 
     command_line("finetune", main)
 

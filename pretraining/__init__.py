@@ -8,9 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from pretraining import startup
-
-startup.install()
 _HOME = {
     "AdamW": "pretraining.optim",
     "SGD": "pretraining.optim",

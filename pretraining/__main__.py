@@ -1,10 +1,15 @@
 """`python -m pretraining [overrides]`: one pretraining run, or a sweep with -m."""
 
-from pretraining.configuration import command_line
+from pretraining import startup
+from pretraining.help import help_asked
 
 
 def cli() -> None:
-    """Run the command line; torch is imported once the configuration has composed."""
+    """Run the command line."""
+    if help_asked("pretrain"):
+        return
+    startup.install()
+    from pretraining.configuration import command_line
     from pretraining.launch import main
 
     command_line("pretrain", main)

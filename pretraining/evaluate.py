@@ -16,6 +16,7 @@ from pretraining.configuration import compose, exit_cleanly, instantiate
 from pretraining.data import modality
 from pretraining.data.loader import EVALUATION_SEED, EvalLoader
 from pretraining.handoff import Handoff, HandoffError
+from pretraining.help import help_asked
 from pretraining.objectives.base import Objective
 from pretraining.optim import SGD
 from pretraining.run import RunError
@@ -85,6 +86,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 def cli() -> None:
     """Run the command line."""
+    if help_asked("evaluate"):
+        return
     with exit_cleanly():
         print(json.dumps(evaluate(compose(sys.argv[1:], root="evaluate"))))
 

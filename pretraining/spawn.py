@@ -6,7 +6,6 @@ run, a sweep, a study).
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import socket
@@ -56,7 +55,7 @@ def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
         common = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "local"}
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
         common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
-        command = [sys.executable, "-m", "pretraining.spawn", module, str(path)]
+        command = [sys.executable, "-m", "pretraining.rank", module, str(path)]
         processes = [subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(ranks)]
         return _wait(processes)
 
@@ -87,18 +86,3 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     codes = [process.returncode for process in processes]
     # A rank that leaves on purpose (saved, or a clear error) says more than those its leaving brought down.
     return max((abs(code) for code in codes if code > 0), default=max(abs(code) for code in codes))
-
-
-def main() -> None:
-    """Be one rank: `python -m pretraining.spawn MODULE CONFIG`."""
-    module, path = sys.argv[1:]
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    from pretraining.configuration import exit_cleanly
-
-    with exit_cleanly():
-        importlib.import_module(module).run(config)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,8 @@
 """A quick start: Lightning imports torchmetrics, which imports each optional package that it finds.
 
 Nothing here uses a metric of torchmetrics, and torchvision, scipy, matplotlib and transformers take longer to import than torch itself.
-They stay importable for whoever needs them; only torchmetrics is told that they are not there.
+They stay importable for whoever needs them; only torchmetrics is told that they are not there, and only in processes that the command
+lines of this package start: whoever imports the package as a library has the whole of torchmetrics.
 """
 
 from __future__ import annotations

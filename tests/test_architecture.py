@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    [f"pretraining.{name}" for name in ("startup", "random", "cache", "cluster", "watchdog", "snapshot", "lineage")],
+    [f"pretraining.{name}" for name in ("startup", "help", "random", "cache", "cluster", "watchdog", "snapshot", "lineage")],
     ["pretraining.distributed"],
     ["pretraining.optim", "pretraining.lars"],
     ["pretraining.preprocess"],
@@ -30,13 +30,15 @@ LAYERS = [
     ],
     ["pretraining.callbacks", "pretraining.objectives", "pretraining.data", "pretraining.configuration"],
     ["pretraining.launch", "pretraining.budget", "pretraining.dry_run", "pretraining.spawn"],
-    ["pretraining.__main__", "pretraining.evaluate"],
+    ["pretraining.__main__", "pretraining.evaluate", "pretraining.rank"],
 ]
 FINETUNING_MAY_IMPORT = {
-    "random", "cache", "distributed", "optim", "preprocess", "backbones", "step", "handoff", "probes", "checkpoints", "history", "lineage",
-    "run", "trainer", "configuration", "spawn", "data",
+    "startup", "help", "random", "cache", "distributed", "optim", "preprocess", "backbones", "step", "handoff", "probes", "checkpoints",
+    "history", "lineage", "run", "trainer", "configuration", "spawn", "data",
 }  # fmt: skip
-HYDRA_ALLOWED = {"configuration", "launch", "run", "__main__", "spawn", "evaluate", "budget", "dry_run", "agent", "training", "study"}
+HYDRA_ALLOWED = {
+    "configuration", "launch", "run", "__main__", "spawn", "rank", "evaluate", "budget", "dry_run", "agent", "training", "study",
+}  # fmt: skip
 
 
 def sources():

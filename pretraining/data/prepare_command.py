@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from pretraining.configuration import as_run_errors, compose, exit_cleanly, instantiate
+from pretraining.help import help_asked
 from pretraining.run import RunError
 
 
@@ -34,6 +35,8 @@ def prepare_all(arguments: list[str]) -> list[dict[str, Any]]:
 
 def cli() -> None:
     """Run the command line: a line of JSON per corpus."""
+    if help_asked("prepare"):
+        return
     with exit_cleanly():
         for facts in prepare_all(sys.argv[1:]):
             print(json.dumps(facts))
