@@ -90,8 +90,8 @@ class Classification(Task):
         return values
 
     def intervals(self, judged: Judged) -> dict[str, tuple[float, float]]:
-        """Bootstrap accuracy, MCC, precision, recall and F1."""
-        values = metrics.label_intervals(judged.labels, judged.predictions)
+        """Bootstrap accuracy, MCC, precision, recall, F1, calibration error and log loss."""
+        values = metrics.label_intervals(judged.labels, judged.predictions) | metrics.score_intervals(judged.labels, judged.scores)
         if self.top is not None and self.classes.size > self.top:
             share = metrics.top_k(judged.labels, judged.scores, self.top)
             values[f"accuracy_top{self.top}"] = metrics.share_interval(share, len(judged.labels))

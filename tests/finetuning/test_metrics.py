@@ -49,6 +49,16 @@ def test_intervals_of_labels_are_those_of_resampled_examples(name: str) -> None:
     assert found == pytest.approx(slow, abs=0.25 * (slow[1] - slow[0]))
 
 
+def test_intervals_of_scores_are_those_of_resampled_examples() -> None:
+    labels, scores = drawn(90, 5)
+    found = metrics.score_intervals(labels, scores)
+    assert found.keys() == {"calibration_error", "log_loss"}
+    slow = resampled(lambda rows: sk.log_loss(labels[rows], scores[rows], labels=np.arange(5)), 90)
+    assert found["log_loss"] == pytest.approx(slow, abs=0.25 * (slow[1] - slow[0]))
+    slow = resampled(lambda rows: metrics.calibration_error(labels[rows], scores[rows]), 90)
+    assert found["calibration_error"] == pytest.approx(slow, abs=0.25 * (slow[1] - slow[0]))
+
+
 def test_the_interval_of_a_share_is_that_of_resampled_examples() -> None:
     right = np.random.default_rng(0).random(90) < 0.7
     slow = resampled(lambda rows: right[rows].mean(), 90)
