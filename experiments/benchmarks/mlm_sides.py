@@ -40,28 +40,30 @@ class Setting(NamedTuple):
     threads: int
     compile_model: bool
     impl: Any  # of this package's backbone
+    seed: int = SEED  # of order, masks and weights
+    steps: int = ENDLESS
 
 
-def text(tokens: int, rows: str, cache_dir: str) -> tuple[TextPreprocess, PlannedText]:
+def text(tokens: int, rows: str, cache_dir: str, *, seed: int = SEED, split: str = "train") -> tuple[TextPreprocess, PlannedText]:
     """Give the built-in text as rows: whole documents packed into them, or one document in each."""
     data = StdlibDocs(max_tokens=tokens, batch_size=1, eval_batch_size=1, workers=0, cache_dir=cache_dir)
     preprocess = WordPiece(vocab_size=8192, lowercase=True, sample_bytes=10**8).fit(data)
     plan = {"packed": pack_documents, "documents": one_document_per_row}[rows]
-    return preprocess, data.source("train", preprocess, lambda corpus, seed, epoch: plan(corpus, tokens), seed=SEED)
+    return preprocess, data.source(split, preprocess, lambda corpus, seed, epoch: plan(corpus, tokens), seed=seed)
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """The rows as a dataset of token lists, in the order in which this package's loader serves them."""
 
-    def __init__(self, preprocess: TextPreprocess, source: PlannedText, length: int) -> None:
-        self.preprocess, self.source, self.length = preprocess, source, length
+    def __init__(self, preprocess: TextPreprocess, source: PlannedText, length: int, seed: int = SEED) -> None:
+        self.preprocess, self.source, self.length, self.seed = preprocess, source, length, seed
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         epoch, place = divmod(number, self.source.count(0))
-        row = permuted(np.array([place]), self.source.count(0), seed=SEED, epoch=epoch, stream="train")
+        row = permuted(np.array([place]), self.source.count(0), seed=self.seed, epoch=epoch, stream="train")
         examples = self.source.read(0, row)
         pieces = np.split(examples.tokens.astype(np.int64), np.cumsum(examples.piece_lengths)[:-1])
         first, last = self.preprocess.first_id, self.preprocess.last_id
@@ -78,7 +80,7 @@ def bert_config(shape: str, dropout: float, preprocess: TextPreprocess) -> dict[
 
 def _turn(connection: Connection, setting: Setting) -> Turn:
     torch.set_num_threads(setting.threads)
-    torch.manual_seed(SEED)
+    torch.manual_seed(setting.seed)
     return Turn(connection, torch.cuda.synchronize if setting.device == "cuda" else lambda: None)
 
 
@@ -95,26 +97,34 @@ def _model(setting: Setting, preprocess: TextPreprocess) -> Any:
 
 
 def ours(connection: Connection, *, setting: Setting) -> None:
-    """Train with this package as its command line does: loader, step, throughput and metrics.csv."""
-    from pretraining.data.loader import StepLoader
+    """Train with this package."""
+    train_ours(_turn(connection, setting), setting)
+
+
+def masks(setting: Setting, preprocess: TextPreprocess) -> Any:
+    """Hide tokens as this package does."""
     from pretraining.objectives.masked_language import MaskTokens
+
+    shares: dict[str, Any] = {"fraction": 0.15, "unit": "token", "mask_share": 0.8, "random_share": 0.1}
+    return MaskTokens(preprocess=preprocess, max_tokens=setting.tokens, static_shapes=setting.device == "cuda", **shares)
+
+
+def train_ours(turn: Turn, setting: Setting) -> Any:
+    """Train as the command line does, with loader, step, throughput and metrics.csv; returns the objective."""
+    from pretraining.data.loader import StepLoader
     from pretraining.step import StepSettings
     from pretraining.trainer import TrainerSettings, choose_precision, quieten
 
     quieten()
-    turn = _turn(connection, setting)
-    preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir)
-    static = {"static_shapes": setting.device == "cuda"}
-    collate = MaskTokens(
-        preprocess=preprocess, max_tokens=setting.tokens, fraction=0.15, unit="token", mask_share=0.8, random_share=0.1, **static
-    )
+    preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir, seed=setting.seed)
     module = _model(setting, preprocess)
-    settings = TrainerSettings(accelerator=setting.device, max_steps=ENDLESS, precision=setting.precision, log_every=LOG_EVERY)
+    settings = TrainerSettings(accelerator=setting.device, max_steps=setting.steps, precision=setting.precision, log_every=LOG_EVERY)
     settings.precision = choose_precision(settings, convolves=False)
-    module.settings = StepSettings(SEED, ENDLESS, LEARNING["clip"])
+    module.settings = StepSettings(setting.seed, setting.steps, LEARNING["clip"])
     module.backbone.set_compute(compiled=setting.compile_model, recompute=False, sharded=False)
-    loader = StepLoader(source, collate, batch_size=setting.batch, max_steps=ENDLESS, seed=SEED)
+    loader = StepLoader(source, masks(setting, preprocess), batch_size=setting.batch, max_steps=setting.steps, seed=setting.seed)
     _fit(turn, module, loader, settings, {"precision": settings.precision, "impl": setting.impl, "compiled": setting.compile_model})
+    return module
 
 
 def _fit(turn: Turn, module: Any, loader: Any, settings: Any, facts: dict[str, Any]) -> None:
@@ -146,13 +156,17 @@ def _fit(turn: Turn, module: Any, loader: Any, settings: Any, facts: dict[str, A
 
 
 def trainer(connection: Connection, *, setting: Setting) -> None:
-    """Train transformers' own model with its Trainer and collator, with the defaults of both."""
+    """Train with transformers."""
+    train_trainer(_turn(connection, setting), setting)
+
+
+def train_trainer(turn: Turn, setting: Setting) -> Any:
+    """Train transformers' own model with its Trainer and collator, with the defaults of both; returns the model."""
     import transformers
 
-    turn = _turn(connection, setting)
-    preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir)
+    preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir, seed=setting.seed)
     model = transformers.BertForMaskedLM(transformers.BertConfig(**bert_config(setting.shape, setting.dropout, preprocess)))
-    data = Rows(preprocess, source, ENDLESS * setting.batch)
+    data = Rows(preprocess, source, ENDLESS * setting.batch, setting.seed)
 
     class Pace(transformers.TrainerCallback):
         loss: float | None = None
@@ -168,6 +182,9 @@ def trainer(connection: Connection, *, setting: Setting) -> None:
                 turn.step(counted.pop(0), self.loss)
                 self.loss = None
 
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            turn.step(counted.pop(0), self.loss)
+
     counted, collate = [], transformers.DataCollatorForLanguageModeling(preprocess.tokenizer, mlm_probability=0.15)
 
     def counting(examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def trainer(connection: Connection, *, setting: Setting) -> None:
         arguments = transformers.TrainingArguments(
             output_dir=directory,
             per_device_train_batch_size=setting.batch,
-            max_steps=ENDLESS,
+            max_steps=setting.steps,
             learning_rate=LEARNING["peak_lr"],
             warmup_steps=LEARNING["warmup"],
             lr_scheduler_type="constant_with_warmup",
@@ -192,9 +209,10 @@ def trainer(connection: Connection, *, setting: Setting) -> None:
             bf16=setting.precision == "bf16",
             torch_compile=setting.compile_model,
             disable_tqdm=True,
-            seed=SEED,
+            seed=setting.seed,
         )
         transformers.Trainer(model=model, args=arguments, train_dataset=data, data_collator=counting, callbacks=[Pace()]).train()
+    return model
 
 
 def lightning(connection: Connection, *, setting: Setting) -> None:
@@ -203,9 +221,11 @@ def lightning(connection: Connection, *, setting: Setting) -> None:
     import transformers
 
     turn = _turn(connection, setting)
-    preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir)
+    preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir, seed=setting.seed)
     collate = transformers.DataCollatorForLanguageModeling(preprocess.tokenizer, mlm_probability=0.15)
-    loader = torch.utils.data.DataLoader(Rows(preprocess, source, ENDLESS * setting.batch), batch_size=setting.batch, collate_fn=collate)
+    loader = torch.utils.data.DataLoader(
+        Rows(preprocess, source, ENDLESS * setting.batch, setting.seed), batch_size=setting.batch, collate_fn=collate
+    )
 
     class Model(pl.LightningModule):
         def __init__(self) -> None:

@@ -28,14 +28,13 @@ from experiments.benchmarks.turns import take_turns
 BATCH = {"tiny": 32, "mini": 32, "base": 16}
 
 
-def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, Any]:
-    """Let all sides of one shape take turns."""
-    batch = given.batch or BATCH[shape]
-    shared = mlm_sides.Setting(
+def setting_of(shape: str, dropout: float, given: argparse.Namespace) -> mlm_sides.Setting:
+    """Give what all sides have in common."""
+    return mlm_sides.Setting(
         shape=shape,
         dropout=dropout,
         precision="fp32",
-        batch=batch,
+        batch=given.batch or BATCH[shape],
         tokens=given.tokens,
         rows=given.rows,
         cache_dir=given.cache_dir,
@@ -44,6 +43,11 @@ def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, 
         compile_model=given.compile,
         impl=given.impl,
     )
+
+
+def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, Any]:
+    """Let all sides of one shape take turns."""
+    shared = setting_of(shape, dropout, given)
     sides: dict[str, Any] = {}
     for precision in given.precisions:
         setting = {"setting": shared._replace(precision=precision)}
@@ -63,15 +67,15 @@ def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, 
         "ratio_lightning": ("ours_auto", "lightning_fp32"),
     }
     ratios = {name: round(rate[a] / rate[b], 2) for name, (a, b) in pairs.items() if a in rate and b in rate}
-    return {"shape": shape, "dropout": dropout, "batch": batch, **ratios, "sides": found}
+    return {"shape": shape, "dropout": dropout, "batch": shared.batch, **ratios, "sides": found}
 
 
-def padding_share(given: argparse.Namespace) -> float:
+def padding_share(setting: mlm_sides.Setting) -> float:
     """Compute the share of places that hold padding."""
     from pretraining.data.plan import padding_share
 
-    _, source = mlm_sides.text(given.tokens, given.rows, given.cache_dir)
-    return padding_share(source.rows(0), given.tokens)
+    _, source = mlm_sides.text(setting.tokens, setting.rows, setting.cache_dir)
+    return padding_share(source.rows(0), setting.tokens)
 
 
 def main() -> None:
@@ -95,7 +99,7 @@ def main() -> None:
     given = parser.parse_args()
     if "trainer" in given.peers and importlib.util.find_spec("accelerate") is None:
         raise SystemExit("transformers' Trainer needs accelerate: pip install '.[bench]', or leave it out: --peers lightning")
-    padding = padding_share(given)
+    padding = padding_share(setting_of(given.shapes[0], 0.0, given))
     results = []
     for shape in given.shapes:
         for dropout in given.dropout:

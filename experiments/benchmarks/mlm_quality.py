@@ -1,0 +1,105 @@
+"""What a masked language model has learnt after the same number of tokens: this package beside transformers' Trainer.
+
+    python -m experiments.benchmarks.mlm_quality --shape tiny --steps 200 --seeds 1 2 3
+
+Speed that costs quality is none. Per seed, both sides of `mlm_step` train on the same rows in the same order, each as its user would run it
+(this package: `precision=auto`, its own encoder; Trainer: its defaults), then predict the same hidden tokens of the validation split in
+fp32. The last line is one JSON object: validation losses in nats, and the mean difference (ours less theirs) with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import time
+from typing import Any
+
+import torch
+
+from experiments.benchmarks import mlm_sides
+from experiments.benchmarks.mlm_sides import Setting
+from experiments.statistics import mean_interval
+from pretraining.data.loader import EvalLoader
+
+ROWS = 64  # of a batch of validation
+MOST_ROWS = 1000
+
+
+class Alone:
+    """A turn that lasts until the training ends."""
+
+    tokens = 0.0
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        """Start the watch."""
+        self.facts, self.begun = facts, time.perf_counter()
+
+    def step(self, units: float, loss: float | None = None) -> None:
+        """Count tokens."""
+        self.tokens += units
+
+
+def validation(setting: Setting) -> EvalLoader:
+    """Give the validation rows with the hidden places that every side has to predict."""
+    preprocess, source = mlm_sides.text(setting.tokens, setting.rows, setting.cache_dir, split="validation")
+    loader = EvalLoader(source, mlm_sides.masks(setting, preprocess), batch_size=ROWS)
+    loader.batches = loader.batches[: MOST_ROWS // ROWS]
+    return loader
+
+
+@torch.no_grad()
+def judged_by_transformers(model: Any, loader: EvalLoader) -> float:
+    """Compute the mean loss of a `BertForMaskedLM` at the hidden places."""
+    total, count = 0.0, 0
+    model.eval()
+    for batch, _ in loader:
+        logits = model(batch["input_ids"], attention_mask=(batch["documents"] > 0).long()).logits.flatten(0, 1)[batch["predicted"]]
+        real = batch["labels"] >= 0
+        total += torch.nn.functional.cross_entropy(logits[real], batch["labels"][real], reduction="sum").item()
+        count += int(real.sum())
+    return total / count
+
+
+def losses(setting: Setting, side: str) -> dict[str, Any]:
+    """Train one side and judge it."""
+    torch.set_num_threads(setting.threads)
+    torch.manual_seed(setting.seed)
+    turn: Any = Alone()
+    if side == "ours":
+        module = mlm_sides.train_ours(turn, setting._replace(precision="auto"))
+        loss = module.float().evaluate(validation(setting))["validation/mlm"]
+    else:
+        loss = judged_by_transformers(mlm_sides.train_trainer(turn, setting), validation(setting))
+    return {"loss": round(loss, 4), "tokens": int(turn.tokens), "seconds": round(time.perf_counter() - turn.begun, 1), **turn.facts}
+
+
+def main() -> None:
+    """Train, judge and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=sorted(mlm_sides.SHAPES), default="tiny")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=32, help="rows, of one document each")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cache-dir", default="~/.cache/pretraining")
+    given = vars(parser.parse_args())
+    if importlib.util.find_spec("accelerate") is None:
+        raise SystemExit("transformers' Trainer needs accelerate: pip install '.[bench]'")
+    seeds = given.pop("seeds")
+    fixed = Setting(precision="fp32", rows="documents", device="cpu", compile_model=False, impl="fast", **given)
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "trainer": []}
+    for seed in seeds:
+        for side, results in found.items():
+            results.append(losses(fixed._replace(seed=seed), side))
+            print(f"seed {seed}, {side}: {results[-1]}", flush=True)
+    differences = [a["loss"] - b["loss"] for a, b in zip(found["ours"], found["trainer"], strict=True)]
+    mean, low, high, _ = mean_interval(differences)
+    print(json.dumps({"difference": round(mean, 4), "interval": [round(low, 4), round(high, 4)], **given, "seeds": seeds, **found}))
+
+
+if __name__ == "__main__":
+    main()
