@@ -67,7 +67,7 @@ def philox(counter: tuple[Array, ...], key: tuple[int, int]) -> tuple[Array, ...
     return c0, c1, c2, c3
 
 
-def _philox_numpy(counter: tuple[Array, ...], key: tuple[int, int]) -> tuple[Array, ...]:
+def _philox_numpy(counter: tuple[Array, ...], key: tuple[int, int]) -> tuple[np.ndarray, ...]:
     """Apply the same rounds to unsigned words, in place where that saves an array."""
     c0, c1, c2, c3 = (np.asarray(part).astype(np.uint64) for part in counter)
     mask, half, (k0, k1) = np.uint64(_MASK), np.uint64(32), key
@@ -123,19 +123,27 @@ def permuted(index: np.ndarray, size: int, *, seed: int, epoch: int, stream: str
     any part of an epoch's order can be asked for without building the whole.
     """
     half = max(1, ((max(size - 1, 1)).bit_length() + 1) // 2)
-    low = (1 << half) - 1
+    low, rounds = (1 << half) - 1, _round_tables(half, seed, epoch, stream)
     place = np.array(index, dtype=np.int64)
     pending = np.arange(place.size)
     flat = place.reshape(-1)
     while pending.size:
         left, right = flat[pending] >> half, flat[pending] & low
-        for turn in range(6):
-            zero = np.zeros_like(right)
-            mixed = philox((right, zero + (epoch & _MASK), zero + turn, zero + word("order")), (seed & _MASK, word(stream)))[0]
-            left, right = right, left ^ (mixed & low)
+        for mixed in rounds:
+            left, right = right, left ^ mixed[right]
         flat[pending] = (left << half) | right
         pending = pending[flat[pending] >= size]
     return flat.reshape(place.shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _round_tables(half: int, seed: int, epoch: int, stream: str) -> np.ndarray:
+    """Tabulate the six round functions: they see `half` bits each, so that an epoch's tables are made at once. int64 [6, 2**half]"""
+    right = np.tile(np.arange(1 << half, dtype=np.int64), (6, 1))
+    zero = np.zeros_like(right)
+    turn = zero + np.arange(6)[:, None]
+    counter = (right, zero + (epoch & _MASK), turn, zero + word("order"))
+    return _philox_numpy(counter, (seed & _MASK, word(stream)))[0] & ((1 << half) - 1)
 
 
 def seed_everything_at(seed: int, *place: int) -> None:
