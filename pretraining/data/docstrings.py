@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import os
 import re
 import sysconfig
 from collections.abc import Iterator
@@ -118,7 +119,10 @@ def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast
 
 def source_files(root: Path) -> list[Path]:
     """List the python files under `root` in a fixed order, tests and installed packages left out."""
-    paths = (path for path in root.rglob("*.py") if not SKIPPED_FOLDERS.intersection(path.relative_to(root).parts[:-1]))
+    paths = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]  # not walked into: site-packages may hold a million files
+        paths += [Path(folder) / name for name in files if name.endswith(".py")]
     return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
