@@ -62,8 +62,7 @@ static void resampling(Axis *axis, int64_t length, int64_t size, int64_t bicubic
         for (int64_t k = start; k < stop; k++) sum += weights[k - start] = kernel(((float)k + 0.5f - centre) / width, bicubic);
         for (int64_t k = start; k < stop; k++) weights[k - start] *= scale / sum;
         for (int64_t k = stop - start; k < axis->reach; k++) weights[k] = 0.0f;
-        axis->first[i] = start;
-        axis->count[i] = stop - start;
+        axis->first[i] = start, axis->count[i] = stop - start;
     }
 }
 
@@ -84,7 +83,10 @@ static void sum_rows(float *restrict to, const uint8_t *restrict from, int64_t s
 
 static inline void transpose(tile *v) {
     tile t[8];
-    for (int i = 0; i < 8; i += 2) t[i] = SHUFFLE(v[i], v[i + 1], 0, 8, 1, 9, 4, 12, 5, 13), t[i + 1] = SHUFFLE(v[i], v[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = SHUFFLE(v[i], v[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        t[i + 1] = SHUFFLE(v[i], v[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
     for (int i = 0; i < 8; i += 4)
         for (int j = 0; j < 2; j++) {
             v[i + 2 * j] = SHUFFLE(t[i + j], t[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
@@ -97,7 +99,8 @@ static inline void transpose(tile *v) {
 }
 
 /* Crop and resize one channel, TILE rows of the result at a time: their rows are summed, turned, summed along the columns, and turned back. */
-static void resize(float *to, const uint8_t *from, int64_t stride, const Axis *vertical, const Axis *horizontal, int64_t width, int64_t size, float *scratch) {
+static void resize(float *to, const uint8_t *from, int64_t stride, const Axis *vertical, const Axis *horizontal, int64_t width, int64_t size,
+                   float *scratch) {
     int64_t line = (width + TILE - 1) / TILE * TILE;
     float *lines = scratch, *turned = scratch + TILE * line;
     for (int64_t top = 0; top < size; top += TILE) {
@@ -139,14 +142,13 @@ static void resize(float *to, const uint8_t *from, int64_t stride, const Axis *v
 static double mean_luminance(const float *view, int64_t channels, int64_t pixels) {
     double mean = 0.0;
     for (int64_t c = 0; c < channels; c++) {
-        double sum = 0.0;
+        double weight = channels == 3 ? LUMA[c] : 1.0;
         for (int64_t start = 0; start < pixels; start += 1024) {
             float part = 0.0f;
             int64_t stop = start + 1024 < pixels ? start + 1024 : pixels;
             for (int64_t i = start; i < stop; i++) part += view[c * pixels + i];
-            sum += part;
+            mean += weight * part;
         }
-        mean += (channels == 3 ? LUMA[c] : 1.0f) * sum;
     }
     return mean / (double)pixels;
 }
@@ -189,15 +191,8 @@ static void jitter(float *view, int64_t channels, int64_t pixels, const float *f
     }
 }
 
-static void to_grey(float *restrict red, float *restrict green, float *restrict blue, int64_t pixels) {
-    for (int64_t i = 0; i < pixels; i++) red[i] = LUMA[0] * red[i] + LUMA[1] * green[i] + LUMA[2] * blue[i];
-    memcpy(green, red, pixels * sizeof(float));
-    memcpy(blue, red, pixels * sizeof(float));
-}
-
 static int64_t mirrored(int64_t place, int64_t size) {
-    if (place < 0) place = -place;
-    return place < size ? place : 2 * size - 2 - place;
+    return place < 0 ? -place : place < size ? place : 2 * size - 2 - place;
 }
 
 /* WIDE neighbouring sums of a symmetric kernel: at `k` places before and behind, `rows[half - k]` and `rows[half + k]` hold the operands. */
@@ -209,8 +204,7 @@ static inline void symmetric(float *to, const float *const *rows, int64_t half, 
         a += taps[k] * (before[0] + behind[0]);
         b += taps[k] * (before[1] + behind[1]);
     }
-    vector *out = (vector *)to;
-    out[0] = a, out[1] = b;
+    ((vector *)to)[0] = a, ((vector *)to)[1] = b;
 }
 
 /* Blur one plane, edges reflected: along each row into `lines` [size, size + WIDE], then along the columns. `padded` holds size + 2 * half + WIDE. */
@@ -276,8 +270,8 @@ int64_t compute_views(const Batch *batch, int64_t *next) {
     int64_t channels = batch->channels, size = batch->size, pixels = size * size, half = batch->taps / 2, width = batch->width;
     int64_t extent = batch->height > width ? batch->height : width;
     int64_t reach = (2 * (int64_t)ceilf(2.0f * most((float)extent / (float)size, 1.0f)) + 5) / 4 * 4;
-    int64_t bytes = 4 * (channels * pixels + 2 * size * reach + TILE * (2 * width + 3 * TILE) + size * (size + WIDE) + size + 3 * half + WIDE + 1) + 8 * (4 * size + 2 * half + 1);
-    char *memory = calloc(1, bytes + 16 * 64), *place = memory;
+    int64_t floats = channels * pixels + 2 * size * reach + TILE * (2 * width + 3 * TILE) + size * (size + WIDE) + size + 3 * half + WIDE + 1;
+    char *memory = calloc(1, 4 * floats + 8 * (4 * size + 2 * half + 1) + 16 * 64), *place = memory;
     if (!memory) return 1;
     float *view = take(&place, channels * pixels, 4), *scratch = take(&place, TILE * (2 * width + 3 * TILE), 4);
     float *lines = take(&place, size * (size + WIDE), 4), *padded = take(&place, size + 2 * half + WIDE, 4), *taps = take(&place, half + 1, 4);
@@ -290,9 +284,12 @@ int64_t compute_views(const Batch *batch, int64_t *next) {
         const uint8_t *image = batch->images + row % batch->batch * channels * batch->height * width + box[0] * width + box[1];
         resampling(&axes[0], box[2], size, batch->bicubic, 0, 1.0f / 255.0f);
         resampling(&axes[1], box[3], size, batch->bicubic, batch->flip[row], 1.0f);
-        for (int64_t c = 0; c < channels; c++) resize(view + c * pixels, image + c * batch->height * width, width, &axes[0], &axes[1], box[3], size, scratch);
+        for (int64_t c = 0; c < channels; c++) {
+            const uint8_t *plane = image + c * batch->height * width;
+            resize(view + c * pixels, plane, width, &axes[0], &axes[1], box[3], size, scratch);
+        }
         jitter(view, channels, pixels, batch->factors + 4 * row, batch->order + 4 * row);
-        if (batch->greyscale[row] && channels == 3) to_grey(view, view + pixels, view + 2 * pixels, pixels);
+        if (batch->greyscale[row] && channels == 3) saturate(view, view + pixels, view + 2 * pixels, pixels, 0.0f);
         if (batch->blur[row]) blur(view, batch, batch->sigma[row], operands, taps, lines, padded);
         if (batch->solarise[row])
             for (int64_t i = 0; i < channels * pixels; i++) view[i] = view[i] >= 0.5f ? 1.0f - view[i] : view[i];
