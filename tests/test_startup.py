@@ -6,11 +6,10 @@ import sys
 import pytest
 
 TELL = """
-import sys
 import pytorch_lightning
-from torchmetrics.utilities import plot
-import matplotlib  # stays importable in any case
-print("whole" if plot._MATPLOTLIB_AVAILABLE else "lean")
+from torchmetrics.utilities.imports import _TORCHVISION_AVAILABLE
+import torchvision  # stays importable in any case
+print("whole" if _TORCHVISION_AVAILABLE else "lean")
 """
 LEAN = """
 import contextlib, sys

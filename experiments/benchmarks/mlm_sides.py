@@ -192,27 +192,34 @@ def train_trainer(turn: Turn, setting: Setting) -> Any:
         return collate(examples)
 
     with tempfile.TemporaryDirectory() as directory:
-        arguments = transformers.TrainingArguments(
-            output_dir=directory,
-            per_device_train_batch_size=setting.batch,
-            max_steps=setting.steps,
-            learning_rate=LEARNING["peak_lr"],
-            warmup_steps=LEARNING["warmup"],
-            lr_scheduler_type="constant_with_warmup",
-            weight_decay=LEARNING["weight_decay"],
-            max_grad_norm=LEARNING["clip"],
-            logging_steps=LOG_EVERY,
-            save_strategy="no",
-            report_to="none",
-            train_sampling_strategy="sequential",
-            use_cpu=setting.device == "cpu",
-            bf16=setting.precision == "bf16",
-            torch_compile=setting.compile_model,
-            disable_tqdm=True,
-            seed=setting.seed,
-        )
-        transformers.Trainer(model=model, args=arguments, train_dataset=data, data_collator=counting, callbacks=[Pace()]).train()
+        transformers.Trainer(
+            model=model, args=_arguments(setting, directory), train_dataset=data, data_collator=counting, callbacks=[Pace()]
+        ).train()
     return model
+
+
+def _arguments(setting: Setting, directory: str) -> Any:
+    import transformers
+
+    return transformers.TrainingArguments(
+        output_dir=directory,
+        per_device_train_batch_size=setting.batch,
+        max_steps=setting.steps,
+        learning_rate=LEARNING["peak_lr"],
+        warmup_steps=LEARNING["warmup"],
+        lr_scheduler_type="constant_with_warmup",
+        weight_decay=LEARNING["weight_decay"],
+        max_grad_norm=LEARNING["clip"],
+        logging_steps=LOG_EVERY,
+        save_strategy="no",
+        report_to="none",
+        train_sampling_strategy="sequential",
+        use_cpu=setting.device == "cpu",
+        bf16=setting.precision == "bf16",
+        torch_compile=setting.compile_model,
+        disable_tqdm=True,
+        seed=setting.seed,
+    )
 
 
 def lightning(connection: Connection, *, setting: Setting) -> None:
