@@ -85,11 +85,15 @@ def wait_until(condition, seconds=240, say=lambda: ""):
 def ended(cluster, place, job, seconds=240):
     """Wait for a job's end; give its last state, its requeues and what it printed."""
     output = place / f"slurm-{job}.out"
-    wait_until(
-        lambda: state(cluster, job)[0] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"),
-        seconds,
-        say=lambda: (state(cluster, job), output.read_text() if output.exists() else ""),
-    )
+
+    def lasts():  # a job that is being requeued passes through other states for a moment
+        found = state(cluster, job)
+        if found[0] in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"):
+            return False
+        time.sleep(3)
+        return state(cluster, job) == found
+
+    wait_until(lasts, seconds, say=lambda: (state(cluster, job), output.read_text() if output.exists() else ""))
     return *state(cluster, job), output.read_text() if output.exists() else ""
 
 
