@@ -198,7 +198,7 @@ def test_a_sweep_is_a_job_array_whose_jobs_requeue(cluster, place, overrides, un
             ask(cluster, "scancel", "--me")
     assert sweep.returncode == 0, said
     assert (second / "metrics.json").exists()
-    assert state(cluster, f"{array}_0") == ("COMPLETED", 1)
+    assert ended(cluster, place, f"{array}_0")[:2] == ("COMPLETED", 1)
     log = "".join(path.read_text() for path in sorted(place.glob(f"runs/.submitit/{array}_0/*.out")))
     assert "stopped by SIGUSR2" in log and log.count("Starting with") == 2
     assert_same_end(uninterrupted, first)
