@@ -23,8 +23,8 @@ from experiments.study import PRETRAINING, Resolve, arms_of, expand
 from experiments.table import table
 from experiments.tuning import needs_settling, settle
 from experiments.words import cost_in_words, pretraining_in_words
+from pretraining.help import CONF
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 ROOTS = {PRETRAINING: "pretrain", "finetuning": "finetune", "experiments": "study"}
 
 

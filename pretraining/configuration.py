@@ -19,13 +19,12 @@ from pretraining.checkpoints import CheckpointError, Preempted
 from pretraining.cluster import batch_job, restarted
 from pretraining.distributed import leave_group
 from pretraining.handoff import HandoffError
+from pretraining.help import CONF as CONF
 from pretraining.history import CsvHistory
 from pretraining.lineage import columns, environment
 from pretraining.nonfinite import NonFiniteError
 from pretraining.run import RunError
 from pretraining.tracking import Tracked, WandbHistory
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def compose(overrides: Sequence[str], root: str = "pretrain") -> DictConfig:

@@ -69,6 +69,7 @@ def losses(setting: Setting, side: str) -> dict[str, Any]:
     turn: Any = Alone()
     if side == "ours":
         module = mlm_sides.train_ours(turn, setting._replace(precision="auto"))
+        module.trainer = None  # whose precision evaluation would take
         loss = module.float().evaluate(validation(setting))["validation/mlm"]
     else:
         loss = judged_by_transformers(mlm_sides.train_trainer(turn, setting), validation(setting))
