@@ -7,6 +7,7 @@ the view box.
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -183,7 +184,18 @@ def apart(heights: Sequence[float], lowest: float) -> list[float]:
 
 
 def standalone(svg: str) -> str:
-    """The chart as a file of its own: with the name space and the style that a page gives it."""
+    """The chart as a file of its own: with the name space and style that a page gives it, and a legend of its curves below."""
+    named = dict.fromkeys(re.findall(r'<g class="series (\w+)" data-name="([^"]*)"', svg))
+    if named:
+        height = float(re.search(r'viewBox="0 0 \d+ ([\d.]+)"', svg)[1])  # type: ignore[index]
+        keys = [
+            f'<g class="series {style}"><path class="curve" d="M16,{height + 14 * row + 4:g} h22"/></g>'
+            f'<text class="faint" x="46" y="{height + 14 * row + 8:g}">{name}</text>'
+            for row, (style, name) in enumerate(named)
+        ]
+        svg = svg.replace(f'0 0 {WIDTH} {height:g}"', f'0 0 {WIDTH} {height + 14 * len(named) + 4:g}"', 1).replace(
+            "</svg>", "".join(keys) + "</svg>"
+        )
     return svg.replace(">", f' xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>', 1)
 
 

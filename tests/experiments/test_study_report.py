@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import fabricated
 import numpy as np
@@ -226,3 +227,17 @@ def test_names_of_points_of_equal_cost_do_not_overlap():
     names = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>arm \d', svg)]
     assert len(names) == 3 and min(abs(a - b) for a in names for b in names if a != b) >= charts.TEXT_LINE
     assert len(set(re.findall(r'cx="([\d.]+)"', svg))) == 3
+
+
+def test_a_chart_in_a_file_of_its_own_names_each_curve_once():
+    lines = [
+        charts.Line(name, style, [0.0, 1.0], [2.0, end])
+        for name, style, end in (("a < b", "s0", 1.0), ("a < b", "s0", 0.5), ("c", "s1", 0.0))
+    ]
+    bare = charts.line_chart(lines, title="loss", x_label="step", y_label="nats")
+    alone = charts.standalone(bare)
+    root = ElementTree.fromstring(alone)
+    height, taller = (float(re.search(r'viewBox="0 0 \d+ (\d+)', svg)[1]) for svg in (bare, alone))
+    texts = [text for text in root.iter("{http://www.w3.org/2000/svg}text") if float(text.get("y")) > height]
+    assert [text.text for text in texts] == ["a < b", "c"]
+    assert all(float(text.get("y")) < taller for text in texts)
