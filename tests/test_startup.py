@@ -1,6 +1,7 @@
 """Command lines import torchmetrics lean and torch's compiler late; whoever imports the package as a library gets both as they are."""
 
 import builtins
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -189,3 +190,26 @@ def test_the_compiler_works_once_it_is_wanted(captured):
         "disable": "from torch._dynamo import disable\nbroken = disable(lambda: None)\n",
     }
     assert run(DEFERRING + broken[captured] + AFTERWARDS) == ["[]", "found a graph break", "[1, 0]"]
+
+
+FAULTS = """
+import resource, sys
+from pretraining import startup
+if sys.argv[1] == "keeps":
+    startup.install()
+import torch
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for number in range(40):
+    if number == 30:  # blocks of one size soon fit into each other's places, not from the first
+        before = faults()
+    torch.ones(2**24)  # 64 MiB
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is a setting of glibc")
+def test_freed_memory_is_used_again():
+    pages = {
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout) for how in ("keeps", "not")
+    }
+    assert pages["keeps"] < 0.1 * pages["not"], pages

@@ -111,10 +111,12 @@ def masks(setting: Setting, preprocess: TextPreprocess) -> Any:
 
 def train_ours(turn: Turn, setting: Setting) -> Any:
     """Train as the command line does, with loader, step, throughput and metrics.csv; returns the objective."""
+    from pretraining import startup
     from pretraining.data.loader import StepLoader
     from pretraining.step import StepSettings
     from pretraining.trainer import TrainerSettings, choose_precision, quieten
 
+    startup.install()
     quieten()
     preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir, seed=setting.seed)
     module = _model(setting, preprocess)

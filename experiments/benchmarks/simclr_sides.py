@@ -32,6 +32,7 @@ def ours(connection: Connection, *, batch: int, precision: str, device: str, thr
     """Train with this package as its command line does: loader, step, throughput and metrics.csv."""
     import pytorch_lightning as pl
 
+    from pretraining import startup
     from pretraining.callbacks.throughput import Throughput
     from pretraining.data.image import ImageSet, ImageSource
     from pretraining.data.loader import StepLoader
@@ -41,6 +42,7 @@ def ours(connection: Connection, *, batch: int, precision: str, device: str, thr
     from pretraining.step import StepSettings
     from pretraining.trainer import TrainerSettings, build_trainer, choose_precision, quieten
 
+    startup.install()
     quieten()
     turn = _turn(connection, device, threads)
     module = our_objective()
