@@ -19,6 +19,8 @@ def frame(
     last = frame_ids["last"]
     first = last if frame_ids["first"] is None and architecture == "causal" else frame_ids["first"]  # GPT-2 has one token for both
     named = {"bos_token_id": first, "eos_token_id": last}
+    if architecture == "encoder" and config and config.get("model_type") == "modernbert":  # whose defaults are those of its own vocabulary
+        named |= {"cls_token_id": first, "sep_token_id": last}
     if architecture == "seq2seq" and config:
         family = config.get("model_type")
         named["decoder_start_token_id"] = pad_id if family in ("t5", "mt5", "umt5", "longt5", "pegasus") else last

@@ -18,6 +18,7 @@ from pretraining.distributed import rank, shard
 from pretraining.optim import Optimizer
 from pretraining.random import seed_everything_at
 from pretraining.step import Batch, Loss, StepModule
+from pretraining.watchdog import mark
 
 __all__ = ["Batch", "CoupledObjective", "Loss", "Objective"]
 
@@ -98,18 +99,24 @@ class CoupledObjective(Objective):
         with torch.no_grad(), frozen_statistics(self):
             cached = [self._represent_again(batch, number) for number, batch in enumerate(batches)]
         leaf = torch.cat(cached).requires_grad_()
-        loss = self.coupled_loss(leaf, batches)
-        (derivative,) = torch.autograd.grad(self.objective(loss, counts), leaf)
+        with self.phase("forward"):
+            loss = self.coupled_loss(leaf, batches)
+        with self.phase("backward"):
+            (derivative,) = torch.autograd.grad(self.objective(loss, counts), leaf)
         parts = derivative.split([len(part) for part in cached])
         for number, (batch, part) in enumerate(zip(batches, parts, strict=True)):
             with self.exchange_gradients(number == len(batches) - 1):
-                self.manual_backward((self._represent_again(batch, number) * part).sum())
+                again = self._represent_again(batch, number)
+                with self.phase("backward"):
+                    self.manual_backward((again * part).sum())
         self.meter.add(loss)
 
     def _represent_again(self, batch: Batch, number: int) -> Tensor:
         """Represent under the same dropout each time."""
+        mark("forward and backward")
         seed_everything_at(self.settings.seed, self.global_step, rank(), number)
-        return self(self.represent, batch)
+        with self.phase("forward"):
+            return self(self.represent, batch)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

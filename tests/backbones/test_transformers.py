@@ -61,6 +61,12 @@ def test_another_document_of_the_row_changes_nothing(family):
     assert not torch.allclose(before[documents == 2], after[documents == 2])
 
 
+def test_modernbert_frames_texts_with_the_tokenizers_ids():
+    """Its own are beyond a small vocabulary, of which transformers warns, and a hand-off would carry them on."""
+    config = built("modernbert").model.config
+    assert (config.cls_token_id, config.sep_token_id, config.bos_token_id, config.eos_token_id) == (3, 4, 3, 4)
+
+
 @torch.no_grad()
 def test_roberta_counts_positions_from_the_one_behind_padding():
     backbone = built("roberta")

@@ -63,6 +63,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_step(tmp_path, parts):
     assert_same_gradient(whole, gradient_of(transformer(), split(parts), tmp_path))
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_time_of_a_step_is_that_of_its_phases(tmp_path, parts):
+    model = transformer()
+    gradient_of(model, split(parts), tmp_path)
+    phases = model.clock.read()
+    assert min(phases[name] for name in ("augment", "forward", "backward")) > 0
+
+
 def test_without_cached_representations_it_would_not(tmp_path):
     """What the test above is worth: contrasting within micro-batches only is another gradient."""
     whole = gradient_of(transformer(), split(1), tmp_path)
