@@ -1,14 +1,13 @@
-"""What command lines set in their process before all else: what it imports, and what becomes of memory that it frees.
+"""What a command line sets up in its process before all else: a quick start, and memory that is used again.
 
-What libraries import for features that a run does not use is imported when it is used, if ever.
+Libraries import much for features that a run does not use. Lightning imports torchmetrics, which imports each optional package that it
+finds: torchmetrics is told that they are not there, since nothing here uses a metric of it. Lightning and each torch optimizer import
+torch's compiler, to ask whether something is compiled; transformers imports scipy for the losses of its object detectors. These take longer
+to import than torch itself: the few names that are asked for get stand-ins, and the module is loaded as soon as anything else is asked of
+it, or a stand-in is called.
 
-Lightning imports torchmetrics, which imports each optional package that it finds: torchmetrics is told that they are not there, since
-nothing here uses a metric of it. Lightning and each torch optimizer import torch's compiler, to ask whether something is compiled;
-transformers imports scipy for the losses of its object detectors. These take longer to import than torch itself, so
-the few names that are asked for get stand-ins, and the module is loaded as soon as anything else is asked of it, or one is called.
-
-Everything stays importable and whole. Freed memory is kept: see `keep_freed_memory`. Only processes that the command lines of this package
-start do this: whoever imports the package as a library sees nothing of it.
+Everything stays importable and whole, and only processes that the command lines of this package start do this: whoever imports the package
+as a library sees nothing of it.
 """
 
 from __future__ import annotations
@@ -218,7 +217,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep freed blocks for the next tensors, whatever their size; other C libraries are left alone.
 
     By default it gives blocks of 32 MiB and more back at once. A feature map of that size is then new memory in each step, which the
-    kernel clears, page by page: a sixth of a step of SimCLR.
+    kernel clears, page by page: about a seventh of a step of SimCLR.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
