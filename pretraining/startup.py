@@ -213,6 +213,9 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed blocks for the next tensors, whatever their size; other C libraries are left alone.
 
@@ -223,9 +226,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def install() -> None:

@@ -213,3 +213,10 @@ def test_freed_memory_is_used_again():
         how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout) for how in ("keeps", "not")
     }
     assert pages["keeps"] < 0.1 * pages["not"], pages
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(startup.ctypes, "CDLL", lambda name: asked.append(name) or object())
+    startup.keep_freed_memory()
+    assert asked == [None]

@@ -17,6 +17,7 @@ the first dropout also stand at the top. The precision that this package chooses
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -62,7 +63,8 @@ def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, 
         sides = {name: side for name, side in sides.items() if not name.startswith("trainer")}
     found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
     rate = {name: side["per_second"] for name, side in found.items()}
-    rate |= {f"ours_{chosen}": rate["ours_auto"]} if chosen else {}
+    if "ours_auto" in found:
+        rate.setdefault(f"ours_{found['ours_auto']['precision']}", rate["ours_auto"])
     pairs = {
         "ratio_default": ("ours_auto", "trainer_fp32"),
         "ratio_fp32": ("ours_fp32", "trainer_fp32"),
@@ -73,6 +75,7 @@ def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, 
     return {"shape": shape, "dropout": dropout, "batch": shared.batch, **ratios, "sides": found}
 
 
+@functools.cache
 def chosen_precision(device: Any) -> str:
     """Tell what this package's `auto` stands for."""
     from pretraining.trainer import TrainerSettings, choose_precision

@@ -64,7 +64,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_step(tmp_path, parts):
 
 
 @pytest.mark.parametrize("parts", [1, 4])
-def test_the_time_of_a_step_is_that_of_its_phases(tmp_path, parts):
+def test_phases_are_timed_with_and_without_cached_representations(tmp_path, parts):
     model = transformer()
     gradient_of(model, split(parts), tmp_path)
     phases = model.clock.read()
