@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
+from pretraining.backbones.winograd import Convolution
 from pretraining.checkpoints import AtomicIO, Checkpointing
 from pretraining.cluster import step_tasks
 from pretraining.history import CsvHistory
@@ -30,7 +31,8 @@ class TrainerSettings:
     """How a run is computed. All cadences are in optimizer steps; 0 means never.
 
     `accumulate` is the number of micro-batches per step and rank; `clip_norm` the largest global gradient norm, or null. `compile`
-    compiles the backbone's layers; `recompute` keeps their inputs alone and computes the rest again in the backward pass.
+    compiles the backbone's layers; `recompute` keeps their inputs alone and computes the rest again in the backward pass; `winograd`
+    lets 3x3 convolutions in bf16 on CPUs use the faster algorithm of `pretraining.backbones.winograd`.
     """
 
     accelerator: Literal["cpu", "cuda"] = "cpu"
@@ -50,6 +52,7 @@ class TrainerSettings:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     compile: bool = False
     recompute: bool = False
+    winograd: bool = True
     timeout: int = 1800
 
     def __post_init__(self) -> None:
@@ -121,6 +124,9 @@ def train(
     module.settings = replace(step_settings, replay=run.path)
     if settings.precision == "fp64":
         module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
+    for part in module.modules():
+        if isinstance(part, Convolution):
+            part.winograd = settings.winograd
     for logger in loggers:
         if isinstance(logger, CsvHistory):
             logger.cut_back(_step_of(run.checkpoint))

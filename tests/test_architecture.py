@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    [f"pretraining.{name}" for name in ("startup", "help", "random", "cache", "cluster", "watchdog", "snapshot", "lineage")],
+    [f"pretraining.{name}" for name in ("startup", "help", "random", "cache", "native", "cluster", "watchdog", "snapshot", "lineage")],
     ["pretraining.distributed"],
     ["pretraining.optim", "pretraining.lars"],
     ["pretraining.preprocess"],

@@ -1,29 +1,16 @@
-"""Views of uint8 images on a CPU, by the C code of views.c: compiled for the machine that runs it, when it first asks, and kept.
-
-The compiler is the machine's own ($CC, else cc). Where there is none, `library` says so once and gives None; tensor operations then do
-the same, several times slower.
-"""
+"""Views of uint8 images on a CPU, by the C code of views.c; tensor operations do the same, several times slower."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
-import platform
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pretraining import native
 from pretraining.augment.parts import Blur, Crop, Output
-from pretraining.cache import build_once, key
 
-SOURCE = Path(__file__).with_name("views.c")
-# Sums may be reordered, which vectors need. Not -ffast-math, which makes the whole process round its smallest numbers to zero.
-FLAGS = ["-O3", "-std=c11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 INPUTS = {
     **dict.fromkeys(("boxes", "order"), torch.int64),
     **dict.fromkeys(("factors", "sigma"), torch.float32),
@@ -39,45 +26,13 @@ class Batch(ctypes.Structure):
         ("images", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("batch", "channels", "height", "width", "rows", "size", "bicubic", "taps")),
         *((name, ctypes.c_void_p) for name in (*INPUTS, "out")),
-        *((name, ctypes.c_int64) for name in ("bfloat16", "channels_last")),
+        *((name, ctypes.c_int64) for name in ("bfloat16", "channels_last", "following", "failed")),
     )
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
-    """Load the compiled code, or compile it first: a second or two, once per kind of machine."""
-    cache = Path(os.environ.get("PRETRAINING_CACHE", "~/.cache/pretraining")).expanduser()
-    compiler = os.environ.get("CC", "cc").split()
-    try:
-        version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-        parts = {"source": SOURCE.read_text("utf-8"), "flags": FLAGS, "compiler": [*compiler, version], "machine": _machine()}
-        directory = build_once(cache / "compiled" / key(parts), lambda partial: _compile(compiler, partial / "views.so"))
-        return ctypes.CDLL(str(directory / "views.so"))
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        print(
-            f"views are made by tensor operations, slower than compiled ones: {' '.join(compiler)} gave no library: {reason}",
-            file=sys.stderr,
-        )
-        return None
-
-
-def _machine() -> list[str]:
-    """Describe what code for this processor may use: home directories are shared by machines that differ."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    return [platform.system(), platform.machine(), *(line for line in lines if line.startswith(("flags", "Features")))][:3]
-
-
-def _compile(compiler: list[str], target: Path) -> None:
-    """Use the processor's own instructions where the compiler knows how to ask for them."""
-    common = [*compiler, *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
-    try:
-        subprocess.run([*common, "-march=native"], capture_output=True, text=True, check=True, timeout=120)
-    except subprocess.CalledProcessError:
-        subprocess.run(common, capture_output=True, text=True, check=True, timeout=120)
+    """Load the C code, or None where it cannot be compiled, which is said once."""
+    return native.library(Path(__file__).with_name("views.c"), "views are made by tensor operations")
 
 
 def compute(code: ctypes.CDLL, images: Tensor, drawn: dict[str, Tensor], out: Tensor, crop: Crop, blur: Blur, output: Output) -> Tensor:
@@ -91,22 +46,9 @@ def compute(code: ctypes.CDLL, images: Tensor, drawn: dict[str, Tensor], out: Te
     _check(drawn["boxes"], drawn["order"], images.shape[2:])
     batch = Batch(
         images.data_ptr(), *images.shape, rows, crop.size, crop.interpolation == "bicubic", blur.kernel_size,
-        *(part.data_ptr() for part in held), out.data_ptr(), out.dtype == torch.bfloat16, output.channels_last,
+        *(part.data_ptr() for part in held), out.data_ptr(), out.dtype == torch.bfloat16, output.channels_last, 0, 0,
     )  # fmt: skip
-    following, failures = ctypes.c_int64(0), []
-
-    def work() -> None:  # ctypes lets go of the interpreter meanwhile
-        if code.compute_views(ctypes.byref(batch), ctypes.byref(following)):
-            failures.append(threading.current_thread())
-
-    others = [threading.Thread(target=work) for _ in range(min(torch.get_num_threads(), rows) - 1)]
-    for thread in others:
-        thread.start()
-    work()
-    for thread in others:
-        thread.join()
-    if failures:
-        raise MemoryError(f"no memory for a view of {crop.size} x {crop.size} pixels")
+    native.in_threads(code.compute_views, batch, most=rows)
     return out
 
 

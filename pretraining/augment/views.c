@@ -29,7 +29,7 @@ typedef struct {
     const uint8_t *flip, *greyscale, *blur, *solarise;
     const float *mean, *std; /* [channels] */
     void *out;
-    int64_t bfloat16, channels_last;
+    int64_t bfloat16, channels_last, following, failed; /* `following`: the first row that no thread has taken */
 } Batch;
 
 /* Where each output of an axis reads (`count` places from `first`), and with which weights [size, reach]. */
@@ -265,21 +265,22 @@ static void *take(char **place, int64_t count, int64_t bytes) {
     return taken;
 }
 
-/* Compute rows until `next`, which threads share, has passed the last. Returns 0, or 1 where memory is short. */
-int64_t compute_views(const Batch *batch, int64_t *next) {
+/* Compute rows until there are none, in as many threads as call it; `failed` where memory is short. */
+void compute_views(Batch *batch) {
     int64_t channels = batch->channels, size = batch->size, pixels = size * size, half = batch->taps / 2, width = batch->width;
     int64_t extent = batch->height > width ? batch->height : width;
     int64_t reach = (2 * (int64_t)ceilf(2.0f * most((float)extent / (float)size, 1.0f)) + 5) / 4 * 4;
     int64_t floats = channels * pixels + 2 * size * reach + TILE * (2 * width + 3 * TILE) + size * (size + WIDE) + size + 3 * half + WIDE + 1;
     char *memory = calloc(1, 4 * floats + 8 * (4 * size + 2 * half + 1) + 16 * 64), *place = memory;
-    if (!memory) return 1;
+    if (!memory) __atomic_store_n(&batch->failed, 1, __ATOMIC_RELAXED);
+    if (!memory) return;
     float *view = take(&place, channels * pixels, 4), *scratch = take(&place, TILE * (2 * width + 3 * TILE), 4);
     float *lines = take(&place, size * (size + WIDE), 4), *padded = take(&place, size + 2 * half + WIDE, 4), *taps = take(&place, half + 1, 4);
     const float **operands = take(&place, 2 * half + 1, 8);
     Axis axes[2];
     for (int axis = 0; axis < 2; axis++)
         axes[axis] = (Axis){take(&place, size, 8), take(&place, size, 8), take(&place, size * reach, 4), reach};
-    for (int64_t row; (row = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < batch->rows;) {
+    for (int64_t row; (row = __atomic_fetch_add(&batch->following, 1, __ATOMIC_RELAXED)) < batch->rows;) {
         const int64_t *box = batch->boxes + 4 * row;
         const uint8_t *image = batch->images + row % batch->batch * channels * batch->height * width + box[0] * width + box[1];
         resampling(&axes[0], box[2], size, batch->bicubic, 0, 1.0f / 255.0f);
@@ -296,5 +297,4 @@ int64_t compute_views(const Batch *batch, int64_t *next) {
         write(batch, row, view);
     }
     free(memory);
-    return 0;
 }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG, ConvNeXt, EfficientNet, ResNet, VisionTransformer
 from torchvision.models.resnet import BasicBlock
 
+from pretraining.backbones import winograd
 from pretraining.backbones.base import Backbone, Features
 
 Stem = Literal["imagenet", "small", "cifar"]
@@ -62,6 +63,7 @@ class TorchvisionBackbone(Backbone):
         if in_channels != 3:
             self._take_channels(in_channels)
         self.dim = self._remove_head()
+        winograd.adopt(self.model)
 
     def _check(self, weights: str | None) -> None:
         name, stem, layers = self.kwargs["name"], self.kwargs["stem"], self.kwargs["layers"]
