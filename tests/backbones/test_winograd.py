@@ -16,8 +16,11 @@ from pretraining.backbones import winograd
 from pretraining.backbones.torchvision import TorchvisionBackbone
 from pretraining.backbones.winograd import Convolution, adopt
 
+CAPABLE = torch.cpu.get_capabilities()
+has_compiler = shutil.which(os.environ.get("CC", "cc")) is not None
 needs_processor = pytest.mark.skipif(
-    winograd.library() is None, reason="no AVX512-BF16 or no C compiler; without them: test_other_processors_keep_the_direct_algorithm"
+    not CAPABLE.get("avx512_bf16") or CAPABLE.get("amx_bf16", False) or not has_compiler,
+    reason="no AVX512-BF16, or AMX, or no C compiler; then: test_other_processors_keep_the_direct_algorithm and those after it",
 )
 SHAPES = [(2, 64, 64, 4, 4), (3, 64, 128, 5, 7), (1, 128, 64, 32, 32), (5, 64, 64, 9, 4), (2, 192, 64, 6, 13)]
 
@@ -57,9 +60,11 @@ def off(found, exact):
 
 @needs_processor
 @pytest.mark.parametrize(("count", "taken", "given", "height", "width"), SHAPES)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 0, 1)], ids=["contiguous", "channels last", "columns first"])
 def test_whole_numbers_are_convolved_exactly(count, taken, given, height, width, layout):
-    layer = convolution(taken, given, exact=True).to(memory_format=layout)
+    layer = convolution(taken, given, exact=True)
+    places = [layout.index(axis) for axis in range(4)]
+    layer.weight.data = layer.weight.data.permute(layout).contiguous().permute(places)
     images, gradient = maps(count, taken, height, width, exact=True), maps(count, given, height, width, exact=True, seed=2)
     output, of_images, _ = passes(layer, images, gradient)
     weight = layer.weight.double()
@@ -217,7 +222,7 @@ def test_without_a_compiler_the_direct_algorithm_computes_and_it_is_said(tmp_pat
     assert ended.stderr.count("3x3 convolutions in bf16 are torch's") == 1 and "no-such-compiler" in ended.stderr
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler; without one: the last test")
+@pytest.mark.skipif(not has_compiler, reason="no C compiler; without one: the last test")
 def test_a_compiler_that_does_not_know_the_processor_leaves_the_direct_algorithm(tmp_path):
     compiler = tmp_path / "old-cc"
     compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CC", "cc")} "$@" -U__AVX512BF16__\n', "utf-8")
