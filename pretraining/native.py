@@ -25,15 +25,19 @@ FLAGS = ["-O3", "-std=c11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trappin
 
 
 @functools.cache
-def library(source: Path, otherwise: str) -> ctypes.CDLL | None:
-    """Load the compiled `source`, or compile it first: a second or two, once per kind of machine. `otherwise` says what happens without."""
+def library(*sources: Path, otherwise: str) -> ctypes.CDLL | None:
+    """Load the code of `sources`, headers among them, or compile it first: a second or two, once per kind of machine.
+
+    `otherwise` says what happens without it.
+    """
     cache = Path(os.environ.get("PRETRAINING_CACHE", "~/.cache/pretraining")).expanduser()
     compiler = os.environ.get("CC", "cc").split()
-    file = f"{source.stem}.so"
+    file = f"{sources[0].stem}.so"
     try:
         version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-        parts = {"source": source.read_text("utf-8"), "flags": FLAGS, "compiler": [*compiler, version], "machine": _machine()}
-        directory = build_once(cache / "compiled" / key(parts), lambda partial: _compile(compiler, source, partial / file))
+        texts = [source.read_text("utf-8") for source in sources]
+        parts = {"sources": texts, "flags": FLAGS, "compiler": [*compiler, version], "machine": _machine()}
+        directory = build_once(cache / "compiled" / key(parts), lambda partial: _compile(compiler, sources, partial / file))
         return ctypes.CDLL(str(directory / file))
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
@@ -50,9 +54,9 @@ def _machine() -> list[str]:
     return [platform.system(), platform.machine(), *(line for line in lines if line.startswith(("flags", "Features")))][:3]
 
 
-def _compile(compiler: list[str], source: Path, target: Path) -> None:
+def _compile(compiler: list[str], sources: tuple[Path, ...], target: Path) -> None:
     """Use the processor's own instructions where the compiler knows how to ask for them."""
-    common = [*compiler, *FLAGS, str(source), "-o", str(target), "-lm"]
+    common = [*compiler, *FLAGS, *(str(source) for source in sources if source.suffix == ".c"), "-o", str(target), "-lm"]
     try:
         subprocess.run([*common, "-march=native"], capture_output=True, text=True, check=True, timeout=120)
     except subprocess.CalledProcessError:

@@ -32,7 +32,7 @@ class Batch(ctypes.Structure):
 
 def library() -> ctypes.CDLL | None:
     """Load the C code, or None where it cannot be compiled, which is said once."""
-    return native.library(Path(__file__).with_name("views.c"), "views are made by tensor operations")
+    return native.library(Path(__file__).with_name("views.c"), otherwise="views are made by tensor operations")
 
 
 def compute(code: ctypes.CDLL, images: Tensor, drawn: dict[str, Tensor], out: Tensor, crop: Crop, blur: Blur, output: Output) -> Tensor:

@@ -5,13 +5,9 @@
  * order, so it depends neither on the batch nor on the number of threads. Compiled on the machine that runs it, for that machine.
  */
 #ifdef __AVX512BF16__
-#include <immintrin.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "winograd.h"
 
-enum { LANES = 16, BLOCK = 64, COLUMNS = BLOCK / LANES, ROWS = 6, CHUNK = 48 };
-typedef uint16_t bf16;
+enum { CHUNK = 48 }; /* tiles */
 
 /* A convolution from `in` to `out` channels; of zero-padded borders nothing is stored. */
 typedef struct {
@@ -19,14 +15,6 @@ typedef struct {
     bf16 *maps;
     int64_t count, height, width, in, out, following, failed; /* `following`: the first chunk that no thread has taken */
 } Convolution;
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE __m512 widened(const bf16 *from) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from)), 16));
-}
-
-INLINE __m256i narrowed(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
 
 INLINE void store(bf16 *to, __m512 values) { _mm256_storeu_si256((void *)to, narrowed(values)); }
 
@@ -68,21 +56,11 @@ void transform_filters(const float *filters, int64_t tap_stride, int64_t in_stri
         }
 }
 
-typedef struct {
-    int64_t image, top, left;
-} Place;
-
-/* Where the outputs of a tile begin. */
-INLINE Place place(const Convolution *job, int64_t tile) {
-    int64_t down = (job->height + 1) / 2, across = (job->width + 1) / 2;
-    return (Place){tile / (down * across), 2 * (tile / across % down), 2 * (tile % across)};
-}
-
 /* B' d B of `count` tiles from `first` on: patches [16, count, in]. */
 static void transform_patches(const Convolution *job, int64_t first, int64_t count, const bf16 *zeros, bf16 *patches) {
     int64_t in = job->in, height = job->height, width = job->width, element = count * in;
     for (int64_t t = 0; t < count; t++) {
-        Place at = place(job, first + t);
+        Place at = place(first + t, job->height, job->width);
         const bf16 *from[4][4];
         for (int r = 0; r < 4; r++)
             for (int c = 0; c < 4; c++) {
@@ -132,7 +110,7 @@ INLINE void multiply(const int rows, const bf16 *patches, int64_t in, const bf16
 static void write_tiles(const Convolution *job, int64_t first, int64_t count, const float *sums) {
     int64_t out = job->out, height = job->height, width = job->width, element = count * out;
     for (int64_t t = 0; t < count; t++) {
-        Place at = place(job, first + t);
+        Place at = place(first + t, job->height, job->width);
         bf16 *corner = job->maps + ((at.image * height + at.top) * width + at.left) * out;
         int below = at.top + 1 < height, right = at.left + 1 < width;
         for (int64_t o = 0; o < out; o += LANES) {
@@ -155,7 +133,7 @@ static void write_tiles(const Convolution *job, int64_t first, int64_t count, co
 
 /* Compute chunks of tiles until there are none, in as many threads as call it; `failed` where memory is short. */
 void convolve(Convolution *job) {
-    int64_t in = job->in, out = job->out, tiles = job->count * ((job->height + 1) / 2) * ((job->width + 1) / 2);
+    int64_t in = job->in, out = job->out, tiles = tiles_of(job->count, job->height, job->width);
     bf16 *patches = aligned_alloc(64, 16 * CHUNK * (size_t)in * sizeof(bf16)), *zeros = calloc((size_t)in, sizeof(bf16));
     float *sums = aligned_alloc(64, 16 * CHUNK * (size_t)out * sizeof(float));
     int able = patches && zeros && sums;

@@ -1,8 +1,8 @@
-"""3x3 convolutions of stride 1 on CPUs in bf16 by Winograd's algorithm, in the C code of winograd.c: 2.25 times fewer multiplications.
+"""3x3 convolutions of stride 1 on CPUs in bf16 by Winograd's algorithm, in C code (winograd*.c): 2.25 times fewer multiplications.
 
 F(2x2, 3x3) of Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks (section 4.1). It rounds transformed images and
-filters to bf16 where the direct algorithm rounds filters alone; outputs are then off by twice as much as the direct algorithm's, and by
-a fraction of what bf16 itself costs a network. Weight gradients are torch's.
+filters to bf16 where the direct algorithm rounds filters and results alone: outputs and gradients are off by 1.9 to 2.4 times as much
+as the direct algorithm's, 0.4 % of their norm. Sums are fp32.
 """
 
 from __future__ import annotations
@@ -30,6 +30,16 @@ class _Job(ctypes.Structure):
     )
 
 
+class _FilterJob(ctypes.Structure):
+    """The struct FilterGradient of winograd.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("images", "gradients", "sums", "filters")),
+        *((name, ctypes.c_int64) for name in ("count", "height", "width", "in_channels", "out_channels")),
+        *((name, ctypes.c_int64) for name in ("groups", "columns", "following", "failed")),
+    )
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Load the C code; None where the processor lacks bf16 vectors, or has AMX, with which the direct algorithm is faster, or where
@@ -38,7 +48,8 @@ def library() -> ctypes.CDLL | None:
     able = torch.cpu.get_capabilities()
     if not able.get("avx512_bf16", False) or able.get("amx_bf16", False):
         return None
-    code = native.library(Path(__file__).with_name("winograd.c"), "3x3 convolutions in bf16 are torch's")
+    sources = (Path(__file__).with_name(name) for name in ("winograd.c", "winograd_gradient.c", "winograd.h"))
+    code = native.library(*sources, otherwise="3x3 convolutions in bf16 are torch's")
     return code if hasattr(code, "convolve") else None  # a compiler may be older than the processor
 
 
@@ -97,11 +108,22 @@ class _Winograd(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_images = _convolved(ctx.code, gradient, _filters(ctx.code, weight.permute(2, 3, 0, 1), is_reversed=True))
         if ctx.needs_input_grad[1]:
-            ones, wanted = [1, 1], [False, True, False]
-            low = weight.to(torch.bfloat16, memory_format=torch.channels_last)
-            found = torch.ops.aten.convolution_backward(gradient, images, low, None, ones, ones, ones, False, [0, 0], 1, wanted)
-            of_weight = found[1].to(weight.dtype)
+            of_weight = _filter_gradient(ctx.code, images, gradient).to(weight.dtype)
         return of_images, of_weight, None
+
+
+def _filter_gradient(code: ctypes.CDLL, images: Tensor, gradient: Tensor) -> Tensor:
+    """Compute the gradient of filters [N, K, 3, 3]. Tasks and their sums do not depend on the number of threads."""
+    count, taken, height, width = images.shape
+    given, columns = gradient.shape[1], 2 * CHANNELS if taken % (2 * CHANNELS) == 0 else CHANNELS
+    groups = max(1, 16 * CHANNELS**2 // (taken * given))
+    sums, filters = torch.zeros(groups, 16, given, taken), torch.empty(3, 3, given, taken)
+    pointers = (part.data_ptr() for part in (images, gradient, sums, filters))
+    job = _FilterJob(*pointers, count, height, width, taken, given, groups, columns, 0, 0)
+    native.in_threads(code.sum_products, job, most=4 * groups * taken // columns)
+    job.following = 0
+    native.in_threads(code.transform_sums, job, most=taken)
+    return filters.permute(2, 3, 0, 1)
 
 
 def _filters(code: ctypes.CDLL, weight: Tensor, *, is_reversed: bool) -> Tensor:
