@@ -15,6 +15,7 @@ from pretraining import native
 from pretraining.backbones import winograd
 from pretraining.backbones.torchvision import TorchvisionBackbone
 from pretraining.backbones.winograd import Convolution, adopt
+from tests.runs import finish, history
 
 CAPABLE = torch.cpu.get_capabilities()
 has_compiler = shutil.which(os.environ.get("CC", "cc")) is not None
@@ -22,7 +23,7 @@ needs_processor = pytest.mark.skipif(
     not CAPABLE.get("avx512_bf16") or CAPABLE.get("amx_bf16", False) or not has_compiler,
     reason="no AVX512-BF16, or AMX, or no C compiler; then: test_other_processors_keep_the_direct_algorithm and those after it",
 )
-SHAPES = [(2, 64, 64, 4, 4), (3, 64, 128, 5, 7), (1, 128, 64, 32, 32), (5, 64, 64, 9, 4), (2, 192, 64, 6, 13)]
+SHAPES = [(2, 64, 64, 4, 4), (3, 64, 128, 5, 7), (1, 128, 64, 32, 32), (5, 64, 64, 9, 4), (2, 192, 64, 6, 13), (2, 256, 256, 25, 23)]
 
 
 def convolution(taken, given, *, exact=False, seed=0):
@@ -246,3 +247,14 @@ def test_weights_and_their_names_stay():
     theirs = resnet18().state_dict()
     theirs = {name: weight for name, weight in theirs.items() if not name.startswith("fc.")}
     assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@needs_processor
+def test_a_run_may_keep_torchs_algorithm(cache_dir, tmp_path):
+    common = ["objective=simclr", f"data.cache_dir={cache_dir}", "data.batch_size=8", "preprocess.size=16", "backbone.width=64"]
+    common += ["trainer.precision=bf16", "trainer.max_steps=1", "trainer.log_every=1", "trainer.val_every=0", "optimizer.warmup_steps=0"]
+    losses = []
+    for name, allowed in (("fast", "true"), ("direct", "false")):
+        assert finish([*common, f"run_dir={tmp_path / name}", f"trainer.winograd={allowed}"]) == 0
+        losses.append(float(history(tmp_path / name)[-1]["train/loss"]))
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
