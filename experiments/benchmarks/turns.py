@@ -109,7 +109,7 @@ def take_turns(
                 block: Block = connection.recv()
                 done[name].append(block)
                 kind = f"block {number}" if number else "warm-up"
-                print(f"  {name:<22}{kind:<10}{block.rate:12,.0f} units/s {block.steps:6} steps", file=sys.stderr, flush=True)
+                print(f"  {name:<28}{kind:<10}{block.rate:12,.0f} units/s {block.steps:6} steps", file=sys.stderr, flush=True)
     return {name: facts | summary(done[name]) for name, (_, facts) in alive.items()}
 
 
