@@ -13,6 +13,7 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from pretraining.lineage import artifact_name
+from pretraining.run import process_rank
 
 AXES = ("examples", "tokens", "flops", "time")  # beside step; in the row of every metric, so that each can be plotted over each
 MODES = ("auto", "online", "offline", "disabled")
@@ -53,9 +54,11 @@ class WandbHistory(Logger):
 
     @property
     def version(self) -> str:
-        """Give the run id: made once, or given by a sweep's agent, and kept in the run directory."""
+        """Give the run id: made once by the first rank, or given by a sweep's agent, and kept in the run directory; "" before that."""
         path = self.directory / "wandb_id.txt"
         if not path.exists():
+            if process_rank() > 0:  # it writes nothing: the first rank may not have claimed the directory yet
+                return ""
             given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
             path.write_text((given or os.urandom(4).hex()) + "\n")
         return path.read_text().strip()

@@ -53,6 +53,14 @@ def test_two_ranks_are_one_process(overrides, one_process, tmp_path, accumulate)
     assert_same_numbers(one_process, path, 1e-9)
 
 
+def test_two_ranks_contrast_as_one_process_in_training_and_in_evaluation(cache_dir, tmp_path):
+    few = ["backbone.width=4", "preprocess.size=8", "trainer.max_steps=4", "trainer.log_every=1", "trainer.val_every=2"]
+    digits = ["objective=simclr", f"data.cache_dir={cache_dir}", "data.batch_size=16", "data.eval_batch_size=48", "trainer.precision=fp64"]
+    for name, strategy in (("one", []), ("two", TWO)):
+        assert finish([*strategy, *digits, *few, f"run_dir={tmp_path / name}"]) == 0
+    assert_same_numbers(tmp_path / "one", tmp_path / "two", 1e-9)
+
+
 def test_a_run_may_change_its_number_of_ranks_when_it_is_resumed(overrides, one_process, tmp_path):
     path = tmp_path / "changing"
     process = start([*overrides, f"run_dir={path}"])

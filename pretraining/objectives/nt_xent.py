@@ -17,31 +17,43 @@ from pretraining.distributed import gather_with_gradient, is_distributed, rank, 
 TILE = 1 << 24  # similarities that are held at once; a batch of 2,048 images with two views is one tile
 
 
-def nt_xent(views: Tensor, temperature: float, *, labels: Tensor | None = None, decoupled: bool = False, tile: int = TILE) -> Tensor:
-    """Sum over anchors of -log(softmax over all other views of all ranks), averaged over the anchor's positives.
+def nt_xent(
+    views: Tensor,
+    temperature: float,
+    *,
+    labels: Tensor | None = None,
+    decoupled: bool = False,
+    across_ranks: bool = True,
+    tile: int = TILE,
+) -> Tensor:
+    """Sum over anchors of -log(softmax over all other views, of all ranks if `across_ranks`), averaged over the anchor's positives.
 
     `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same class (Khosla et
     al. 2020, L_out). `decoupled` leaves positives out of the denominator (Yeh et al. 2022). At most `tile` similarities, but at least
     one anchor's, are in memory at a time.
     """
-    refuse_unequal(views)
+    if across_ranks:
+        refuse_unequal(views)
+    gathered = gather_with_gradient if across_ranks else lambda tensor: tensor
     anchors = views.flatten(0, 1)
-    candidates = gather_with_gradient(anchors)
+    candidates, first = gathered(anchors), rank() * len(anchors) if across_ranks else 0
     if decoupled and len(candidates) == views.shape[1]:
         raise ValueError("the decoupled loss of a single image has no negatives: give at least 2 images per step")
     place = torch.arange(len(candidates), device=anchors.device)
-    groups = place // views.shape[1] if labels is None else gather_with_gradient(labels.repeat_interleave(views.shape[1]))
+    groups = place // views.shape[1] if labels is None else gathered(labels.repeat_interleave(views.shape[1]))
     with torch.autocast(anchors.device.type, enabled=False):
-        return _Contrast.apply(anchors, candidates, groups, temperature, decoupled, max(1, tile // len(candidates)))
+        return _Contrast.apply(anchors, candidates, groups, first, temperature, decoupled, max(1, tile // len(candidates)))
 
 
 class _Contrast(torch.autograd.Function):
     """The loss and, in the same pass over the tiles, its gradient: of a sum it is known up to a factor before backward."""
 
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, groups: Tensor, temperature: float, decoupled: bool, rows: int) -> Tensor:
+    def forward(
+        ctx: Any, anchors: Tensor, candidates: Tensor, groups: Tensor, first: int, temperature: float, decoupled: bool, rows: int
+    ) -> Tensor:
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        total, first = anchors.new_zeros(()), rank() * len(anchors)
+        total = anchors.new_zeros(())
         by_anchor, by_candidate = torch.empty_like(anchors), torch.zeros_like(candidates)
         for start in range(0, len(anchors), rows):
             tile = anchors[start : start + rows]
@@ -57,7 +69,7 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         by_anchor, by_candidate = ctx.saved_tensors
-        return gradient * by_anchor, gradient * by_candidate, None, None, None, None
+        return gradient * by_anchor, gradient * by_candidate, None, None, None, None, None
 
 
 def _tile(logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool) -> tuple[Tensor, Tensor]:

@@ -100,9 +100,9 @@ class SimCLR(CoupledObjective):
         return projected.unflatten(0, (self.views.count, -1)).transpose(0, 1)
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
-        """Contrast this rank's views with those of all ranks."""
+        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch, however many ranks share the work."""
         labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
-        total = nt_xent(representations, self.temperature, labels=labels, decoupled=self.decoupled)
+        total = nt_xent(representations, self.temperature, labels=labels, decoupled=self.decoupled, across_ranks=self.training)
         return Loss({"nt_xent": Term(total, _number(representations[..., 0].numel(), total), self.weight)})
 
     def forward_flops(self, shape: Sequence[float]) -> float:

@@ -209,6 +209,17 @@ def test_offline_runs_are_sent_and_joined_once(server, tmp_path, capsys):
     assert server.unknown == []
 
 
+def test_other_ranks_take_the_first_one_s_id_and_write_nothing(quiet, tmp_path):
+    quiet.setenv("RANK", "1")
+    other = history(tmp_path / "run")
+    (tmp_path / "run").rmdir()  # the first rank has not claimed it yet
+    assert other.version == "" and not (tmp_path / "run").exists()
+    quiet.setenv("RANK", "0")
+    first = history(tmp_path / "run").version
+    quiet.setenv("RANK", "1")
+    assert other.version == first != ""
+
+
 def test_a_sweep_s_agent_gives_the_run_its_id(quiet, tmp_path):
     quiet.setenv("WANDB_SWEEP_ID", "sweep1")
     quiet.setenv("WANDB_RUN_ID", "agent123")
