@@ -12,6 +12,7 @@ from finetuning.metrics import Numbers
 from finetuning.solve import solve
 from finetuning.task import Judged, Task
 from finetuning.watch import StayOpen, Watch
+from pretraining.backbones import winograd
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.distributed import rank, world_size
 from pretraining.history import CsvHistory
@@ -52,6 +53,7 @@ def finetune(
     if show:
         print(describe(task, encoded), file=sys.stderr)
     task.precision = settings.precision
+    winograd.allow(task, settings.winograd)  # before vectors are cached, or a head is solved for
     task.to(settings.accelerator)
     if task.mode.frozen and task.mode.cache and task.cacheable:  # type: ignore[attr-defined]
         encoded = {name: task.cached(evaluation(part, data)) for name, part in encoded.items()}

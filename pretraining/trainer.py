@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-from pretraining.backbones.winograd import Convolution
+from pretraining.backbones import winograd
 from pretraining.checkpoints import AtomicIO, Checkpointing
 from pretraining.cluster import step_tasks
 from pretraining.history import CsvHistory
@@ -124,9 +124,7 @@ def train(
     module.settings = replace(step_settings, replay=run.path)
     if settings.precision == "fp64":
         module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
-    for part in module.modules():
-        if isinstance(part, Convolution):
-            part.winograd = settings.winograd
+    winograd.allow(module, settings.winograd)
     for logger in loggers:
         if isinstance(logger, CsvHistory):
             logger.cut_back(_step_of(run.checkpoint))

@@ -24,7 +24,7 @@ import os
 from typing import Any
 
 from experiments.benchmarks import mlm_sides
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.turns import rates_of, take_turns
 
 BATCH = {"tiny": 32, "mini": 32, "base": 16}
 
@@ -62,9 +62,7 @@ def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, 
     if "trainer" not in given.peers:
         sides = {name: side for name, side in sides.items() if not name.startswith("trainer")}
     found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
-    rate = {name: side["per_second"] for name, side in found.items()}
-    if "ours_auto" in found:
-        rate.setdefault(f"ours_{found['ours_auto']['precision']}", rate["ours_auto"])
+    rate = rates_of(found)
     pairs = {
         "ratio_default": ("ours_auto", "trainer_fp32"),
         "ratio_fp32": ("ours_fp32", "trainer_fp32"),

@@ -20,7 +20,7 @@ import os
 from typing import Any
 
 from experiments.benchmarks import simclr_sides
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.turns import rates_of, take_turns
 
 PAIRS = {
     "ratio_default": ("ours_auto", "lightly_fp32"),
@@ -61,9 +61,7 @@ def main() -> None:
     found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
     for name, side in found.items():
         print(f"{name:<28}{side['per_second']:10,.1f} images/s ({side['lowest']:,.1f} to {side['highest']:,.1f})", flush=True)
-    rate = {name: side["per_second"] for name, side in found.items()}
-    if "ours_auto" in rate:
-        rate.setdefault(f"ours_{found['ours_auto']['precision']}", rate["ours_auto"])
+    rate = rates_of(found)
     ratios = {name: round(rate[one] / rate[other], 2) for name, (one, other) in PAIRS.items() if one in rate and other in rate}
     options = {"device": given.device, "threads": given.threads, "workers": given.workers, "batch": given.batch}
     print(json.dumps({**ratios, **options, "sides": found}))

@@ -113,6 +113,14 @@ def take_turns(
     return {name: facts | summary(done[name]) for name, (_, facts) in alive.items()}
 
 
+def rates_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Give each side's median rate; `ours_auto` also stands for the precision that it chose, where that is no side."""
+    rates = {name: side["per_second"] for name, side in found.items()}
+    if "ours_auto" in found:
+        rates.setdefault(f"ours_{found['ours_auto']['precision']}", rates["ours_auto"])
+    return rates
+
+
 def summary(blocks: list[Block]) -> dict[str, Any]:
     """Give median and spread of the rates, the first block (warm-up) left out, and the losses of all."""
     rates = [block.rate for block in blocks[1:]]

@@ -7,7 +7,6 @@ Shapes: B images, V views, N = V * B rows (view after view), C channels, H heigh
 
 from __future__ import annotations
 
-import functools
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -21,6 +20,7 @@ from pretraining.augment.draws import CROP_NUMBERS, between, crop_boxes, draw, o
 from pretraining.augment.geometry import check_reach, crop_bands, gaussian_blur, resize
 from pretraining.augment.parts import Blur, Crop, Jitter, Output, Probability
 from pretraining.random import Keys
+from pretraining.startup import keep_freed_memory
 
 CHUNK_BYTES = 1 << 21  # of float images that a CPU works on at once, so that they stay in its cache
 BAND_ROWS = 64  # whose resampling weights are made at once: many operations on few numbers
@@ -189,12 +189,3 @@ class Views:
             views = on_rows(views, parameters.solarise, solarise)
         mean, std = (constant(part, views.device)[:, None, None] for part in (self.output.mean, self.output.std))
         return views.sub_(mean).mul_(1.0 / std)
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory that chunks free, instead of giving it back and faulting it in again page by page.
-
-    glibc raises its thresholds for that to the largest block freed so far, up to 32 MB.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)

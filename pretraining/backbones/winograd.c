@@ -33,26 +33,22 @@ INLINE void filtered(__m512 to[4], __m512 a, __m512 b, __m512 c) {
 void transform_filters(const float *filters, int64_t tap_stride, int64_t in_stride, int64_t in, int64_t out, int64_t reversed, bf16 *to) {
     for (int64_t o = 0; o < out; o += LANES)
         for (int64_t i = 0; i < in; i += 2) {
-            __m512i pairs[16];
+            __m512 elements[2][16];
             for (int odd = 0; odd < 2; odd++) {
                 const float *from = filters + (i + odd) * in_stride + o;
-                __m512 halves[4][3], column[4], row[4];
+                __m512 halves[4][3], column[4];
                 for (int c = 0; c < 3; c++) {
                     __m512 taps[3];
                     for (int r = 0; r < 3; r++) taps[r] = _mm512_loadu_ps(from + (reversed ? 8 - 3 * r - c : 3 * r + c) * tap_stride);
                     filtered(column, taps[0], taps[1], taps[2]);
                     for (int r = 0; r < 4; r++) halves[r][c] = column[r];
                 }
-                for (int r = 0; r < 4; r++) {
-                    filtered(row, halves[r][0], halves[r][1], halves[r][2]);
-                    for (int c = 0; c < 4; c++) {
-                        __m512i value = _mm512_cvtepu16_epi32(narrowed(row[c]));
-                        pairs[4 * r + c] = odd ? _mm512_or_si512(pairs[4 * r + c], _mm512_slli_epi32(value, 16)) : value;
-                    }
-                }
+                for (int r = 0; r < 4; r++) filtered(elements[odd] + 4 * r, halves[r][0], halves[r][1], halves[r][2]);
             }
-            for (int e = 0; e < 16; e++)
-                _mm512_storeu_si512(to + (((e * out + o) / BLOCK * (in / 2) + i / 2) * BLOCK + o % BLOCK) * 2, pairs[e]);
+            for (int e = 0; e < 16; e++) {
+                bf16 *at = to + (((e * out + o) / BLOCK * (in / 2) + i / 2) * BLOCK + o % BLOCK) * 2;
+                _mm512_storeu_si512(at, paired(elements[0][e], elements[1][e]));
+            }
         }
 }
 

@@ -76,6 +76,13 @@ def adopt(model: nn.Module) -> None:
             part.__class__ = Convolution  # nothing is drawn or copied
 
 
+def allow(model: nn.Module, allowed: bool) -> None:
+    """Let the convolutions of `model` use the fast algorithm, or keep them to torch's."""
+    for part in model.modules():
+        if isinstance(part, Convolution):
+            part.winograd = allowed
+
+
 def _is_plain(part: nn.Conv2d) -> bool:
     shape = (part.kernel_size, part.stride, part.padding, part.dilation, part.groups, part.padding_mode, part.bias)
     return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros", None)

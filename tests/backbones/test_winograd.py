@@ -5,16 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from finetuning import training
 from pretraining import native
 from pretraining.backbones import winograd
 from pretraining.backbones.torchvision import TorchvisionBackbone
 from pretraining.backbones.winograd import Convolution, adopt
+from pretraining.trainer import TrainerSettings
 from tests.runs import finish, history
 
 CAPABLE = torch.cpu.get_capabilities()
@@ -258,3 +261,22 @@ def test_a_run_may_keep_torchs_algorithm(cache_dir, tmp_path):
         assert finish([*common, f"run_dir={tmp_path / name}", f"trainer.winograd={allowed}"]) == 0
         losses.append(float(history(tmp_path / name)[-1]["train/loss"]))
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_vectors_that_finetuning_caches_are_torchs_where_the_run_asks_for_it(monkeypatch):
+    class Seen(Exception):  # noqa: N818 - no error: what the task was when its vectors were due
+        pass
+
+    class Task(nn.Sequential):
+        mode, cacheable = SimpleNamespace(frozen=True, cache=True), True
+
+        def cached(self, loader):
+            raise Seen(self[0].winograd)
+
+    monkeypatch.setattr(training, "evaluation", lambda part, data: None)
+    for allowed in (False, True):
+        settings = TrainerSettings(winograd=allowed)
+        with pytest.raises(Seen, match=str(allowed)):
+            training.finetune(
+                Task(convolution(64, 64)), {"train": None}, data=None, settings=settings, run=None, seed=1, loggers=[], show=False
+            )
