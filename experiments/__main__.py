@@ -1,7 +1,7 @@
 """``python -m experiments study=NAME [overrides]``."""
 
-from pretraining import startup
-from pretraining.help import help_asked
+from pretraining.cli import startup
+from pretraining.cli.help import help_asked
 
 startup.install()  # here, since the processes of a study's runs import this file first
 

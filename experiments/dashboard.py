@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.collect import Results, collect, config_difference, load_study
-from experiments.compare import Comparison, compare
 from experiments.launch import resolved
-from experiments.plots import X_COLUMNS
-from experiments.spec import StudyError
-from experiments.study import PRETRAINING, Cell
-from experiments.words import between, in_words, place, short, spread
+from experiments.report.compare import Comparison, compare
+from experiments.report.plots import X_COLUMNS
+from experiments.report.words import between, in_words, place, short, spread
+from experiments.study.collect import Results, collect, config_difference, load_study
+from experiments.study.graph import PRETRAINING, Cell
+from experiments.study.spec import StudyError
 
 ARM = "pretrain.name"
 """The column that both a pretraining run and the finetunings of its hand-off carry."""
@@ -44,23 +44,36 @@ def build(results: Results, where: Place) -> tuple[Any, Any]:
         wr.BarPlot(title=metric, metrics=[metric], **BY_ARM, groupby=wr.Config(ARM))
         for metric in dict.fromkeys(cell.metric for cell in results.cells())
     ]
-    sections = [ws.Section(name=f"Over {X_COLUMNS[axis]}", panels=panels, is_open=axis == "step") for axis, panels in curves.items()]
-    sections += [ws.Section(name="Downstream", panels=bars, is_open=True), ws.Section(name="Settings", panels=[_coordinates(results, wr)])]
+    sections = [
+        ws.Section(name=f"Over {X_COLUMNS[axis]}", panels=panels, is_open=axis == "step")
+        for axis, panels in curves.items()
+    ]
+    sections += [
+        ws.Section(name="Downstream", panels=bars, is_open=True),
+        ws.Section(name="Settings", panels=[_coordinates(results, wr)]),
+    ]
     workspace = ws.Workspace(
         entity=where.entity,
         project=where.project,
         name=name,
         sections=sections,
-        runset_settings=ws.RunsetSettings(filters=[ws.Metric("Group") == name], groupby=[ws.Metric("JobType"), ws.Config(ARM)]),
+        runset_settings=ws.RunsetSettings(
+            filters=[ws.Metric("Group") == name], groupby=[ws.Metric("JobType"), ws.Config(ARM)]
+        ),
     )
     # The curves again: a panel has one place.
     blocks = [
         wr.H1(name),
         wr.P(results.study.question),
-        wr.MarkdownBlock("\n".join(f"- {sentence}" for sentence in in_words(comparison)) or "Nothing has finished yet."),
+        wr.MarkdownBlock(
+            "\n".join(f"- {sentence}" for sentence in in_words(comparison)) or "Nothing has finished yet."
+        ),
         wr.MarkdownBlock(_table(comparison)),
         wr.H2("Learning curves"),
-        *(wr.PanelGrid(runsets=[_runset(wr, where, name, "pretrain")], panels=panels) for panels in _curves(results, wr).values()),
+        *(
+            wr.PanelGrid(runsets=[_runset(wr, where, name, "pretrain")], panels=panels)
+            for panels in _curves(results, wr).values()
+        ),
         wr.H2("Downstream"),
         *(_downstream(wr, where, name, cell) for cell in results.cells()),
         wr.H2("Settings"),
@@ -75,11 +88,16 @@ def build(results: Results, where: Place) -> tuple[Any, Any]:
 def _curves(results: Results, wr: Any) -> dict[str, list[Any]]:
     """Each logged metric over each axis, a line per arm with the spread of its seeds."""
     columns = {column for curve in results.curves for column in curve.columns}
-    wanted = [column for column in sorted(columns) if column.startswith(("train/loss", "validation/", "probe/")) or column in SPEEDS]
+    wanted = [
+        column
+        for column in sorted(columns)
+        if column.startswith(("train/loss", "validation/", "probe/")) or column in SPEEDS
+    ]
     axes = [axis for axis in X_COLUMNS if axis in columns] or ["step"]
     return {
         axis: [
-            wr.LinePlot(title=y, x=axis, y=[y], title_x=X_COLUMNS[axis], **BY_ARM, groupby=wr.Config(ARM)) for y in wanted or ["train/loss"]
+            wr.LinePlot(title=y, x=axis, y=[y], title_x=X_COLUMNS[axis], **BY_ARM, groupby=wr.Config(ARM))
+            for y in wanted or ["train/loss"]
         ]
         for axis in axes
     }
@@ -93,7 +111,9 @@ def _runset(wr: Any, where: Place, group: str, job_type: str, name: str | None =
 
 
 def _downstream(wr: Any, where: Place, group: str, cell: Cell) -> Any:
-    bar = wr.BarPlot(title=place(cell), metrics=[cell.metric], **BY_ARM, groupby=wr.Config(ARM), title_x=short(cell.metric))
+    bar = wr.BarPlot(
+        title=place(cell), metrics=[cell.metric], **BY_ARM, groupby=wr.Config(ARM), title_x=short(cell.metric)
+    )
     return wr.PanelGrid(runsets=[_runset(wr, where, group, "finetune", place(cell))], panels=[bar])
 
 
@@ -107,7 +127,9 @@ def _swept(results: Results) -> list[str]:
 def _coordinates(results: Results, wr: Any) -> Any:
     """Every pretraining as a line through its settings to what it reached."""
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key)) for key in _swept(results) or [ARM]]
-    columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(name)) for name in ("validation/loss", "flops")]
+    columns += [
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(name)) for name in ("validation/loss", "flops")
+    ]
     return wr.ParallelCoordinatesPlot(title="settings and what they reach", columns=columns)
 
 
@@ -130,7 +152,12 @@ def _best(results: Results) -> str:
         if isinstance(loss, int | float):
             config = results.configs.get(node.name, {})
             found.append(
-                (loss, f"| {node.source.arm} | {node.seed} | {loss:.4f} | " + " | ".join(str(config.get(key)) for key in keys) + " |")
+                (
+                    loss,
+                    f"| {node.source.arm} | {node.seed} | {loss:.4f} | "
+                    + " | ".join(str(config.get(key)) for key in keys)
+                    + " |",
+                )
             )
     head = "| " + " | ".join(["objective", "seed", "validation loss", *keys]) + " |"
     return "\n".join([head, "|" + "---|" * (3 + len(keys)), *(line for _, line in sorted(found))])
@@ -168,7 +195,7 @@ def make(directory: Path) -> str:
     """Save the dashboard of the study in ``directory``, or write its specification; one line that says which."""
     if not (directory / "study.json").exists():
         raise StudyError(f"{directory} holds no study: run python -m experiments study=NAME first")
-    from pretraining.tracking import key_configured
+    from pretraining.runs.wandb_logger import key_configured
 
     results = collect(load_study(directory))
     project, entity = project_of(results), os.environ.get("WANDB_ENTITY", "")
@@ -176,7 +203,8 @@ def make(directory: Path) -> str:
         import wandb
 
         return "  ".join(
-            f"{kind}: {address}" for kind, address in save(results, Place(entity or wandb.Api().default_entity or "", project)).items()
+            f"{kind}: {address}"
+            for kind, address in save(results, Place(entity or wandb.Api().default_entity or "", project)).items()
         )
     path = directory / "dashboard.json"
     path.write_text(json.dumps(specification(results, Place(entity, project)), indent=1) + "\n")

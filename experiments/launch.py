@@ -13,17 +13,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from experiments import report
-from experiments.collect import collect, save_study
-from experiments.compare import compare
-from experiments.progress import shown
-from experiments.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, only_one, run_study
-from experiments.spec import StudyError
-from experiments.study import PRETRAINING, Resolve, arms_of, expand
-from experiments.table import table
-from experiments.tuning import needs_settling, settle
-from experiments.words import cost_in_words, pretraining_in_words
-from pretraining.help import CONF
+from experiments.monitor.progress import shown
+from experiments.report import write as report
+from experiments.report.compare import compare
+from experiments.report.table import table
+from experiments.report.words import cost_in_words, pretraining_in_words
+from experiments.search.tuning import needs_settling, settle
+from experiments.study.collect import collect, save_study
+from experiments.study.graph import PRETRAINING, Resolve, arms_of, expand
+from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, only_one, run_study
+from experiments.study.spec import StudyError
+from pretraining.cli.help import CONF
 
 ROOTS = {PRETRAINING: "pretrain", "finetuning": "finetune", "experiments": "study"}
 
@@ -77,7 +77,14 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     with only_one(study.directory):
         if needs_settling(spec):
             arms = list(arms_of(spec, commands.resolve))
-            settled = settle(spec, arms, directory, lambda: _executor(config, directory, commands.run), commands.measure, _teller(console))
+            settled = settle(
+                spec,
+                arms,
+                directory,
+                lambda: _executor(config, directory, commands.run),
+                commands.measure,
+                _teller(console),
+            )
             study = expand(spec, directory=directory, resolve=commands.resolve, settled=settled)
         save_study(study)
         with shown(study) as progress:
@@ -91,7 +98,10 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     title = f"{study.name}: {study.question}"
     comparison = compare(results)
     console.print(table(comparison, title, wide=console.width >= 100))
-    for sentence in [*pretraining_in_words(comparison), *(f"{cost.arm}: {cost_in_words(cost)}." for cost in comparison.costs)]:
+    for sentence in [
+        *pretraining_in_words(comparison),
+        *(f"{cost.arm}: {cost_in_words(cost)}." for cost in comparison.costs),
+    ]:
         console.print(sentence, highlight=False)
     console.print(f"report: {path}", soft_wrap=True, highlight=False)
     return _farewell(console, status)
@@ -103,7 +113,7 @@ def _teller(console: Console) -> Callable[[str], None]:
 
 def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:
     if config["executor"]:
-        from experiments.jobs import SlurmJobs
+        from experiments.study.slurm_jobs import SlurmJobs
 
         return SlurmJobs(directory, **config["executor"])
     workers = config["workers"]

@@ -17,12 +17,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from experiments import slurm
-from experiments.collect import load_study
-from experiments.runner import DONE, FAILED, RUNNING, Journal
-from experiments.spec import StudyError
-from experiments.standing import PENDING, STOPPED, Standing, shape, standings, stop
-from experiments.words import NOTHING, clock
+from experiments.monitor.run_status import PENDING, STOPPED, Standing, shape, standings, stop
+from experiments.report.words import NOTHING, clock
+from experiments.study import slurm
+from experiments.study.collect import load_study
+from experiments.study.runner import DONE, FAILED, RUNNING, Journal
+from experiments.study.spec import StudyError
 
 USUAL = ("runs", "studies")
 COLOURS = {DONE: "green", RUNNING: "blue", PENDING: "cyan", STOPPED: "yellow"}
@@ -75,7 +75,16 @@ def run_table(found: Sequence[Standing]) -> Table:
         left = clock(run.seconds_left) if run.seconds_left is not None else ""
         who = run.job or (f"pid {run.pid}" if run.pid else "")
         when = time.strftime("%m-%d %H:%M", time.localtime(run.changed))
-        table.add_row(str(run.path), run.package, f"[{COLOURS[run.status]}]{run.status}[/]", run.position, left, run.value, who, when)
+        table.add_row(
+            str(run.path),
+            run.package,
+            f"[{COLOURS[run.status]}]{run.status}[/]",
+            run.position,
+            left,
+            run.value,
+            who,
+            when,
+        )
     return table
 
 
@@ -96,12 +105,16 @@ def cancel(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slur
 
 def resubmit(found: Sequence[Standing], options: Mapping[str, str]) -> None:
     """Submit a job for each run that has stopped; where there is no Slurm, say the command that continues it."""
-    from pretraining.snapshot import taken
+    from pretraining.runs.snapshot import taken
 
     stopped = [run for run in found if run.status == STOPPED]
     snapshot = taken() if stopped and slurm.is_here() else {}
     for run in stopped:
-        asked = [line for line in (run.path / "overrides.txt").read_text().splitlines() if line and not line.startswith("run_dir=")]
+        asked = [
+            line
+            for line in (run.path / "overrides.txt").read_text().splitlines()
+            if line and not line.startswith("run_dir=")
+        ]
         again = [*asked, f"run_dir={run.path}", "resume=auto"]
         if snapshot:
             number = slurm.submit(run.package, again, {**shape(run.path), **options}, snapshot)

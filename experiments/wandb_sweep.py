@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from experiments.spec import StudyError
+from experiments.study.spec import StudyError
 
 COMMANDS = {"pretraining": "validation/loss", "finetuning": "validation/accuracy"}
 """What can be swept, and the metric that a search would go by."""
@@ -30,7 +30,9 @@ def sweep(command: str, overrides: Sequence[str], *, method: str = "grid") -> di
     varied = {override.key_or_group: _parameter(override) for override in parsed if override.is_sweep_override()}
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
     if not varied:
-        raise StudyError("nothing varies: give several values to at least one override, such as optimizer.peak_lr=1e-3,3e-3")
+        raise StudyError(
+            "nothing varies: give several values to at least one override, such as optimizer.peak_lr=1e-3,3e-3"
+        )
     metric = COMMANDS[command]
     return {
         "method": method,

@@ -68,7 +68,7 @@ def join(found: Sequence[Edge], api: Any, entity: str) -> list[str]:
 
 def main(places: Sequence[str]) -> int:
     """Send everything below the places; 0 if all of it arrived."""
-    from pretraining.tracking import key_configured
+    from pretraining.runs.wandb_logger import key_configured
 
     if not key_configured():
         print(f"wandb_sync: {NO_KEY}", file=sys.stderr)
@@ -81,7 +81,10 @@ def main(places: Sequence[str]) -> int:
     try:
         send(fragments)
     except subprocess.CalledProcessError as error:
-        print(f"wandb_sync: wandb sync ended with {error.returncode}: what it had sent is marked, repeat the command", file=sys.stderr)
+        print(
+            f"wandb_sync: wandb sync ended with {error.returncode}: what it had sent is marked, repeat the command",
+            file=sys.stderr,
+        )
         return 1
     import wandb
 

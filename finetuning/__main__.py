@@ -1,7 +1,7 @@
 """`python -m finetuning handoff=DIR task=NAME [overrides]`: one finetuning run, or a sweep with -m."""
 
-from pretraining import startup
-from pretraining.help import help_asked
+from pretraining.cli import startup
+from pretraining.cli.help import help_asked
 
 
 def cli() -> None:
@@ -10,7 +10,7 @@ def cli() -> None:
         return
     startup.install()
     from finetuning.launch import main
-    from pretraining.configuration import command_line
+    from pretraining.cli.configuration import command_line
 
     command_line("finetune", main)
 

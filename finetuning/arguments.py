@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pretraining.run import RunError
+from pretraining.errors import RunError
 
 
-def arguments(given: list[str], required: tuple[str, ...], optional: dict[str, str | None], rest: str = "") -> dict[str, str]:
+def arguments(
+    given: list[str], required: tuple[str, ...], optional: dict[str, str | None], rest: str = ""
+) -> dict[str, str]:
     """Read `given`; keys that start with `rest` are taken as they come, any other unknown or missing key is an error."""
     values: dict[str, str] = {name: value for name, value in optional.items() if value is not None}
     for argument in given:

@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetuning.arguments import arguments
-from finetuning.data.text import LabelledData
+from finetuning.data.base import LabelledData
 from finetuning.launch import load_run
-from finetuning.metrics import Numbers
+from finetuning.metrics.classification import Numbers
 from finetuning.task import Task
 from finetuning.training import judged
-from pretraining.configuration import exit_cleanly, instantiate
-from pretraining.run import RunError
+from pretraining.cli.configuration import exit_cleanly, instantiate
+from pretraining.errors import RunError
 
 
 def evaluate(task: Task, data: LabelledData) -> Numbers:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from finetuning.arguments import arguments
+from finetuning.inputs.text import has_segments
 from finetuning.launch import load_run
-from finetuning.native import transformers_class
 from finetuning.task import Task
 from finetuning.tasks.generation import Generation
 from finetuning.tasks.question_answering import QuestionAnswering
 from finetuning.tasks.tagging import Tagging
-from finetuning.tokens import has_segments
-from pretraining.configuration import exit_cleanly
-from pretraining.run import RunError
+from finetuning.transformers_heads import transformers_class
+from pretraining.cli.configuration import exit_cleanly
+from pretraining.errors import RunError
 
 
 def export(task: Task, directory: Path) -> Path:
@@ -33,7 +33,9 @@ def export(task: Task, directory: Path) -> Path:
     model.save_pretrained(directory)
     tokenizer = copy.deepcopy(task.preprocess.tokenizer)
     names = ["input_ids", *(["token_type_ids"] if has_segments(task.backbone) else []), "attention_mask"]
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # what a pipeline feeds to the model
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = (
+        names  # what a pipeline feeds to the model
+    )
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -76,15 +78,21 @@ def _compare(task: Task, model: Any) -> None:
     documents = torch.ones_like(ids)
     documents[1, 8:] = 0
     ids[1, 8:] = task.preprocess.pad_id or 0  # RoBERTa reads off it which positions count
-    features = task.backbone(input_ids=ids, documents=documents)
+    features = task.backbone(input_ids=ids, document_ids=documents)
     per_token = isinstance(task, (Tagging, QuestionAnswering))
     ours: Tensor = task.head(features.positions if per_token else features.pooled)
     output = model(input_ids=ids, attention_mask=documents)
-    theirs = torch.stack([output.start_logits, output.end_logits], -1) if isinstance(task, QuestionAnswering) else output.logits
+    theirs = (
+        torch.stack([output.start_logits, output.end_logits], -1)
+        if isinstance(task, QuestionAnswering)
+        else output.logits
+    )
     kept = documents.bool() if per_token else slice(None)
     if not torch.allclose(ours[kept], theirs[kept], atol=1e-4):
         pooling = task.backbone.kwargs.get("pooling")
-        raise RunError(f"{type(model).__name__} makes its vector in another way than pooling={pooling}: finetune with head=native")
+        raise RunError(
+            f"{type(model).__name__} makes its vector in another way than pooling={pooling}: finetune with head=native"
+        )
 
 
 def cli() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from finetuning.data.splits import SPLITS, Splits
-from pretraining.run import RunError
+from pretraining.errors import RunError
 
 
 class Classes:
@@ -29,7 +29,9 @@ class Classes:
         labels = list(labels)
         unknown = set(labels) - self._numbers.keys()
         if unknown:
-            raise RunError(f"got the labels {_some(unknown)}, which training did not have (it had {_some(set(self.values))})")
+            raise RunError(
+                f"got the labels {_some(unknown)}, which training did not have (it had {_some(set(self.values))})"
+            )
         return np.array([self._numbers[label] for label in labels], np.int64)
 
 
@@ -52,7 +54,11 @@ def survey_classes(splits: Splits) -> dict[str, Any]:
                 f"{_some(train)}): give training examples for them, or drop those rows"
             )
     values = sorted(train)
-    return {"values": values, "names": name_classes(values, splits.class_names), "counts": [train[value] for value in values]}
+    return {
+        "values": values,
+        "names": name_classes(values, splits.class_names),
+        "counts": [train[value] for value in values],
+    }
 
 
 def name_classes(values: list[Any], names: list[str] | None) -> list[str]:

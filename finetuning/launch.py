@@ -15,20 +15,22 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits, subset
-from finetuning.data.text import LabelledData
-from finetuning.encoded import Encoded
+from finetuning.inputs.base import Encoded
 from finetuning.saving import build_task, lineage, load_head, save_model, save_predictions, save_report, saved_facts
 from finetuning.task import Task
 from finetuning.training import encode, finetune
 from pretraining import handoff
-from pretraining.configuration import class_name, class_of, complete, instantiate, make_loggers
-from pretraining.configuration import compose as compose_any
-from pretraining.distributed import rank
-from pretraining.lineage import columns, tags
-from pretraining.run import RunDirectory, RunError, refuse_other_config
-from pretraining.spawn import needs_ranks, run_ranks
-from pretraining.trainer import Precision, TrainerSettings, choose_precision
+from pretraining.cli.configuration import class_name, class_of, complete, instantiate, make_loggers
+from pretraining.cli.configuration import compose as compose_any
+from pretraining.cli.spawn import needs_ranks, run_ranks
+from pretraining.distributed.collectives import rank
+from pretraining.engine.precision import Precision, choose_precision
+from pretraining.engine.trainer import TrainerSettings
+from pretraining.errors import RunError
+from pretraining.runs.directory import RunDirectory, refuse_other_config
+from pretraining.runs.provenance import columns, tags
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -41,7 +43,9 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     config = complete(config, parts=("task", "mode"))
     settings: TrainerSettings = instantiate(config.trainer)
     if settings.strategy == "fsdp":
-        raise RunError("trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu and trainer.accumulate=")
+        raise RunError(
+            "trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu and trainer.accumulate="
+        )
     if needs_ranks(settings):
         code = run_ranks("finetuning.launch", config, settings.devices)
         if code:
@@ -61,7 +65,9 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     splits = data.splits()
     splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
     settings: TrainerSettings = instantiate(config.trainer)
-    settings.precision = config.trainer.precision = precision(settings.accelerator, settings.precision, source.backbone.convolves)
+    settings.precision = config.trainer.precision = precision(
+        settings.accelerator, settings.precision, source.backbone.convolves
+    )
     settings.max_steps = config.trainer.max_steps = steps(config, splits)
     task = build_task(config, source, class_of(config.task).survey(splits))
     encoded = encode(task, splits)
@@ -73,7 +79,10 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         metrics = _finetune(config, task, encoded, data, settings, directory, lineage(config.handoff, source))
         if rank() == 0:
             directory.write_metrics(metrics | {"seconds": time.perf_counter() - started})
-            print(f"run: {path}  " + "  ".join(f"{k} {v:.4f}" for k, v in headline(task, metrics).items()), file=sys.stderr)
+            print(
+                f"run: {path}  " + "  ".join(f"{k} {v:.4f}" for k, v in headline(task, metrics).items()),
+                file=sys.stderr,
+            )
     finally:
         directory.release()
     return path
@@ -90,9 +99,19 @@ def _finetune(
 ) -> dict[str, Any]:
     """Train, judge and write everything but metrics.json, whose presence says that the rest is there."""
     start = origin["origin"]
-    known = tags(class_name(config.task), class_name(config.mode), *map(columns(start).get, ("objective", "backbone", "data", "budget")))
-    loggers = make_loggers(config, directory.path, job_type="finetune", tags=known, origin=start | {"handoff": origin["sha256"]})
-    ranks = (int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))), settings.ranks) if settings.ranks > 1 else (0, 1)
+    known = tags(
+        class_name(config.task),
+        class_name(config.mode),
+        *map(columns(start).get, ("objective", "backbone", "data", "budget")),
+    )
+    loggers = make_loggers(
+        config, directory.path, job_type="finetune", tags=known, origin=start | {"handoff": origin["sha256"]}
+    )
+    ranks = (
+        (int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))), settings.ranks)
+        if settings.ranks > 1
+        else (0, 1)
+    )
     trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
     outcome = finetune(
         task,
@@ -123,7 +142,9 @@ def _finetune(
         save_report(directory.path / "test_report.json", task, outcome.test)
         (directory.path / "lineage.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
         if config.save_model:
-            save_model(directory.path / "model", task, origin["origin"] | {"task": type(task).__name__, "from": config.handoff})
+            save_model(
+                directory.path / "model", task, origin["origin"] | {"task": type(task).__name__, "from": config.handoff}
+            )
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the run is over, and its best weights are in model/
     return outcome.metrics | facts
 
@@ -151,7 +172,7 @@ def steps(config: DictConfig, splits: Splits) -> int:
 @functools.cache
 def precision(accelerator: Literal["cpu", "cuda"], wanted: Precision, convolves: bool) -> Precision:
     """Choose the precision, measured once per process: the runs of a study share it."""
-    return choose_precision(TrainerSettings(accelerator=accelerator, precision=wanted), convolves=convolves, say=False)
+    return choose_precision(wanted, accelerator, convolves=convolves, say=False)
 
 
 def is_finished(path: Path, config: DictConfig) -> bool:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pretraining.backbones.base import Backbone
-from pretraining.distributed import world_size
-from pretraining.optim import ParameterGroup, split_by_decay
-from pretraining.run import RunError
+from pretraining.distributed.collectives import world_size
+from pretraining.errors import RunError
+from pretraining.optim.optimizers import ParameterGroup, split_by_decay
 
 
 class Mode:
@@ -128,7 +128,9 @@ class Partial(Mode):
                 f"embeddings: give 0 to {len(blocks) - 1}"
             )
         later = {id(parameter) for block in blocks[self.frozen_blocks + 1 :] for parameter in block.parameters()}
-        for block in blocks[: self.frozen_blocks + 1]:  # an encoder–decoder's embeddings are no module apart from its layers
+        for block in blocks[
+            : self.frozen_blocks + 1
+        ]:  # an encoder–decoder's embeddings are no module apart from its layers
             for parameter in block.parameters():
                 parameter.requires_grad_(parameter.requires_grad and id(parameter) in later)
 
@@ -142,7 +144,9 @@ class GradualUnfreezing(Mode):
 
     def __init__(self, *, share: float, layer_decay: float) -> None:
         if not 0 < share <= 1:
-            raise RunError(f"got mode.share={share}: give the share of the run in which blocks are released, above 0 and at most 1")
+            raise RunError(
+                f"got mode.share={share}: give the share of the run in which blocks are released, above 0 and at most 1"
+            )
         self.share, self.layer_decay = share, layer_decay
         self.least = 0  # of the blocks train from the first step on
 
@@ -153,7 +157,10 @@ class GradualUnfreezing(Mode):
 
     def begin(self, backbone: Backbone) -> None:
         """Note each block's parameters, as far as the backbone itself lets them train."""
-        self.blocks = [[parameter for parameter in block.parameters() if parameter.requires_grad] for block in trainable_blocks(backbone)]
+        self.blocks = [
+            [parameter for parameter in block.parameters() if parameter.requires_grad]
+            for block in trainable_blocks(backbone)
+        ]
 
     def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
         """Release as many blocks as this step has earned."""
@@ -182,7 +189,9 @@ class Lora(Mode):
         """Freeze all and put an update on each chosen layer."""
         # A head that is tied to the embeddings stays: merging into it would change them too.
         tied = {id(part.weight) for part in backbone.modules() if isinstance(part, nn.Embedding)}
-        linear = {name: part for name, part in backbone.named_modules() if is_linear(part) and id(part.weight) not in tied}
+        linear = {
+            name: part for name, part in backbone.named_modules() if is_linear(part) and id(part.weight) not in tied
+        }
         chosen = {name: part for name, part in linear.items() if not self.targets or name.endswith(tuple(self.targets))}
         if not chosen:
             raise RunError(
@@ -236,7 +245,11 @@ def layer_groups(backbone: Backbone, head: nn.Module, decay: float) -> list[Para
     groups, seen = split_by_decay(named(head, "head")), set()
     blocks = trainable_blocks(backbone)
     for place in reversed(range(len(blocks))):
-        fresh = [(name, parameter) for name, parameter in named(blocks[place], f"backbone.blocks.{place}") if id(parameter) not in seen]
+        fresh = [
+            (name, parameter)
+            for name, parameter in named(blocks[place], f"backbone.blocks.{place}")
+            if id(parameter) not in seen
+        ]
         seen |= {id(parameter) for _, parameter in fresh}
         groups += split_by_decay(fresh, decay ** (len(blocks) - place))
     return groups
@@ -252,4 +265,6 @@ def rest_frozen(backbone: Backbone) -> None:
 def refuse_ranks(what: str) -> None:
     """Refuse what changes the trainable parameters between steps: data-parallel training fixes them at its start."""
     if world_size() > 1:
-        raise RunError(f"got {what} on {world_size()} ranks, which take one set of trainable parameters: set trainer.devices=1")
+        raise RunError(
+            f"got {what} on {world_size()} ranks, which take one set of trainable parameters: set trainer.devices=1"
+        )

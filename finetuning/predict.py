@@ -19,11 +19,11 @@ from finetuning.data.splits import Examples
 from finetuning.data.tables import SUFFIXES, column, read_table
 from finetuning.launch import load_run
 from finetuning.task import Task
-from pretraining.configuration import exit_cleanly
-from pretraining.data.decode import Decoding, decode
-from pretraining.data.image_files import SUFFIXES as IMAGE_SUFFIXES
+from pretraining.cli.configuration import exit_cleanly
 from pretraining.data.loader import EvalLoader
-from pretraining.run import RunError
+from pretraining.errors import RunError
+from pretraining.image.data.decode import Decoding, decode
+from pretraining.image.data.files import SUFFIXES as IMAGE_SUFFIXES
 
 ROLES = ("text", "text_pair", "tokens", "question", "context", "source")
 
@@ -54,7 +54,9 @@ def read_inputs(task: Task, data: dict[str, Any], place: str) -> Examples:
     size = len(next(iter(columns.values())))
     if not size:
         raise RunError(f"got input={place}, which holds no examples")
-    labels = [[task.blank()] * len(words) for words in columns["tokens"]] if "tokens" in columns else [task.blank()] * size
+    labels = (
+        [[task.blank()] * len(words) for words in columns["tokens"]] if "tokens" in columns else [task.blank()] * size
+    )
     return Examples.of(**columns, label=labels)
 
 
@@ -72,7 +74,9 @@ def _lines(lines: list[str], data: dict[str, Any]) -> dict[str, list]:
 
 
 def _images(task: Task, path: Path) -> dict[str, list]:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = (
+        [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    )
     decoding = Decoding(channels=task.preprocess.channels, size=task.preprocess.size)
     try:
         return {"image": [decode(file.read_bytes(), str(file), decoding) for file in files]}

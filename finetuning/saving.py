@@ -12,14 +12,14 @@ import pyarrow.parquet
 import torch
 from safetensors.torch import load_file
 
-from finetuning.native import native, with_native_layers
-from finetuning.solve import Neighbours
+from finetuning.closed_form import Neighbours
 from finetuning.task import Judged, Task
+from finetuning.transformers_heads import native, with_native_layers
 from pretraining import handoff
-from pretraining.configuration import class_of, instantiate
+from pretraining.cli.configuration import class_of, instantiate
+from pretraining.errors import RunError
 from pretraining.handoff import Handoff
 from pretraining.random import seed_everything_at, word
-from pretraining.run import RunError
 
 
 def build_task(config: Any, source: Handoff, labels: dict[str, Any]) -> Task:
@@ -28,12 +28,20 @@ def build_task(config: Any, source: Handoff, labels: dict[str, Any]) -> Task:
     if config.head not in ("linear", "native"):
         raise RunError(f"got head={config.head}: choose linear or native")
     if layers is not None and config.pooling not in (None, layers.pooling):
-        raise RunError(f"got pooling={config.pooling} and head=native, which pools by {layers.pooling} here: leave pooling=null")
+        raise RunError(
+            f"got pooling={config.pooling} and head=native, which pools by {layers.pooling} here: leave pooling=null"
+        )
     pooling = config.pooling if layers is None else layers.pooling
     if pooling is not None:
         repool(source, pooling)
     seed_everything_at(config.seed, word("head"))
-    task = instantiate(config.task, handoff=source, labels=labels, mode=instantiate(config.mode), optimizer=instantiate(config.optimizer))
+    task = instantiate(
+        config.task,
+        handoff=source,
+        labels=labels,
+        mode=instantiate(config.mode),
+        optimizer=instantiate(config.optimizer),
+    )
     if layers is not None:
         with_native_layers(task, layers)
     return task
@@ -42,7 +50,9 @@ def build_task(config: Any, source: Handoff, labels: dict[str, Any]) -> Task:
 def repool(source: Handoff, pooling: str) -> None:
     """Let the backbone make its pooled vector another way."""
     if "pooling" not in source.backbone.kwargs:
-        raise RunError(f"got pooling={pooling}, but {type(source.backbone).__name__} has no choice of pooling: leave pooling=null")
+        raise RunError(
+            f"got pooling={pooling}, but {type(source.backbone).__name__} has no choice of pooling: leave pooling=null"
+        )
     weights = source.backbone.state_dict()
     try:
         source.backbone = type(source.backbone)(**source.backbone.kwargs | {"pooling": pooling})
@@ -58,7 +68,9 @@ def load_head(task: Task, run_dir: Path) -> None:
         return
     weights = load_file(path)
     if solved is not None:
-        task.head = Neighbours(torch.empty_like(weights["head.vectors"]), torch.empty_like(weights["head.classes"]), **solved)
+        task.head = Neighbours(
+            torch.empty_like(weights["head.vectors"]), torch.empty_like(weights["head.classes"]), **solved
+        )
     task.head.load_state_dict({name.removeprefix("head."): value for name, value in weights.items()})
 
 
@@ -66,7 +78,9 @@ def saved_facts(run_dir: Path) -> dict[str, Any]:
     """Read what a finished run's model says about its labels and its head."""
     path = run_dir / "model" / "task.json"
     if not path.is_file():
-        raise RunError(f"run_dir={run_dir} holds no finetuned model: give the directory of a finished run with save_model=true")
+        raise RunError(
+            f"run_dir={run_dir} holds no finetuned model: give the directory of a finished run with save_model=true"
+        )
     return json.loads(path.read_text("utf-8"))
 
 
@@ -92,7 +106,17 @@ def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
     """Write the finetuned model: a hand-off whose heads.safetensors is the task's head, and task.json beside it."""
     heads = {name: value for name, value in task.state_dict().items() if name.startswith("head.")}
     handoff.write(
-        directory / f"step-{max(task.best.step, 0):07d}", backbone=task.backbone, preprocess=task.preprocess, origin=origin, heads=heads
+        directory / f"step-{max(task.best.step, 0):07d}",
+        backbone=task.backbone,
+        preprocess=task.preprocess,
+        origin=origin,
+        heads=heads,
     )
-    head = {"k": task.head.k, "temperature": task.head.temperature, "count": task.head.count} if isinstance(task.head, Neighbours) else None
-    (directory / "task.json").write_text(json.dumps({"labels": task.labels, "neighbours": head}) + "\n", encoding="utf-8")
+    head = (
+        {"k": task.head.k, "temperature": task.head.temperature, "count": task.head.count}
+        if isinstance(task.head, Neighbours)
+        else None
+    )
+    (directory / "task.json").write_text(
+        json.dumps({"labels": task.labels, "neighbours": head}) + "\n", encoding="utf-8"
+    )

@@ -17,15 +17,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from finetuning.data.splits import Examples, Splits
-from finetuning.encoded import Cached, Encoded
-from finetuning.metrics import Numbers
+from finetuning.inputs.base import Encoded
+from finetuning.inputs.cached import Cached
+from finetuning.metrics.classification import Numbers
 from finetuning.modes import Mode, rest_frozen
 from pretraining.backbones.base import Backbone, Features
-from pretraining.distributed import is_distributed, world_size
+from pretraining.distributed.collectives import is_distributed, world_size
+from pretraining.engine.batch import Batch, Loss, Term
+from pretraining.engine.meter import Meter
+from pretraining.engine.step import StepModule
+from pretraining.errors import RunError
 from pretraining.handoff import Handoff
-from pretraining.optim import Optimizer, ParameterGroup
-from pretraining.run import RunError
-from pretraining.step import Batch, Loss, Meter, StepModule, Term
+from pretraining.optim.optimizers import Optimizer, ParameterGroup
 
 
 class Judged(NamedTuple):
@@ -56,10 +59,14 @@ class Task(StepModule):
 
     modality: ClassVar[str]
     term: ClassVar[str] = "cross_entropy"  # the name of the loss in metrics.csv
-    cacheable: ClassVar[bool] = True  # the head reads independent vectors, which a frozen backbone gives once and for all
+    cacheable: ClassVar[bool] = (
+        True  # the head reads independent vectors, which a frozen backbone gives once and for all
+    )
     head: nn.Module
 
-    def __init__(self, *, handoff: Handoff, labels: dict[str, Any], mode: Mode, optimizer: Optimizer, select: str) -> None:
+    def __init__(
+        self, *, handoff: Handoff, labels: dict[str, Any], mode: Mode, optimizer: Optimizer, select: str
+    ) -> None:
         super().__init__(optimizer=optimizer)
         self.backbone: Backbone = handoff.backbone
         self.preprocess = handoff.preprocess
@@ -174,7 +181,9 @@ class Task(StepModule):
     def evaluate(self, loader: Any, prefix: str = "validation") -> Numbers:
         """Compute loss and metrics over an `EvalLoader` of an encoded split; on validation, keep the best weights so far."""
         outputs, values = self.predict(loader, prefix)
-        values |= {f"{prefix}/{name}": value for name, value in self.metrics(self.judge(outputs, loader.source)).items()}
+        values |= {
+            f"{prefix}/{name}": value for name, value in self.metrics(self.judge(outputs, loader.source)).items()
+        }
         if prefix == "validation":
             self._keep_best(values)
         return values
@@ -188,10 +197,12 @@ class Task(StepModule):
         with self.averaged():
             for batch, share in loader:
                 moved = self.on_device(self.transfer_batch_to_device(batch, self.device, 0))
-                with self._forward_context():
+                with self.forward_context():
                     logits = self.logits(moved)
                     meter.add(Loss({self.term: self.criterion(logits, moved)}), share)
-                rows |= zip(loader.source.order[batch["keys"].index.numpy()].tolist(), self.by_row(logits, batch), strict=True)
+                rows |= zip(
+                    loader.source.order[batch["keys"].index.numpy()].tolist(), self.by_row(logits, batch), strict=True
+                )
         self.train(training)
         rows = dict(kv for part in _gathered(rows) for kv in part.items())
         return [rows[row] for row in range(len(rows))], meter.read(prefix)
@@ -208,16 +219,20 @@ class Task(StepModule):
         self.eval()  # for good: the backbone is frozen
         for batch, _ in loader:
             moved = self.on_device(self.transfer_batch_to_device(batch, self.device, 0))
-            with self._forward_context():
+            with self.forward_context():
                 vectors = self.vectors(self.backbone(**self.inputs(moved)), moved).float().cpu()
-            rows |= zip(loader.source.order[batch["keys"].index.numpy()].tolist(), vectors.split(batch["units"].tolist()), strict=True)
+            rows |= zip(
+                loader.source.order[batch["keys"].index.numpy()].tolist(),
+                vectors.split(batch["units"].tolist()),
+                strict=True,
+            )
         rows = dict(kv for part in _gathered(rows) for kv in part.items())
         return Cached(loader.source, torch.cat([rows[row] for row in range(len(rows))]))
 
-    def _forward_context(self) -> contextlib.AbstractContextManager[Any]:
+    def forward_context(self) -> contextlib.AbstractContextManager[Any]:
         if self._trainer is None and self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
-        return super()._forward_context()
+        return super().forward_context()
 
     # -- the best weights on validation -------------------------------------------------------------------------------------------
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
+from finetuning.closed_form import solve
+from finetuning.data.base import LabelledData
 from finetuning.data.splits import SPLITS, Splits
-from finetuning.data.text import LabelledData
-from finetuning.encoded import Cached, Encoded
-from finetuning.metrics import Numbers
-from finetuning.solve import solve
+from finetuning.inputs.base import Encoded
+from finetuning.inputs.cached import Cached
+from finetuning.metrics.classification import Numbers
 from finetuning.task import Judged, Task
 from finetuning.watch import StayOpen, Watch
-from pretraining.backbones import winograd
 from pretraining.data.loader import EvalLoader, StepLoader
-from pretraining.distributed import rank, world_size
-from pretraining.history import CsvHistory
-from pretraining.run import RunDirectory
-from pretraining.step import StepSettings
-from pretraining.trainer import TrainerSettings, train
+from pretraining.distributed.collectives import rank, world_size
+from pretraining.engine.batch import StepSettings
+from pretraining.engine.trainer import TrainerSettings, train
+from pretraining.kernels import winograd
+from pretraining.runs.csv_logger import CsvHistory
+from pretraining.runs.directory import RunDirectory
 
 
 class Outcome(NamedTuple):
@@ -72,10 +73,14 @@ def finetune(
         )
         validation = evaluation(encoded["validation"], data, ranks)
         watch = Watch(validation, every=settings.val_every, log_every=settings.log_every, patience=patience, show=show)
-        plan = StepSettings(seed=seed, max_steps=settings.max_steps, clip_norm=settings.clip_norm, on_nonfinite=settings.on_nonfinite)
+        plan = StepSettings(
+            seed=seed, max_steps=settings.max_steps, clip_norm=settings.clip_norm, on_nonfinite=settings.on_nonfinite
+        )
         held = [logger if isinstance(logger, CsvHistory) else StayOpen(logger) for logger in loggers]
         task.train()
-        train(task, loader, settings=settings, run=run, loggers=held, callbacks=[watch], step_settings=plan, monitor=None)
+        train(
+            task, loader, settings=settings, run=run, loggers=held, callbacks=[watch], step_settings=plan, monitor=None
+        )
         task.restore_best()
     task.mode.finish(task.backbone)
     task.to(settings.accelerator)  # training leaves it on the CPU

@@ -57,7 +57,9 @@ class Watch(pl.Callback):
         """Say what trains, and start the clock."""
         self._started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Log and evaluate, where this step is due."""
         step, last = trainer.global_step, trainer.global_step == trainer.max_steps
         assert isinstance(pl_module, Task)

@@ -9,19 +9,19 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "AdamW": "pretraining.optim",
-    "SGD": "pretraining.optim",
-    "ByteBPE": "pretraining.preprocess.tokenizer_recipes",
-    "WordPiece": "pretraining.preprocess.tokenizer_recipes",
-    "ImagePreprocess": "pretraining.preprocess.image",
-    "StdlibDocs": "pretraining.data.builtin_text",
-    "TextFiles": "pretraining.data.text",
-    "MaskTokens": "pretraining.objectives.masked_language",
-    "MaskedLanguage": "pretraining.objectives.masked_language",
-    "SimCLR": "pretraining.objectives.simclr",
-    "TorchvisionBackbone": "pretraining.backbones.torchvision",
-    "TransformersBackbone": "pretraining.backbones.huggingface",
-    "TrainerSettings": "pretraining.trainer",
+    "AdamW": "pretraining.optim.optimizers",
+    "SGD": "pretraining.optim.optimizers",
+    "ByteBPE": "pretraining.text.tokenizer_recipes",
+    "WordPiece": "pretraining.text.tokenizer_recipes",
+    "ImagePreprocess": "pretraining.image.preprocess",
+    "StdlibDocs": "pretraining.text.data.stdlib_docs",
+    "TextFiles": "pretraining.text.data.base",
+    "MaskTokens": "pretraining.objectives.text.masked_language",
+    "MaskedLanguage": "pretraining.objectives.text.masked_language",
+    "SimCLR": "pretraining.objectives.image.simclr",
+    "TorchvisionBackbone": "pretraining.image.backbones.torchvision_model",
+    "TransformersBackbone": "pretraining.text.backbones.transformers_model",
+    "TrainerSettings": "pretraining.engine.trainer",
     "fit": "pretraining.launch",
 }
 __all__ = sorted(_HOME)

@@ -1,7 +1,7 @@
 """`python -m pretraining [overrides]`: one pretraining run, or a sweep with -m."""
 
-from pretraining import startup
-from pretraining.help import help_asked
+from pretraining.cli import startup
+from pretraining.cli.help import help_asked
 
 
 def cli() -> None:
@@ -9,7 +9,7 @@ def cli() -> None:
     if help_asked("pretrain"):
         return
     startup.install()
-    from pretraining.configuration import command_line
+    from pretraining.cli.configuration import command_line
     from pretraining.launch import main
 
     command_line("pretrain", main)

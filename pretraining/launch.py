@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining import budget as budgets
+from pretraining.budget import affordable_steps as steps_of
+from pretraining.budget import frozen_steps
 from pretraining.callbacks.artifact import Artifact
 from pretraining.callbacks.export import Export
 from pretraining.callbacks.online_probe import ProbeSettings
@@ -20,19 +21,32 @@ from pretraining.callbacks.pictures import probing
 from pretraining.callbacks.profile import Profile
 from pretraining.callbacks.throughput import Throughput
 from pretraining.callbacks.validation import Validation
-from pretraining.configuration import as_run_errors, check_modalities, complete, compose, instantiate, make_loggers, rerun
-from pretraining.data import modality
-from pretraining.data.loader import EvalLoader, Source, StepLoader
-from pretraining.distributed import convert_batchnorm
-from pretraining.history import CsvHistory
-from pretraining.lineage import origin_of, tags
+from pretraining.cli.configuration import (
+    as_run_errors,
+    check_modalities,
+    complete,
+    compose,
+    decided,
+    instantiate,
+    make_loggers,
+    rerun,
+)
+from pretraining.cli.spawn import needs_ranks, run_ranks
+from pretraining.cost import step_flops
+from pretraining.data.loader import EvalLoader, StepLoader
+from pretraining.data.source import FirstRows, Source, class_count, require_classes
+from pretraining.distributed.batchnorm import convert_batchnorm
+from pretraining.distributed.environment import process_rank
+from pretraining.engine.batch import StepSettings
+from pretraining.engine.precision import choose_precision
+from pretraining.engine.trainer import TrainerSettings, train
+from pretraining.errors import RunError
+from pretraining.modality import Modality, Row
 from pretraining.objectives.base import Objective
-from pretraining.objectives.continued import continue_heads
-from pretraining.run import RunDirectory, RunError, process_rank
-from pretraining.spawn import needs_ranks, run_ranks
-from pretraining.step import StepSettings
-from pretraining.tracking import WandbHistory
-from pretraining.trainer import TrainerSettings, choose_precision, train
+from pretraining.objectives.init_from import continue_heads
+from pretraining.runs.directory import RunDirectory
+from pretraining.runs.provenance import origin_of, tags
+from pretraining.runs.wandb_logger import WandbHistory
 
 __all__ = ["Parts", "compose", "fit", "main", "run"]
 
@@ -47,11 +61,23 @@ class Parts:
     train: Source
     validation: Source
     data: Any
-    row: Sequence[float]  # an average training row, as FLOP counters take it: a `TextRow`, or (channels, height, width)
+    row: Row  # an average one of the training data
     facts: dict[str, float]  # about the data, that results are read against
     recipe: dict[str, Any] = field(default_factory=dict)  # configuration of objective and collate, for the hand-off
     classes: int | None = None  # of the training data; None without labels
     probe: ProbeSettings | None = None
+
+
+@dataclass
+class Run:
+    """A run before its directory is claimed: its parts, and what was decided about it, which `config` records."""
+
+    config: DictConfig
+    parts: Parts
+    settings: TrainerSettings
+    overrides: Sequence[str] = ()
+    observers: Sequence[Any] = ()  # loggers that are told what the run's own are
+    started: float = field(default_factory=time.perf_counter)
 
 
 def build(config: DictConfig) -> Parts:
@@ -59,44 +85,52 @@ def build(config: DictConfig) -> Parts:
     check_modalities(config)
     with as_run_errors():
         data = instantiate(config.data)
+        modality: Modality = data.modality
         preprocess = instantiate(config.preprocess).fit(data)
         collate = instantiate(config.collate, preprocess=preprocess)
-        sources = [modality.source_of(data, split, preprocess, collate, seed=config.seed) for split in ("train", "validation")]
+        sources = open_splits(data, preprocess, collate, config.seed)
+        given = {}
         if "classes" in config.objective:
-            config.objective.classes = modality.require_classes(sources[0], config.objective.classes)
+            given["classes"] = require_classes(sources[0], config.objective.classes)
         torch.manual_seed(config.seed)
         backbone = instantiate(config.backbone, **modality.backbone_arguments(preprocess))
-        objective = instantiate(config.objective, backbone=backbone, optimizer=instantiate(config.optimizer))
+        objective = instantiate(config.objective, backbone=backbone, optimizer=instantiate(config.optimizer), **given)
         if config.backbone.get("init_from") is not None:
             print(continue_heads(objective, config.backbone.init_from), file=sys.stderr)
         parts = assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
         parts.probe = None if config.probe is None else instantiate(config.probe)
-    parts.recipe = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("objective", "collate")}
+    recorded = decided(config, {f"objective.{name}": value for name, value in given.items()})
+    parts.recipe = {name: OmegaConf.to_container(recorded[name], resolve=True) for name in ("objective", "collate")}
     return parts
 
 
+def open_splits(data: Any, preprocess: Any, collate: Any, seed: int) -> list[Source]:
+    """Open the training and the validation split."""
+    return [data.modality.source(data, split, preprocess, collate, seed=seed) for split in ("train", "validation")]
+
+
 def assemble_parts(
-    objective: Objective, data: Any, preprocess: Any, collate: Any, sources: Sequence[Any], *, overfit_batches: int = 0
+    objective: Objective,
+    data: Any,
+    preprocess: Any,
+    collate: Any,
+    sources: Sequence[Source],
+    *,
+    overfit_batches: int = 0,
 ) -> Parts:
     """Put built parts together with what follows from them."""
-    shape, facts = modality.average_shape(sources[0], collate, preprocess), modality.facts(sources[0], sources[1], collate, preprocess)
-    train_source = FirstRows(sources[0], overfit_batches * data.batch_size) if overfit_batches else sources[0]
-    return Parts(objective, preprocess, collate, train_source, sources[1], data, shape, facts, classes=modality.class_count(sources[0]))
-
-
-class FirstRows:
-    """The first rows of a source: a model that learns at all can learn these by heart."""
-
-    def __init__(self, source: Any, rows: int) -> None:
-        self.source, self.rows = source, rows
-
-    def count(self, epoch: int) -> int:
-        """Count the rows."""
-        return min(self.rows, self.source.count(epoch))
-
-    def read(self, epoch: int, rows: Any) -> Any:
-        """Read rows."""
-        return self.source.read(epoch, rows)
+    train, validation = sources
+    return Parts(
+        objective,
+        preprocess,
+        collate,
+        FirstRows(train, overfit_batches * data.batch_size) if overfit_batches else train,
+        validation,
+        data,
+        data.modality.average_row(objective, train, collate, preprocess),
+        data.modality.facts(train, validation, collate, preprocess),
+        classes=class_count(train),
+    )
 
 
 # -- one run ------------------------------------------------------------------------------------------------------------------------------
@@ -121,129 +155,34 @@ def main(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[
 
 def run(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
     """Carry out one run as (one rank of) this process."""
-    started = time.perf_counter()
-    settings: TrainerSettings = instantiate(config.trainer)
     if not config.dry_run:
         RunDirectory.refuse_taken(Path(config.run_dir), resume=config.resume)
-    parts = build(config)
-    settings.precision = config.trainer.precision = choose_precision(settings, convolves=parts.objective.backbone.convolves)
-    frozen = None if config.dry_run else budgets.frozen_steps(config)
-    bought = frozen or budgets.steps(config.budget, settings, parts, config.data.batch_size)
-    settings.max_steps = config.trainer.max_steps = bought
+    planned = prepared(config, frozen_steps(config) if not config.dry_run else None)
     if config.dry_run:
         from pretraining.dry_run import show
 
-        show(config, settings, parts)
+        show(planned.config, planned.settings, planned.parts)
         return Path(config.run_dir)
-    with as_run_errors():
-        loaders = loaders_of(parts, settings, config.seed)
-    directory = RunDirectory.claim(Path(config.run_dir), config, resume=config.resume, overrides=list(overrides))
-    try:
-        if directory.finished:
-            print(f"run_dir={directory.path} holds this run, finished: nothing to do", file=sys.stderr)
-        else:
-            measured = _train(config, settings, parts, loaders, directory, observers)
-            directory.write_metrics(measured | {"seconds_total": time.perf_counter() - started})
-            if process_rank() == 0:
-                print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
-    finally:
-        directory.release()
-    return directory.path
+    return carry_out(replace(planned, overrides=overrides, observers=observers))
+
+
+def prepared(config: DictConfig, steps: int | None = None) -> Run:
+    """Build a configuration's parts and decide what it leaves open: precision, steps (unless given) and classes."""
+    started = time.perf_counter()
+    parts, settings = build(config), instantiate(config.trainer)
+    settings.precision = choose_precision(
+        settings.precision, settings.accelerator, convolves=parts.objective.backbone.convolves
+    )
+    settings.max_steps = steps or steps_of(config.budget, settings, parts, config.data.batch_size)
+    found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
+    if "classes" in config.objective:
+        found["objective.classes"] = parts.recipe["objective"]["classes"]
+    return Run(decided(config, found), parts, settings, started=started)
 
 
 def affordable_steps(config: DictConfig) -> int:
     """Count the steps that a configuration's budget buys, without running any of them."""
-    settings: TrainerSettings = instantiate(config.trainer)
-    parts = build(complete(config))
-    settings.precision = choose_precision(settings, convolves=parts.objective.backbone.convolves)
-    return budgets.steps(config.budget, settings, parts, config.data.batch_size)
-
-
-def _train(
-    config: DictConfig,
-    settings: TrainerSettings,
-    parts: Parts,
-    loaders: tuple[StepLoader, EvalLoader],
-    directory: RunDirectory,
-    observers: Sequence[Any],
-) -> dict[str, Any]:
-    origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True))
-    known = tags(*(origin[part] for part in ("objective", "backbone", "data", "budget")))
-    loggers = make_loggers(config, directory.path, job_type="pretrain", tags=known, origin=origin)
-    origin["wandb"] = next((logger.path for logger in loggers if isinstance(logger, WandbHistory)), None)
-    options = {"seed": config.seed, "ema": config.ema, "origin": origin, "show": config.logger.progress, "profile": config.profile}
-    try:
-        return fit_parts(parts, loaders, settings, directory, loggers=[*loggers, *observers], **options)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(config.data.batch_size, settings, error) from error
-
-
-def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:
-    """Make this rank's loaders of training steps and of validation batches."""
-    data, ranks = parts.data, (process_rank() if settings.ranks > 1 else 0, settings.ranks)
-    loader = StepLoader(
-        parts.train,
-        parts.collate,
-        batch_size=data.batch_size,
-        max_steps=settings.max_steps,
-        seed=seed,
-        accumulate=settings.accumulate,
-        workers=data.workers,
-        ranks=ranks,
-    )
-    full = parts.objective.coupled
-    return loader, EvalLoader(parts.validation, parts.collate, batch_size=data.eval_batch_size, ranks=ranks, full_batches=full)
-
-
-def fit_parts(
-    parts: Parts,
-    loaders: tuple[StepLoader, EvalLoader],
-    settings: TrainerSettings,
-    directory: RunDirectory,
-    *,
-    loggers: list[Any],
-    seed: int,
-    ema: float | None,
-    origin: dict[str, Any],
-    show: bool,
-    profile: bool = False,
-) -> dict[str, Any]:
-    """Train the parts and hand them over; returns the final numbers."""
-    objective, (loader, evaluation) = parts.objective, loaders
-    if settings.ranks > 1:
-        convert_batchnorm(objective)
-    sharded = settings.strategy == "fsdp"
-    objective.backbone.set_compute(compiled=settings.compile, recompute=settings.recompute, sharded=sharded)
-    throughput = Throughput(
-        every=settings.log_every,
-        evaluated_every=settings.val_every,
-        step_flops=budgets.step_flops(parts, settings),
-        wait_seconds=lambda: loader.wait_seconds,
-        unit="tokens" if objective.modality == "text" else "images",
-        show=show,
-    )
-    export = Export(
-        directory.path / "handoff",
-        every=settings.handoff_every,
-        preprocess=parts.preprocess,
-        recipe=parts.recipe,
-        origin=lambda: origin | {k: v for k, v in throughput.state_dict()["totals"].items() if k != "seconds"},
-    )
-    step_settings = StepSettings(seed, settings.max_steps, settings.clip_norm, ema, settings.on_nonfinite)
-    validation = Validation(evaluation, every=settings.val_every)
-    probe = probing(parts, settings.val_every, evaluation.ranks, directory.path / "pictures")
-    tracing = [Profile(directory.path / "profile")] if profile else []
-    trainer = train(
-        objective,
-        loader,
-        settings=settings,
-        run=directory,
-        loggers=loggers,
-        callbacks=[validation, *probe, throughput, export, Artifact(export.directory), *tracing],
-        step_settings=step_settings,
-    )
-    parameters = sum(parameter.numel() for parameter in objective.parameters())
-    return {"steps": trainer.global_step, "parameters": parameters, **objective.measured, **parts.facts, **throughput.summary()}
+    return prepared(complete(config)).settings.max_steps
 
 
 def fit(
@@ -260,32 +199,126 @@ def fit(
 
     `collate` carries the preprocess it was made with. `resume` as on the command line. Returns the run directory.
     """
-    preprocess = collate.preprocess
     with as_run_errors():
-        sources = [modality.source_of(data, split, preprocess, collate, seed=seed) for split in ("train", "validation")]
-        parts = assemble_parts(objective, data, preprocess, collate, sources)
-        loaders = loaders_of(parts, trainer, seed)
-    trainer.precision = choose_precision(trainer, convolves=objective.backbone.convolves)
-    settings = OmegaConf.create({"trainer": vars(trainer), "seed": seed, "objective": type(objective).__name__})
-    directory = RunDirectory.claim(Path(run_dir), settings, resume=resume, overrides=[])
-    origin = {"objective": type(objective).__name__, "data": type(data).__name__, "seed": seed}
+        sources = open_splits(data, collate.preprocess, collate, seed)
+        parts = assemble_parts(objective, data, collate.preprocess, collate, sources)
+    chosen = choose_precision(trainer.precision, trainer.accelerator, convolves=objective.backbone.convolves)
+    settings = replace(trainer, precision=chosen)
+    recorded = {
+        "name": f"{type(objective).__name__}-{type(data).__name__}",
+        "objective": _named(objective),
+        "backbone": _named(objective.backbone),
+        "data": {**_named(data), "batch_size": data.batch_size},
+        "trainer": vars(settings),
+        "logger": {"csv": True, "progress": True, "wandb": {"mode": "disabled"}},
+        "budget": {},
+        **{"run_dir": str(run_dir), "resume": resume, "seed": seed, "ema": None, "profile": False},
+    }
+    return carry_out(Run(OmegaConf.create(recorded), parts, settings))
+
+
+def _named(part: Any) -> dict[str, str]:
+    return {"_target_": f"{type(part).__module__}.{type(part).__qualname__}"}
+
+
+def carry_out(planned: Run) -> Path:
+    """Claim the run's directory, train in it, write the final numbers and release it; returns the directory."""
+    config, settings = planned.config, planned.settings
+    with as_run_errors():
+        loaders = loaders_of(planned.parts, settings, config.seed)
+    directory = RunDirectory.claim(
+        Path(config.run_dir), config, resume=config.resume, overrides=list(planned.overrides)
+    )
     try:
-        if not directory.finished:
-            metrics = fit_parts(
-                parts,
-                loaders,
-                trainer,
-                directory,
-                loggers=[CsvHistory(directory.path / "metrics.csv")],
-                seed=seed,
-                ema=None,
-                origin=origin,
-                show=True,
-            )
-            directory.write_metrics(metrics)
+        if directory.finished:
+            print(f"run_dir={directory.path} holds this run, finished: nothing to do", file=sys.stderr)
+            return directory.path
+        measured = train_parts(planned, loaders, directory)
+        directory.write_metrics(measured | {"seconds_total": time.perf_counter() - planned.started})
+        if process_rank() == 0:
+            print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(config.data.batch_size, settings, error) from error
     finally:
         directory.release()
     return directory.path
+
+
+def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:
+    """Make this rank's loaders of training steps and of validation batches."""
+    data, ranks = parts.data, (process_rank() if settings.ranks > 1 else 0, settings.ranks)
+    loader = StepLoader(
+        parts.train,
+        parts.collate,
+        batch_size=data.batch_size,
+        max_steps=settings.max_steps,
+        seed=seed,
+        accumulate=settings.accumulate,
+        workers=data.workers,
+        ranks=ranks,
+    )
+    full = parts.objective.coupled
+    return loader, EvalLoader(
+        parts.validation, parts.collate, batch_size=data.eval_batch_size, ranks=ranks, full_batches=full
+    )
+
+
+def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory: RunDirectory) -> dict[str, Any]:
+    """Train the parts and hand them over; returns the final numbers."""
+    config, parts, settings = planned.config, planned.parts, planned.settings
+    objective, (loader, evaluation) = parts.objective, loaders
+    if settings.ranks > 1:
+        convert_batchnorm(objective)
+    objective.backbone.set_compute(
+        compiled=settings.compile, recompute=settings.recompute, sharded=settings.strategy == "fsdp"
+    )
+    origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True))
+    loggers = [*run_loggers(config, directory, origin), *planned.observers]
+    throughput = Throughput(
+        every=settings.log_every,
+        evaluated_every=settings.val_every,
+        step_flops=step_flops(parts, settings),
+        wait_seconds=lambda: loader.wait_seconds,
+        unit=parts.data.modality.unit,
+        show=config.logger.progress,
+    )
+    export = Export(
+        directory.path / "handoff",
+        every=settings.handoff_every,
+        preprocess=parts.preprocess,
+        recipe=parts.recipe,
+        origin=lambda: origin | throughput.spent(),
+    )
+    validation = Validation(evaluation, every=settings.val_every)
+    probe = probing(parts, settings.val_every, evaluation.ranks, directory.path / "pictures")
+    tracing = [Profile(directory.path / "profile")] if config.profile else []
+    trainer = train(
+        objective,
+        loader,
+        settings=settings,
+        run=directory,
+        loggers=loggers,
+        callbacks=[validation, *probe, throughput, export, Artifact(export.directory), *tracing],
+        step_settings=StepSettings(
+            config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite
+        ),
+    )
+    parameters = sum(parameter.numel() for parameter in objective.parameters())
+    return {
+        "steps": trainer.global_step,
+        "parameters": parameters,
+        **objective.measured,
+        **parts.facts,
+        **throughput.summary(),
+    }
+
+
+def run_loggers(config: DictConfig, directory: RunDirectory, origin: dict[str, Any]) -> list[Any]:
+    """Make the run's own loggers; `origin` gets the W&B run that its weights come from."""
+    known = tags(*(origin[part] for part in ("objective", "backbone", "data", "budget")))
+    loggers = make_loggers(config, directory.path, job_type="pretrain", tags=known, origin=origin)
+    origin["wandb"] = next((logger.path for logger in loggers if isinstance(logger, WandbHistory)), None)
+    return loggers
 
 
 def out_of_memory(batch_size: int, settings: TrainerSettings, error: BaseException) -> RunError:
@@ -295,4 +328,6 @@ def out_of_memory(batch_size: int, settings: TrainerSettings, error: BaseExcepti
     finer = next((parts for parts in range(settings.accumulate + 1, share + 1) if share % parts == 0), None)
     advice = f"try trainer.accumulate={finer}" if finer else "lower data.batch_size or take a smaller backbone"
     detail = str(error).split("\n")[0]
-    return RunError(f"out of memory with micro-batches of {micro} examples: {advice} (the result stays the same). {detail}")
+    return RunError(
+        f"out of memory with micro-batches of {micro} examples: {advice} (the result stays the same). {detail}"
+    )

@@ -65,7 +65,11 @@ def logistic_regression(
     weight = (start.weight.clone() if start else vectors.new_zeros(count, vectors.shape[1])).requires_grad_()
     bias = (start.bias.clone() if start else vectors.new_zeros(count)).requires_grad_()
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_iterations, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=max_iterations,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
@@ -84,12 +88,16 @@ def ridge_regression(vectors: Tensor, values: Tensor, penalty: float) -> Linear:
     vectors, values = vectors.double(), values.double()
     mean, offset = vectors.mean(0), values.mean(0)
     centred = vectors - mean
-    gram = centred.T @ centred + penalty * len(vectors) * torch.eye(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    gram = centred.T @ centred + penalty * len(vectors) * torch.eye(
+        vectors.shape[1], dtype=torch.float64, device=vectors.device
+    )
     weight = torch.linalg.solve(gram, centred.T @ (values - offset)).T
     return Linear(weight, offset - weight @ mean)
 
 
-def nearest_neighbours(vectors: Tensor, classes: Tensor, queries: Tensor, *, count: int, k: int, temperature: float) -> Tensor:
+def nearest_neighbours(
+    vectors: Tensor, classes: Tensor, queries: Tensor, *, count: int, k: int, temperature: float
+) -> Tensor:
     """Score each class by its neighbours among the `k` most similar (cosine) training vectors, each with exp(similarity / temperature).
 
     The protocol of Wu et al. 2018 ("Unsupervised feature learning via non-parametric instance discrimination", section 3.4), with

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretraining.configuration import compose, exit_cleanly
+from pretraining.cli.configuration import compose, exit_cleanly
+from pretraining.engine.step import StepModule
 from pretraining.launch import main
-from pretraining.step import StepModule
 from tests.runs import kill_group
 
 RECORD = "examples.jsonl"
@@ -25,7 +25,9 @@ def start(overrides, ranks=1, change=None, **environment):
     """Start a run whose ranks are forked processes of one group; `change` is called in each before the run."""
     process = multiprocessing.get_context("fork").Process(target=_group, args=(overrides, ranks, change, environment))
     process.start()
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # whichever of the two comes first: a kill may be due at once
+    with contextlib.suppress(
+        ProcessLookupError, PermissionError
+    ):  # whichever of the two comes first: a kill may be due at once
         os.setpgid(process.pid, process.pid)
     return process
 
@@ -40,7 +42,12 @@ def _group(overrides, ranks, change, environment):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "local", "GROUP_RANK": "0"}
+    os.environ |= {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "TORCHELASTIC_RUN_ID": "local",
+        "GROUP_RANK": "0",
+    }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     context = multiprocessing.get_context("fork")
     members = []
@@ -91,7 +98,9 @@ def examples(run_dir):
     for line in (run_dir / RECORD).read_text().splitlines():
         step, rank, chunks = json.loads(line)
         seen[step, rank].append(chunks)
-    assert all(again == each[0] for each in seen.values() for again in each), "a step that was repeated saw other examples"
+    assert all(again == each[0] for each in seen.values() for again in each), (
+        "a step that was repeated saw other examples"
+    )
     return {place: each[0] for place, each in seen.items()}
 
 

@@ -2,14 +2,22 @@
 
 import torch
 
-from pretraining.optim import SGD
-from pretraining.step import Step, StepSettings
-from pretraining.trainer import TrainerSettings, build_trainer
+from pretraining.engine.batch import Step, StepSettings
+from pretraining.engine.trainer import TrainerSettings, build_trainer
+from pretraining.optim.optimizers import SGD
 
 
 def plain_sgd():
     """Give an optimizer whose one step is minus the gradient."""
-    return SGD(peak_lr=1.0, warmup_steps=0, schedule="constant", final_fraction=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
+    return SGD(
+        peak_lr=1.0,
+        warmup_steps=0,
+        schedule="constant",
+        final_fraction=1.0,
+        weight_decay=0.0,
+        momentum=0.0,
+        nesterov=False,
+    )
 
 
 class Steps(list):
@@ -25,7 +33,11 @@ def gradient_of(module, micro_batches, tmp_path, *, rank=0, world=1):
     settings = TrainerSettings(max_steps=1, precision="fp64", devices=world, strategy=strategy)
     steps = Steps([Step(0, micro_batches, examples=1, tokens=1)])
     build_trainer(settings, [], [], tmp_path).fit(module, steps)
-    return {name: (before[name] - parameter.detach()).numpy() for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {
+        name: (before[name] - parameter.detach()).numpy()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def assert_same_gradient(first, second, tolerance=1e-9):
@@ -39,5 +51,6 @@ def assert_same_gradient(first, second, tolerance=1e-9):
 def doubled(batch):
     """Turn a batch's floats into float64."""
     return {
-        name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value for name, value in batch.items()
+        name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in batch.items()
     }

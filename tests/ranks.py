@@ -13,7 +13,9 @@ def in_ranks(function, world, *arguments, timeout=180):
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    started = [context.Process(target=_rank, args=(function, rank, world, port, queue, arguments)) for rank in range(world)]
+    started = [
+        context.Process(target=_rank, args=(function, rank, world, port, queue, arguments)) for rank in range(world)
+    ]
     for process in started:
         process.start()
     try:
@@ -30,7 +32,12 @@ def in_ranks(function, world, *arguments, timeout=180):
 
 def _rank(function, rank, world, port, queue, arguments):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+        "GROUP_RANK": "0",
+    }
     import torch
 
     torch.set_num_threads(1)

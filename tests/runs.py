@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pretraining.configuration import compose, exit_cleanly
+from pretraining.cli.configuration import compose, exit_cleanly
 from pretraining.launch import main
 
 TIME_COLUMNS = ("time", "throughput/")
@@ -49,7 +49,8 @@ def write_corpus(directory: Path, documents: int = 120) -> Path:
         sentences = []
         for sentence in range(3 + number % 4):
             picked = [
-                words[(number * 7 + sentence * 5 + place * (1 + number % 3)) % len(words)] for place in range(6 + (number + sentence) % 7)
+                words[(number * 7 + sentence * 5 + place * (1 + number % 3)) % len(words)]
+                for place in range(6 + (number + sentence) % 7)
             ]
             sentences.append(" ".join(picked).capitalize() + ".")
         lines.append(" ".join(sentences))
@@ -91,12 +92,22 @@ def assert_plain(run_dir: Path) -> None:
     for path in paths:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
-            operations = [(operation.name, argument) for operation, argument, _ in pickletools.genops(archive.read(name))]
+            operations = [
+                (operation.name, argument) for operation, argument, _ in pickletools.genops(archive.read(name))
+            ]
         named = {argument for operation, argument in operations if operation == "GLOBAL"}
         storages = {argument for argument in named if argument.startswith("torch ") and argument.endswith("Storage")}
         assert storages
         assert named - storages <= {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
-        assert not {operation for operation, _ in operations} & {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2"}
+        assert not {operation for operation, _ in operations} & {
+            "STACK_GLOBAL",
+            "INST",
+            "OBJ",
+            "NEWOBJ",
+            "NEWOBJ_EX",
+            "EXT1",
+            "EXT2",
+        }
     pickles = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
     assert not [path for path in (run_dir / "handoff").rglob("*") if path.suffix in pickles]
 
@@ -158,7 +169,9 @@ def assert_same_end(first: Path, second: Path) -> None:
         assert_equal(ours[part], theirs[part], part)
     assert_equal(*(probe_of(checkpoint) for checkpoint in (ours, theirs)), "probe")
     assert ours["loops"]["fit_loop"]["state_dict"] == theirs["loops"]["fit_loop"]["state_dict"]
-    digests = [json.loads((path / "handoff" / "last" / "handoff.json").read_text())["sha256"] for path in (first, second)]
+    digests = [
+        json.loads((path / "handoff" / "last" / "handoff.json").read_text())["sha256"] for path in (first, second)
+    ]
     assert digests[0]["model.safetensors"] == digests[1]["model.safetensors"]
     assert digests[0].get("heads.safetensors") == digests[1].get("heads.safetensors")  # not every objective has heads
     rows = history(first)

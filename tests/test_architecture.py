@@ -11,26 +11,29 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    [f"pretraining.{name}" for name in ("startup", "help", "random", "cache", "native", "cluster", "watchdog", "snapshot", "lineage")],
-    ["pretraining.distributed"],
-    ["pretraining.optim", "pretraining.lars"],
+    [
+        f"pretraining.{name}"
+        for name in ("startup", "help", "random", "cache", "native", "cluster", "watchdog", "snapshot", "lineage")
+    ],
+    ["pretraining.distributed.collectives"],
+    ["pretraining.optim.optimizers", "pretraining.optim.lars"],
     ["pretraining.preprocess"],
     ["pretraining.backbones"],
-    ["pretraining.phases", "pretraining.nonfinite", "pretraining.step"],
+    ["pretraining.engine.timing", "pretraining.engine.nonfinite", "pretraining.engine.step"],
     [
         "pretraining.handoff",
-        "pretraining.augment",
+        "pretraining.image.augment",
         "pretraining.probes",
-        "pretraining.checkpoints",
-        "pretraining.history",
-        "pretraining.tracking",
-        "pretraining.run",
-        "pretraining.sharded",
-        "pretraining.trainer",
+        "pretraining.engine.checkpoints",
+        "pretraining.runs.csv_logger",
+        "pretraining.runs.wandb_logger",
+        "pretraining.runs.directory",
+        "pretraining.distributed.fsdp",
+        "pretraining.engine.trainer",
     ],
-    ["pretraining.callbacks", "pretraining.objectives", "pretraining.data", "pretraining.configuration"],
-    ["pretraining.launch", "pretraining.budget", "pretraining.dry_run", "pretraining.spawn"],
-    ["pretraining.__main__", "pretraining.evaluate", "pretraining.rank"],
+    ["pretraining.callbacks", "pretraining.objectives", "pretraining.data", "pretraining.cli.configuration"],
+    ["pretraining.launch", "pretraining.budget", "pretraining.dry_run", "pretraining.cli.spawn"],
+    ["pretraining.__main__", "pretraining.evaluate", "pretraining.cli.rank"],
 ]
 FINETUNING_MAY_IMPORT = {
     "startup", "help", "random", "cache", "distributed", "optim", "preprocess", "backbones", "step", "handoff", "probes", "checkpoints",
@@ -42,7 +45,11 @@ HYDRA_ALLOWED = {
 
 
 def sources():
-    found = {path: ast.parse(path.read_text("utf-8")) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+    found = {
+        path: ast.parse(path.read_text("utf-8"))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
     assert len(found) > 50
     return found
 
@@ -66,7 +73,14 @@ def imported(tree):
 
 
 def layer_of(module):
-    return next((number for number, names in enumerate(LAYERS) if any(module == n or module.startswith(n + ".") for n in names)), None)
+    return next(
+        (
+            number
+            for number, names in enumerate(LAYERS)
+            if any(module == n or module.startswith(n + ".") for n in names)
+        ),
+        None,
+    )
 
 
 def test_pretraining_imports_run_one_way():
@@ -100,9 +114,7 @@ def test_finetuning_imports_pretraining_from_a_short_list():
 
 
 def test_finetuning_loads_no_objective_even_indirectly():
-    code = (
-        "import sys, finetuning.launch; print([n for n in sys.modules if n.startswith(('pretraining.objectives', 'pretraining.augment'))])"
-    )
+    code = "import sys, finetuning.launch; print([n for n in sys.modules if n.startswith(('pretraining.objectives', 'pretraining.image.augment'))])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert shown.strip() == "[]"
 

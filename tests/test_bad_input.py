@@ -8,10 +8,9 @@ import pytest
 from safetensors.torch import save_file
 
 from pretraining import handoff
-from pretraining.configuration import compose
-from pretraining.handoff import HandoffError
+from pretraining.cli.configuration import compose
+from pretraining.errors import HandoffError, RunError
 from pretraining.launch import main
-from pretraining.run import RunError
 from tests.runs import finish, text_overrides, write_corpus
 
 
@@ -66,7 +65,12 @@ def test_a_wrong_value_is_named_with_what_is_possible(overrides, tmp_path, overr
 
 
 def test_two_budgets_are_one_too_many(overrides, tmp_path):
-    refused([*overrides, "budget.steps=5", "budget.examples=100"], tmp_path, "budget has steps=5, examples=100", "one of them")
+    refused(
+        [*overrides, "budget.steps=5", "budget.examples=100"],
+        tmp_path,
+        "budget has steps=5, examples=100",
+        "one of them",
+    )
 
 
 def test_a_missing_key_is_named():
@@ -102,9 +106,13 @@ def test_a_truncated_parquet_file_is_named(overrides, tmp_path):
 
 def test_a_run_directory_that_holds_a_run_is_left_alone(overrides, finished):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="already holds a run: add resume=auto to continue it, or choose another run_dir"):
+    with pytest.raises(
+        RunError, match="already holds a run: add resume=auto to continue it, or choose another run_dir"
+    ):
         main(compose([*overrides, f"run_dir={finished}"]))
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()
+    }
 
 
 def test_a_directory_of_something_else_is_left_alone(overrides, tmp_path):
@@ -115,7 +123,14 @@ def test_a_directory_of_something_else_is_left_alone(overrides, tmp_path):
 
 
 def test_a_resume_under_another_configuration_is_refused_with_the_difference(overrides, finished):
-    changed = [*overrides, "trainer.max_steps=4", "collate.fraction=0.3", "data.workers=1", f"run_dir={finished}", "resume=auto"]
+    changed = [
+        *overrides,
+        "trainer.max_steps=4",
+        "collate.fraction=0.3",
+        "data.workers=1",
+        f"run_dir={finished}",
+        "resume=auto",
+    ]
     with pytest.raises(RunError) as caught:
         main(compose(changed))
     assert "collate.fraction: 0.15 before, 0.3 now" in str(caught.value)
@@ -158,7 +173,11 @@ def test_a_hand_off_with_a_pickled_file_is_refused(copy):
 
 def test_a_hand_off_that_names_foreign_code_is_refused(copy):
     card = json.loads((copy / "handoff.json").read_text())
-    for target in ("os.system", "pretraining.backbones.huggingface.torch", "pretraining.run.RunDirectory"):
+    for target in (
+        "os.system",
+        "pretraining.text.backbones.transformers_model.torch",
+        "pretraining.runs.directory.RunDirectory",
+    ):
         card["backbone"]["_target_"] = target
         (copy / "handoff.json").write_text(json.dumps(card))
         with pytest.raises(HandoffError, match="refused"):

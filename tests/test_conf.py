@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from pretraining.configuration import CONF, compose
+from pretraining.cli.configuration import CONF, compose
 
 # What launch hands to a constructor itself: parts that were built before.
 HANDED = {"preprocess", "backbone", "optimizer", "vocab_size", "pad_id", "in_channels"}
@@ -44,7 +44,11 @@ def test_keys_are_constructor_parameters_both_ways(group, name):
     assert nodes
     for where, node in nodes:
         kind = hydra.utils.get_object(node._target_)
-        parameters = {n: p for n, p in inspect.signature(kind).parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        parameters = {
+            n: p
+            for n, p in inspect.signature(kind).parameters.items()
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        }
         keys = {key for key in node if key != "_target_"}
         assert keys <= set(parameters), f"{where}: {node._target_} has no {keys - set(parameters)}"
         required = {n for n, p in parameters.items() if p.default is p.empty} - HANDED
@@ -59,14 +63,14 @@ def composed(overrides):
 
 @pytest.mark.parametrize("name", files("trainer"))
 def test_a_trainer_file_sets_every_setting(name):
-    from pretraining.trainer import TrainerSettings
+    from pretraining.engine.trainer import TrainerSettings
 
     config = composed([f"trainer={name}"]).trainer
     assert {key for key in config if key != "_target_"} == {field.name for field in dataclasses.fields(TrainerSettings)}
 
 
 def test_defaults_of_the_trainer_are_the_yaml_s_where_they_are_neutral():
-    from pretraining.trainer import TrainerSettings
+    from pretraining.engine.trainer import TrainerSettings
 
     defaults, config = TrainerSettings(), composed(["trainer=cpu"]).trainer
     for name in (
@@ -86,7 +90,11 @@ def test_defaults_of_the_trainer_are_the_yaml_s_where_they_are_neutral():
 
 def test_an_objective_brings_what_it_needs():
     config = compose(["objective=simclr"])
-    assert config.data._target_.endswith("Digits") and "torchvision" in config.backbone._target_ and "image" in config.preprocess._target_
+    assert (
+        config.data._target_.endswith("Digits")
+        and "torchvision" in config.backbone._target_
+        and "image" in config.preprocess._target_
+    )
     chosen = compose(["objective=simclr", "backbone=resnet50"])
     assert chosen.backbone.name == "resnet50"
 

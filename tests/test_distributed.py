@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pretraining.distributed import SyncBatchNorm, convert_batchnorm, gather_with_gradient
+from pretraining.distributed.batchnorm import SyncBatchNorm, convert_batchnorm
+from pretraining.distributed.collectives import gather_with_gradient
 from tests.ranks import in_ranks, start_group
 
 
@@ -15,7 +16,9 @@ def data():
 
 def network():
     torch.manual_seed(1)
-    layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(20, 4), nn.BatchNorm1d(4))
+    layers = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(20, 4), nn.BatchNorm1d(4)
+    )
     return layers.double()
 
 

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pretraining import handoff
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.backbones.torchvision import TorchvisionBackbone
-from pretraining.data.text import TextFiles
-from pretraining.preprocess.image import ImagePreprocess
-from pretraining.preprocess.tokenizer_recipes import WordPiece
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.image.preprocess import ImagePreprocess
+from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.data.base import TextFiles
+from pretraining.text.tokenizer_recipes import WordPiece
 from tests.runs import write_corpus
 
 
@@ -21,13 +21,17 @@ from tests.runs import write_corpus
 def preprocess(tmp_path_factory, cache_dir):
     corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
     sizes = {"max_tokens": 32, "batch_size": 8, "eval_batch_size": 8, "workers": 0}
-    return WordPiece(vocab_size=200, lowercase=True, sample_bytes=10**6).fit(TextFiles(path=str(corpus), cache_dir=str(cache_dir), **sizes))
+    return WordPiece(vocab_size=200, lowercase=True, sample_bytes=10**6).fit(
+        TextFiles(path=str(corpus), cache_dir=str(cache_dir), **sizes)
+    )
 
 
 def bert(preprocess):
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return TransformersBackbone(config={"model_type": "bert", **shape}, vocab_size=preprocess.vocab_size, pad_id=preprocess.pad_id).eval()
+    return TransformersBackbone(
+        config={"model_type": "bert", **shape}, vocab_size=preprocess.vocab_size, pad_id=preprocess.pad_id
+    ).eval()
 
 
 ORIGIN = {"objective": "Test", "seed": 3}
@@ -37,7 +41,9 @@ def test_a_text_hand_off_gives_the_same_features_here_and_through_transformers(p
     from transformers import AutoModel, AutoTokenizer
 
     backbone = bert(preprocess)
-    path = handoff.write(tmp_path / "handoff" / "step-0000001", backbone=backbone, preprocess=preprocess, origin=ORIGIN, heads={})
+    path = handoff.write(
+        tmp_path / "handoff" / "step-0000001", backbone=backbone, preprocess=preprocess, origin=ORIGIN, heads={}
+    )
     given = handoff.read(str(tmp_path / "handoff" / "last"))
     assert given.path == str(path) and given.card["origin"] == ORIGIN
     text = "The quick brown fox jumps over a lazy dog."
@@ -46,8 +52,8 @@ def test_a_text_hand_off_gives_the_same_features_here_and_through_transformers(p
     inner = preprocess.encode([text])[0].tolist()
     assert inputs["input_ids"][0].tolist() == [preprocess.cls_id, *inner, preprocess.sep_id]
     documents = torch.ones_like(inputs["input_ids"])
-    expected = backbone(input_ids=inputs["input_ids"], documents=documents)
-    again = given.backbone.eval()(input_ids=inputs["input_ids"], documents=documents)
+    expected = backbone(input_ids=inputs["input_ids"], document_ids=documents)
+    again = given.backbone.eval()(input_ids=inputs["input_ids"], document_ids=documents)
     assert torch.equal(expected.positions, again.positions) and torch.equal(expected.pooled, again.pooled)
     model, report = AutoModel.from_pretrained(path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
@@ -59,7 +65,9 @@ def test_an_image_hand_off_loads_into_a_torchvision_resnet(tmp_path):
 
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(name="resnet18").to(memory_format=torch.channels_last).eval()
-    path = handoff.write(tmp_path / "step-0000001", backbone=backbone, preprocess=ImagePreprocess.imagenet(), origin=ORIGIN, heads={})
+    path = handoff.write(
+        tmp_path / "step-0000001", backbone=backbone, preprocess=ImagePreprocess.imagenet(), origin=ORIGIN, heads={}
+    )
     model = torchvision.models.resnet18()
     model.fc = nn.Identity()
     model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
@@ -71,7 +79,9 @@ def test_an_image_hand_off_loads_into_a_torchvision_resnet(tmp_path):
 
 def test_the_card_s_own_lines_load_the_weights(tmp_path):
     backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
-    path = handoff.write(tmp_path / "step-0000001", backbone=backbone, preprocess=ImagePreprocess.imagenet(), origin=ORIGIN, heads={})
+    path = handoff.write(
+        tmp_path / "step-0000001", backbone=backbone, preprocess=ImagePreprocess.imagenet(), origin=ORIGIN, heads={}
+    )
     code = re.search(r"```python\n(.*?)```", (path / "README.md").read_text(), re.DOTALL).group(1)
     scope = {}
     exec(code.replace("DIR", str(path)), scope)
@@ -115,9 +125,13 @@ def test_a_hand_off_of_the_same_step_must_hold_the_same_weights(preprocess, tmp_
 
 
 def test_nothing_is_left_behind_when_writing_fails(preprocess, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(preprocess), "save", lambda self, directory: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        type(preprocess), "save", lambda self, directory: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
-        handoff.write(tmp_path / "step-0000001", backbone=bert(preprocess), preprocess=preprocess, origin=ORIGIN, heads={})
+        handoff.write(
+            tmp_path / "step-0000001", backbone=bert(preprocess), preprocess=preprocess, origin=ORIGIN, heads={}
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,9 +139,15 @@ def test_the_card_lists_every_file_with_its_digest(preprocess, tmp_path):
     from pretraining.cache import sha256
 
     path = handoff.write(
-        tmp_path / "step-0000001", backbone=bert(preprocess), preprocess=preprocess, origin=ORIGIN, heads={"bias": torch.ones(3)}
+        tmp_path / "step-0000001",
+        backbone=bert(preprocess),
+        preprocess=preprocess,
+        origin=ORIGIN,
+        heads={"bias": torch.ones(3)},
     )
     card = json.loads((path / "handoff.json").read_text())
     assert set(card["sha256"]) == {file.name for file in path.iterdir()} - {"handoff.json"}
     assert all(sha256(path / name) == digest for name, digest in card["sha256"].items())
-    assert {"model.safetensors", "heads.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(card["sha256"])
+    assert {"model.safetensors", "heads.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(
+        card["sha256"]
+    )

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from pretraining.checkpoints import newest_valid
 from pretraining.data.loader import StepLoader
+from pretraining.runs.checkpoint_files import newest_valid
 from tests.killing import examples, finish, kill_when, reached, start
 from tests.runs import assert_same_end, kill_group, text_overrides, wait_for, write_corpus
 
@@ -22,7 +22,14 @@ CADENCES = [
     "logger.wandb.mode=disabled", "logger.progress=false",
 ]  # fmt: skip
 AT_RANDOM, IN_CHECKPOINT, IN_HANDOFF = "at random", "in a checkpoint's write", "in a hand-off's write"
-KILLS = [AT_RANDOM, IN_CHECKPOINT, AT_RANDOM, IN_HANDOFF, AT_RANDOM, AT_RANDOM]  # of each recipe and number of ranks: 36 in all
+KILLS = [
+    AT_RANDOM,
+    IN_CHECKPOINT,
+    AT_RANDOM,
+    IN_HANDOFF,
+    AT_RANDOM,
+    AT_RANDOM,
+]  # of each recipe and number of ranks: 36 in all
 SEED = int(os.environ.get("KILLS_SEED", time.time_ns() % 1_000_000))
 HISTOGRAM: Counter = Counter()
 KILLED = set()
@@ -34,7 +41,13 @@ def recipes(tmp_path_factory, cache_dir):
     text = text_overrides(write_corpus(tmp_path_factory.mktemp("corpus")), cache_dir)
     bart = ["backbone.config.d_model=16", "backbone.config.encoder_ffn_dim=32", "backbone.config.decoder_ffn_dim=32"]
     without_bert = [o for o in text if not o.startswith(("objective=", "backbone"))]
-    digits = ["objective=simclr", f"data.cache_dir={cache_dir}", "data.batch_size=16", "data.eval_batch_size=256", "backbone.width=4"]
+    digits = [
+        "objective=simclr",
+        f"data.cache_dir={cache_dir}",
+        "data.batch_size=16",
+        "data.eval_batch_size=256",
+        "backbone.width=4",
+    ]
     return {
         "masked_language": [*text, *CADENCES, "ema=0.9"],
         "denoising": ["objective=denoising_bart", *without_bert, "preprocess.vocab_size=400", *bart, *CADENCES],
@@ -43,7 +56,9 @@ def recipes(tmp_path_factory, cache_dir):
 
 
 def on_ranks(overrides, ranks):
-    return overrides if ranks == 1 else ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}", *overrides]
+    return (
+        overrides if ranks == 1 else ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}", *overrides]
+    )
 
 
 def kill_once(overrides, ranks, path, how, life, moments):
@@ -119,7 +134,9 @@ def small_disk(tmp_path):
     """Give a directory on a file system of 8 MB."""
     path = tmp_path / "small"
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)], capture_output=True, text=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
     yield path
@@ -128,7 +145,11 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("handoff_every", [12, 0])  # what the full disk meets first: a hand-off, a checkpoint
 def test_a_full_disk_loses_nothing_that_was_there(recipes, small_disk, tmp_path, capfd, handoff_every):
-    mine, whole, path = [*recipes["masked_language"], f"trainer.handoff_every={handoff_every}"], tmp_path / "whole", small_disk / "run"
+    mine, whole, path = (
+        [*recipes["masked_language"], f"trainer.handoff_every={handoff_every}"],
+        tmp_path / "whole",
+        small_disk / "run",
+    )
     assert finish([*mine, f"run_dir={whole}"])[0] == 0
     process = start([*mine, f"run_dir={path}"], PRETRAINING_SLOW_WRITES="0.2")
     wait_for(lambda: (path / "checkpoints" / "step-0000008.json").exists())

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretraining.lars import LARS
-from pretraining.optim import split_by_decay
+from pretraining.optim.lars import LARS
+from pretraining.optim.optimizers import split_by_decay
 from tests.ranks import in_ranks, start_group
 
 STEPS = 100
@@ -84,7 +84,9 @@ def slowly(form, **options):
     for name, start in parameters().items():
         weights, moments = start.flatten().tolist(), [0.0] * start.numel()
         for step in range(STEPS):
-            weights, moments = form(name, weights, moments, gradient(step, name).flatten().tolist(), rate_at(step), **options)
+            weights, moments = form(
+                name, weights, moments, gradient(step, name).flatten().tolist(), rate_at(step), **options
+            )
         found[name] = torch.tensor(weights, dtype=torch.float64).view(SHAPES[name])
     return found
 
@@ -108,7 +110,13 @@ def test_a_hundred_steps_with_the_rate_outside_are_those_of_bolts_and_its_heirs(
 
 
 def test_the_forms_and_options_are_different_optimizers():
-    changes = [{}, {"nesterov": True}, {"form": "rate_outside"}, {"form": "rate_outside", "clip": True}, {"trust": 0.01}]
+    changes = [
+        {},
+        {"nesterov": True},
+        {"form": "rate_outside"},
+        {"form": "rate_outside", "clip": True},
+        {"trust": 0.01},
+    ]
     changes += [{"momentum": 0.0}, {"decay_vectors": True}, {"adapt_vectors": True}]
     found = [torch.cat([value.flatten() for value in learnt(settings(**change))[0].values()]) for change in changes]
     for place, first in enumerate(found):
@@ -170,7 +178,10 @@ def sharded(rank, world, forms):
     start_group(rank, world)
     mesh, found = init_device_mesh("cpu", (world,)), []
     for form in forms:
-        weights = {name: nn.Parameter(distribute_tensor(value.detach(), mesh, [Shard(0)])) for name, value in parameters().items()}
+        weights = {
+            name: nn.Parameter(distribute_tensor(value.detach(), mesh, [Shard(0)]))
+            for name, value in parameters().items()
+        }
         optimizer, schedule = settings(form=form).build(split_by_decay(weights.items()), STEPS)
         for step in range(5):
             for name, weight in weights.items():
@@ -201,7 +212,9 @@ def test_a_gpu_takes_the_same_steps_without_the_host_waiting(form):
         optimizer.step()
         torch.cuda.set_sync_debug_mode("default")
         schedule.step()
-    assert_same({name: weight.detach().cpu() for name, weight in weights.items()}, learnt(settings(form=form), steps=3)[0])
+    assert_same(
+        {name: weight.detach().cpu() for name, weight in weights.items()}, learnt(settings(form=form), steps=3)[0]
+    )
 
 
 def test_impossible_settings_are_refused_with_what_to_choose():

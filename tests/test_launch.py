@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pretraining import evaluate
-from pretraining.configuration import compose
+from pretraining.cli.configuration import compose
+from pretraining.engine.trainer import TrainerSettings
+from pretraining.errors import RunError
 from pretraining.launch import build, main, out_of_memory
-from pretraining.run import RunError
-from pretraining.trainer import TrainerSettings
 from tests.runs import finish, history, text_overrides, write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,8 @@ def test_a_run_leaves_what_the_design_says(finished):
 
 def test_a_finished_run_can_be_rerun_from_its_directory(finished, tmp_path):
     again = main(
-        compose([f"from_run={finished}", f"run_dir={tmp_path / 'again'}"]), [f"from_run={finished}", f"run_dir={tmp_path / 'again'}"]
+        compose([f"from_run={finished}", f"run_dir={tmp_path / 'again'}"]),
+        [f"from_run={finished}", f"run_dir={tmp_path / 'again'}"],
     )
     assert history(again) == history(finished)
     shorter = [f"from_run={finished}", f"run_dir={tmp_path / 'shorter'}", "trainer.max_steps=5"]
@@ -97,27 +98,43 @@ def test_budgets_of_tokens_and_flops_are_spent_nearly_whole(overrides, tmp_path)
 
 
 def test_evaluation_of_a_hand_off_gives_the_run_s_own_validation_loss(overrides, finished):
-    wanted = ("data=", "data.path", "data.cache_dir", "data.max_tokens", "data.batch_size", "data.eval_batch_size", "data.preparation")
+    wanted = (
+        "data=",
+        "data.path",
+        "data.cache_dir",
+        "data.max_tokens",
+        "data.batch_size",
+        "data.eval_batch_size",
+        "data.preparation",
+    )
     data = [override for override in overrides if override.startswith(wanted)]
     measured = evaluate.evaluate(compose([f"handoff={finished / 'handoff' / 'last'}", *data], root="evaluate"))
     expected = json.loads((finished / "metrics.json").read_text())
     assert measured["validation/loss"] == pytest.approx(expected["validation/loss"], abs=1e-6)
-    other = evaluate.evaluate(compose([f"handoff={finished / 'handoff' / 'last'}", *data, "split=train"], root="evaluate"))
+    other = evaluate.evaluate(
+        compose([f"handoff={finished / 'handoff' / 'last'}", *data, "split=train"], root="evaluate")
+    )
     assert other["train/loss"] != measured["validation/loss"] and other["rows"] > measured["rows"]
     with pytest.raises(RunError, match="learns from text, but data=Digits is image"):
         evaluate.evaluate(compose([f"handoff={finished / 'handoff' / 'last'}", "data=digits"], root="evaluate"))
 
 
 def test_out_of_memory_names_the_micro_batch_and_the_next_accumulate(overrides, tmp_path, monkeypatch):
-    error = out_of_memory(48, TrainerSettings(accumulate=2), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    error = out_of_memory(
+        48, TrainerSettings(accumulate=2), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    )
     assert "micro-batches of 24 examples: try trainer.accumulate=3" in str(error)
-    assert "lower data.batch_size" in str(out_of_memory(2, TrainerSettings(accumulate=2), torch.OutOfMemoryError("CUDA")))
+    assert "lower data.batch_size" in str(
+        out_of_memory(2, TrainerSettings(accumulate=2), torch.OutOfMemoryError("CUDA"))
+    )
 
     def exhausted(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("pretraining.objectives.masked_language.MaskedLanguage.loss", exhausted)
-    with pytest.raises(RunError, match=r"micro-batches of 8 examples: try trainer\.accumulate=2 .*Tried to allocate 2 GiB"):
+    monkeypatch.setattr("pretraining.objectives.text.masked_language.MaskedLanguage.loss", exhausted)
+    with pytest.raises(
+        RunError, match=r"micro-batches of 8 examples: try trainer\.accumulate=2 .*Tried to allocate 2 GiB"
+    ):
         main(compose([*overrides, f"run_dir={tmp_path / 'run'}"]))
 
 
@@ -134,7 +151,14 @@ def test_the_model_starts_from_the_seed_alone(overrides):
 
 def test_a_sweep_gives_each_job_a_directory_named_after_what_varies(overrides, tmp_path):
     swept = ["seed=1,2", "trainer.max_steps=1", "trainer.log_every=1"]
-    command = [sys.executable, "-m", "pretraining", "-m", *[o for o in overrides if "max_steps" not in o and "log_every" not in o], *swept]
+    command = [
+        sys.executable,
+        "-m",
+        "pretraining",
+        "-m",
+        *[o for o in overrides if "max_steps" not in o and "log_every" not in o],
+        *swept,
+    ]
     ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     (sweep,) = (tmp_path / "runs").glob("sweep-*")
@@ -147,6 +171,8 @@ def test_readme_s_lines_of_python_train_a_model(tmp_path, monkeypatch, cache_dir
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[:1]
     assert len(code.strip().splitlines()) <= 15
     monkeypatch.chdir(tmp_path)
-    small = code.replace("max_steps=200", "max_steps=2, precision='fp32'").replace("~/.cache/pretraining", str(cache_dir))
+    small = code.replace("max_steps=200", "max_steps=2, precision='fp32'").replace(
+        "~/.cache/pretraining", str(cache_dir)
+    )
     exec(small, {})
     assert json.loads((tmp_path / "runs" / "by_hand" / "metrics.json").read_text())["steps"] == 2

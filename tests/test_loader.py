@@ -39,7 +39,11 @@ def loader(**options):
 def served(steps):
     """List (number, values, draws) of steps, micro-batches one after the other."""
     return [
-        (step.number, torch.cat([b["values"] for b in step.micro_batches]).tolist(), torch.cat([b["drawn"] for b in step.micro_batches]))
+        (
+            step.number,
+            torch.cat([b["values"] for b in step.micro_batches]).tolist(),
+            torch.cat([b["drawn"] for b in step.micro_batches]),
+        )
         for step in steps
     ]
 
@@ -75,7 +79,9 @@ def test_ranks_share_each_chunk_of_the_same_examples():
     whole = served(loader(accumulate=2))
     parts = [list(loader(accumulate=2, ranks=(rank, 2))) for rank in range(2)]
     for number, (_, values, _) in enumerate(whole):
-        chunks = [torch.cat([parts[rank][number].micro_batches[chunk]["values"] for rank in range(2)]) for chunk in range(2)]
+        chunks = [
+            torch.cat([parts[rank][number].micro_batches[chunk]["values"] for rank in range(2)]) for chunk in range(2)
+        ]
         assert torch.cat(chunks).tolist() == values
 
 
@@ -121,6 +127,7 @@ def test_evaluation_draws_do_not_depend_on_a_run():
 
 def test_a_batch_size_that_does_not_divide_names_those_that_do():
     with pytest.raises(
-        ValueError, match=r"data\.batch_size=10 does not divide into 2 rank\(s\) x trainer\.accumulate=4: set data\.batch_size to 8 or 16"
+        ValueError,
+        match=r"data\.batch_size=10 does not divide into 2 rank\(s\) x trainer\.accumulate=4: set data\.batch_size to 8 or 16",
     ):
         check_batch_size(10, 4, 2)

@@ -7,15 +7,23 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.nonfinite import Guard
-from pretraining.objectives.masked_language import MaskedLanguage
-from pretraining.optim import AdamW
-from pretraining.step import Step, StepSettings
-from pretraining.trainer import TrainerSettings, build_trainer
+from pretraining.engine.batch import Step, StepSettings
+from pretraining.engine.nonfinite import Guard
+from pretraining.engine.trainer import TrainerSettings, build_trainer
+from pretraining.objectives.text.masked_language import MaskedLanguage
+from pretraining.optim.optimizers import AdamW
+from pretraining.text.backbones.transformers_model import TransformersBackbone
 from tests.backbones.test_transformers import SMALL, packed_rows
 
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "repeat_interleave", "equal"}
+WAITING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_consecutive",
+    "repeat_interleave",
+    "equal",
+}
 
 
 class Recorder(TorchDispatchMode):
@@ -56,7 +64,9 @@ def operations(impl, tmp_path, device="cpu"):
         """A loader of given steps."""
 
     steps = Steps([Step(number, [batch(), batch()], examples=3, tokens=92) for number in range(3)])
-    build_trainer(TrainerSettings(accelerator=device, max_steps=3, accumulate=2, precision="fp32"), [], [], tmp_path).fit(module, steps)
+    build_trainer(
+        TrainerSettings(accelerator=device, max_steps=3, accumulate=2, precision="fp32"), [], [], tmp_path
+    ).fit(module, steps)
     return module.operations
 
 

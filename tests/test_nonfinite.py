@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
-from pretraining.nonfinite import Guard, NonFiniteError
-from pretraining.step import Step, StepModule, StepSettings
+from pretraining.engine.batch import Step, StepSettings
+from pretraining.engine.nonfinite import Guard
+from pretraining.engine.step import StepModule
+from pretraining.errors import NonFiniteError
 from tests.runs import assert_equal, finish, text_overrides, write_corpus
 
 
@@ -42,10 +44,13 @@ def test_a_run_stops_at_the_step_and_keeps_its_batch(overrides, spoil, deferred,
     path = tmp_path / "run"
     assert finish([*overrides, f"run_dir={path}", "trainer.accumulate=2"]) == 3
     said = capfd.readouterr().err
-    assert "the gradient of step 7 is not finite; examples (epoch, row) of rank 0: (0," in said and "trainer.on_nonfinite=skip" in said
+    assert (
+        "the gradient of step 7 is not finite; examples (epoch, row) of rank 0: (0," in said
+        and "trainer.on_nonfinite=skip" in said
+    )
     saved = torch.load(path / "nonfinite-step-0000007.pt", weights_only=True)
     assert saved["step"] == 7 and saved["examples"].shape == (8, 2) and len(saved["micro_batches"]) == 2
-    assert saved["micro_batches"][0]["input_ids"].dim() == 2
+    assert saved["micro_batches"][0]["inputs"]["input_ids"].dim() == 2
     assert not (path / "metrics.json").exists() and (path / "checkpoints" / "step-0000005.json").exists()
 
 
@@ -61,7 +66,10 @@ def test_single_steps_can_be_left_out(overrides, spoil, deferred, tmp_path):
     spoil(7, 12)
     path = tmp_path / "run"
     assert finish([*overrides, f"run_dir={path}", "trainer.on_nonfinite=skip"]) == 0
-    assert sorted(file.name for file in path.glob("nonfinite-*")) == ["nonfinite-step-0000007.pt", "nonfinite-step-0000012.pt"]
+    assert sorted(file.name for file in path.glob("nonfinite-*")) == [
+        "nonfinite-step-0000007.pt",
+        "nonfinite-step-0000012.pt",
+    ]
     assert json.loads((path / "metrics.json").read_text())["steps"] == 20
     newest = max(path.glob("checkpoints/*.ckpt"))
     state = torch.load(newest, weights_only=True)
@@ -86,7 +94,10 @@ def test_a_step_left_out_by_flag_ends_like_one_left_out_at_once(overrides, spoil
     first, second = ends
     assert first["skipped"] == second["skipped"] == 2
     assert_equal(first["state_dict"], second["state_dict"], "weights")
-    moments = [{number: {k: v for k, v in part.items()} for number, part in end["optimizer_states"][0]["state"].items()} for end in ends]
+    moments = [
+        {number: {k: v for k, v in part.items()} for number, part in end["optimizer_states"][0]["state"].items()}
+        for end in ends
+    ]
     assert moments[0] and {float(part["step"]) for part in moments[0].values()} == {18.0}
     assert_equal(*moments, "moments")
 

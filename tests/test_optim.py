@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretraining.configuration import CONF, compose, instantiate
-from pretraining.optim import SGD, scale_at, split_by_decay
+from pretraining.cli.configuration import CONF, compose, instantiate
+from pretraining.optim.optimizers import SGD, scale_at, split_by_decay
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 
@@ -36,7 +36,8 @@ def test_a_rate_that_holds_changes_once_per_epoch():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"), [("linear", 0.55), ("cosine", 0.55), ("constant", 1.0), ("inverse_sqrt", math.sqrt(10 / 56))]
+    ("schedule", "expected"),
+    [("linear", 0.55), ("cosine", 0.55), ("constant", 1.0), ("inverse_sqrt", math.sqrt(10 / 56))],
 )
 def test_half_way_down_a_schedule_is_where_it_says(schedule, expected):
     options = {"schedule": schedule, "warmup_steps": 10, "max_steps": 100, "final_fraction": 0.1}
@@ -47,7 +48,14 @@ def test_half_way_down_a_schedule_is_where_it_says(schedule, expected):
 
 def test_vectors_decay_only_where_asked_to():
     groups = split_by_decay(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).named_parameters())
-    values = {"peak_lr": 1.0, "warmup_steps": 0, "schedule": "constant", "final_fraction": 0.0, "weight_decay": 0.1, "momentum": 0.0}
+    values = {
+        "peak_lr": 1.0,
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "final_fraction": 0.0,
+        "weight_decay": 0.1,
+        "momentum": 0.0,
+    }
     for decay_vectors, expected in ((False, [0.1, 0.0]), (True, [0.1, 0.1])):
         made, _ = SGD(**values, nesterov=False, decay_vectors=decay_vectors).build(groups, 1)
         assert [group["weight_decay"] for group in made.param_groups] == expected
@@ -55,7 +63,10 @@ def test_vectors_decay_only_where_asked_to():
 
 
 def test_impossible_schedules_are_refused():
-    for changes, message in (({"hold_steps": 0}, "hold_steps must be at least 1"), ({"warmup_from": 1.5}, "share from 0 to 1")):
+    for changes, message in (
+        ({"hold_steps": 0}, "hold_steps must be at least 1"),
+        ({"warmup_from": 1.5}, "share from 0 to 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             rates(1, **changes)
 

@@ -25,7 +25,9 @@ def vectors(seed, count=300):
 def test_logistic_regression_equals_scikit_learn(penalty):
     (train, classes), (test, truth) = vectors(0), vectors(1)
     ours = probes.logistic_regression(train, classes, 4, penalty)
-    theirs = LogisticRegression(C=1 / (penalty * len(train)), max_iter=2000, tol=1e-8).fit(train.numpy(), classes.numpy())
+    theirs = LogisticRegression(C=1 / (penalty * len(train)), max_iter=2000, tol=1e-8).fit(
+        train.numpy(), classes.numpy()
+    )
     shares = torch.softmax(ours(test.double()), 1).numpy()
     assert abs(shares - theirs.predict_proba(test.numpy())).max() < 1e-3
     assert abs((shares.argmax(1) == truth.numpy()).mean() - theirs.score(test.numpy(), truth.numpy())) <= 0.005
@@ -50,7 +52,9 @@ def test_ridge_regression_equals_scikit_learn():
     values = train[:, :1] * 2 + classes[:, None]
     ours = probes.ridge_regression(train, values, 0.1)
     theirs = Ridge(alpha=0.1 * len(train)).fit(train.double().numpy(), values.double().numpy())
-    assert abs(ours.weight.numpy() - theirs.coef_).max() < 1e-8 and abs(ours.bias.numpy() - theirs.intercept_).max() < 1e-8
+    assert (
+        abs(ours.weight.numpy() - theirs.coef_).max() < 1e-8 and abs(ours.bias.numpy() - theirs.intercept_).max() < 1e-8
+    )
 
 
 @pytest.mark.parametrize("chunk", [1024, 7])
@@ -76,7 +80,9 @@ def test_neighbours_vote_whatever_the_features_are_stored_in(dtype):
 
 
 def test_more_neighbours_than_vectors_are_all_of_them():
-    shares = probes.nearest_neighbours(torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(3)[:1], count=2, k=200, temperature=1.0)
+    shares = probes.nearest_neighbours(
+        torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(3)[:1], count=2, k=200, temperature=1.0
+    )
     nearest, others = math.e, 2.0  # exp of the cosines 1, 0 and 0
     assert torch.allclose(shares, torch.tensor([[nearest, others]]) / (nearest + others))
 
@@ -86,7 +92,9 @@ def test_more_neighbours_than_vectors_are_all_of_them():
 
 def test_the_effective_rank_is_the_exponential_entropy_of_singular_values():
     generator = torch.Generator().manual_seed(0)
-    left, right = (torch.linalg.qr(torch.randn(size, 8, generator=generator, dtype=torch.float64)).Q for size in (40, 10))
+    left, right = (
+        torch.linalg.qr(torch.randn(size, 8, generator=generator, dtype=torch.float64)).Q for size in (40, 10)
+    )
     sizes = torch.tensor([8.0, 4.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     shares = (sizes / 16)[:5]
     expected = math.exp(-float((shares * shares.log()).sum()))  # 2 ** 1.875
@@ -108,7 +116,9 @@ def test_alignment_is_twice_one_minus_the_cosine():
 
 
 def test_uniformity_in_closed_form():
-    assert probes.uniformity(torch.tensor([[3.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-8.0, abs=1e-5)  # opposite: squared distance 4
+    assert probes.uniformity(torch.tensor([[3.0, 0.0], [-1.0, 0.0]])) == pytest.approx(
+        -8.0, abs=1e-5
+    )  # opposite: squared distance 4
     assert probes.uniformity(torch.eye(5)) == pytest.approx(-4.0, abs=1e-5)  # orthogonal: squared distance 2
     assert probes.uniformity(torch.ones(9, 4)) == pytest.approx(0.0, abs=1e-5)
     pairs = [math.exp(-4)] * 4 + [math.exp(-8)] * 2  # of a point on each half axis: neighbours, opposites
@@ -126,6 +136,8 @@ def test_uniformity_does_not_depend_on_how_it_is_chunked(monkeypatch):
 
 
 def test_the_feature_spread_is_one_on_the_whole_sphere_and_nothing_at_a_point():
-    half_axes = torch.cat([torch.eye(8), -torch.eye(8)])  # each feature: 1/8 of the points at distance 1 from its mean 0
+    half_axes = torch.cat(
+        [torch.eye(8), -torch.eye(8)]
+    )  # each feature: 1/8 of the points at distance 1 from its mean 0
     assert probes.feature_spread(half_axes) == pytest.approx(1.0)
     assert probes.feature_spread(torch.ones(5, 8) * torch.arange(1.0, 6.0)[:, None]) == pytest.approx(0.0, abs=1e-6)

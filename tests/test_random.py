@@ -45,7 +45,11 @@ def test_a_draw_does_not_depend_on_its_batch_nor_on_how_many_are_drawn():
 
 def test_every_part_of_the_place_changes_the_draw():
     base = keys_of(40)
-    others = [bits(keys_of(40, seed=4), "a"), bits(keys_of(40, epoch=2), "a"), bits(keys_of(40, stream="validation"), "a")]
+    others = [
+        bits(keys_of(40, seed=4), "a"),
+        bits(keys_of(40, epoch=2), "a"),
+        bits(keys_of(40, stream="validation"), "a"),
+    ]
     others += [bits(base, "b"), bits(base, "a", view=1), bits(base._replace(index=base.index + (1 << 32)), "a")]
     draws = np.concatenate([bits(base, "a"), *others], 1).ravel()
     assert len(set(draws.tolist())) > 0.999 * draws.size
@@ -63,7 +67,9 @@ def test_uniform_has_the_moments_of_a_uniform():
 def test_the_order_of_an_epoch_is_a_permutation_that_changes_with_the_epoch(size):
     order = permuted(np.arange(size), size, seed=1, epoch=0, stream="train")
     assert sorted(order.tolist()) == list(range(size))
-    assert np.array_equal(order[size // 2 :], permuted(np.arange(size // 2, size), size, seed=1, epoch=0, stream="train"))
+    assert np.array_equal(
+        order[size // 2 :], permuted(np.arange(size // 2, size), size, seed=1, epoch=0, stream="train")
+    )
     if size >= 97:
         assert not np.array_equal(order, permuted(np.arange(size), size, seed=1, epoch=1, stream="train"))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pretraining.checkpoints import newest_valid
+from pretraining.runs.checkpoint_files import newest_valid
 from tests.runs import assert_same_end, finish, kill_group, start, text_overrides, wait_for, write_corpus
 
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -16,7 +16,11 @@ TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory, cache_dir):
     corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
-    exact = ["trainer.precision=fp64", "backbone.config.hidden_dropout_prob=0", "backbone.config.attention_probs_dropout_prob=0"]
+    exact = [
+        "trainer.precision=fp64",
+        "backbone.config.hidden_dropout_prob=0",
+        "backbone.config.attention_probs_dropout_prob=0",
+    ]
     return [*text_overrides(corpus, cache_dir), *exact]
 
 
@@ -55,7 +59,13 @@ def test_two_ranks_are_one_process(overrides, one_process, tmp_path, accumulate)
 
 def test_two_ranks_contrast_as_one_process_in_training_and_in_evaluation(cache_dir, tmp_path):
     few = ["backbone.width=4", "preprocess.size=8", "trainer.max_steps=4", "trainer.log_every=1", "trainer.val_every=2"]
-    digits = ["objective=simclr", f"data.cache_dir={cache_dir}", "data.batch_size=16", "data.eval_batch_size=48", "trainer.precision=fp64"]
+    digits = [
+        "objective=simclr",
+        f"data.cache_dir={cache_dir}",
+        "data.batch_size=16",
+        "data.eval_batch_size=48",
+        "trainer.precision=fp64",
+    ]
     for name, strategy in (("one", []), ("two", TWO)):
         assert finish([*strategy, *digits, *few, f"run_dir={tmp_path / name}"]) == 0
     assert_same_numbers(tmp_path / "one", tmp_path / "two", 1e-9)

@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from pretraining.configuration import CONF, compose
+from pretraining.cli.configuration import CONF, compose
 from pretraining.launch import main
 from tests.runs import assert_plain
 
@@ -36,7 +36,9 @@ SIZES = {  # of the backbone: layers and width
 def test_every_recipe_is_checked_here():
     assert set(RECIPES) == set(PUBLISHED) == set(SIZES)
     for name in RECIPES:
-        assert (Path(CONF) / "experiment" / f"{name}.yaml").is_file() and (Path(CONF) / "experiment" / f"{name}_smoke.yaml").is_file()
+        assert (Path(CONF) / "experiment" / f"{name}.yaml").is_file() and (
+            Path(CONF) / "experiment" / f"{name}_smoke.yaml"
+        ).is_file()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -51,8 +53,12 @@ def test_a_recipe_has_the_published_numbers(name):
     assert config.trainer.clip_norm == clip
     assert config.budget.hours == 24 if steps is None else config.trainer.max_steps == steps
     backbone = hydra.utils.instantiate(config.backbone.config)
-    layers = next(backbone[key] for key in ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer") if key in backbone)
-    assert (layers, next(backbone[key] for key in ("hidden_size", "d_model", "n_embd") if key in backbone)) == SIZES[name]
+    layers = next(
+        backbone[key] for key in ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer") if key in backbone
+    )
+    assert (layers, next(backbone[key] for key in ("hidden_size", "d_model", "n_embd") if key in backbone)) == SIZES[
+        name
+    ]
 
 
 @pytest.mark.parametrize("name", ["bert_base", "roberta_base", "bert_24h"])
@@ -83,7 +89,10 @@ def test_a_smoke_recipe_differs_from_its_recipe_in_size_only(name):
     assert small.objective == full.objective
     assert OmegaConf.to_container(small.collate) == OmegaConf.to_container(full.collate)
     assert small.preprocess._target_ == full.preprocess._target_ and small.optimizer._target_ == full.optimizer._target_
-    assert small.backbone.config.model_type == full.backbone.config.model_type and small.backbone.pooling == full.backbone.pooling
+    assert (
+        small.backbone.config.model_type == full.backbone.config.model_type
+        and small.backbone.pooling == full.backbone.pooling
+    )
     assert small.optimizer.schedule == full.optimizer.schedule and small.trainer.clip_norm == full.trainer.clip_norm
 
 
@@ -91,7 +100,12 @@ def test_a_smoke_recipe_differs_from_its_recipe_in_size_only(name):
 def test_a_smoke_recipe_reaches_the_loss_it_announces(name, tmp_path, cache_dir):
     text = (Path(CONF) / "experiment" / f"{name}_smoke.yaml").read_text()
     expected = float(re.search(r"# Expected  a validation loss of ([\d.]+) after", text)[1])
-    quiet = ["logger.wandb.mode=disabled", "logger.progress=false", f"data.cache_dir={cache_dir}", f"run_dir={tmp_path / 'run'}"]
+    quiet = [
+        "logger.wandb.mode=disabled",
+        "logger.progress=false",
+        f"data.cache_dir={cache_dir}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     run_dir = main(compose([f"experiment={name}_smoke", *quiet]))
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics["steps"] == 40

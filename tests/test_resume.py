@@ -7,7 +7,9 @@ import signal
 import pytest
 import torch
 
-from pretraining.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, AtomicIO, CheckpointError, Checkpointing, newest_valid
+from pretraining.engine.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, AtomicIO, Checkpointing
+from pretraining.errors import CheckpointError
+from pretraining.runs.checkpoint_files import newest_valid
 from tests.runs import assert_same_end, finish, history, kill_group, start, text_overrides, wait_for, write_corpus
 
 
@@ -127,7 +129,9 @@ def test_without_its_position_a_run_does_not_end_the_same(overrides, uninterrupt
     facts = json.loads(newest.with_suffix(".json").read_text())
     from pretraining.cache import sha256
 
-    newest.with_suffix(".json").write_text(json.dumps(facts | {"sha256": sha256(newest), "size": newest.stat().st_size}))
+    newest.with_suffix(".json").write_text(
+        json.dumps(facts | {"sha256": sha256(newest), "size": newest.stat().st_size})
+    )
     assert finish(mine) == 0
     with pytest.raises(AssertionError):
         assert_same_end(uninterrupted, path)

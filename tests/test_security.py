@@ -8,10 +8,22 @@ import torch
 
 from tests.runs import assert_plain, finish, text_overrides, write_corpus
 
-FEW = ["trainer.max_steps=4", "trainer.checkpoint_every=2", "trainer.val_every=2", "trainer.log_every=1", "ema=0.9", "seed=3"]
+FEW = [
+    "trainer.max_steps=4",
+    "trainer.checkpoint_every=2",
+    "trainer.val_every=2",
+    "trainer.log_every=1",
+    "ema=0.9",
+    "seed=3",
+]
 QUIET = ["logger.wandb.mode=disabled", "logger.progress=false", "trainer.precision=fp32"]
 IMAGES = ("simclr", "supervised", "denoising_image")
-TEXTS = ("masked_language", "next_sentence", "bert", "spanbert")  # the others have smoke recipes, which are scanned where they run
+TEXTS = (
+    "masked_language",
+    "next_sentence",
+    "bert",
+    "spanbert",
+)  # the others have smoke recipes, which are scanned where they run
 
 
 @pytest.mark.parametrize("objective", IMAGES)

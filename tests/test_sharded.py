@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pretraining.checkpoints import newest_valid
+from pretraining.runs.checkpoint_files import newest_valid
 from tests.runs import assert_same_end, finish, kill_group, start, wait_for
 from tests.test_ranks import TWO, assert_same_numbers, one_process, overrides  # noqa: F401 - fixtures
 
@@ -38,10 +38,29 @@ def test_a_checkpoint_of_shared_weights_is_whole_and_continues_under_any_strateg
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_views_are_compared_and_normalised_over_ranks_that_share_the_weights_as_over_others(cache_dir, tmp_path, accumulate):
-    digits = ["objective=simclr", f"data.cache_dir={cache_dir}", "data.batch_size=16", "data.eval_batch_size=64", "preprocess.size=8"]
-    few = ["backbone.width=4", "trainer.max_steps=8", "trainer.log_every=1", "trainer.val_every=4", "trainer.checkpoint_every=4"]
-    exact = ["trainer.precision=fp64", f"trainer.accumulate={accumulate}", "logger.wandb.mode=disabled", "logger.progress=false"]
+def test_views_are_compared_and_normalised_over_ranks_that_share_the_weights_as_over_others(
+    cache_dir, tmp_path, accumulate
+):
+    digits = [
+        "objective=simclr",
+        f"data.cache_dir={cache_dir}",
+        "data.batch_size=16",
+        "data.eval_batch_size=64",
+        "preprocess.size=8",
+    ]
+    few = [
+        "backbone.width=4",
+        "trainer.max_steps=8",
+        "trainer.log_every=1",
+        "trainer.val_every=4",
+        "trainer.checkpoint_every=4",
+    ]
+    exact = [
+        "trainer.precision=fp64",
+        f"trainer.accumulate={accumulate}",
+        "logger.wandb.mode=disabled",
+        "logger.progress=false",
+    ]
     for name, strategy in {"ddp": TWO, "fsdp": SHARDED}.items():
         assert finish([*strategy, *digits, *few, *exact, f"run_dir={tmp_path / name}"]) == 0
     assert_same_numbers(tmp_path / "ddp", tmp_path / "fsdp", 1e-9)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from pretraining import startup
+from pretraining.cli import startup
 
 TELL = """
 import pytorch_lightning
@@ -28,7 +28,9 @@ with contextlib.suppress(SystemExit, Exception):
 
 
 def said(code):
-    return subprocess.run([sys.executable, "-c", code + TELL], capture_output=True, text=True, check=True, timeout=120).stdout.split()[-1]
+    return subprocess.run(
+        [sys.executable, "-c", code + TELL], capture_output=True, text=True, check=True, timeout=120
+    ).stdout.split()[-1]
 
 
 @pytest.mark.parametrize("package", ["pretraining.launch", "finetuning.launch"])
@@ -44,11 +46,14 @@ def test_each_command_line_is_lean(package):
 @pytest.mark.parametrize(
     ("package", "found"),
     [
-        ("pretraining", ["seed: 1", "resume: none", "resnet18_cifar", "simclr_cifar10_google", "-m runs every combination"]),
+        (
+            "pretraining",
+            ["seed: 1", "resume: none", "resnet18_cifar", "simclr_cifar10_google", "-m runs every combination"],
+        ),
         ("finetuning", ["handoff: ???", "squad_v2", "linear_probe", "# share of the training labels"]),
         ("experiments", ["nsp_or_not", "retry_failed", "executor     local, slurm"]),
         ("pretraining.evaluate", ["handoff"]),
-        ("pretraining.data.prepare", ["wordpiece"]),
+        ("pretraining.text.corpus.prepare", ["wordpiece"]),
     ],
 )
 def test_help_names_every_setting_and_option(package, found):
@@ -60,10 +65,11 @@ def test_help_names_every_setting_and_option(package, found):
 
 
 def test_help_imports_nothing_slow():
-    code = (
-        "import sys\nfrom pretraining.help import help_text\nhelp_text('pretrain')\nprint('torch' in sys.modules or 'hydra' in sys.modules)"
+    code = "import sys\nfrom pretraining.cli.help import help_text\nhelp_text('pretrain')\nprint('torch' in sys.modules or 'hydra' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 # -- deferred modules ---------------------------------------------------------------------------------------------------------------------
@@ -113,7 +119,9 @@ def test_a_deferred_module_waits_for_its_first_use(slow):
     assert module.__spec__.loader is module.__loader__ and isinstance(module.__loader__, SourceFileLoader)
 
 
-@pytest.mark.parametrize("first", ["import slow.part", "import slow, slow.part", "from slow import double; import slow.part"])
+@pytest.mark.parametrize(
+    "first", ["import slow.part", "import slow, slow.part", "from slow import double; import slow.part"]
+)
 def test_a_part_of_a_deferred_package_is_executed_once_and_behind_it(slow, first):
     executed, _ = slow
     exec(first)
@@ -121,7 +129,11 @@ def test_a_part_of_a_deferred_package_is_executed_once_and_behind_it(slow, first
     from slow import double
 
     assert executed == ["slow.part", "slow"]
-    assert part is sys.modules["slow.part"] and part is sys.modules["slow"].part and isinstance(part.__spec__.loader, SourceFileLoader)
+    assert (
+        part is sys.modules["slow.part"]
+        and part is sys.modules["slow"].part
+        and isinstance(part.__spec__.loader, SourceFileLoader)
+    )
     assert double(1) == 2
 
 
@@ -176,7 +188,9 @@ print(linear_sum_assignment([[1.0, 0.0], [0.0, 1.0]])[1].tolist())
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    ).stdout.splitlines()
 
 
 def test_nothing_that_is_deferred_is_imported_for_a_step():
@@ -210,7 +224,8 @@ print(faults() - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is a setting of glibc")
 def test_freed_memory_is_used_again():
     pages = {
-        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout) for how in ("keeps", "not")
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
+        for how in ("keeps", "not")
     }
     assert pages["keeps"] < 0.1 * pages["not"], pages
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.watchdog import EXIT_HUNG, Post, behind_of
+from pretraining.engine.watchdog import EXIT_HUNG, Post, behind_of
 from tests.killing import start
 from tests.runs import kill_group, text_overrides, wait_for, write_corpus
 
@@ -17,7 +17,11 @@ TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory, cache_dir):
-    return [*text_overrides(write_corpus(tmp_path_factory.mktemp("corpus")), cache_dir), "trainer.max_steps=100000", "trainer.timeout=5"]
+    return [
+        *text_overrides(write_corpus(tmp_path_factory.mktemp("corpus")), cache_dir),
+        "trainer.max_steps=100000",
+        "trainer.timeout=5",
+    ]
 
 
 def process_of(group, rank):
@@ -49,7 +53,10 @@ def test_a_stopped_rank_is_named_by_the_other(overrides, tmp_path, capfd, stoppe
     assert f"rank {other}: no progress for" in text and "(trainer.timeout=5)" in text
     assert f"behind: rank {stopped}\n" in text
     if stopped == 1:  # with rank 0 its store is gone, and with the store where rank 0 was
-        assert re.search(r"rank 1: step \d+, (data|forward and backward|update|between steps|validation) for \d+ s, said \d+ s ago", text)
+        assert re.search(
+            r"rank 1: step \d+, (data|forward and backward|update|between steps|validation) for \d+ s, said \d+ s ago",
+            text,
+        )
     else:
         assert "rank 0: no answer" in text
     assert "in _call_and_handle_interrupt" in text  # the stacks

@@ -24,12 +24,17 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as reference
 
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.augment.views import Implementation, Parameters
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.augment.views import Implementation, Parameters
 from pretraining.random import Keys
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-ADJUSTMENTS = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation, reference.adjust_hue)
+ADJUSTMENTS = (
+    reference.adjust_brightness,
+    reference.adjust_contrast,
+    reference.adjust_saturation,
+    reference.adjust_hue,
+)
 SECONDS = 1.5  # of processor time per side and round
 
 
@@ -59,11 +64,15 @@ def our_views(size: int, impl: Implementation = "auto") -> Views:
     )
 
 
-def same_by_torchvision(image: Tensor, row: Parameters, size: int, *, taps: int, mean: list[float], std: list[float]) -> Tensor:
+def same_by_torchvision(
+    image: Tensor, row: Parameters, size: int, *, taps: int, mean: list[float], std: list[float]
+) -> Tensor:
     """Apply torchvision's functions to one uint8 image with the parameters of one row of ours."""
     top, left, height, width = row.boxes[0].tolist()
     view = reference.to_dtype(image, torch.float32, scale=True)
-    view = reference.resized_crop(view, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    view = reference.resized_crop(
+        view, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True
+    ).clamp(0, 1)
     view = reference.horizontal_flip(view) if row.flip[0] else view
     for kind in row.order[0].tolist():
         view = ADJUSTMENTS[kind](view, row.factors[0, kind].item())
@@ -83,7 +92,9 @@ def check_equal(size: int, count: int = 16) -> float:
         theirs = same_by_torchvision(images[row % count], one, size, taps=kernel_size(size), mean=MEAN, std=STD)
         worst = max(worst, (ours[row] - theirs).abs().max().item())
     if worst > 5e-3:
-        raise SystemExit(f"at {size} pixels our views differ from torchvision's by up to {worst}: there is no point in timing them")
+        raise SystemExit(
+            f"at {size} pixels our views differ from torchvision's by up to {worst}: there is no point in timing them"
+        )
     return worst
 
 

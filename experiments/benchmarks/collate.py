@@ -20,14 +20,16 @@ import torch
 
 from experiments.benchmarks.mlm_sides import SEED, Rows, text
 from pretraining.data.loader import collated
-from pretraining.objectives.masked_language import MaskTokens
+from pretraining.objectives.text.masked_language import MaskTokens
 from pretraining.random import Keys
 
 
 def ours(tokens: int, batch: int, cache_dir: str) -> Callable[[int], int]:
     """Give a function that makes batch `number` and counts its tokens."""
     preprocess, source = text(tokens, "packed", cache_dir)
-    collate = MaskTokens(preprocess=preprocess, max_tokens=tokens, fraction=0.15, unit="token", mask_share=0.8, random_share=0.1)
+    collate = MaskTokens(
+        preprocess=preprocess, max_tokens=tokens, fraction=0.15, unit="token", mask_share=0.8, random_share=0.1
+    )
 
     def run(number: int) -> int:
         rows = (np.arange(batch) + number * batch) % source.count(0)
@@ -42,7 +44,10 @@ def theirs(tokens: int, batch: int, cache_dir: str) -> Callable[[int], int]:
     from transformers import DataCollatorForLanguageModeling
 
     preprocess, source = text(tokens, "packed", cache_dir)
-    collate, rows = DataCollatorForLanguageModeling(preprocess.tokenizer, mlm_probability=0.15), Rows(preprocess, source, 4 * batch)
+    collate, rows = (
+        DataCollatorForLanguageModeling(preprocess.tokenizer, mlm_probability=0.15),
+        Rows(preprocess, source, 4 * batch),
+    )
     ready = [rows[number] for number in range(len(rows))]
 
     def run(number: int) -> int:
@@ -71,7 +76,10 @@ def main() -> None:
     parser.add_argument("--cache-dir", default="~/.cache/pretraining")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    sides = {"ours": ours(given.tokens, given.batch, given.cache_dir), "transformers": theirs(given.tokens, given.batch, given.cache_dir)}
+    sides = {
+        "ours": ours(given.tokens, given.batch, given.cache_dir),
+        "transformers": theirs(given.tokens, given.batch, given.cache_dir),
+    }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for run in sides.values():
         run(0)
@@ -80,9 +88,14 @@ def main() -> None:
             rates[name].append(rate(run, given.seconds))
     median = {name: statistics.median(values) for name, values in rates.items()}
     for name, values in rates.items():
-        print(f"{name:14} {median[name] / 1e6:8.2f} M tokens/s per core, {min(values) / 1e6:.2f} to {max(values) / 1e6:.2f}")
+        print(
+            f"{name:14} {median[name] / 1e6:8.2f} M tokens/s per core, {min(values) / 1e6:.2f} to {max(values) / 1e6:.2f}"
+        )
     ratio = round(median["ours"] / median["transformers"], 1)
-    found = {"tokens_per_second": round(median["ours"]), "transformers_tokens_per_second": round(median["transformers"])}
+    found = {
+        "tokens_per_second": round(median["ours"]),
+        "transformers_tokens_per_second": round(median["transformers"]),
+    }
     print(json.dumps({"ratio_collate": ratio, **found, "tokens": given.tokens, "batch": given.batch}))
 
 

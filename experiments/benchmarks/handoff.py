@@ -21,7 +21,7 @@ import torch
 
 from experiments.benchmarks.mlm_sides import SHAPES, bert_config, text
 from pretraining import handoff
-from pretraining.backbones.huggingface import TransformersBackbone
+from pretraining.text.backbones.transformers_model import TransformersBackbone
 
 
 def seconds(work: Callable[..., Any], *arguments: Any, **options: Any) -> float:
@@ -46,7 +46,12 @@ def main() -> None:
     preprocess, _ = text(128, "packed", given.cache_dir)
     torch.manual_seed(0)
     backbone = TransformersBackbone(config={"model_type": "bert", **bert_config(given.shape, 0.1, preprocess)})
-    options: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess, "origin": {"objective": "benchmark"}, "heads": {}}
+    options: dict[str, Any] = {
+        "backbone": backbone,
+        "preprocess": preprocess,
+        "origin": {"objective": "benchmark"},
+        "heads": {},
+    }
     times: dict[str, list[float]] = {name: [] for name in ("write", "their_write", "read", "their_read")}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(given.rounds + 1):
@@ -64,7 +69,11 @@ def main() -> None:
         print(f"{name:12} {value:7.3f} s, {min(times[name]):.3f} to {max(times[name]):.3f}")
     ratios = {f"ratio_{name}": round(median[f"their_{name}"] / median[name], 2) for name in ("write", "read")}
     facts = {f"{name}_seconds": round(value, 4) for name, value in median.items()}
-    print(json.dumps({**ratios, "ratio_size": round(sizes[0] / sizes[1], 4), **facts, "megabytes": round(sizes[0] / 1e6, 1)}))
+    print(
+        json.dumps(
+            {**ratios, "ratio_size": round(sizes[0] / sizes[1], 4), **facts, "megabytes": round(sizes[0] / 1e6, 1)}
+        )
+    )
 
 
 def _saved(model: Any, tokenizer: Any, directory: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from experiments.benchmarks import mlm_sides
 from experiments.benchmarks.mlm_sides import Setting
-from experiments.statistics import mean_interval
+from experiments.report.statistics import mean_interval
 from pretraining.data.loader import EvalLoader
 
 ROWS = 64  # of a batch of validation
@@ -55,7 +55,9 @@ def judged_by_transformers(model: Any, loader: EvalLoader) -> float:
     total, count = 0.0, 0
     model.eval()
     for batch, _ in loader:
-        logits = model(batch["input_ids"], attention_mask=(batch["documents"] > 0).long()).logits.flatten(0, 1)[batch["predicted"]]
+        logits = model(
+            batch["inputs"]["input_ids"], attention_mask=(batch["inputs"]["document_ids"] > 0).long()
+        ).logits.flatten(0, 1)[batch["predicted"]]
         real = batch["labels"] >= 0
         total += torch.nn.functional.cross_entropy(logits[real], batch["labels"][real], reduction="sum").item()
         count += int(real.sum())
@@ -73,7 +75,12 @@ def losses(setting: Setting, side: str) -> dict[str, Any]:
         loss = module.float().evaluate(validation(setting))["validation/mlm"]
     else:
         loss = judged_by_transformers(mlm_sides.train_trainer(turn, setting), validation(setting))
-    return {"loss": round(loss, 4), "tokens": int(turn.tokens), "seconds": round(time.perf_counter() - turn.begun, 1), **turn.facts}
+    return {
+        "loss": round(loss, 4),
+        "tokens": int(turn.tokens),
+        "seconds": round(time.perf_counter() - turn.begun, 1),
+        **turn.facts,
+    }
 
 
 def main() -> None:
@@ -99,7 +106,17 @@ def main() -> None:
             print(f"seed {seed}, {side}: {results[-1]}", flush=True)
     differences = [a["loss"] - b["loss"] for a, b in zip(found["ours"], found["trainer"], strict=True)]
     mean, low, high, _ = mean_interval(differences)
-    print(json.dumps({"difference": round(mean, 4), "interval": [round(low, 4), round(high, 4)], **given, "seeds": seeds, **found}))
+    print(
+        json.dumps(
+            {
+                "difference": round(mean, 4),
+                "interval": [round(low, 4), round(high, 4)],
+                **given,
+                "seeds": seeds,
+                **found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

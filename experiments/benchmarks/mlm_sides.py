@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.turns import Turn
-from pretraining.data.builtin_text import StdlibDocs
-from pretraining.data.plan import PlannedText, one_document_per_row, pack_documents
-from pretraining.preprocess.text import TextPreprocess
-from pretraining.preprocess.tokenizer_recipes import WordPiece
 from pretraining.random import permuted
+from pretraining.text.data.stdlib_docs import StdlibDocs
+from pretraining.text.plan import PlannedText, one_document_per_row, pack_documents
+from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer_recipes import WordPiece
 
 SHAPES = {
     "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512},
@@ -23,7 +23,14 @@ SHAPES = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 VOCABULARY, LOG_EVERY, ENDLESS, SEED = 30_528, 10, 10**6, 1
-LEARNING: dict[str, Any] = {"peak_lr": 5e-4, "warmup": 100, "weight_decay": 0.01, "clip": 1.0, "betas": (0.9, 0.999), "eps": 1e-8}
+LEARNING: dict[str, Any] = {
+    "peak_lr": 5e-4,
+    "warmup": 100,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+}
 
 
 class Setting(NamedTuple):
@@ -44,7 +51,9 @@ class Setting(NamedTuple):
     steps: int = ENDLESS
 
 
-def text(tokens: int, rows: str, cache_dir: str, *, seed: int = SEED, split: str = "train") -> tuple[TextPreprocess, PlannedText]:
+def text(
+    tokens: int, rows: str, cache_dir: str, *, seed: int = SEED, split: str = "train"
+) -> tuple[TextPreprocess, PlannedText]:
     """Give the built-in text as rows: whole documents packed into them, or one document in each."""
     data = StdlibDocs(max_tokens=tokens, batch_size=1, eval_batch_size=1, workers=0, cache_dir=cache_dir)
     preprocess = WordPiece(vocab_size=8192, lowercase=True, sample_bytes=10**8).fit(data)
@@ -66,7 +75,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         row = permuted(np.array([place]), self.source.count(0), seed=self.seed, epoch=epoch, stream="train")
         examples = self.source.read(0, row)
         pieces = np.split(examples.tokens.astype(np.int64), np.cumsum(examples.piece_lengths)[:-1])
-        first, last = self.preprocess.first_id, self.preprocess.last_id
+        first, last = self.preprocess.bos_id, self.preprocess.eos_id
         ids = [token for piece in pieces for token in (first, *piece.tolist(), last)]
         special = [int(end) for piece in pieces for end in (True, *[False] * len(piece), True)]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "special_tokens_mask": special}
@@ -86,12 +95,16 @@ def _turn(connection: Connection, setting: Setting) -> Turn:
 
 def _model(setting: Setting, preprocess: TextPreprocess) -> Any:
     """Build this package's objective."""
-    from pretraining.backbones.huggingface import TransformersBackbone
-    from pretraining.objectives.masked_language import MaskedLanguage
-    from pretraining.optim import AdamW
+    from pretraining.objectives.text.masked_language import MaskedLanguage
+    from pretraining.optim.optimizers import AdamW
+    from pretraining.text.backbones.transformers_model import TransformersBackbone
 
     config = {"model_type": "bert", **bert_config(setting.shape, setting.dropout, preprocess)}
-    rates: dict[str, Any] = {"peak_lr": LEARNING["peak_lr"], "warmup_steps": LEARNING["warmup"], "weight_decay": LEARNING["weight_decay"]}
+    rates: dict[str, Any] = {
+        "peak_lr": LEARNING["peak_lr"],
+        "warmup_steps": LEARNING["warmup"],
+        "weight_decay": LEARNING["weight_decay"],
+    }
     optimizer = AdamW(**rates, schedule="constant", final_fraction=1.0, betas=LEARNING["betas"], eps=LEARNING["eps"])
     return MaskedLanguage(backbone=TransformersBackbone(config=config, impl=setting.impl), optimizer=optimizer)
 
@@ -103,29 +116,42 @@ def ours(connection: Connection, *, setting: Setting) -> None:
 
 def masks(setting: Setting, preprocess: TextPreprocess) -> Any:
     """Hide tokens as this package does."""
-    from pretraining.objectives.masked_language import MaskTokens
+    from pretraining.objectives.text.masked_language import MaskTokens
 
     shares: dict[str, Any] = {"fraction": 0.15, "unit": "token", "mask_share": 0.8, "random_share": 0.1}
-    return MaskTokens(preprocess=preprocess, max_tokens=setting.tokens, static_shapes=setting.device == "cuda", **shares)
+    return MaskTokens(
+        preprocess=preprocess, max_tokens=setting.tokens, static_shapes=setting.device == "cuda", **shares
+    )
 
 
 def train_ours(turn: Turn, setting: Setting) -> Any:
     """Train as the command line does, with loader, step, throughput and metrics.csv; returns the objective."""
-    from pretraining import startup
+    from pretraining.cli import startup
     from pretraining.data.loader import StepLoader
-    from pretraining.step import StepSettings
-    from pretraining.trainer import TrainerSettings, choose_precision, quieten
+    from pretraining.engine.batch import StepSettings
+    from pretraining.engine.precision import choose_precision
+    from pretraining.engine.trainer import TrainerSettings, quieten
 
     startup.install()
     quieten()
     preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir, seed=setting.seed)
     module = _model(setting, preprocess)
-    settings = TrainerSettings(accelerator=setting.device, max_steps=setting.steps, precision=setting.precision, log_every=LOG_EVERY)
-    settings.precision = choose_precision(settings, convolves=False)
+    settings = TrainerSettings(
+        accelerator=setting.device, max_steps=setting.steps, precision=setting.precision, log_every=LOG_EVERY
+    )
+    settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=False)
     module.settings = StepSettings(setting.seed, setting.steps, LEARNING["clip"])
     module.backbone.set_compute(compiled=setting.compile_model, recompute=False, sharded=False)
-    loader = StepLoader(source, masks(setting, preprocess), batch_size=setting.batch, max_steps=setting.steps, seed=setting.seed)
-    _fit(turn, module, loader, settings, {"precision": settings.precision, "impl": setting.impl, "compiled": setting.compile_model})
+    loader = StepLoader(
+        source, masks(setting, preprocess), batch_size=setting.batch, max_steps=setting.steps, seed=setting.seed
+    )
+    _fit(
+        turn,
+        module,
+        loader,
+        settings,
+        {"precision": settings.precision, "impl": setting.impl, "compiled": setting.compile_model},
+    )
     return module
 
 
@@ -133,8 +159,8 @@ def _fit(turn: Turn, module: Any, loader: Any, settings: Any, facts: dict[str, A
     import pytorch_lightning as pl
 
     from pretraining.callbacks.throughput import Throughput
-    from pretraining.history import CsvHistory
-    from pretraining.trainer import build_trainer
+    from pretraining.engine.trainer import build_trainer
+    from pretraining.runs.csv_logger import CsvHistory
 
     class Losses(CsvHistory):
         latest = float("nan")
@@ -147,7 +173,9 @@ def _fit(turn: Turn, module: Any, loader: Any, settings: Any, facts: dict[str, A
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             turn.tell(facts)
 
-        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
             turn.step(batch.tokens, losses.latest if trainer.global_step % LOG_EVERY == 0 else None)
 
     with tempfile.TemporaryDirectory() as directory:
@@ -167,16 +195,26 @@ def train_trainer(turn: Turn, setting: Setting) -> Any:
     import transformers
 
     preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir, seed=setting.seed)
-    model = transformers.BertForMaskedLM(transformers.BertConfig(**bert_config(setting.shape, setting.dropout, preprocess)))
+    model = transformers.BertForMaskedLM(
+        transformers.BertConfig(**bert_config(setting.shape, setting.dropout, preprocess))
+    )
     data = Rows(preprocess, source, ENDLESS * setting.batch, setting.seed)
 
     class Pace(transformers.TrainerCallback):
         loss: float | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            turn.tell({"precision": setting.precision, "attention": model.config._attn_implementation, "compiled": setting.compile_model})
+            turn.tell(
+                {
+                    "precision": setting.precision,
+                    "attention": model.config._attn_implementation,
+                    "compiled": setting.compile_model,
+                }
+            )
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+        ) -> None:
             self.loss = None if logs is None else float(logs.get("loss", "nan"))
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -195,7 +233,11 @@ def train_trainer(turn: Turn, setting: Setting) -> Any:
 
     with tempfile.TemporaryDirectory() as directory:
         transformers.Trainer(
-            model=model, args=_arguments(setting, directory), train_dataset=data, data_collator=counting, callbacks=[Pace()]
+            model=model,
+            args=_arguments(setting, directory),
+            train_dataset=data,
+            data_collator=counting,
+            callbacks=[Pace()],
         ).train()
     return model
 
@@ -239,7 +281,9 @@ def lightning(connection: Connection, *, setting: Setting) -> None:
     class Model(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.model = transformers.BertForMaskedLM(transformers.BertConfig(**bert_config(setting.shape, setting.dropout, preprocess)))
+            self.model = transformers.BertForMaskedLM(
+                transformers.BertConfig(**bert_config(setting.shape, setting.dropout, preprocess))
+            )
 
         def on_train_start(self) -> None:
             turn.tell({"precision": setting.precision, "compiled": setting.compile_model})
@@ -254,8 +298,12 @@ def lightning(connection: Connection, *, setting: Setting) -> None:
             turn.step(int(batch["attention_mask"].sum()), float(outputs["loss"]) if logged else None)
 
         def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.AdamW(self.parameters(), lr=LEARNING["peak_lr"], weight_decay=LEARNING["weight_decay"])
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / LEARNING["warmup"]))
+            optimizer = torch.optim.AdamW(
+                self.parameters(), lr=LEARNING["peak_lr"], weight_decay=LEARNING["weight_decay"]
+            )
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: min(1.0, (step + 1) / LEARNING["warmup"])
+            )
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     model: Any = torch.compile(Model()) if setting.compile_model else Model()

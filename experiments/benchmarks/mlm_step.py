@@ -76,14 +76,14 @@ def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, 
 @functools.cache
 def chosen_precision(device: Any) -> str:
     """Tell what this package's `auto` stands for."""
-    from pretraining.trainer import TrainerSettings, choose_precision
+    from pretraining.engine.precision import choose_precision
 
-    return choose_precision(TrainerSettings(accelerator=device), convolves=False)
+    return choose_precision("auto", device, convolves=False)
 
 
 def padding_share(setting: mlm_sides.Setting) -> float:
     """Compute the share of places that hold padding."""
-    from pretraining.data.plan import padding_share
+    from pretraining.text.plan import padding_share
 
     _, source = mlm_sides.text(setting.tokens, setting.rows, setting.cache_dir)
     return padding_share(source.rows(0), setting.tokens)
@@ -109,7 +109,9 @@ def main() -> None:
     parser.add_argument("--cache-dir", default="~/.cache/pretraining")
     given = parser.parse_args()
     if "trainer" in given.peers and importlib.util.find_spec("accelerate") is None:
-        raise SystemExit("transformers' Trainer needs accelerate: pip install '.[bench]', or leave it out: --peers lightning")
+        raise SystemExit(
+            "transformers' Trainer needs accelerate: pip install '.[bench]', or leave it out: --peers lightning"
+        )
     padding = padding_share(setting_of(given.shapes[0], 0.0, given))
     results = []
     for shape in given.shapes:
@@ -118,7 +120,13 @@ def main() -> None:
             ratios = {name: value for name, value in results[-1].items() if name.startswith("ratio")}
             print(f"{shape}, dropout {dropout}, rows {given.rows} with {padding:.1%} padding: {ratios}", flush=True)
     head = {name: value for name, value in results[0].items() if name.startswith("ratio")}
-    options = {"device": given.device, "threads": given.threads, "rows": given.rows, "seconds": given.seconds, "blocks": given.blocks}
+    options = {
+        "device": given.device,
+        "threads": given.threads,
+        "rows": given.rows,
+        "seconds": given.seconds,
+        "blocks": given.blocks,
+    }
     print(json.dumps({**head, **options, "padding_share": round(padding, 4), "results": results}))
 
 

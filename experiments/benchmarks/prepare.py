@@ -33,7 +33,9 @@ def write_text(path: Path, megabytes: float, sentences: list[str]) -> int:
     rng, written = np.random.default_rng(0), 0
     with path.open("w") as file:
         while written < megabytes * 1e6:
-            text = " ".join(sentences[number] for number in rng.integers(0, len(sentences), rng.integers(*SENTENCES_PER_DOCUMENT)))
+            text = " ".join(
+                sentences[number] for number in rng.integers(0, len(sentences), rng.integers(*SENTENCES_PER_DOCUMENT))
+            )
             written += len(text.encode())
             file.write(json.dumps({"text": text}) + "\n")
     return written
@@ -41,9 +43,9 @@ def write_text(path: Path, megabytes: float, sentences: list[str]) -> int:
 
 def ours(source: Path, tokenizer: Path, scratch: Path, workers: int) -> int:
     """Prepare with this package; returns the tokens."""
-    from pretraining.data.prepare import Preparation, prepare_split
-    from pretraining.data.text import TextFiles
-    from pretraining.preprocess.text import TextPreprocess
+    from pretraining.text.corpus.prepare import Preparation, prepare_split
+    from pretraining.text.data.base import TextFiles
+    from pretraining.text.tokenizer import TextPreprocess
 
     part = Preparation(workers=workers, validation_share=0.0, test_share=0.0)
     shape: dict[str, Any] = {"max_tokens": ROW_TOKENS, "batch_size": 1, "eval_batch_size": 1, "workers": 0}
@@ -65,7 +67,9 @@ def theirs(source: Path, tokenizer: Path, scratch: Path, workers: int) -> int:
     def chain(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = {name: [item for part in parts for item in part] for name, parts in batch.items()}
         end = len(joined["input_ids"]) // ROW_TOKENS * ROW_TOKENS
-        return {name: [items[at : at + ROW_TOKENS] for at in range(0, end, ROW_TOKENS)] for name, items in joined.items()}
+        return {
+            name: [items[at : at + ROW_TOKENS] for at in range(0, end, ROW_TOKENS)] for name, items in joined.items()
+        }
 
     raw = datasets.load_dataset("json", data_files=str(source), split="train", cache_dir=str(scratch))
     rows = raw.map(tokenize, remove_columns=["text"], **options).map(chain, **options)
@@ -98,7 +102,17 @@ def anonymous_bytes(process: int) -> int:
 def measure(side: str, source: Path, tokenizer: Path, workers: int) -> dict[str, float]:
     """Run one side in a process of its own; seconds are of the work alone, without imports."""
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
-        command = [sys.executable, "-m", __spec__.name, "--side", side, str(source), str(tokenizer), scratch, str(workers)]
+        command = [
+            sys.executable,
+            "-m",
+            __spec__.name,
+            "--side",
+            side,
+            str(source),
+            str(tokenizer),
+            scratch,
+            str(workers),
+        ]
         quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | quiet)
         peak = 0
@@ -118,18 +132,22 @@ def carry_out(side: str, source: str, tokenizer: str, scratch: str, workers: str
     if side == "theirs":
         import datasets  # noqa: F401 - imports are not part of what is timed
     else:
-        import pretraining.data.text  # noqa: F401
+        import pretraining.text.data.base  # noqa: F401
     import transformers  # noqa: F401
 
     started, cpu = time.perf_counter(), sum(os.times()[:4])
     tokens = work(Path(source), Path(tokenizer), Path(scratch), int(workers))
-    print(json.dumps({"seconds": time.perf_counter() - started, "cpu_seconds": sum(os.times()[:4]) - cpu, "tokens": tokens}))
+    print(
+        json.dumps(
+            {"seconds": time.perf_counter() - started, "cpu_seconds": sum(os.times()[:4]) - cpu, "tokens": tokens}
+        )
+    )
 
 
 def trained_tokenizer(name: str, directory: Path) -> tuple[Path, list[str]]:
     """Train a tokenizer of 8,192 pieces on the built-in text; returns its directory, and the text's sentences."""
-    from pretraining.data.builtin_text import StdlibDocs
-    from pretraining.preprocess.tokenizer_recipes import ByteBPE, WordPiece
+    from pretraining.text.data.stdlib_docs import StdlibDocs
+    from pretraining.text.tokenizer_recipes import ByteBPE, WordPiece
 
     data = StdlibDocs(max_tokens=ROW_TOKENS, batch_size=1, eval_batch_size=1, workers=0, cache_dir=str(directory))
     kind = {"byte_bpe": ByteBPE, "wordpiece": WordPiece}[name]
@@ -156,16 +174,25 @@ def main() -> None:
             size = write_text(source, megabytes, sentences) / 1e6
             for side in ("ours", "theirs") if number == 0 else ("ours",):
                 result = measure(side, source, tokenizer, given.workers)
-                rate = {f"{side}_{kind}_mb_per_second_per_core": size / result[kind] for kind in ("seconds", "cpu_seconds")}
+                rate = {
+                    f"{side}_{kind}_mb_per_second_per_core": size / result[kind] for kind in ("seconds", "cpu_seconds")
+                }
                 rate[f"{side}_seconds_mb_per_second_per_core"] /= given.workers
-                print(f"{side:<7}{size:8.0f} MB {result['seconds']:8.1f} s {result['peak_megabytes']:8.0f} MB at most", flush=True)
+                print(
+                    f"{side:<7}{size:8.0f} MB {result['seconds']:8.1f} s {result['peak_megabytes']:8.0f} MB at most",
+                    flush=True,
+                )
                 if number == 0:
                     found |= rate | {f"{side}_peak_megabytes": result["peak_megabytes"]}
                 if side == "ours":
                     peaks.append(result["peak_megabytes"])
             source.unlink()
-    found["ratio_speed"] = found["ours_cpu_seconds_mb_per_second_per_core"] / found["theirs_cpu_seconds_mb_per_second_per_core"]
-    found["ratio_wall_speed"] = found["ours_seconds_mb_per_second_per_core"] / found["theirs_seconds_mb_per_second_per_core"]
+    found["ratio_speed"] = (
+        found["ours_cpu_seconds_mb_per_second_per_core"] / found["theirs_cpu_seconds_mb_per_second_per_core"]
+    )
+    found["ratio_wall_speed"] = (
+        found["ours_seconds_mb_per_second_per_core"] / found["theirs_seconds_mb_per_second_per_core"]
+    )
     found["ratio_memory"] = found["ours_peak_megabytes"] / found["theirs_peak_megabytes"]
     if len(peaks) > 1:
         found["ratio_memory_growth"] = peaks[-1] / peaks[0]

@@ -53,7 +53,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
     """Carry out one run; give its final numbers."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "pretraining", *arguments, f"run_dir={directory}/run"]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+        )
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
         return json.loads((Path(directory) / "run" / "metrics.json").read_text())
@@ -63,11 +65,11 @@ def checkpoint_seconds(arguments: list[str]) -> tuple[float, float]:
     """Train in this process and time its checkpoints; give the medians of a checkpoint and of a step."""
     import pytorch_lightning as pl
 
-    from pretraining.checkpoints import Checkpointing
-    from pretraining.configuration import compose, instantiate
+    from pretraining.cli.configuration import compose, instantiate
+    from pretraining.engine.batch import StepSettings
+    from pretraining.engine.checkpoints import Checkpointing
+    from pretraining.engine.trainer import build_trainer, quieten
     from pretraining.launch import build, loaders_of
-    from pretraining.step import StepSettings
-    from pretraining.trainer import build_trainer, quieten
 
     quieten()
     config = compose(arguments)
@@ -111,11 +113,17 @@ def communication_share(arguments: list[str], passes: int) -> float:
 
 
 def _pass_times(number: int, port: int, arguments: list[str], passes: int, answer: str) -> None:
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
-    from pretraining.configuration import compose, instantiate
+    from pretraining.cli.configuration import compose, instantiate
     from pretraining.launch import build, loaders_of
 
     torch.set_num_threads(1)
@@ -134,7 +142,7 @@ def _pass_times(number: int, port: int, arguments: list[str], passes: int, answe
             torch.distributed.barrier()
             started = time.perf_counter()
             with exchange:
-                loss = together(objective.loss, objective._finished(batch))
+                loss = together(objective.loss, objective.finished(batch))
                 objective.objective(loss, objective.global_counts([batch])).backward()
             if cuda:
                 torch.cuda.synchronize()
@@ -164,7 +172,11 @@ def main() -> None:
     for number in range(given.rounds):
         for name, arguments in sides.items():
             rates[name].append(run(arguments)["throughput/tokens_per_second"])
-            print(f"  round {number + 1}, {name} process(es): {rates[name][-1]:,.0f} tokens/s", file=sys.stderr, flush=True)
+            print(
+                f"  round {number + 1}, {name} process(es): {rates[name][-1]:,.0f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
     median = {name: statistics.median(values) for name, values in rates.items()}
     timed = [*overrides(given.shape, given.device, 13, checkpoint_every=3), f"data.batch_size={given.batch}"]
     write, step = checkpoint_seconds(timed)

@@ -32,22 +32,23 @@ def ours(connection: Connection, *, batch: int, precision: str, device: str, thr
     """Train with this package as its command line does: loader, step, throughput and metrics.csv."""
     import pytorch_lightning as pl
 
-    from pretraining import startup
     from pretraining.callbacks.throughput import Throughput
-    from pretraining.data.image import ImageSet, ImageSource
+    from pretraining.cli import startup
     from pretraining.data.loader import StepLoader
-    from pretraining.history import CsvHistory
-    from pretraining.objectives.simclr import StackImages
-    from pretraining.preprocess.image import ImagePreprocess
-    from pretraining.step import StepSettings
-    from pretraining.trainer import TrainerSettings, build_trainer, choose_precision, quieten
+    from pretraining.engine.batch import StepSettings
+    from pretraining.engine.precision import choose_precision
+    from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
+    from pretraining.image.collate import StackImages
+    from pretraining.image.data.base import ImageSet, ImageSource
+    from pretraining.image.preprocess import ImagePreprocess
+    from pretraining.runs.csv_logger import CsvHistory
 
     startup.install()
     quieten()
     turn = _turn(connection, device, threads)
     module = our_objective()
     settings = TrainerSettings(accelerator=device, max_steps=ENDLESS, precision=precision, log_every=LOG_EVERY)  # type: ignore[arg-type]
-    settings.precision = choose_precision(settings, convolves=module.backbone.convolves)
+    settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=module.backbone.convolves)
     module.settings = StepSettings(SEED, ENDLESS)
     source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
     collate = StackImages(preprocess=ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD))
@@ -57,7 +58,9 @@ def ours(connection: Connection, *, batch: int, precision: str, device: str, thr
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             turn.tell({"precision": settings.precision, "channels_last": True})
 
-        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
             turn.step(batch.examples, losses.latest if trainer.global_step % LOG_EVERY == 0 else None)
 
     class Losses(CsvHistory):
@@ -76,11 +79,11 @@ def ours(connection: Connection, *, batch: int, precision: str, device: str, thr
 
 def our_objective() -> Any:
     """Build this package's objective."""
-    from pretraining.augment import Blur, Crop, Jitter, Output, Views
-    from pretraining.backbones.torchvision import TorchvisionBackbone
-    from pretraining.objectives.projector import Projector
-    from pretraining.objectives.simclr import SimCLR
-    from pretraining.optim import SGD
+    from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+    from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+    from pretraining.objectives.heads import Projector
+    from pretraining.objectives.image.simclr import SimCLR
+    from pretraining.optim.optimizers import SGD
 
     views = Views(
         count=2,
@@ -92,7 +95,11 @@ def our_objective() -> Any:
         output=Output(mean=tuple(MEAN), std=tuple(STD)),
     )
     schedule: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
-    rates: dict[str, Any] = {"peak_lr": LEARNING["rate"], "momentum": LEARNING["momentum"], "weight_decay": LEARNING["weight_decay"]}
+    rates: dict[str, Any] = {
+        "peak_lr": LEARNING["rate"],
+        "momentum": LEARNING["momentum"],
+        "weight_decay": LEARNING["weight_decay"],
+    }
     return SimCLR(
         backbone=TorchvisionBackbone(name="resnet18", stem="cifar"),
         optimizer=SGD(**rates, **schedule, nesterov=False, decay_vectors=True),
@@ -117,7 +124,9 @@ class Pictures(torch.utils.data.Dataset[list[Tensor]]):
         return self.transform(self.images[place % COUNT])
 
 
-def lightly(connection: Connection, *, batch: int, precision: str, channels_last: bool, device: str, threads: int, workers: int) -> None:
+def lightly(
+    connection: Connection, *, batch: int, precision: str, channels_last: bool, device: str, threads: int, workers: int
+) -> None:
     """Train with lightly's network, transform, head and loss, a forward pass for each view, as its benchmark does."""
     from lightly.loss import NTXentLoss
     from lightly.models import ResNetGenerator
@@ -126,14 +135,25 @@ def lightly(connection: Connection, *, batch: int, precision: str, channels_last
 
     turn = _turn(connection, device, threads)
     network = nn.Sequential(
-        *list(ResNetGenerator("resnet-18").children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), SimCLRProjectionHead(512, 512, 128)
+        *list(ResNetGenerator("resnet-18").children())[:-1],
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        SimCLRProjectionHead(512, 512, 128),
     )
     transform: Any = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
-    options: dict[str, Any] = {"precision": precision, "channels_last": channels_last, "device": device, "workers": workers, "batch": batch}
+    options: dict[str, Any] = {
+        "precision": precision,
+        "channels_last": channels_last,
+        "device": device,
+        "workers": workers,
+        "batch": batch,
+    }
     _loop(turn, network, NTXentLoss(), transform, **options)
 
 
-def plain(connection: Connection, *, batch: int, precision: str, channels_last: bool, device: str, threads: int, workers: int) -> None:
+def plain(
+    connection: Connection, *, batch: int, precision: str, channels_last: bool, device: str, threads: int, workers: int
+) -> None:
     """Train with torchvision's network and transforms and a loss of a few lines."""
     import torchvision
     from torchvision import transforms
@@ -153,7 +173,13 @@ def plain(connection: Connection, *, batch: int, precision: str, channels_last: 
             transforms.Normalize(MEAN, STD),
         ]
     )
-    options: dict[str, Any] = {"precision": precision, "channels_last": channels_last, "device": device, "workers": workers, "batch": batch}
+    options: dict[str, Any] = {
+        "precision": precision,
+        "channels_last": channels_last,
+        "device": device,
+        "workers": workers,
+        "batch": batch,
+    }
     _loop(turn, network, _cross_entropy, lambda image: [chain(image), chain(image)], **options)
 
 
@@ -181,7 +207,12 @@ def _loop(
     network = network.to(device, memory_format=order)  # type: ignore[call-overload]
     rates = {"lr": LEARNING["rate"], "momentum": LEARNING["momentum"], "weight_decay": LEARNING["weight_decay"]}
     optimizer = torch.optim.SGD(network.parameters(), **rates)  # type: ignore[arg-type]
-    shape: dict[str, Any] = {"shuffle": True, "drop_last": True, "pin_memory": device == "cuda", "persistent_workers": workers > 0}
+    shape: dict[str, Any] = {
+        "shuffle": True,
+        "drop_last": True,
+        "pin_memory": device == "cuda",
+        "persistent_workers": workers > 0,
+    }
     loader = torch.utils.data.DataLoader(Pictures(transform), batch_size=batch, num_workers=workers, **shape)
     turn.tell({"precision": precision, "channels_last": channels_last, "workers": workers})
     for number, views in enumerate(loader, 1):

@@ -35,7 +35,8 @@ def sides_of(given: argparse.Namespace) -> dict[str, Any]:
     shared = {"batch": given.batch, "device": given.device, "threads": given.threads}
     peer = {**shared, "workers": given.workers}
     sides: dict[str, Any] = {
-        f"ours_{precision}": (simclr_sides.ours, {**shared, "precision": precision}) for precision in ("auto", "fp32", "bf16")
+        f"ours_{precision}": (simclr_sides.ours, {**shared, "precision": precision})
+        for precision in ("auto", "fp32", "bf16")
     }
     sides["lightly_fp32"] = simclr_sides.lightly, {**peer, "precision": "fp32", "channels_last": False}
     sides["lightly_bf16_channels_last"] = simclr_sides.lightly, {**peer, "precision": "bf16", "channels_last": True}
@@ -47,7 +48,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=128, help="images per step")
-    parser.add_argument("--sides", nargs="+", help="some of ours_auto, ours_fp32, ours_bf16, lightly_fp32, ...; by default all")
+    parser.add_argument(
+        "--sides", nargs="+", help="some of ours_auto, ours_fp32, ours_bf16, lightly_fp32, ...; by default all"
+    )
     parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of a block")
     parser.add_argument("--warmup", type=float, default=15.0, help="seconds")
@@ -57,12 +60,19 @@ def main() -> None:
     given = parser.parse_args()
     sides = sides_of(given)
     if any(name.startswith("lightly") for name in sides) and importlib.util.find_spec("lightly") is None:
-        raise SystemExit("lightly is not installed: pip install '.[bench]', or leave it out: --sides ours_auto plain_fp32")
+        raise SystemExit(
+            "lightly is not installed: pip install '.[bench]', or leave it out: --sides ours_auto plain_fp32"
+        )
     found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
     for name, side in found.items():
-        print(f"{name:<28}{side['per_second']:10,.1f} images/s ({side['lowest']:,.1f} to {side['highest']:,.1f})", flush=True)
+        print(
+            f"{name:<28}{side['per_second']:10,.1f} images/s ({side['lowest']:,.1f} to {side['highest']:,.1f})",
+            flush=True,
+        )
     rate = rates_of(found)
-    ratios = {name: round(rate[one] / rate[other], 2) for name, (one, other) in PAIRS.items() if one in rate and other in rate}
+    ratios = {
+        name: round(rate[one] / rate[other], 2) for name, (one, other) in PAIRS.items() if one in rate and other in rate
+    }
     options = {"device": given.device, "threads": given.threads, "workers": given.workers, "batch": given.batch}
     print(json.dumps({**ratios, **options, "sides": found}))
 

@@ -31,7 +31,9 @@ def first_step(threads: int) -> float:
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "pretraining", *MODEL, *SHORT, f"run_dir={directory}/run"]
         started = time.perf_counter()
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
+        )
         assert process.stderr is not None
         said = []
         for line in process.stderr:
@@ -45,7 +47,13 @@ def first_step(threads: int) -> float:
 
 def imports(count: int) -> tuple[float, list[tuple[str, float]]]:
     """Give the seconds that importing the command takes, and the packages with the most time of their own."""
-    command = [sys.executable, "-X", "importtime", "-c", "from pretraining import startup; startup.install(); import pretraining.launch"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-c",
+        "from pretraining import startup; startup.install(); import pretraining.launch",
+    ]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
     own: dict[str, float] = {}
     for line in lines:
@@ -65,7 +73,10 @@ def main() -> None:
     given = parser.parse_args()
     first_step(given.threads)
     seconds = [first_step(given.threads) for _ in range(given.rounds)]
-    found: dict[str, object] = {"seconds_to_first_step": round(statistics.median(seconds), 2), "fastest": round(min(seconds), 2)}
+    found: dict[str, object] = {
+        "seconds_to_first_step": round(statistics.median(seconds), 2),
+        "fastest": round(min(seconds), 2),
+    }
     if given.imports:
         total, packages = imports(12)
         found["import_seconds"] = round(total, 2)

@@ -83,7 +83,9 @@ def started(work: Callable[..., None], options: Mapping[str, Any]) -> Iterator[t
         yield ours, ours.recv()
     except EOFError:
         process.join(10)
-        raise SystemExit(f"a side of the comparison ended by itself (exit code {process.exitcode}); what it said is above") from None
+        raise SystemExit(
+            f"a side of the comparison ended by itself (exit code {process.exitcode}); what it said is above"
+        ) from None
     finally:
         with contextlib.suppress(BrokenPipeError):
             ours.send(None)
@@ -109,7 +111,11 @@ def take_turns(
                 block: Block = connection.recv()
                 done[name].append(block)
                 kind = f"block {number}" if number else "warm-up"
-                print(f"  {name:<28}{kind:<10}{block.rate:12,.0f} units/s {block.steps:6} steps", file=sys.stderr, flush=True)
+                print(
+                    f"  {name:<28}{kind:<10}{block.rate:12,.0f} units/s {block.steps:6} steps",
+                    file=sys.stderr,
+                    flush=True,
+                )
     return {name: facts | summary(done[name]) for name, (_, facts) in alive.items()}
 
 

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.collect import collect, load_study
-from experiments.compare import Row, compare
-from experiments.statistics import Interval, mean_interval
-from experiments.study import FINETUNING, Cell, Study
-from experiments.words import NOTHING, short, signed
+from experiments.report.compare import Row, compare
+from experiments.report.statistics import Interval, mean_interval
+from experiments.report.words import NOTHING, short, signed
+from experiments.study.collect import collect, load_study
+from experiments.study.graph import FINETUNING, Cell, Study
 
 
 def baselines(study: Study) -> dict[Cell, Interval]:
@@ -49,7 +49,11 @@ def markdown(rows: list[Row], classical: Mapping[Cell, Interval]) -> str:
         shown = [_number(row.value), _number(row.twin), NOTHING if gain is None else _number(gain, sign=True)]
         cell = row.cell
         lines.append(
-            "| " + " | ".join([cell.task, cell.labels, cell.mode, short(cell.metric), *shown, _number(classical.get(cell)), verdict]) + " |"
+            "| "
+            + " | ".join(
+                [cell.task, cell.labels, cell.mode, short(cell.metric), *shown, _number(classical.get(cell)), verdict]
+            )
+            + " |"
         )
     return "\n".join(lines)
 

@@ -12,13 +12,13 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from experiments.study import Cell, Node
-from finetuning import metrics
+from experiments.study.graph import Cell, Node
 from finetuning.data.splits import Examples, Splits, subset
 from finetuning.launch import compose
+from finetuning.metrics import classification as metrics
+from finetuning.tasks.regression import TextRegression
 from finetuning.tasks.text_classification import TextClassification
-from finetuning.tasks.text_regression import TextRegression
-from pretraining.configuration import class_of, instantiate
+from pretraining.cli.configuration import class_of, instantiate
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse penalties; the best on validation is tested
 
@@ -44,7 +44,9 @@ def _solved(splits: Splits, real: bool, cell: Cell) -> float:
     for strength in STRENGTHS:
         model: Any = Ridge(alpha=1 / strength) if real else LogisticRegression(C=strength, max_iter=2000)
         model.fit(vectors["train"], labels["train"])
-        found = [_measured(labels[name], model.predict(vectors[name]), real, cell.metric) for name in ("validation", "test")]
+        found = [
+            _measured(labels[name], model.predict(vectors[name]), real, cell.metric) for name in ("validation", "test")
+        ]
         best = max(best, (found[0], found[1]), key=lambda pair: pair[0])
     return best[1]
 

@@ -9,20 +9,21 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from finetuning.data.base import LabelledData
 from finetuning.data.splits import SPLITS, Examples, Split
 from finetuning.data.tables import class_names, find_splits
-from finetuning.data.text import LabelledData
-from pretraining.data.builtin_images import Cifar10, Digits
-from pretraining.data.decode import Decoding, pixels
-from pretraining.data.image import ImageData, ImageSet
-from pretraining.data.image_files import ImageFolder, read_parquet
-from pretraining.run import RunError
+from pretraining.errors import RunError
+from pretraining.image.data.base import ImageData, ImageSet
+from pretraining.image.data.builtin import Cifar10, Digits
+from pretraining.image.data.decode import Decoding, pixels
+from pretraining.image.data.files import ImageFolder, read_parquet
+from pretraining.image.modality import IMAGE
 
 
 class LabelledDigits(LabelledData):
     """scikit-learn's handwritten digits, in the splits of the pretraining data `digits`."""
 
-    modality = "image"
+    modality = IMAGE
 
     def __init__(self, *, split: Split, batch_size: int, eval_batch_size: int, workers: int) -> None:
         super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
@@ -35,9 +36,11 @@ class LabelledDigits(LabelledData):
 class LabelledCifar10(LabelledData):
     """CIFAR-10 from `path`, in the splits of the pretraining data `cifar10`."""
 
-    modality = "image"
+    modality = IMAGE
 
-    def __init__(self, *, path: str, cache_dir: str, split: Split, batch_size: int, eval_batch_size: int, workers: int) -> None:
+    def __init__(
+        self, *, path: str, cache_dir: str, split: Split, batch_size: int, eval_batch_size: int, workers: int
+    ) -> None:
         super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
         self.path, self.cache_dir = path, cache_dir
 
@@ -56,7 +59,7 @@ class LabelledImageFiles(LabelledData):
     `columns` names the tables' image and label columns.
     """
 
-    modality = "image"
+    modality = IMAGE
 
     def __init__(
         self,
@@ -82,7 +85,12 @@ class LabelledImageFiles(LabelledData):
             return {name: self._table(parts) for name, parts in files.items()}, names
         try:
             folder = ImageFolder(
-                path=str(self.path), decoding=self.decoding, batch_size=1, eval_batch_size=1, workers=0, cache_dir=self.cache_dir
+                path=str(self.path),
+                decoding=self.decoding,
+                batch_size=1,
+                eval_batch_size=1,
+                workers=0,
+                cache_dir=self.cache_dir,
             )
             found = {}
             for name, table in folder.tables.items():
@@ -100,13 +108,17 @@ class LabelledImageFiles(LabelledData):
             raise RunError(f"got {file}, which cannot be read as parquet: replace the file") from error
         for role, name in self.columns.items():
             if name not in table.column_names:
-                raise RunError(f"got data.columns.{role}={name}, but the data has the columns {', '.join(table.column_names)}: name one")
+                raise RunError(
+                    f"got data.columns.{role}={name}, but the data has the columns {', '.join(table.column_names)}: name one"
+                )
         return class_names({"train": table}, self.columns["label"])
 
     def _table(self, files: list[Path]) -> Examples:
         try:
             table = read_parquet(files, image=self.columns["image"], label=self.columns["label"])
-            images = pixels(table.encoded, self.decoding, cache_dir=Path(self.cache_dir).expanduser(), identity=table.identity)
+            images = pixels(
+                table.encoded, self.decoding, cache_dir=Path(self.cache_dir).expanduser(), identity=table.identity
+            )
         except (ValueError, OSError) as error:
             raise RunError(str(error)) from error
         return _examples(ImageSet(images, table.labels), f"data.path={self.path}")

@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from pretraining.errors import RunError
 from pretraining.random import Keys, uniform
-from pretraining.run import RunError
 
 SPLITS = ("train", "validation", "test")
 T = TypeVar("T")
@@ -59,7 +59,14 @@ class Split:
     """Where the splits come from: names of files or stored splits, and the shares to carve where one is missing."""
 
     def __init__(
-        self, *, train: str | None, validation: str | None, test: str | None, validation_fraction: float, test_fraction: float, seed: int
+        self,
+        *,
+        train: str | None,
+        validation: str | None,
+        test: str | None,
+        validation_fraction: float,
+        test_fraction: float,
+        seed: int,
     ) -> None:
         self.named = {"train": train, "validation": validation, "test": test}
         self.fractions = {"validation": validation_fraction, "test": test_fraction}
@@ -70,7 +77,9 @@ class Split:
         splits = {name: examples for name, examples in found.items() if examples.size}
         empty = [name for name in found if name not in splits]
         if empty or "train" not in splits:
-            raise RunError(f"got no examples in {', '.join(empty) or 'train'}: give data with labelled rows in every split")
+            raise RunError(
+                f"got no examples in {', '.join(empty) or 'train'}: give data with labelled rows in every split"
+            )
         for name in ("test", "validation"):
             if name not in splits:
                 splits["train"], splits[name] = self._carve(splits["train"], name)
@@ -79,13 +88,17 @@ class Split:
     def _carve(self, examples: Examples, name: str) -> tuple[Examples, Examples]:
         share = self.fractions[name]
         if not 0 < share < 1:
-            raise RunError(f"got data.split.{name}_fraction={share} and no {name} split in the data: give a share between 0 and 1")
+            raise RunError(
+                f"got data.split.{name}_fraction={share} and no {name} split in the data: give a share between 0 and 1"
+            )
         classes, keys = strata(examples), Keys(self.seed, f"carve {name}", *_places(examples.size))
         groups = [np.arange(examples.size)] if classes is None else _groups(classes)
         # A class keeps at least one example for training.
         chosen = _smallest(groups, [min(max(1, round(share * len(group))), len(group) - 1) for group in groups], keys)
         if not 0 < len(chosen) < examples.size:
-            raise RunError(f"got {examples.size} examples, too few to carve a {name} split of {share:.0%}: give more, or the split itself")
+            raise RunError(
+                f"got {examples.size} examples, too few to carve a {name} split of {share:.0%}: give more, or the split itself"
+            )
         return examples.take(np.setdiff1d(np.arange(examples.size), chosen)), examples.take(chosen)
 
 
@@ -111,11 +124,15 @@ def subset(examples: Examples, *, fraction: float | None, shots: int | None, see
             raise RunError(f"got fraction={fraction}: give a share of the training labels, above 0 and at most 1")
         return examples.take(_smallest(groups, [max(1, round(fraction * len(group))) for group in groups], keys))
     if classes is None:
-        raise RunError(f"got shots={shots}, which counts examples per class, for labels that are not classes: give fraction instead")
+        raise RunError(
+            f"got shots={shots}, which counts examples per class, for labels that are not classes: give fraction instead"
+        )
     smallest = min(len(group) for group in groups)
     if not 1 <= shots <= smallest:  # type: ignore[operator]
         scarce = examples.column("label")[next(group for group in groups if len(group) == smallest)[0]]
-        raise RunError(f"got shots={shots}, but the class {scarce!r} has {smallest} training examples: give shots between 1 and {smallest}")
+        raise RunError(
+            f"got shots={shots}, but the class {scarce!r} has {smallest} training examples: give shots between 1 and {smallest}"
+        )
     return examples.take(_smallest(groups, [shots] * len(groups), keys))  # type: ignore[list-item]
 
 
@@ -130,5 +147,7 @@ def _groups(classes: np.ndarray) -> list[np.ndarray]:
 def _smallest(groups: list[np.ndarray], counts: list[int], keys: Keys) -> np.ndarray:
     # Each example draws one number, and a group gives its smallest: sets of different sizes nest.
     draws = uniform(keys, "subset")[:, 0]
-    chosen = [group[np.argsort(draws[group], kind="stable")[:count]] for group, count in zip(groups, counts, strict=True)]
+    chosen = [
+        group[np.argsort(draws[group], kind="stable")[:count]] for group, count in zip(groups, counts, strict=True)
+    ]
     return np.sort(np.concatenate(chosen))

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from pretraining.run import RunError
+from pretraining.errors import RunError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 CARVE = "carve"  # instead of a split's name: take it out of train, even where one of that name exists
@@ -28,7 +28,9 @@ def read_table(path: Path) -> pa.Table:
             return pyarrow.csv.read_csv(path, parse_options=multiline)
         return pyarrow.json.read_json(path)
     except (pa.ArrowException, OSError) as error:
-        raise RunError(f"got {path}, which cannot be read as {path.suffix[1:]} ({_first_line(error)}): replace the file") from error
+        raise RunError(
+            f"got {path}, which cannot be read as {path.suffix[1:]} ({_first_line(error)}): replace the file"
+        ) from error
 
 
 def find_splits(path: Path, named: dict[str, str | None]) -> dict[str, list[Path]]:
@@ -47,7 +49,9 @@ def find_splits(path: Path, named: dict[str, str | None]) -> dict[str, list[Path
     for split, name in named.items():
         if name == CARVE:
             continue
-        chosen = _chosen(files, path, name) if name else [file for file in files if _is_split(file.relative_to(path), split)]
+        chosen = (
+            _chosen(files, path, name) if name else [file for file in files if _is_split(file.relative_to(path), split)]
+        )
         if name and not chosen:
             raise RunError(f"got data.split.{split}={name}, but {path} holds {_names(files, path)}: name one of them")
         if chosen:
@@ -65,14 +69,18 @@ def read_splits(path: Path, named: dict[str, str | None]) -> dict[str, pa.Table]
         try:
             splits[split] = pa.concat_tables(tables, promote_options="default")
         except pa.ArrowException as error:
-            raise RunError(f"got files of the {split} split whose columns differ ({_first_line(error)}): make them agree") from error
+            raise RunError(
+                f"got files of the {split} split whose columns differ ({_first_line(error)}): make them agree"
+            ) from error
     return splits
 
 
 def column(table: pa.Table, name: str, key: str) -> pa.ChunkedArray:
     """Take the column that the configuration key `key` names; missing columns and missing values are errors."""
     if name not in table.column_names:
-        raise RunError(f"got {key}={name}, but the data has the columns {', '.join(table.column_names)}: name one of them")
+        raise RunError(
+            f"got {key}={name}, but the data has the columns {', '.join(table.column_names)}: name one of them"
+        )
     values = table[name]
     if values.null_count:
         raise RunError(f"got {values.null_count} empty values in column {name!r} ({key}): fill or drop those rows")
@@ -95,7 +103,9 @@ def _saved(path: Path, named: dict[str, str | None]) -> dict[str, pa.Table]:
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise RunError(f"got data.path={path}, a datasets directory that cannot be read ({_first_line(error)})") from error
+        raise RunError(
+            f"got data.path={path}, a datasets directory that cannot be read ({_first_line(error)})"
+        ) from error
     if isinstance(loaded, datasets.Dataset):
         return {"train": _flat(loaded)}
     splits = {}
@@ -104,7 +114,9 @@ def _saved(path: Path, named: dict[str, str | None]) -> dict[str, pa.Table]:
             continue
         match = next((key for key in ((name,) if name else ALIASES[split]) if key in loaded), None)
         if name and match is None:
-            raise RunError(f"got data.split.{split}={name}, but {path} holds the splits {', '.join(loaded)}: name one of them")
+            raise RunError(
+                f"got data.split.{split}={name}, but {path} holds the splits {', '.join(loaded)}: name one of them"
+            )
         if match is not None:
             splits[split] = _flat(loaded[match])
     return splits or {"train": pa.concat_tables([_flat(part) for part in loaded.values()])}
@@ -116,7 +128,9 @@ def _flat(dataset: object) -> pa.Table:
 
 def _known(path: Path) -> Path:
     if path.suffix not in SUFFIXES:
-        raise RunError(f"got data.path={path}, a {path.suffix or 'nameless'} file: give one ending in {', '.join(SUFFIXES)}")
+        raise RunError(
+            f"got data.path={path}, a {path.suffix or 'nameless'} file: give one ending in {', '.join(SUFFIXES)}"
+        )
     return path
 
 
@@ -126,7 +140,11 @@ def _chosen(files: list[Path], root: Path, name: str) -> list[Path]:
 
 def _is_split(file: Path, split: str) -> bool:
     # `test.csv`, `test-00000-of-00002.parquet` and `test/part0.csv` are all files of "test".
-    return any(part == alias or part.startswith(f"{alias}-") for part in (file.stem, file.parent.name) for alias in ALIASES[split])
+    return any(
+        part == alias or part.startswith(f"{alias}-")
+        for part in (file.stem, file.parent.name)
+        for alias in ALIASES[split]
+    )
 
 
 def _names(files: list[Path], root: Path) -> str:

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
 
 import pyarrow as pa
 
-from finetuning.data.splits import Examples, Split, Splits
+from finetuning.data.base import LabelledData
+from finetuning.data.splits import Examples, Split
 from finetuning.data.tables import class_names, column, read_splits
-from pretraining.run import RunError
-
-
-class LabelledData(ABC):
-    """Labelled examples in three splits, and how many go into a batch."""
-
-    modality: ClassVar[str]
-
-    def __init__(self, *, split: Split, batch_size: int, eval_batch_size: int, workers: int) -> None:
-        self.split = split
-        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
-
-    @abstractmethod
-    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
-        """Read the splits that are there, and the names of integer classes where the data knows them."""
-
-    def splits(self) -> Splits:
-        """Read the three splits, carving those that are missing; bad input is an error here, before any model is built."""
-        return self.split.complete(*self.found())
+from pretraining.errors import RunError
+from pretraining.text.modality import TEXT
 
 
 class LabelledText(LabelledData):
     """A table of texts (`text`, and `text_pair` where two are judged together) with a `label` column: a class or a real number."""
 
-    modality = "text"
+    modality = TEXT
 
     def __init__(
-        self, *, path: str, text: str, text_pair: str | None, label: str, split: Split, batch_size: int, eval_batch_size: int, workers: int
+        self,
+        *,
+        path: str,
+        text: str,
+        text_pair: str | None,
+        label: str,
+        split: Split,
+        batch_size: int,
+        eval_batch_size: int,
+        workers: int,
     ) -> None:
         super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
         self.path, self.text, self.text_pair, self.label = Path(path), text, text_pair, label
@@ -57,9 +48,11 @@ class LabelledText(LabelledData):
 class TaggedText(LabelledData):
     """A table of sentences given as lists of words (`tokens`) with one tag per word (`tags`)."""
 
-    modality = "text"
+    modality = TEXT
 
-    def __init__(self, *, path: str, tokens: str, tags: str, split: Split, batch_size: int, eval_batch_size: int, workers: int) -> None:
+    def __init__(
+        self, *, path: str, tokens: str, tags: str, split: Split, batch_size: int, eval_batch_size: int, workers: int
+    ) -> None:
         super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
         self.path, self.tokens, self.tags = Path(path), tokens, tags
 
@@ -84,10 +77,19 @@ class TaggedText(LabelledData):
 class Questions(LabelledData):
     """A table of SQuAD's form: `question`, `context`, and `answers` = {text: [...], answer_start: [...]}, empty where there is none."""
 
-    modality = "text"
+    modality = TEXT
 
     def __init__(
-        self, *, path: str, question: str, context: str, answers: str, split: Split, batch_size: int, eval_batch_size: int, workers: int
+        self,
+        *,
+        path: str,
+        question: str,
+        context: str,
+        answers: str,
+        split: Split,
+        batch_size: int,
+        eval_batch_size: int,
+        workers: int,
     ) -> None:
         super().__init__(split=split, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers)
         self.path, self.question, self.context, self.answers = Path(path), question, context, answers
@@ -99,7 +101,8 @@ class Questions(LabelledData):
 
     def _examples(self, table: pa.Table) -> Examples:
         questions, contexts = (
-            _strings(table, name, key) for name, key in ((self.question, "data.question"), (self.context, "data.context"))
+            _strings(table, name, key)
+            for name, key in ((self.question, "data.question"), (self.context, "data.context"))
         )
         answers = column(table, self.answers, "data.answers").to_pylist()
         for row, (context, gold) in enumerate(zip(contexts, answers, strict=True)):
@@ -120,7 +123,7 @@ class TextPairs(LabelledData):
     `references` names a column of lists: all texts that judging accepts, beside the target, which alone is learnt.
     """
 
-    modality = "text"
+    modality = TEXT
 
     def __init__(
         self,
@@ -143,7 +146,9 @@ class TextPairs(LabelledData):
         return {name: self._examples(table) for name, table in tables.items()}, None
 
     def _examples(self, table: pa.Table) -> Examples:
-        sources, targets = (_strings(table, name, key) for name, key in ((self.source, "data.source"), (self.target, "data.target")))
+        sources, targets = (
+            _strings(table, name, key) for name, key in ((self.source, "data.source"), (self.target, "data.target"))
+        )
         for name, texts in ((self.source, sources), (self.target, targets)):
             empty = sum(not text.strip() for text in texts)
             if empty:
@@ -152,9 +157,12 @@ class TextPairs(LabelledData):
         if self.references is not None:
             more = column(table, self.references, "data.references")
             if not pa.types.is_list(more.type) and not pa.types.is_large_list(more.type):
-                raise RunError(f"got data.references={self.references}, a column of {more.type}: name a column of lists of texts")
+                raise RunError(
+                    f"got data.references={self.references}, a column of {more.type}: name a column of lists of texts"
+                )
             labels = [
-                [target, *(text for text in row if text and text != target)] for target, row in zip(targets, more.to_pylist(), strict=True)
+                [target, *(text for text in row if text and text != target)]
+                for target, row in zip(targets, more.to_pylist(), strict=True)
             ]
         return Examples.of(source=sources, label=labels)
 

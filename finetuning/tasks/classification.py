@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetuning import metrics
 from finetuning.data.splits import Examples, Splits
-from finetuning.encoded import Encoded
+from finetuning.inputs.base import Encoded
 from finetuning.labels import Classes, survey_classes
-from finetuning.metrics import Numbers
+from finetuning.metrics import classification as metrics
+from finetuning.metrics.classification import Numbers
 from finetuning.modes import Mode
 from finetuning.task import Judged, Task
+from pretraining.engine.batch import Batch, Term
+from pretraining.errors import RunError
 from pretraining.handoff import Handoff
-from pretraining.optim import Optimizer
-from pretraining.run import RunError
-from pretraining.step import Batch, Term
+from pretraining.optim.optimizers import Optimizer
 
 
 class Classification(Task):
@@ -91,7 +91,9 @@ class Classification(Task):
 
     def intervals(self, judged: Judged) -> dict[str, tuple[float, float]]:
         """Bootstrap accuracy, MCC, precision, recall, F1, calibration error and log loss."""
-        values = metrics.label_intervals(judged.labels, judged.predictions) | metrics.score_intervals(judged.labels, judged.scores)
+        values = metrics.label_intervals(judged.labels, judged.predictions) | metrics.score_intervals(
+            judged.labels, judged.scores
+        )
         if self.top is not None and self.classes.size > self.top:
             share = metrics.top_k(judged.labels, judged.scores, self.top)
             values[f"accuracy_top{self.top}"] = metrics.share_interval(share, len(judged.labels))

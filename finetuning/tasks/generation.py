@@ -13,20 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetuning import overlap
 from finetuning.data.splits import Examples
-from finetuning.decoding import TextDecoding
-from finetuning.encoded import Encoded
-from finetuning.metrics import Numbers
+from finetuning.inputs.base import Encoded
+from finetuning.inputs.text_pairs import Pairs, Writing, prompts
+from finetuning.metrics import generation as overlap
+from finetuning.metrics.classification import Numbers
 from finetuning.modes import Full, Mode
 from finetuning.task import Judged, Task
-from finetuning.writing import Pairs, Writing, prompts
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.backbones.language_head import check_head, scores
+from finetuning.tasks.decoding import TextDecoding
+from pretraining.engine.batch import Batch, Term
+from pretraining.engine.step import StepModule
+from pretraining.errors import RunError
 from pretraining.handoff import Handoff
-from pretraining.optim import Optimizer
-from pretraining.run import RunError
-from pretraining.step import Batch, StepModule, Term
+from pretraining.optim.optimizers import Optimizer
+from pretraining.text.backbones.language_head import check_head, scores
+from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.modality import TEXT
 
 BY_LOSS = ("-loss", "-cross_entropy")
 
@@ -38,7 +40,7 @@ class Generation(Task):
     on texts written at each evaluation.
     """
 
-    modality = "text"
+    modality = TEXT
     cacheable = False
     backbone: TransformersBackbone
 
@@ -82,16 +84,16 @@ class Generation(Task):
 
     def logits(self, batch: Batch) -> Tensor:
         """Score the vocabulary at each target token, the ones before it given. [N, V]"""
-        hidden = self.backbone(input_ids=batch["input_ids"], documents=batch["documents"]).positions
+        hidden = self.backbone(**batch["inputs"]).positions
         if "decoder_input_ids" in batch:
             # Targets are padded at their ends, which a causal decoder's real positions never see: it needs no mask of its own.
             hidden = self.backbone.model.get_decoder()(
                 input_ids=batch["decoder_input_ids"],
                 encoder_hidden_states=hidden,
-                encoder_attention_mask=batch["documents"],
+                encoder_attention_mask=batch["inputs"]["document_ids"],
                 use_cache=False,
             ).last_hidden_state
-        return scores(self.backbone, hidden.flatten(0, 1).index_select(0, batch["predicted"]))
+        return scores(self.backbone, hidden.flatten(0, 1).index_select(0, batch["target_positions"]))
 
     def criterion(self, logits: Tensor, batch: Batch) -> Term:
         """Sum the cross-entropy over target tokens, special ones included."""
@@ -111,7 +113,7 @@ class Generation(Task):
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
         """Write a text for each row. Token ids, special ones included"""
-        ids, mask = batch["input_ids"].to(self.device), batch["documents"].to(self.device)
+        ids, mask = batch["inputs"]["input_ids"].to(self.device), batch["inputs"]["document_ids"].to(self.device)
         model = self.backbone.model
         if "prompt_tokens" in batch:
             ids, mask = prompts(ids, batch["prompt_tokens"].to(self.device), model.generation_config.pad_token_id)

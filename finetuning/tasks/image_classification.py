@@ -5,15 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.encoded import Images
+from finetuning.inputs.image import Images
 from finetuning.tasks.classification import Classification
-from pretraining.step import Batch
+from pretraining.engine.batch import Batch
+from pretraining.image.modality import IMAGE
 
 
 class ImageClassification(Classification):
     """Classes of images, prepared as the hand-off says."""
 
-    modality = "image"
+    modality = IMAGE
     top = 5
 
     def encode(self, examples: Examples) -> Images:

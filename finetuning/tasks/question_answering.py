@@ -13,19 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetuning import metrics, squad
 from finetuning.data.splits import SPLITS, Examples, Splits
-from finetuning.encoded import Encoded, Tokens
-from finetuning.metrics import Numbers
+from finetuning.inputs.base import Encoded
+from finetuning.inputs.text import Tokens, check_length, has_segments
+from finetuning.metrics import classification as metrics
+from finetuning.metrics import squad
+from finetuning.metrics.classification import Numbers
 from finetuning.modes import Mode
 from finetuning.task import Judged, Task
 from finetuning.tasks.classification import linear_head
-from finetuning.tokens import check_length, has_segments
 from pretraining.backbones.base import Features
+from pretraining.engine.batch import Batch, Term
+from pretraining.errors import RunError
 from pretraining.handoff import Handoff
-from pretraining.optim import Optimizer
-from pretraining.run import RunError
-from pretraining.step import Batch, Term
+from pretraining.optim.optimizers import Optimizer
+from pretraining.text.modality import TEXT
 
 CANDIDATES = 20  # starts and ends that are tried per window
 
@@ -43,7 +45,7 @@ class QuestionAnswering(Task):
     Windows of `max_tokens` overlap by `overlap` tokens of the context; answers have at most `max_answer` tokens.
     """
 
-    modality = "text"
+    modality = TEXT
     cacheable = False
 
     def __init__(
@@ -60,7 +62,9 @@ class QuestionAnswering(Task):
     ) -> None:
         super().__init__(handoff=handoff, labels=labels, mode=mode, optimizer=optimizer, select=select)
         if not 0 <= overlap < max_tokens:
-            raise RunError(f"got task.overlap={overlap} and task.max_tokens={max_tokens}: windows must move on, lower task.overlap")
+            raise RunError(
+                f"got task.overlap={overlap} and task.max_tokens={max_tokens}: windows must move on, lower task.overlap"
+            )
         self.max_tokens, self.overlap, self.max_answer = max_tokens, overlap, max_answer
         self.head = linear_head(self.backbone.dim, 2, 0.0)
 
@@ -118,14 +122,14 @@ class QuestionAnswering(Task):
 
     def criterion(self, logits: Tensor, batch: Batch) -> Term:
         """Sum, over windows, the mean cross-entropy of start and end among the window's tokens."""
-        targets, padding = batch["targets"], batch["documents"] == 0
+        targets, padding = batch["targets"], batch["inputs"]["document_ids"] == 0
         scores = logits.float().masked_fill(padding[..., None], float("-inf"))  # [B, T, 2]
         first, last = (F.cross_entropy(scores[..., side], targets[:, side], reduction="sum") for side in (0, 1))
         return Term((first + last) / 2, torch.tensor(float(len(targets)), device=logits.device))
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
         """Cut the padding off. [T, 2] each"""
-        lengths = (batch["documents"] > 0).sum(1).tolist()
+        lengths = (batch["inputs"]["document_ids"] > 0).sum(1).tolist()
         return [row[:length] for row, length in zip(logits.float().cpu().numpy(), lengths, strict=True)]
 
     def silence(self, encoded: Encoded) -> list[np.ndarray]:

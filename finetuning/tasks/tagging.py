@@ -14,19 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetuning import metrics
 from finetuning.data.splits import SPLITS, Examples, Splits
-from finetuning.encoded import Cached, Encoded, Tokens
+from finetuning.inputs.base import Encoded
+from finetuning.inputs.cached import Cached
+from finetuning.inputs.text import Tokens, check_length, tokenized
 from finetuning.labels import Classes, name_classes
-from finetuning.metrics import Numbers
+from finetuning.metrics import classification as metrics
+from finetuning.metrics.classification import Numbers
 from finetuning.modes import Mode
 from finetuning.task import Judged, Task
 from finetuning.tasks.classification import linear_head
-from finetuning.tokens import check_length, tokenized
+from pretraining.engine.batch import Batch, Term
+from pretraining.errors import RunError
 from pretraining.handoff import Handoff
-from pretraining.optim import Optimizer
-from pretraining.run import RunError
-from pretraining.step import Batch, Term
+from pretraining.optim.optimizers import Optimizer
+from pretraining.text.modality import TEXT
 
 _ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 
@@ -40,7 +42,7 @@ class TaggedTokens(Tokens):
 class Tagging(Task):
     """A linear layer on each word's first token (`align=first`), or on all of its tokens, of which the first one's answer counts."""
 
-    modality = "text"
+    modality = TEXT
 
     def __init__(
         self,
@@ -65,11 +67,15 @@ class Tagging(Task):
     @classmethod
     def survey(cls, splits: Splits) -> dict[str, Any]:
         """Collect the tags: all that the data names, else those of the train split."""
-        found = {name: Counter(tag for tags in getattr(splits, name).column("label") for tag in tags) for name in SPLITS}
+        found = {
+            name: Counter(tag for tags in getattr(splits, name).column("label") for tag in tags) for name in SPLITS
+        }
         names = splits.class_names
         values = list(range(len(names))) if names is not None else sorted(found["train"])
         if len(found["train"]) < 2:
-            raise RunError(f"got one tag only ({next(iter(found['train']))!r}) in the training data: name another data.tags")
+            raise RunError(
+                f"got one tag only ({next(iter(found['train']))!r}) in the training data: name another data.tags"
+            )
         for name in SPLITS:
             unseen = sorted(found[name].keys() - set(values), key=str)
             if unseen:
@@ -87,7 +93,9 @@ class Tagging(Task):
     def encode(self, examples: Examples) -> TaggedTokens:
         """Tokenise word by word and find each word's tokens."""
         check_length(self.backbone, self.max_tokens)
-        encoding = tokenized(self.preprocess, examples.column("tokens"), max_tokens=self.max_tokens, is_split_into_words=True)
+        encoding = tokenized(
+            self.preprocess, examples.column("tokens"), max_tokens=self.max_tokens, is_split_into_words=True
+        )
         units, seen, targets = [], [], []
         for row, tags in enumerate(examples.column("label")):
             words = np.array([-1 if word is None else word for word in encoding.word_ids(row)])
@@ -115,7 +123,9 @@ class Tagging(Task):
         for tags, logits, seen in zip(encoded.examples.column("label"), outputs, _seen(encoded), strict=True):
             guess = np.full(len(tags), spare, dtype=object)
             chosen = logits.argmax(-1)
-            for word, tag in zip(seen[::-1], chosen[::-1], strict=True):  # backwards: the first token's answer is written last
+            for word, tag in zip(
+                seen[::-1], chosen[::-1], strict=True
+            ):  # backwards: the first token's answer is written last
                 guess[word] = names[tag]
             labels.append([names[number] for number in self.classes.numbers(tags)])
             predictions.append(guess.tolist())
@@ -124,7 +134,9 @@ class Tagging(Task):
     def metrics(self, judged: Judged) -> Numbers:
         """Compute entity metrics where tags are entities, and metrics over words."""
         truth, guess = (np.array([tag for row in rows for tag in row]) for rows in (judged.labels, judged.predictions))
-        return metrics.label_metrics(truth, guess) | (metrics.entities(judged.labels, judged.predictions) if self.entities else {})
+        return metrics.label_metrics(truth, guess) | (
+            metrics.entities(judged.labels, judged.predictions) if self.entities else {}
+        )
 
     def intervals(self, judged: Judged) -> dict[str, tuple[float, float]]:
         """Bootstrap accuracy, and entity F1, over sentences."""
@@ -133,7 +145,9 @@ class Tagging(Task):
     def report(self, judged: Judged) -> dict[str, Any]:
         """Give numbers per tag and the confusion matrix over words."""
         number = {name: place for place, name in enumerate(self.classes.names)}
-        truth, guess = (np.array([number[tag] for row in rows for tag in row]) for rows in (judged.labels, judged.predictions))
+        truth, guess = (
+            np.array([number[tag] for row in rows for tag in row]) for rows in (judged.labels, judged.predictions)
+        )
         return metrics.report(truth, guess, self.classes.names)
 
 

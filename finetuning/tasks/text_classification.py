@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from finetuning.data.splits import Examples
-from finetuning.encoded import Tokens
+from finetuning.inputs.text import Tokens, encode_texts
 from finetuning.modes import Mode
 from finetuning.tasks.classification import Classification
-from finetuning.tokens import encode_texts
 from pretraining.handoff import Handoff
-from pretraining.optim import Optimizer
+from pretraining.optim.optimizers import Optimizer
+from pretraining.text.modality import TEXT
 
 
 class TextClassification(Classification):
     """Classes of texts cut to `max_tokens`; a `text_pair` column makes it a task on pairs."""
 
-    modality = "text"
+    modality = TEXT
 
     def __init__(
         self,
@@ -31,7 +31,13 @@ class TextClassification(Classification):
         max_tokens: int,
     ) -> None:
         super().__init__(
-            handoff=handoff, labels=labels, mode=mode, optimizer=optimizer, select=select, dropout=dropout, class_weights=class_weights
+            handoff=handoff,
+            labels=labels,
+            mode=mode,
+            optimizer=optimizer,
+            select=select,
+            dropout=dropout,
+            class_weights=class_weights,
         )
         self.max_tokens = max_tokens
 

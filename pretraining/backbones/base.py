@@ -6,7 +6,6 @@ Shapes: B examples, L positions (tokens, patches or feature-map cells), D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,30 +13,21 @@ from torch import Tensor, nn
 
 
 class Features(NamedTuple):
-    """A backbone's answer: one vector per position and one per example."""
+    """A backbone's answer: a vector per position and one per example."""
 
     positions: Tensor  # [B, L, D]
     pooled: Tensor  # [B, D]
-
-
-class TextRow(NamedTuple):
-    """An average row of text as FLOP counters take it: means over rows, padding excluded."""
-
-    read: float  # tokens that the network (the encoder, where there are two) reads
-    seen: float  # tokens that each of them sees: those of its document, itself included
-    tokens: float  # of the text, as budgets count them
-    predicted: float = 0.0  # tokens that are scored over the vocabulary; all that a decoder behind an encoder writes
-    written_seen: float = 0.0  # tokens of its target that each of those sees
+    valid: Tensor | None = None  # bool [B, L]: positions that hold something; None: all of them
+    grid: tuple[int, ...] | None = (
+        None  # how positions lie: (rows, columns) of cells or patches; None: one after the other
+    )
+    stages: tuple[Tensor, ...] | None = None  # maps [B, C, H, W] from fine to coarse, where the network has such
 
 
 class Backbone(nn.Module, ABC):
-    """A network that turns inputs into `Features`.
+    """A network that turns inputs into `Features`. Its arguments are its modality's: a batch holds them as `batch["inputs"]`."""
 
-    Text backbones take `input_ids` [B, T] and `documents` [B, T] (an integer per token: 0 is padding, and a token sees only tokens of
-    its own document); image backbones take `images` [B, C, H, W], normalised floats.
-    """
-
-    modality: ClassVar[str]
+    modality: ClassVar[Any]  # its `pretraining.modality.Modality`
     dim: int
     kwargs: dict[str, Any]  # plain constructor arguments: `type(self)(**self.kwargs)` is the same architecture
 
@@ -72,14 +62,6 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def load(self, directory: Path) -> None:
         """Read what `export` wrote; any missing or unexpected weight is an error."""
-
-    @abstractmethod
-    def forward_flops(self, shape: Sequence[float]) -> float:
-        """Count the floating-point operations (2 per multiply-add) of one example's forward pass.
-
-        `shape` is a `TextRow`, of which the first two count here, or (channels, height, width) for images. Masked parts of attention are
-        counted like others, since plain attention computes them.
-        """
 
     @abstractmethod
     def usage(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from pretraining.tracking import WandbHistory
+from pretraining.runs.wandb_logger import WandbHistory
 
 
 class Artifact(pl.Callback):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretraining import handoff
 from pretraining.backbones.base import Backbone
-from pretraining.distributed import is_sharded, whole
+from pretraining.distributed.collectives import is_sharded, whole
 from pretraining.objectives.base import Objective
 
 
@@ -23,11 +23,20 @@ class Export(pl.Callback):
     """
 
     def __init__(
-        self, directory: Path, *, every: int, preprocess: Any, origin: Callable[[], dict[str, Any]], recipe: dict[str, Any]
+        self,
+        directory: Path,
+        *,
+        every: int,
+        preprocess: Any,
+        origin: Callable[[], dict[str, Any]],
+        recipe: dict[str, Any],
     ) -> None:
-        self.directory, self.every, self.preprocess, self.origin, self.recipe = directory, every, preprocess, origin, recipe
+        self.directory, self.every, self.preprocess = directory, every, preprocess
+        self.origin, self.recipe = origin, recipe
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Export if this step is due."""
         step = trainer.global_step
         if step != trainer.max_steps and (self.every == 0 or step % self.every):
@@ -39,8 +48,7 @@ class Export(pl.Callback):
             if trainer.is_global_zero:
                 handoff.write(
                     self.directory / f"step-{step:07d}",
-                    backbone=backbone,
-                    preprocess=self.preprocess,
+                    towers=backbone.modality.towers(backbone, self.preprocess),
                     origin=origin,
                     recipe=self.recipe,
                     heads=heads,
@@ -49,11 +57,13 @@ class Export(pl.Callback):
 
 
 def whole_parts(objective: Objective) -> tuple[Backbone, dict[str, Tensor]]:
-    """Give the backbone and the heads' weights; where ranks share the weights, copies of the whole ones."""
+    """Part the backbone from the heads' weights; where ranks share the weights, copies of the whole ones."""
     if not any(is_sharded(parameter) for parameter in objective.parameters()):
         return objective.backbone, objective.heads()
     state = {name: whole(value).cpu() for name, value in objective.state_dict().items()}
     backbone = type(objective.backbone)(**objective.backbone.kwargs).to(next(objective.parameters()).dtype)
     prefix = "backbone."
-    backbone.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+    backbone.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    )
     return backbone, {name: value for name, value in state.items() if not name.startswith(prefix)}

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from pretraining import probes
 from pretraining.backbones.base import Features
 from pretraining.data.loader import EvalLoader
-from pretraining.distributed import all_reduce_sum, gather_rows, rank, world_size
+from pretraining.distributed.collectives import all_reduce_sum, gather_rows, rank, world_size
+from pretraining.engine.batch import Batch, Step
+from pretraining.engine.watchdog import mark
+from pretraining.modality import Preprocess
 from pretraining.objectives.base import Objective
-from pretraining.preprocess.image import ImagePreprocess
-from pretraining.step import Step
-from pretraining.watchdog import mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,15 @@ class OnlineProbe(pl.Callback):
         *,
         validation: EvalLoader,
         every: int,
-        preprocess: ImagePreprocess,
+        preprocess: Preprocess,
         classes: int | None,
         batch_size: int,
     ) -> None:
         self.settings, self.validation, self.every = settings, validation, every
         self.preprocess, self.classes = preprocess, classes
-        self.bank: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(1, settings.bank // batch_size))  # per step: [B, D], [B]
+        self.bank: deque[tuple[Tensor, Tensor]] = deque(
+            maxlen=max(1, settings.bank // batch_size)
+        )  # per step: [B, D], [B]
         self.latest: tuple[Tensor, Tensor | None]  # features [N, D] and labels [N] of the last evaluation, of all ranks
         self._seen: list[Tensor] = []  # pooled features of this step's forward passes
         self._watch: Any = None
@@ -102,7 +104,9 @@ class OnlineProbe(pl.Callback):
         if self._watch is not None:
             self._watch.remove()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
+    ) -> None:
         """Learn from this step's features, and measure if it is due."""
         assert isinstance(pl_module, Objective)
         views = self._views(batch)
@@ -132,7 +136,7 @@ class OnlineProbe(pl.Callback):
         parts = []
         for number, part in enumerate(step.micro_batches):
             pooled = torch.cat(seen[number * calls : (number + 1) * calls])
-            parts.append(pooled.to(self.weight.dtype).unflatten(0, (-1, len(part["images"]))))
+            parts.append(pooled.to(self.weight.dtype).unflatten(0, (-1, len(part["keys"].index))))
         return torch.cat(parts, 1)
 
     def _learn(self, views: Tensor, labels: Tensor) -> None:
@@ -166,18 +170,28 @@ class OnlineProbe(pl.Callback):
         training, found, labels = objective.training, [], []
         objective.eval()
         for batch, share in self.validation:
-            images = self.preprocess(batch["images"].to(objective.device)).to(objective.dtype)
-            with objective._forward_context():
+            inputs = self._inputs(objective, batch)
+            with objective.forward_context():
                 # On every rank as often: where weights are shared out, each forward pass gathers them.
-                pooled = objective(lambda images: objective.backbone(images=images).pooled, images)
+                pooled = objective(lambda inputs: objective.backbone(**inputs).pooled, inputs)
             if not share:  # repeated to make up the number of batches
                 continue
             found.append(pooled.to(self.weight.dtype))
-            labels.append(batch["labels"] if "labels" in batch else torch.zeros(len(images), dtype=torch.long))
+            labels.append(batch["labels"] if "labels" in batch else torch.zeros(len(pooled), dtype=torch.long))
         objective.train(training)
         if not found:  # more ranks than batches
-            return self.weight.new_zeros(0, objective.backbone.dim), torch.zeros(0, dtype=torch.long, device=self.weight.device)
+            return self.weight.new_zeros(0, objective.backbone.dim), torch.zeros(
+                0, dtype=torch.long, device=self.weight.device
+            )
         return torch.cat(found), torch.cat(labels).to(self.weight.device)
+
+    def _inputs(self, objective: Objective, batch: Batch) -> dict[str, Tensor]:
+        """Make the backbone's arguments for untouched examples, in the precision of its weights."""
+        moved = objective.transfer_batch_to_device(batch, objective.device, 0)
+        inputs = objective.backbone.modality.clean_inputs(moved, self.preprocess)
+        return {
+            name: value.to(objective.dtype) if value.is_floating_point() else value for name, value in inputs.items()
+        }
 
     def _accuracies(self, features: Tensor, labels: Tensor) -> dict[str, float]:
         assert self.classes is not None
@@ -186,7 +200,11 @@ class OnlineProbe(pl.Callback):
             linear = F.linear(features, self.weight, self.bias).argmax(1)
         right = [(linear == labels).sum(), torch.zeros_like(labels.sum())]
         if len(features):
-            options: dict[str, Any] = {"count": self.classes, "k": self.settings.k, "temperature": self.settings.temperature}
+            options: dict[str, Any] = {
+                "count": self.classes,
+                "k": self.settings.k,
+                "temperature": self.settings.temperature,
+            }
             right[1] = (probes.nearest_neighbours(bank, classes, features, **options).argmax(1) == labels).sum()
         counts = torch.stack([*right, torch.tensor(len(labels), device=labels.device)]).double()
         correct_linear, correct_knn, count = all_reduce_sum(counts).tolist()
@@ -196,7 +214,11 @@ class OnlineProbe(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Save the classifier, its optimizer and the bank of all ranks (called on every rank)."""
-        state: dict[str, Any] = {"weight": self.weight.detach(), "bias": self.bias.detach(), "optimizer": self.optimizer.state_dict()}
+        state: dict[str, Any] = {
+            "weight": self.weight.detach(),
+            "bias": self.bias.detach(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         if self.bank:
             features, labels = (gather_rows(torch.stack(part, 1)) for part in zip(*self.bank, strict=True))
             state |= {"features": features, "labels": labels}  # [R * B, S, D], [R * B, S]
@@ -212,5 +234,7 @@ class OnlineProbe(pl.Callback):
         self.bias.copy_(state["bias"])
         self.optimizer.load_state_dict(state["optimizer"])
         if "features" in state:
-            features, labels = (state[name].to(self.weight.device).chunk(world_size())[rank()] for name in ("features", "labels"))
+            features, labels = (
+                state[name].to(self.weight.device).chunk(world_size())[rank()] for name in ("features", "labels")
+            )
             self.bank.extend((features[:, step], labels[:, step]) for step in range(features.shape[1]))

@@ -16,9 +16,9 @@ from torch import Tensor
 from pretraining import probes
 from pretraining.callbacks.online_probe import OnlineProbe
 from pretraining.data.loader import EvalLoader
+from pretraining.engine.batch import Step
 from pretraining.objectives.base import Objective
-from pretraining.step import Step
-from pretraining.tracking import WandbHistory
+from pretraining.runs.wandb_logger import WandbHistory
 
 SIDE, MARGIN, DOT, LEGEND, LINE = 640, 16, 2, 132, 16  # pixels
 MOST_CLASSES = 20  # named in the legend
@@ -34,19 +34,23 @@ class Pictures(pl.Callback):
     def __init__(self, directory: Path, *, probe: OnlineProbe, collate: Any, class_names: tuple[str, ...]) -> None:
         self.directory, self.probe, self.collate, self.class_names = directory, probe, collate, class_names
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
+    ) -> None:
         """Draw if this was the last step."""
         if trainer.global_step != trainer.max_steps or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Objective)
         self.directory.mkdir(exist_ok=True)
-        views, embeddings = self.directory / "views.png", self.directory / "embeddings.png"
-        self.collate.draw(pl_module._finished(batch.micro_batches[0]), views, MOST_VIEWS)
+        embeddings = self.directory / "embeddings.png"
+        finished = pl_module.finished(batch.micro_batches[0])
+        pl_module.backbone.modality.show(self.collate, finished, MOST_VIEWS, self.directory / "views")
         features, labels = self.probe.latest
         draw_points(principal_axes(features), labels, self.class_names, embeddings)
         for logger in trainer.loggers:
             if isinstance(logger, WandbHistory):
-                logger.log_pictures({"pictures/embeddings": embeddings, "pictures/views": views}, trainer.global_step)
+                drawn = {f"pictures/{path.stem}": path for path in sorted(self.directory.glob("*.png"))}
+                logger.log_pictures(drawn, trainer.global_step)
 
 
 def probing(parts: Any, every: int, ranks: tuple[int, int], directory: Path) -> list[pl.Callback]:
@@ -59,7 +63,7 @@ def probing(parts: Any, every: int, ranks: tuple[int, int], directory: Path) -> 
     probe = OnlineProbe(parts.probe, validation=loader, **options)
     if not parts.probe.pictures:
         return [probe]
-    names = parts.validation.split.class_names
+    names = getattr(parts.validation, "class_names", ())
     return [probe, Pictures(directory, probe=probe, collate=parts.collate, class_names=names)]
 
 
@@ -81,7 +85,8 @@ def draw_points(places: Tensor, labels: Tensor | None, names: tuple[str, ...], p
 
     count = 1 if labels is None else int(labels.max()) + 1
     colours = [
-        tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number / count, 0.8, 0.9 - 0.35 * (number % 2))) for number in range(count)
+        tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number / count, 0.8, 0.9 - 0.35 * (number % 2)))
+        for number in range(count)
     ]
     picture = Image.new("RGB", (SIDE + (LEGEND if count > 1 else 0), SIDE), "white")
     pen = ImageDraw.Draw(picture)

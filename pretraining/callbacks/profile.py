@@ -26,15 +26,24 @@ class Profile(pl.Callback):
         def write(profiler: torch.profiler.profile) -> None:
             self.directory.mkdir(parents=True, exist_ok=True)
             profiler.export_chrome_trace(str(self.directory / f"trace-rank-{rank}.json"))
-            table = profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=80)
+            table = profiler.key_averages().table(
+                sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=80
+            )
             (self.directory / f"operations-rank-{rank}.txt").write_text(table + "\n", encoding="utf-8")
 
-        activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if device == "cuda" else [])]
+        activities = [
+            torch.profiler.ProfilerActivity.CPU,
+            *([torch.profiler.ProfilerActivity.CUDA] if device == "cuda" else []),
+        ]
         schedule = torch.profiler.schedule(wait=WAIT, warmup=WARM_UP, active=STEPS, repeat=1)
-        self._profiler = torch.profiler.profile(activities=activities, schedule=schedule, on_trace_ready=write, record_shapes=True)
+        self._profiler = torch.profiler.profile(
+            activities=activities, schedule=schedule, on_trace_ready=write, record_shapes=True
+        )
         self._profiler.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Count the step."""
         if self._profiler is not None:
             self._profiler.step()

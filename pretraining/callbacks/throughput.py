@@ -14,11 +14,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pretraining.distributed import all_reduce_sum
-from pretraining.step import Step, StepModule
+from pretraining.distributed.collectives import all_reduce_sum
+from pretraining.engine.batch import Step
+from pretraining.engine.step import StepModule
 
 # Dense bf16 peaks in FLOP/s from the vendors' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12, "V100": 125e12, "T4": 65e12}
+PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "4090": 165e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -37,7 +47,14 @@ def peak_flops(device: torch.device) -> float | None:
     return best
 
 
-PHASES = ("data", "copy", "augment", "forward", "backward", "optimizer")  # of a step; data: what the loader makes the loop wait
+PHASES = (
+    "data",
+    "copy",
+    "augment",
+    "forward",
+    "backward",
+    "optimizer",
+)  # of a step; data: what the loader makes the loop wait
 
 
 def peak_memory(device: torch.device) -> float:
@@ -50,7 +67,7 @@ def peak_memory(device: torch.device) -> float:
 class Throughput(pl.Callback):
     """Logs training metrics with speed every `every` steps, and keeps the totals that metrics.json and hand-offs report.
 
-    `step_flops` counts one optimizer step of this rank; `wait_seconds` reads how long the loader has kept the loop waiting so far.
+    `unit` names what the modality counts (tokens, images). `step_flops` counts one optimizer step of this rank; `wait_seconds` reads how long the loader has kept the loop waiting so far.
     Every `evaluated_every` steps (0: never) others log at steps of their own, and get the totals beside it.
     """
 
@@ -66,9 +83,9 @@ class Throughput(pl.Callback):
     ) -> None:
         self.every, self.evaluated_every = every, evaluated_every
         self.step_flops, self.wait_seconds, self.unit, self.show = step_flops, wait_seconds, unit, show
-        self.totals = {"examples": 0.0, "tokens": 0.0, "flops": 0.0, "seconds": 0.0}  # of the whole run, over all ranks
+        self.totals = {"examples": 0.0, "units": 0.0, "flops": 0.0, "seconds": 0.0}  # of the whole run, over all ranks
         self.peak: float | None = None
-        self._pending = {"examples": 0.0, "tokens": 0.0, "flops": 0.0}  # of this rank, not yet in the totals
+        self._pending = {"examples": 0.0, "units": 0.0, "flops": 0.0}  # of this rank, not yet in the totals
         self._clock = time.perf_counter()
         self._window: dict[str, float] = {}  # totals and waiting when the open log interval began
         self._whole: dict[str, float] = {}  # and when this process began
@@ -82,7 +99,10 @@ class Throughput(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the totals."""
-        self.totals = dict(state_dict["totals"])
+        totals = dict(state_dict["totals"])
+        if "tokens" in totals:  # a checkpoint of a release that counted tokens, and examples where there were none
+            totals["units"] = totals.pop("tokens") or totals["examples"]
+        self.totals = totals
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -91,10 +111,6 @@ class Throughput(pl.Callback):
         self._steps = trainer.global_step
         self._clock = time.perf_counter()
         self._window = self._whole = self._mark()
-
-    @property
-    def _counted(self) -> str:
-        return "tokens" if self.unit == "tokens" else "examples"
 
     def _mark(self) -> dict[str, float]:
         assert self._module is not None
@@ -110,10 +126,12 @@ class Throughput(pl.Callback):
         self.totals["seconds"] += now - self._clock
         self._clock = now
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
+    ) -> None:
         """Count the step, and log if it is due."""
         self._pending["examples"] += batch.examples
-        self._pending["tokens"] += batch.tokens
+        self._pending["units"] += batch.units
         self._pending["flops"] += self.step_flops(batch)
         step = self._steps = trainer.global_step
         if step % self.every and step != trainer.max_steps:
@@ -136,7 +154,11 @@ class Throughput(pl.Callback):
             logger.log_metrics(self._axes(), trainer.global_step)
 
     def _axes(self) -> dict[str, float]:
-        return {name: self.totals[name] for name in ("examples", "tokens", "flops")} | {"time": self.totals["seconds"]}
+        return self.spent() | {"time": self.totals["seconds"]}
+
+    def spent(self) -> dict[str, float]:
+        """Name what all ranks have read and computed so far."""
+        return {"examples": self.totals["examples"], self.unit: self.totals["units"], "flops": self.totals["flops"]}
 
     def _row(self, module: StepModule, trainer: pl.Trainer) -> dict[str, float]:
         self._fold()
@@ -154,7 +176,7 @@ class Throughput(pl.Callback):
         seconds = max(self.totals["seconds"] - since["seconds"], 1e-9)
         flops = (self.totals["flops"] - since["flops"]) / seconds
         speeds = {
-            f"throughput/{self.unit}_per_second": (self.totals[self._counted] - since[self._counted]) / seconds,
+            f"throughput/{self.unit}_per_second": (self.totals["units"] - since["units"]) / seconds,
             "throughput/flops_per_second": flops,
             "throughput/data_wait_share": (now["data"] - since["data"]) / seconds,
             "throughput/peak_memory_gb": peak_memory(self._module.device),
@@ -169,7 +191,9 @@ class Throughput(pl.Callback):
         if self.show and trainer.is_global_zero:
             seconds, peak = self.totals["seconds"] - self._whole["seconds"], "hardware peak unknown"
             if self.peak:
-                peak = f"MFU {self._summary['throughput/mfu']:.1%} of {self.peak * trainer.world_size / 1e9:,.0f} GFLOP/s"
+                peak = (
+                    f"MFU {self._summary['throughput/mfu']:.1%} of {self.peak * trainer.world_size / 1e9:,.0f} GFLOP/s"
+                )
             rate = self._summary[f"throughput/{self.unit}_per_second"]
             print(
                 f"{trainer.global_step} steps in {seconds:.1f} s: {rate:,.0f} {self.unit}/s, "
@@ -185,7 +209,7 @@ class Throughput(pl.Callback):
 
     def summary(self) -> dict[str, float]:
         """Give the totals and the whole run's speeds, for metrics.json."""
-        return {**self.totals, **self._summary}
+        return {**self.spent(), "seconds": self.totals["seconds"], **self._summary}
 
     def _print(self, step: int, steps: int, row: dict[str, float]) -> None:
         rate = row[f"throughput/{self.unit}_per_second"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from pretraining.step import StepModule
+from pretraining.engine.step import StepModule
 
 
 class Validation(pl.Callback):
@@ -15,7 +15,9 @@ class Validation(pl.Callback):
     def __init__(self, loader: Any, *, every: int) -> None:
         self.loader, self.every = loader, every
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Evaluate if this step is due."""
         step = trainer.global_step
         if step != trainer.max_steps and (self.every == 0 or step % self.every):

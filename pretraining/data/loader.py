@@ -10,31 +10,20 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pretraining.data.source import Source
+from pretraining.engine.batch import Batch, Step
+from pretraining.engine.watchdog import mark
 from pretraining.random import Keys, permuted
-from pretraining.step import Batch, Step
-from pretraining.watchdog import mark
 
 Collate = Callable[[Any, Keys], Batch]
 Examples = TypeVar("Examples", bound=tuple)
 EVALUATION_SEED = 0  # of masks and views in evaluation: the same for each run, so that their losses can be compared
-
-
-class Source(Protocol):
-    """Rows that can be read by number."""
-
-    def count(self, epoch: int) -> int:
-        """Count the rows of an epoch's plan."""
-        ...
-
-    def read(self, epoch: int, rows: np.ndarray) -> Any:
-        """Read rows as a named tuple of arrays, ready for an objective's collate."""
-        ...
 
 
 class Segment(NamedTuple):
@@ -66,7 +55,9 @@ class _Steps(Dataset[Step]):
 
     stream = "train"
 
-    def __init__(self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: tuple[int, int], max_steps: int) -> None:
+    def __init__(
+        self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: tuple[int, int], max_steps: int
+    ) -> None:
         self.source, self.collate, self.seed, self.max_steps = source, collate, seed, max_steps
         self.accumulate, (self.rank, self.world) = accumulate, ranks
 
@@ -77,8 +68,8 @@ class _Steps(Dataset[Step]):
         share = len(rows) // (self.accumulate * self.world)
         chunks = np.arange(len(rows)).reshape(self.accumulate, self.world, share)[:, self.rank]
         batches = [self._batch(epochs[chunk], rows[chunk], number / self.max_steps) for chunk in chunks]
-        tokens = sum(int(batch.get("tokens", 0)) for batch in batches)
-        return Step(number, batches, examples=share * self.accumulate, tokens=tokens)
+        units = sum(int(batch.get("units", share)) for batch in batches)
+        return Step(number, batches, examples=share * self.accumulate, units=units)
 
     def _rows(self, part: Segment) -> np.ndarray:
         positions = np.arange(part.start, part.stop)
@@ -116,7 +107,9 @@ class StepLoader:
     ) -> None:
         check_batch_size(batch_size, accumulate, ranks[1])
         if source.count(0) == 0:
-            raise ValueError("the training data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)")
+            raise ValueError(
+                "the training data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
+            )
         self.source, self.batch_size, self.max_steps = source, batch_size, max_steps
         self.workers, self.wait_seconds = workers, 0.0
         self._steps = _Steps(source, collate, seed=seed, accumulate=accumulate, ranks=ranks, max_steps=max_steps)
@@ -170,7 +163,9 @@ class StepLoader:
 
     def examples_of(self, step: int) -> list[tuple[int, int]]:
         """List (epoch, row) of each example of a step over all ranks, in the step's order: for replays and tests."""
-        walk = StepLoader(self.source, self._steps.collate, batch_size=self.batch_size, max_steps=step + 1, seed=self._steps.seed)
+        walk = StepLoader(
+            self.source, self._steps.collate, batch_size=self.batch_size, max_steps=step + 1, seed=self._steps.seed
+        )
         *_, (_, (_, segments)) = walk._places()
         return [(part.epoch, int(row)) for part in segments for row in self._steps._rows(part)]
 
@@ -206,7 +201,9 @@ class EvalLoader:
         rows = source.count(0)
         batch_size = min(batch_size, rows)
         if rows == 0:
-            raise ValueError("the evaluation data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)")
+            raise ValueError(
+                "the evaluation data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
+            )
         stop = rows - rows % batch_size if full_batches else rows
         self.source, self.collate, self.ranks = source, collate, ranks
         self.batches = [np.arange(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]

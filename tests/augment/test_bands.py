@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pretraining.augment.bands import Band, blurring, contract, resampling
+from pretraining.image.augment.resampling import Band, blurring, contract, resampling
 
 
 def dense(band: Band, extent: int) -> torch.Tensor:
@@ -13,12 +13,16 @@ def dense(band: Band, extent: int) -> torch.Tensor:
     rows = band.rows.expand(batch, -1, -1)[:, :, :, None].expand(-1, -1, -1, outputs)
     for block in range(blocks):
         for output in range(outputs):
-            matrix[:, block * outputs + output].scatter_add_(1, rows[:, block, :, output], band.weights[:, block, :, output])
+            matrix[:, block * outputs + output].scatter_add_(
+                1, rows[:, block, :, output], band.weights[:, block, :, output]
+            )
     return matrix[:, : band.size]
 
 
 def intervals(extent: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pairs = [(start, length) for length in range(1, extent + 1, 3) for start in (0, (extent - length) // 2, extent - length)]
+    pairs = [
+        (start, length) for length in range(1, extent + 1, 3) for start in (0, (extent - length) // 2, extent - length)
+    ]
     start, length = torch.tensor(pairs, dtype=torch.float32).unbind(1)
     return start, length
 
@@ -44,7 +48,8 @@ def test_a_flip_reverses_the_outputs(extent, size):
     start, length = intervals(extent)
     flips = torch.full_like(start, 0.0).bool()
     plain, mirrored = (
-        dense(resampling(start, length, size=size, extent=extent, flip=flip, interpolation="bicubic"), extent) for flip in (flips, ~flips)
+        dense(resampling(start, length, size=size, extent=extent, flip=flip, interpolation="bicubic"), extent)
+        for flip in (flips, ~flips)
     )
     torch.testing.assert_close(mirrored, plain.flip(1), rtol=0, atol=1e-6)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
 from pretraining.random import Keys
 
 needs_compiler = pytest.mark.skipif(
@@ -46,7 +46,9 @@ ONE_AT_A_TIME = {
 
 
 def images(height=40, width=56):
-    return torch.randint(0, 256, (COUNT, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (COUNT, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def keys(rows=slice(None)):
@@ -83,13 +85,17 @@ def test_pixels_whose_memory_is_strided_are_read_as_they_are():
 @needs_compiler
 @pytest.mark.parametrize("threads", [1, 3, 40])
 def test_views_are_the_same_bits_for_any_number_of_threads_and_any_batch(threads):
-    views = Views(count=2, impl="compiled", **(OFF | {"jitter": Jitter(), "blur": Blur(kernel_size=5), "crop": Crop(size=24)}))
+    views = Views(
+        count=2, impl="compiled", **(OFF | {"jitter": Jitter(), "blur": Blur(kernel_size=5), "crop": Crop(size=24)})
+    )
     together, before = views(images(), keys()), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         assert torch.equal(views(images(), keys()), together)
         part = slice(3, 8)
-        assert torch.equal(views(images()[part], keys(part)), torch.cat([together[:COUNT][part], together[COUNT:][part]]))
+        assert torch.equal(
+            views(images()[part], keys(part)), torch.cat([together[:COUNT][part], together[COUNT:][part]])
+        )
     finally:
         torch.set_num_threads(before)
 

@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.augment.draws import CROP_NUMBERS, crop_boxes, draw, orders
-from pretraining.augment.views import SLOTS
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.augment.draws import CROP_NUMBERS, crop_boxes, draw, orders
+from pretraining.image.augment.views import SLOTS
 from pretraining.random import Keys, uniform
 
 SAMPLES = 4000
@@ -58,7 +58,11 @@ def test_crops_are_distributed_as_torchvisions(extent):
         (ours[:, 3] / ours[:, 2], theirs[:, 3] / theirs[:, 2]),
     ):
         assert stats.ks_2samp(first, second).pvalue > 1e-3
-    assert (ours >= 0).all() and (ours[:, 0] + ours[:, 2] <= extent[0]).all() and (ours[:, 1] + ours[:, 3] <= extent[1]).all()
+    assert (
+        (ours >= 0).all()
+        and (ours[:, 0] + ours[:, 2] <= extent[0]).all()
+        and (ours[:, 1] + ours[:, 3] <= extent[1]).all()
+    )
 
 
 def test_where_no_crop_fits_the_largest_centred_one_of_an_allowed_ratio_is_taken():

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from pretraining.augment.colour import (
+from pretraining.image.augment.colour import (
     BRIGHTNESS,
     CONTRAST,
     SATURATION,
@@ -20,11 +20,16 @@ from pretraining.augment.colour import (
     on_rows,
     solarise,
 )
-from pretraining.augment.geometry import gaussian_blur, resized_crop
+from pretraining.image.augment.geometry import gaussian_blur, resized_crop
 
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 PIL_MODES = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-ADJUSTMENTS = [reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation, reference.adjust_hue]
+ADJUSTMENTS = [
+    reference.adjust_brightness,
+    reference.adjust_contrast,
+    reference.adjust_saturation,
+    reference.adjust_hue,
+]
 
 
 def pictures(count: int = 12, channels: int = 3, height: int = 40, width: int = 52, seed: int = 0) -> torch.Tensor:
@@ -164,7 +169,9 @@ def test_neutral_factors_leave_images_as_they_are():
 
 def test_greyscale_and_solarise_are_torchvisions():
     images = as_float(pictures())
-    torch.testing.assert_close(greyscale(images), reference.rgb_to_grayscale(images, num_output_channels=3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        greyscale(images), reference.rgb_to_grayscale(images, num_output_channels=3), rtol=0, atol=1e-6
+    )
     assert torch.equal(solarise(images), reference.solarize(images, 0.5))
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from experiments.benchmarks.augment import same_by_torchvision
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.augment import views as module
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.augment import views as module
 from pretraining.random import Keys
 
 COUNT = 24
@@ -60,7 +60,9 @@ def test_the_whole_chain_is_torchvisions_with_the_same_parameters(size, channels
     ours = views.apply(originals, parameters)
     for row in range(2 * COUNT):
         one = parameters.rows(slice(row, row + 1))
-        theirs = same_by_torchvision(originals[row % COUNT], one, size, taps=5, mean=[0.5] * channels, std=[0.25] * channels)
+        theirs = same_by_torchvision(
+            originals[row % COUNT], one, size, taps=5, mean=[0.5] * channels, std=[0.25] * channels
+        )
         assert ((ours[row] - theirs).abs() > 1e-3).float().mean() < 1e-3, row
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pretraining.backbones.torchvision import TorchvisionBackbone
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 
 CODE = """
 import json, sys, torch

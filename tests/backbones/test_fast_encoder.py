@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pretraining.backbones.attention import PLAIN_UP_TO, lay_out
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.objectives.masked_language import MaskedLanguage
+from pretraining.kernels.attention import PLAIN_UP_TO, lay_out
+from pretraining.objectives.text.masked_language import MaskedLanguage
+from pretraining.text.backbones.transformers_model import TransformersBackbone
 from tests.backbones.test_transformers import FAMILIES, SMALL, packed_rows
 from tests.one_step import plain_sgd
 from tests.runs import assert_same_end, finish, kill_group, start, text_overrides, wait_for, write_corpus
@@ -37,7 +37,7 @@ def gradients(backbone, positions, documents):
 def test_features_and_gradients_are_those_of_transformers(family, static):
     (plain, fast), (ids, documents) = pair(family), packed_rows()
     fast._fast.static = static
-    expected, found = plain(input_ids=ids, documents=documents), fast(input_ids=ids, documents=documents)
+    expected, found = plain(input_ids=ids, document_ids=documents), fast(input_ids=ids, document_ids=documents)
     real, tolerance = documents > 0, TOLERANCE.get(family, 1e-10)
     assert torch.allclose(expected.positions[real], found.positions[real], atol=tolerance)
     assert torch.allclose(expected.pooled, found.pooled, atol=tolerance)
@@ -51,7 +51,7 @@ def test_features_and_gradients_are_those_of_transformers(family, static):
 @torch.no_grad()
 def test_features_agree_to_1e_5_in_single_precision(family):
     (plain, fast), (ids, documents) = pair(family, torch.float32), packed_rows()
-    expected, found = (part(input_ids=ids, documents=documents).positions[documents > 0] for part in (plain, fast))
+    expected, found = (part(input_ids=ids, document_ids=documents).positions[documents > 0] for part in (plain, fast))
     assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
 
 
@@ -59,7 +59,7 @@ def test_features_agree_to_1e_5_in_single_precision(family):
 def test_the_last_layer_is_computed_where_it_is_asked_for(family):
     (plain, fast), (ids, documents) = pair(family), packed_rows()
     places = torch.tensor([3, 40, 70, 3, 0, 0])
-    expected, found = (part.at(places, input_ids=ids, documents=documents) for part in (plain, fast))
+    expected, found = (part.at(places, input_ids=ids, document_ids=documents) for part in (plain, fast))
     assert found.shape == (6, 32) and torch.allclose(expected, found, atol=TOLERANCE.get(family, 1e-10))
 
 
@@ -67,10 +67,12 @@ def test_the_last_layer_is_computed_where_it_is_asked_for(family):
 @torch.no_grad()
 def test_packed_documents_are_separate_ones(family):
     (_, fast), (ids, documents) = pair(family), packed_rows()
-    packed = fast(input_ids=ids, documents=documents).positions
+    packed = fast(input_ids=ids, document_ids=documents).positions
     for row, number in [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (2, 1)]:
         here = documents[row] == number
-        alone = fast(input_ids=ids[row, here][None], documents=torch.ones(1, int(here.sum()), dtype=torch.int64)).positions[0]
+        alone = fast(
+            input_ids=ids[row, here][None], document_ids=torch.ones(1, int(here.sum()), dtype=torch.int64)
+        ).positions[0]
         assert torch.allclose(packed[row, here], alone, atol=1e-6)
 
 
@@ -81,7 +83,7 @@ def test_documents_beyond_the_plain_length_are_attended_to_by_the_fused_kernel(f
     plain, fast = pair(family, max_position_embeddings=tokens)
     documents = torch.tensor([[1] * (tokens - 30) + [2] * 30, [1] * (tokens - 7) + [0] * 7])
     ids = torch.randint(5, 90, documents.shape, generator=torch.Generator().manual_seed(1))
-    expected, found = (part(input_ids=ids, documents=documents).positions[documents > 0] for part in (plain, fast))
+    expected, found = (part(input_ids=ids, document_ids=documents).positions[documents > 0] for part in (plain, fast))
     assert torch.allclose(expected, found, atol=1e-5)
 
 
@@ -90,9 +92,12 @@ def test_segments_of_a_pair_are_told_apart():
     plain, fast = pair("bert")
     ids, documents = packed_rows()
     types = (torch.arange(32) > 12).long().expand_as(ids)
-    expected, found = (part(input_ids=ids, documents=documents, token_type_ids=types).positions[documents > 0] for part in (plain, fast))
+    expected, found = (
+        part(input_ids=ids, document_ids=documents, token_type_ids=types).positions[documents > 0]
+        for part in (plain, fast)
+    )
     assert torch.allclose(expected, found, atol=1e-10)
-    assert not torch.allclose(found, fast(input_ids=ids, documents=documents).positions[documents > 0], atol=1e-3)
+    assert not torch.allclose(found, fast(input_ids=ids, document_ids=documents).positions[documents > 0], atol=1e-3)
 
 
 def test_the_stream_holds_each_token_once_the_longest_document_first():
@@ -106,7 +111,7 @@ def test_the_stream_holds_each_token_once_the_longest_document_first():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_has_its_rate_its_scale_and_one_draw_for_both_passes(rate):
-    from pretraining.backbones.dropout import dropout
+    from pretraining.kernels.dropout import dropout
 
     torch.manual_seed(3)
     values = torch.ones(1000, 1001, requires_grad=True)
@@ -121,7 +126,7 @@ def test_dropout_has_its_rate_its_scale_and_one_draw_for_both_passes(rate):
 
 def test_dropped_attention_has_the_derivative_that_it_computes():
     """Draws repeat under the same seed, so that finite differences see one function."""
-    from pretraining.backbones.attention import attend
+    from pretraining.kernels.attention import attend
 
     _, documents = packed_rows()
     layout = lay_out(documents, 2, keep_padding=False)
@@ -144,19 +149,24 @@ def test_layers_compile_whole_and_once(family):
     fast._fast.static = True
     for layer in fast._fast.layers:
         layer.compile(fullgraph=True, backend=counter)  # a graph break would raise
-    expected, found = (part(input_ids=ids, documents=documents).positions for part in (plain, fast))
+    expected, found = (part(input_ids=ids, document_ids=documents).positions for part in (plain, fast))
     assert torch.allclose(expected[documents > 0], found[documents > 0], atol=TOLERANCE.get(family, 1e-10))
     frames = counter.frame_count
     other = torch.where(documents == 2, 1, documents)  # the same shapes: nothing is compiled again
-    fast(input_ids=ids, documents=other)
+    fast(input_ids=ids, document_ids=other)
     assert counter.frame_count == frames <= len(set(FAMILIES[family][0].get("layer_types", "ab"))) + 1
 
 
 def test_recomputed_activations_give_the_same_gradient():
-    (plain, fast), (ids, documents) = pair("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), packed_rows()
+    (plain, fast), (ids, documents) = (
+        pair("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        packed_rows(),
+    )
     fast.train()
     fast.set_compute(compiled=False, recompute=True, sharded=False)
-    expected, found = (gradients(part, part(input_ids=ids, documents=documents).positions, documents) for part in (plain, fast))
+    expected, found = (
+        gradients(part, part(input_ids=ids, document_ids=documents).positions, documents) for part in (plain, fast)
+    )
     assert all(torch.allclose(value, found[name], atol=1e-10) for name, value in expected.items())
 
 
@@ -181,18 +191,20 @@ def test_a_hand_off_is_written_as_transformers_writes_it(tmp_path):
     assert files[0] == files[1] and fast.kwargs == plain.kwargs
     lone = ids[2:]
     expected = AutoModel.from_pretrained(tmp_path / "fast").eval()(input_ids=lone).last_hidden_state
-    assert torch.allclose(expected, fast(input_ids=lone, documents=torch.ones_like(lone)).positions, atol=1e-5)
+    assert torch.allclose(expected, fast(input_ids=lone, document_ids=torch.ones_like(lone)).positions, atol=1e-5)
     read = TransformersBackbone(config=None, init_from=str(tmp_path / "fast"), impl="fast").eval()
-    assert torch.equal(read(input_ids=lone, documents=torch.ones_like(lone)).pooled, fast(lone, torch.ones_like(lone)).pooled)
+    assert torch.equal(
+        read(input_ids=lone, document_ids=torch.ones_like(lone)).pooled, fast(lone, torch.ones_like(lone)).pooled
+    )
 
 
 def test_bf16_stays_as_near_to_double_precision_as_transformers_own():
     (plain, fast), (ids, documents) = pair("bert"), packed_rows()
-    exact = plain(input_ids=ids, documents=documents).positions[documents > 0]
+    exact = plain(input_ids=ids, document_ids=documents).positions[documents > 0]
     errors = []
     for backbone in (plain.float(), fast.float()):
         with torch.autocast("cpu", torch.bfloat16):
-            found = backbone(input_ids=ids, documents=documents).positions[documents > 0]
+            found = backbone(input_ids=ids, document_ids=documents).positions[documents > 0]
         errors.append(float((found.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()))
     assert errors[1] < 1.25 * errors[0] < 0.05, errors
 
@@ -205,7 +217,7 @@ def test_a_copy_of_a_model_computes_with_its_own_weights():
     with torch.no_grad():
         other.backbone.input_embeddings.weight.zero_()
     ids, documents = packed_rows()
-    before, after = (part.backbone(input_ids=ids, documents=documents).positions for part in (model, other))
+    before, after = (part.backbone(input_ids=ids, document_ids=documents).positions for part in (model, other))
     assert not torch.allclose(before, after)
 
 
@@ -222,13 +234,13 @@ def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, cache_dir):
 
 def objectives(backbone):
     """Every objective that reads an encoder, on a batch of its own."""
-    from pretraining.objectives.bert import Bert
-    from pretraining.objectives.next_sentence import NextSentence
+    from pretraining.objectives.text.bert import Bert
+    from pretraining.objectives.text.next_sentence import NextSentence
 
     ids, documents = packed_rows()
     places = torch.tensor([2, 3, 9, 14, 40, 41, 42, 70, 0])
     labels = torch.where(places > 0, ids.flatten()[places], -100)
-    rows = {"input_ids": ids, "documents": documents, "predicted": places, "labels": labels}
+    rows = {"input_ids": ids, "documents": documents, "target_positions": places, "labels": labels}
     whole = (documents > 0).long()
     pairs = {"token_type_ids": whole * (torch.arange(32) > 9), "is_random": torch.tensor([0, 1, 1])}
     parts = {"backbone": backbone, "optimizer": plain_sgd()}
@@ -248,12 +260,16 @@ def test_every_objective_of_an_encoder_has_the_same_loss_and_gradient(name):
         torch.manual_seed(0)
         rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         pooling = "pooler" if name in ("bert", "next_sentence") else "mean"
-        backbone = TransformersBackbone(config={**FAMILIES["bert"][0], **rates}, vocab_size=90, pad_id=1, impl=impl, pooling=pooling)
+        backbone = TransformersBackbone(
+            config={**FAMILIES["bert"][0], **rates}, vocab_size=90, pad_id=1, impl=impl, pooling=pooling
+        )
         objective, batch = objectives(backbone)[name]
         objective = objective.double().train()
         terms = objective.loss(batch).terms
         sum(term.total for term in terms.values()).backward()
-        gradient = {part: parameter.grad for part, parameter in objective.named_parameters() if parameter.grad is not None}
+        gradient = {
+            part: parameter.grad for part, parameter in objective.named_parameters() if parameter.grad is not None
+        }
         found.append(({part: float(term.total.detach()) for part, term in terms.items()}, gradient))
     (losses, expected), (ours, gradient) = found
     assert losses == pytest.approx(ours, rel=1e-10)

@@ -6,7 +6,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from pretraining.backbones.torchvision import TorchvisionBackbone
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 
 SMALL_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
 KINDS = {

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetuning import training
-from pretraining import native
-from pretraining.backbones import winograd
-from pretraining.backbones.torchvision import TorchvisionBackbone
-from pretraining.backbones.winograd import Convolution, adopt
-from pretraining.trainer import TrainerSettings
+from pretraining.engine.trainer import TrainerSettings
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.kernels import compile as native
+from pretraining.kernels import winograd
+from pretraining.kernels.winograd import Convolution, adopt
 from tests.runs import finish, history
 
 CAPABLE = torch.cpu.get_capabilities()
@@ -26,7 +26,14 @@ needs_processor = pytest.mark.skipif(
     not CAPABLE.get("avx512_bf16") or CAPABLE.get("amx_bf16", False) or not has_compiler,
     reason="no AVX512-BF16, or AMX, or no C compiler; then: test_other_processors_keep_the_direct_algorithm and those after it",
 )
-SHAPES = [(2, 64, 64, 4, 4), (3, 64, 128, 5, 7), (1, 128, 64, 32, 32), (5, 64, 64, 9, 4), (2, 192, 64, 6, 13), (2, 256, 256, 25, 23)]
+SHAPES = [
+    (2, 64, 64, 4, 4),
+    (3, 64, 128, 5, 7),
+    (1, 128, 64, 32, 32),
+    (5, 64, 64, 9, 4),
+    (2, 192, 64, 6, 13),
+    (2, 256, 256, 25, 23),
+]
 
 
 def convolution(taken, given, *, exact=False, seed=0):
@@ -72,12 +79,17 @@ def off(found, exact):
 
 @needs_processor
 @pytest.mark.parametrize(("count", "taken", "given", "height", "width"), SHAPES)
-@pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 0, 1)], ids=["contiguous", "channels last", "columns first"])
+@pytest.mark.parametrize(
+    "layout", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 0, 1)], ids=["contiguous", "channels last", "columns first"]
+)
 def test_whole_numbers_are_convolved_exactly(count, taken, given, height, width, layout):
     layer = convolution(taken, given, exact=True)
     places = [layout.index(axis) for axis in range(4)]
     layer.weight.data = layer.weight.data.permute(layout).contiguous().permute(places)
-    images, gradient = maps(count, taken, height, width, exact=True), maps(count, given, height, width, exact=True, seed=2)
+    images, gradient = (
+        maps(count, taken, height, width, exact=True),
+        maps(count, given, height, width, exact=True, seed=2),
+    )
     output, of_images, of_weight = passes(layer, images, gradient)
     true_output, true_of_images, true_of_weight = exactly(layer, images, gradient)
     assert torch.equal(output, true_output.bfloat16()) and torch.equal(of_images, true_of_images.bfloat16())
@@ -147,7 +159,12 @@ def unsuited():
     yield "small maps", layer, wide[:, :, :3]
     yield "no images", layer, wide[:0]
     yield "switched off", copy.deepcopy(layer), wide
-    for name, options in (("stride", {"stride": 2}), ("groups", {"groups": 2}), ("bias", {"bias": True}), ("dilation", {"dilation": 2})):
+    for name, options in (
+        ("stride", {"stride": 2}),
+        ("groups", {"groups": 2}),
+        ("bias", {"bias": True}),
+        ("dilation", {"dilation": 2}),
+    ):
         model = nn.Sequential(nn.Conv2d(64, 64, 3, **({"padding": 1, "bias": False} | options)))
         adopt(model)
         yield name, model[0], wide
@@ -226,7 +243,9 @@ with torch.autocast("cpu", dtype=torch.bfloat16):
 
 def test_without_a_compiler_the_direct_algorithm_computes_and_it_is_said(tmp_path):
     environment = os.environ | {"CC": "no-such-compiler", "PRETRAINING_CACHE": str(tmp_path)}
-    ended = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     assert ended.stdout.splitlines() == ["(1, 64, 8, 8)"] * 2
     assert ended.stderr.count("3x3 convolutions in bf16 are torch's") == 1 and "no-such-compiler" in ended.stderr
 
@@ -237,7 +256,9 @@ def test_a_compiler_that_does_not_know_the_processor_leaves_the_direct_algorithm
     compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CC", "cc")} "$@" -U__AVX512BF16__\n', "utf-8")
     compiler.chmod(0o755)
     environment = os.environ | {"CC": str(compiler), "PRETRAINING_CACHE": str(tmp_path)}
-    ended = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     assert ended.stdout.splitlines() == ["(1, 64, 8, 8)"] * 2 and not ended.stderr
 
 
@@ -254,8 +275,20 @@ def test_weights_and_their_names_stay():
 
 @needs_processor
 def test_a_run_may_keep_torchs_algorithm(cache_dir, tmp_path):
-    common = ["objective=simclr", f"data.cache_dir={cache_dir}", "data.batch_size=8", "preprocess.size=16", "backbone.width=64"]
-    common += ["trainer.precision=bf16", "trainer.max_steps=1", "trainer.log_every=1", "trainer.val_every=0", "optimizer.warmup_steps=0"]
+    common = [
+        "objective=simclr",
+        f"data.cache_dir={cache_dir}",
+        "data.batch_size=8",
+        "preprocess.size=16",
+        "backbone.width=64",
+    ]
+    common += [
+        "trainer.precision=bf16",
+        "trainer.max_steps=1",
+        "trainer.log_every=1",
+        "trainer.val_every=0",
+        "optimizer.warmup_steps=0",
+    ]
     losses = []
     for name, allowed in (("fast", "true"), ("direct", "false")):
         assert finish([*common, f"run_dir={tmp_path / name}", f"trainer.winograd={allowed}"]) == 0
@@ -278,5 +311,12 @@ def test_vectors_that_finetuning_caches_are_torchs_where_the_run_asks_for_it(mon
         settings = TrainerSettings(winograd=allowed)
         with pytest.raises(Seen, match=str(allowed)):
             training.finetune(
-                Task(convolution(64, 64)), {"train": None}, data=None, settings=settings, run=None, seed=1, loggers=[], show=False
+                Task(convolution(64, 64)),
+                {"train": None},
+                data=None,
+                settings=settings,
+                run=None,
+                seed=1,
+                loggers=[],
+                show=False,
             )

@@ -12,11 +12,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pretraining import handoff, probes
 from pretraining.callbacks.online_probe import OnlineProbe, ProbeSettings
-from pretraining.checkpoints import newest_valid
-from pretraining.configuration import compose
-from pretraining.data.builtin_images import Digits
+from pretraining.cli.configuration import compose
+from pretraining.errors import RunError
+from pretraining.image.data.builtin import Digits
 from pretraining.launch import main
-from pretraining.run import RunError
+from pretraining.runs.checkpoint_files import newest_valid
 from tests import killing
 from tests.runs import assert_equal, assert_same_end, finish, kill_group, start, wait_for
 
@@ -74,11 +74,16 @@ def test_it_is_on_for_images_and_measures_at_each_validation(watched):
 
 def test_what_is_learnt_is_bit_for_bit_the_same_without_it(watched, tmp_path):
     assert finish(overrides(tmp_path / "plain", "probe=none")) == 0
-    ours, theirs = (torch.load(newest_valid(path / "checkpoints"), weights_only=True) for path in (watched, tmp_path / "plain"))
+    ours, theirs = (
+        torch.load(newest_valid(path / "checkpoints"), weights_only=True) for path in (watched, tmp_path / "plain")
+    )
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "meter"):
         assert_equal(ours[part], theirs[part], part)
     assert "probe/knn_accuracy" in ours["measured"] and "probe/knn_accuracy" not in theirs["measured"]
-    digests = [json.loads((path / "handoff" / "last" / "handoff.json").read_text())["sha256"] for path in (watched, tmp_path / "plain")]
+    digests = [
+        json.loads((path / "handoff" / "last" / "handoff.json").read_text())["sha256"]
+        for path in (watched, tmp_path / "plain")
+    ]
     assert digests[0]["model.safetensors"] == digests[1]["model.safetensors"]
 
 
@@ -95,7 +100,9 @@ def test_its_numbers_are_those_of_the_handed_over_network_on_clean_images(watche
     assert final["probe/linear_accuracy"] == pytest.approx((linear == split.labels).mean(), abs=1e-6)
     bank, labels = state["features"].flatten(0, 1), state["labels"].flatten()
     assert bank.shape == (128, features.shape[1])  # the last two steps of 64
-    neighbours = KNeighborsClassifier(128, metric="cosine", weights=lambda distance: np.exp(-distance / 0.1)).fit(bank, labels)
+    neighbours = KNeighborsClassifier(128, metric="cosine", weights=lambda distance: np.exp(-distance / 0.1)).fit(
+        bank, labels
+    )
     assert final["probe/knn_accuracy"] == pytest.approx(neighbours.score(features.numpy(), split.labels), abs=1e-6)
 
 
@@ -112,7 +119,12 @@ def test_a_run_that_is_killed_and_resumed_measures_what_it_would_have(watched, t
 
 
 def test_two_ranks_and_micro_batches_measure_what_one_process_does(tmp_path):
-    exact = ["trainer.precision=fp64", "backbone=vit_tiny", "backbone.options.num_layers=1", "objective.projector.hidden_norm=none"]
+    exact = [
+        "trainer.precision=fp64",
+        "backbone=vit_tiny",
+        "backbone.options.num_layers=1",
+        "objective.projector.hidden_norm=none",
+    ]
     exact += [
         "backbone.options.hidden_dim=12",
         "backbone.options.mlp_dim=24",
@@ -131,7 +143,9 @@ def test_two_ranks_and_micro_batches_measure_what_one_process_does(tmp_path):
 
 
 def probe_of(classes, dim, **changes):
-    probe = OnlineProbe(ProbeSettings(**changes), validation=None, every=0, preprocess=None, classes=classes, batch_size=100)
+    probe = OnlineProbe(
+        ProbeSettings(**changes), validation=None, every=0, preprocess=None, classes=classes, batch_size=100
+    )
     probe.weight, probe.bias = torch.zeros(classes, dim).requires_grad_(), torch.zeros(classes).requires_grad_()
     probe.optimizer = torch.optim.Adam([probe.weight, probe.bias], lr=changes.get("rate", 1e-3))
     return probe
@@ -155,7 +169,9 @@ def test_its_first_step_follows_the_gradient_of_the_mean_over_all_views():
     probe._learn(views, labels)
     wanted = torch.full((4, 6), 0.0)
     for view in views:
-        wanted += (0.25 - torch.nn.functional.one_hot(labels, 4).float()).T @ view / 20  # softmax of zeros minus the targets
+        wanted += (
+            (0.25 - torch.nn.functional.one_hot(labels, 4).float()).T @ view / 20
+        )  # softmax of zeros minus the targets
     assert torch.allclose(probe.weight.grad, wanted, atol=1e-6)
 
 

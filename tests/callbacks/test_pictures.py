@@ -6,13 +6,16 @@ import torch
 from PIL import Image
 
 from pretraining.callbacks.pictures import LEGEND, SIDE, draw_points, principal_axes
-from pretraining.tracking import Tracked, WandbHistory
+from pretraining.runs.wandb_logger import Tracked, WandbHistory
 
 
 def test_the_axes_are_those_of_largest_variance():
     """Unit vectors that lean by a up and down, and half as far to the sides: their coordinates are sin(a) and sin(a / 2)."""
     a = 0.2
-    up, side = [[math.cos(t), math.sin(t), 0.0] for t in (a, -a)], [[math.cos(t), 0.0, math.sin(t)] for t in (a / 2, -a / 2)]
+    up, side = (
+        [[math.cos(t), math.sin(t), 0.0] for t in (a, -a)],
+        [[math.cos(t), 0.0, math.sin(t)] for t in (a / 2, -a / 2)],
+    )
     places = principal_axes(torch.tensor([*up, *side]) * 7.0)  # the length does not matter
     wanted = [[math.sin(a), 0], [-math.sin(a), 0], [0, math.sin(a / 2)], [0, -math.sin(a / 2)]]
     assert torch.allclose(places, torch.tensor(wanted, dtype=torch.float64), atol=1e-6)
@@ -23,7 +26,9 @@ def test_points_have_the_colour_of_their_class_and_the_legend_names_it(tmp_path)
     draw_points(places, torch.tensor([0, 0, 1, 1]), ("cat", "dog"), tmp_path / "points.png")
     picture = Image.open(tmp_path / "points.png")
     assert picture.size == (SIDE + LEGEND, SIDE)
-    lower_left, upper_right, upper_left, lower_right = (picture.getpixel(place) for place in ((16, 624), (624, 16), (16, 16), (624, 624)))
+    lower_left, upper_right, upper_left, lower_right = (
+        picture.getpixel(place) for place in ((16, 624), (624, 16), (16, 16), (624, 624))
+    )
     assert lower_left == upper_right == picture.getpixel((SIDE + 4, 20)) != (255, 255, 255)
     assert upper_left == lower_right == picture.getpixel((SIDE + 4, 36)) != lower_left
 
@@ -45,4 +50,6 @@ def test_wandb_gets_the_pictures_in_the_row_of_the_last_step(tmp_path, monkeypat
     history.log_pictures({"pictures/embeddings": tmp_path / "points.png"}, 9)
     history.save()
     (row,) = sent
-    assert row["step"] == 9 and row["probe/knn_accuracy"] == 0.5 and type(row["pictures/embeddings"]).__name__ == "Image"
+    assert (
+        row["step"] == 9 and row["probe/knn_accuracy"] == 0.5 and type(row["pictures/embeddings"]).__name__ == "Image"
+    )

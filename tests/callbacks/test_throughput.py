@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretraining.callbacks.throughput import PHASES
-from pretraining.phases import PhaseClock
+from pretraining.engine.timing import PhaseClock
 from tests.runs import finish, text_overrides, write_corpus
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from pretraining.data.duplicates import BINS, SHINGLE, NearDuplicates, signatures
-from pretraining.data.prepare import Preparation, prepare_split
-from pretraining.data.text import TextFiles
-from pretraining.preprocess.tokenizer_recipes import WordPiece
+from pretraining.text.corpus.duplicates import BINS, SHINGLE, NearDuplicates, signatures
+from pretraining.text.corpus.prepare import Preparation, prepare_split
+from pretraining.text.data.base import TextFiles
+from pretraining.text.tokenizer_recipes import WordPiece
 
 RNG = np.random.default_rng(0)
 

@@ -4,8 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pretraining.data.hub_text import HubText
-from pretraining.data.prepare import Preparation
+from pretraining.text.corpus.prepare import Preparation
+from pretraining.text.data.hub import HubText
 
 
 def hub(name, cache_dir, max_bytes=10**6, **preparation):
@@ -49,13 +49,15 @@ def test_it_is_read_once_and_again_when_it_changes(directory, tmp_path, monkeypa
 
 
 def test_no_more_is_read_than_max_bytes_and_a_group_of_rows(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr("pretraining.data.hub_text.ROWS_PER_GROUP", 10)
+    monkeypatch.setattr("pretraining.text.data.hub.ROWS_PER_GROUP", 10)
     data = hub(directory, tmp_path, max_bytes=len("train document 0.") * 15, text_column="body", validation_share=0)
     assert list(data.texts("train")) == [f"train document {i}." for i in range(20)]
 
 
 def test_a_source_that_cannot_be_read_and_a_missing_column_are_one_error(directory, tmp_path):
-    with pytest.raises(ValueError, match=r"split t\w+ has no column 'text', but 'body', 'n': set data\.preparation\.text_column"):
+    with pytest.raises(
+        ValueError, match=r"split t\w+ has no column 'text', but 'body', 'n': set data\.preparation\.text_column"
+    ):
         hub(directory, tmp_path).fingerprint()
     with pytest.raises(FileNotFoundError, match=r"data\.name=nobody/nothing cannot be read .*give a local directory"):
         hub("nobody/nothing", tmp_path).fingerprint()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretraining.data.builtin_images import CIFAR10_CLASSES, Cifar10, Digits
-from pretraining.data.decode import Decoding
-from pretraining.data.image import ImageSource
-from pretraining.data.image_files import HubImages, ImageFolder
-from pretraining.data.strata import stratified
+from pretraining.data.splits import stratified
+from pretraining.image.data.base import ImageSource
+from pretraining.image.data.builtin import CIFAR10_CLASSES, Cifar10, Digits
+from pretraining.image.data.decode import Decoding
+from pretraining.image.data.files import HubImages, ImageFolder
 
 
 def settings(tmp_path, **changes):
@@ -71,7 +71,9 @@ def test_digits_stay_in_their_split(tmp_path):
 def test_a_source_gives_the_rows_that_were_asked_for(tmp_path):
     split = Digits(**settings(tmp_path)).split("train")
     examples = ImageSource(split).read(3, np.array([5, 0, 5]))
-    assert np.array_equal(examples.images, split.images[[5, 0, 5]]) and np.array_equal(examples.labels, split.labels[[5, 0, 5]])
+    assert np.array_equal(examples.images, split.images[[5, 0, 5]]) and np.array_equal(
+        examples.labels, split.labels[[5, 0, 5]]
+    )
     assert examples.images.dtype == np.uint8 and examples.labels.dtype == np.int64
 
 
@@ -106,7 +108,9 @@ def test_cifar10_in_parquet_and_in_binary_are_the_same(tmp_path):
     for part, count, seed in (("train", 100, 0), ("test", 20, 500)):
         images, labels = cifar_arrays(count, seed)
         parquet(tmp_path / f"{part}.parquet", images, labels)
-        records = b"".join(bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(images, labels, strict=True))
+        records = b"".join(
+            bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(images, labels, strict=True)
+        )
         (tmp_path / "binary").mkdir(exist_ok=True)
         (tmp_path / "binary" / ("data_batch_1.bin" if part == "train" else "test_batch.bin")).write_bytes(records)
     tables, binary = (Cifar10(path=str(path), **settings(tmp_path)) for path in (tmp_path, tmp_path / "binary"))
@@ -177,7 +181,9 @@ def test_images_without_classes_have_no_labels_and_say_so_when_some_are_needed(t
 
 
 def test_one_class_only_is_named_when_labels_are_needed(tmp_path):
-    split = ImageFolder(path=str(folder(tmp_path, classes=("cat",))), decoding=Decoding(size=None), **settings(tmp_path)).split("train")
+    split = ImageFolder(
+        path=str(folder(tmp_path, classes=("cat",))), decoding=Decoding(size=None), **settings(tmp_path)
+    ).split("train")
     with pytest.raises(ValueError, match=r"one class only .cat."):
         split.require_labels("data.path")
 
@@ -190,7 +196,9 @@ def test_images_of_many_sizes_come_to_one_or_are_refused(tmp_path, max_cache_gb)
     train = sized.split("train")
     assert train.images.shape == (32, 3, 10, 10)
     assert train.images[np.arange(32)].shape == (32, 3, 10, 10)
-    unsized = ImageFolder(path=str(source), decoding=Decoding(size=None, max_cache_gb=max_cache_gb), **settings(tmp_path))
+    unsized = ImageFolder(
+        path=str(source), decoding=Decoding(size=None, max_cache_gb=max_cache_gb), **settings(tmp_path)
+    )
     with pytest.raises(ValueError, match=r"005.png has 24 x 30.*set data.decoding.size"):
         for split in ("train", "validation", "test"):
             opened = unsized.split(split).images
@@ -200,7 +208,9 @@ def test_images_of_many_sizes_come_to_one_or_are_refused(tmp_path, max_cache_gb)
 def test_decoding_on_demand_gives_the_cached_pixels(tmp_path):
     source = str(folder(tmp_path))
     cached, lazy = (
-        ImageFolder(path=source, decoding=Decoding(size=8, max_cache_gb=limit), **settings(tmp_path / str(limit))).split("train").images
+        ImageFolder(path=source, decoding=Decoding(size=8, max_cache_gb=limit), **settings(tmp_path / str(limit)))
+        .split("train")
+        .images
         for limit in (1.0, 0.0)
     )
     assert isinstance(cached, np.memmap) and not isinstance(lazy, np.ndarray)
@@ -247,7 +257,9 @@ def test_a_file_outside_of_the_class_folders_is_named(tmp_path):
 
 
 def _open(path, cache, queue):
-    data = ImageFolder(path=path, decoding=Decoding(size=None), batch_size=4, eval_batch_size=4, workers=0, cache_dir=cache)
+    data = ImageFolder(
+        path=path, decoding=Decoding(size=None), batch_size=4, eval_batch_size=4, workers=0, cache_dir=cache
+    )
     queue.put(int(np.asarray(data.split("train").images).astype(np.int64).sum()))
 
 
@@ -275,14 +287,20 @@ def test_a_local_directory_of_parquet_loads_as_hub_images(tmp_path):
     (tmp_path / "set").mkdir()
     parquet(tmp_path / "set" / "train.parquet", images, labels)
     parquet(tmp_path / "set" / "test.parquet", images[:10], labels[:10])
-    data = HubImages(name=str(tmp_path / "set"), image="image", label="label", decoding=Decoding(size=None), **settings(tmp_path))
+    data = HubImages(
+        name=str(tmp_path / "set"), image="image", label="label", decoding=Decoding(size=None), **settings(tmp_path)
+    )
     test = data.split("test")
     assert np.array_equal(test.images[3], images[3].transpose(2, 0, 1)) and test.labels.tolist() == labels[:10]
     assert len(data.split("train").images) + len(data.split("validation").images) == 100
     with pytest.raises(ValueError, match=r"no column 'picture', only image, label.*data.image"):
-        HubImages(name=str(tmp_path / "set"), image="picture", label=None, decoding=Decoding(size=None), **settings(tmp_path))
+        HubImages(
+            name=str(tmp_path / "set"), image="picture", label=None, decoding=Decoding(size=None), **settings(tmp_path)
+        )
 
 
 def test_a_data_set_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded"):
-        HubImages(name=str(tmp_path / "absent"), image="image", label=None, decoding=Decoding(size=None), **settings(tmp_path))
+        HubImages(
+            name=str(tmp_path / "absent"), image="image", label=None, decoding=Decoding(size=None), **settings(tmp_path)
+        )

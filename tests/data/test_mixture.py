@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from pretraining.data.mixture import Mixture
-from pretraining.data.plan import TextExamples, one_document_per_row, take_rows
-from pretraining.data.prepare import Preparation
-from pretraining.preprocess.tokenizer_recipes import WordPiece
+from pretraining.text.corpus.prepare import Preparation
+from pretraining.text.data.mixture import Mixture
+from pretraining.text.plan import TextExamples, one_document_per_row, take_rows
+from pretraining.text.tokenizer_recipes import WordPiece
 
 
 def write(path, word, count):
@@ -19,7 +19,13 @@ def write(path, word, count):
 def mixture(tmp_path, sources):
     part = Preparation(workers=1, validation_share=0.1, test_share=0.0)
     return Mixture(
-        sources=sources, max_tokens=32, batch_size=4, eval_batch_size=4, workers=0, cache_dir=str(tmp_path / "cache"), preparation=part
+        sources=sources,
+        max_tokens=32,
+        batch_size=4,
+        eval_batch_size=4,
+        workers=0,
+        cache_dir=str(tmp_path / "cache"),
+        preparation=part,
     )
 
 
@@ -36,7 +42,9 @@ def plan(corpus, seed, epoch):
 
 
 def texts(preprocess, examples):
-    return [preprocess.tokenizer.decode(row) for row in np.split(examples.tokens, np.cumsum(examples.piece_lengths)[:-1])]
+    return [
+        preprocess.tokenizer.decode(row) for row in np.split(examples.tokens, np.cumsum(examples.piece_lengths)[:-1])
+    ]
 
 
 def test_an_epoch_has_each_source_in_its_share_and_repeats_nothing(opened):
@@ -99,12 +107,25 @@ def test_a_source_that_says_too_little_is_refused(tmp_path, source, message):
 
 
 def test_a_mixture_trains_from_the_command_line(tmp_path, cache_dir):
-    from pretraining.configuration import compose
+    from pretraining.cli.configuration import compose
     from pretraining.launch import main
     from tests.runs import text_overrides, write_corpus
 
     corpus = write_corpus(tmp_path)
-    base = [one for one in text_overrides(corpus, cache_dir) if not one.startswith("data.path") and one != "data=text_files"]
+    base = [
+        one for one in text_overrides(corpus, cache_dir) if not one.startswith("data.path") and one != "data=text_files"
+    ]
     sources = f"data.sources=[{{path: {corpus}, weight: 0.7}}, {{builtin: stdlib_docs, weight: 0.3}}]"
-    run_dir = main(compose(["data=mixture", sources, *base, "trainer.max_steps=2", "trainer.val_every=0", f"run_dir={tmp_path / 'run'}"]))
+    run_dir = main(
+        compose(
+            [
+                "data=mixture",
+                sources,
+                *base,
+                "trainer.max_steps=2",
+                "trainer.val_every=0",
+                f"run_dir={tmp_path / 'run'}",
+            ]
+        )
+    )
     assert (run_dir / "handoff" / "last" / "handoff.json").is_file()

@@ -5,15 +5,23 @@ import pickle
 import numpy as np
 import pytest
 
-from pretraining.data import plan as planning
-from pretraining.data.corpus import Corpus
-from pretraining.data.packing import best_fit, cut
-from pretraining.data.plan import PlannedText, Rows, TextExamples, assemble, one_document_per_row, pack_documents, padding_share
-from pretraining.data.shards import Encoded, ShardWriter
+from pretraining.text import plan as planning
+from pretraining.text.corpus.corpus import Corpus
+from pretraining.text.corpus.shards import Encoded, ShardWriter
+from pretraining.text.packing import best_fit, cut
+from pretraining.text.plan import (
+    PlannedText,
+    Rows,
+    TextExamples,
+    assemble,
+    one_document_per_row,
+    pack_documents,
+    padding_share,
+)
 
 
 class Specials:
-    pad_id, first_id, last_id = 0, 1, 2
+    pad_id, bos_id, eos_id = 0, 1, 2
 
 
 def make_corpus(directory, documents):
@@ -52,20 +60,31 @@ def test_packing_is_best_fit_decreasing(capacity):
         sizes = rng.integers(1, capacity + 1, count) if count != 17 else rng.integers(1, 4, count)
         row_of = best_fit(sizes, capacity)
         rooms = np.sort(capacity - np.bincount(row_of, weights=sizes))
-        assert rooms.tolist() == slow_best_fit(sizes.tolist(), capacity)  # equal rooms may hold different pieces: best fit has ties
+        assert rooms.tolist() == slow_best_fit(
+            sizes.tolist(), capacity
+        )  # equal rooms may hold different pieces: best fit has ties
 
 
 def test_long_documents_are_cut_at_sentences_and_long_sentences_where_the_row_ends():
     sentence_offsets = np.array([0, 4, 8, 10, 13, 38, 40])
     document_offsets = np.array([0, 3, 6])  # 10 tokens, then 3 + 25 + 2
     starts, lengths = cut(sentence_offsets, document_offsets, 9)
-    assert list(zip(starts.tolist(), lengths.tolist(), strict=True)) == [(0, 8), (8, 2), (10, 3), (13, 9), (22, 9), (31, 9)]
+    assert list(zip(starts.tolist(), lengths.tolist(), strict=True)) == [
+        (0, 8),
+        (8, 2),
+        (10, 3),
+        (13, 9),
+        (22, 9),
+        (31, 9),
+    ]
 
 
 @pytest.mark.parametrize("plan", [pack_documents, one_document_per_row])
 def test_every_token_is_in_exactly_one_row_and_rows_fit(corpus, plan):
     rows = plan(corpus, 40)
-    covered = np.concatenate([np.arange(start, start + length) for start, length in zip(rows.starts, rows.lengths, strict=True)])
+    covered = np.concatenate(
+        [np.arange(start, start + length) for start, length in zip(rows.starts, rows.lengths, strict=True)]
+    )
     assert np.array_equal(np.sort(covered), np.arange(corpus.num_tokens))
     per_row = np.add.reduceat(rows.lengths + 2, rows.offsets[:-1])
     assert per_row.max() <= 40
@@ -113,7 +132,12 @@ def test_a_source_asks_for_a_plan_per_epoch_and_travels_to_other_processes(corpu
         return Rows(np.arange(epoch + 2), np.arange(epoch + 1), np.ones(epoch + 1, np.int64), {})
 
     source = PlannedText(corpus, plan)
-    assert [source.count(0), source.count(0), source.count(3), len(source.read(3, np.array([3])).tokens)] == [1, 1, 4, 1]
+    assert [source.count(0), source.count(0), source.count(3), len(source.read(3, np.array([3])).tokens)] == [
+        1,
+        1,
+        4,
+        1,
+    ]
     assert asked == [0, 3]
     packed = PlannedText(corpus, pack_documents(corpus, 64))
     copy = pickle.loads(pickle.dumps(packed))
@@ -131,7 +155,7 @@ def test_rows_are_laid_out_with_their_special_tokens_and_documents_numbered():
 
 def test_a_tokenizer_without_opening_or_padding_token_is_laid_out_too():
     class EndOnly:
-        pad_id, first_id, last_id = None, None, 2
+        pad_id, bos_id, eos_id = None, None, 2
 
     examples = TextExamples(np.array([11, 12, 13], np.uint16), np.array([2, 1]), np.array([2]), {})
     input_ids, documents, special = assemble(examples, 6, EndOnly())

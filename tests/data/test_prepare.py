@@ -8,11 +8,11 @@ import signal
 import numpy as np
 import pytest
 
-from pretraining.data import prepare as preparing
-from pretraining.data import shards
-from pretraining.data.prepare import Preparation, Seen, prepare, prepare_split
-from pretraining.data.text import TextFiles
-from pretraining.preprocess.tokenizer_recipes import ByteBPE, WordPiece
+from pretraining.text.corpus import prepare as preparing
+from pretraining.text.corpus import shards
+from pretraining.text.corpus.prepare import Preparation, Seen, prepare, prepare_split
+from pretraining.text.data.base import TextFiles
+from pretraining.text.tokenizer_recipes import ByteBPE, WordPiece
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 
@@ -45,12 +45,22 @@ def small(monkeypatch):
 def files(path, cache_dir, **preparation):
     settings = {"validation_share": 0.1, "test_share": 0.1, "workers": 1} | preparation
     part = Preparation(**settings)
-    return TextFiles(path=str(path), max_tokens=32, batch_size=4, eval_batch_size=4, workers=0, cache_dir=str(cache_dir), preparation=part)
+    return TextFiles(
+        path=str(path),
+        max_tokens=32,
+        batch_size=4,
+        eval_batch_size=4,
+        workers=0,
+        cache_dir=str(cache_dir),
+        preparation=part,
+    )
 
 
 @pytest.fixture(scope="module")
 def preprocess(corpus_file, tmp_path_factory):
-    return WordPiece(vocab_size=300, lowercase=True, sample_bytes=10**6).fit(files(corpus_file, tmp_path_factory.mktemp("tokenizer")))
+    return WordPiece(vocab_size=300, lowercase=True, sample_bytes=10**6).fit(
+        files(corpus_file, tmp_path_factory.mktemp("tokenizer"))
+    )
 
 
 def bytes_of(corpus):
@@ -74,14 +84,18 @@ def test_a_corpus_holds_exactly_the_tokens_of_its_sentences(small, corpus_file, 
         corpus.verify()
 
 
-def test_runs_are_read_in_the_order_asked_for_from_one_shard_and_from_many(small, corpus_file, preprocess, tmp_path, monkeypatch):
+def test_runs_are_read_in_the_order_asked_for_from_one_shard_and_from_many(
+    small, corpus_file, preprocess, tmp_path, monkeypatch
+):
     many = prepare_split(files(corpus_file, tmp_path / "many"), "train", preprocess)
     monkeypatch.setattr(shards, "SHARD_TOKENS", 10**9)
     one = prepare_split(files(corpus_file, tmp_path / "one"), "train", preprocess)
     assert len(many.shards) > len(one.shards) == 1
     order = np.random.default_rng(0).permutation(one.num_sentences)[:200]
     starts, lengths = one.sentence_offsets[order], np.diff(one.sentence_offsets)[order]
-    expected = np.concatenate([one.shards[0][start : start + length] for start, length in zip(starts, lengths, strict=True)])
+    expected = np.concatenate(
+        [one.shards[0][start : start + length] for start, length in zip(starts, lengths, strict=True)]
+    )
     assert np.array_equal(one.read(starts, lengths), expected)
     assert np.array_equal(many.read(starts, lengths), expected)
     assert one.read(starts[:0], lengths[:0]).shape == many.read(starts[:0], lengths[:0]).shape == (0,)
@@ -95,7 +109,9 @@ def test_one_and_four_processes_write_the_same_bytes(small, corpus_file, preproc
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_preparation_goes_on_after_its_last_finished_shard(small, corpus_file, preprocess, tmp_path, monkeypatch, workers):
+def test_a_killed_preparation_goes_on_after_its_last_finished_shard(
+    small, corpus_file, preprocess, tmp_path, monkeypatch, workers
+):
     whole = prepare_split(files(corpus_file, tmp_path / "whole"), "train", preprocess)
     assert len(whole.shards) >= 5
     close = shards.ShardWriter._close_shard
@@ -117,7 +133,9 @@ def test_a_killed_preparation_goes_on_after_its_last_finished_shard(small, corpu
     assert len(left) == 3
     times = {path.name: path.stat().st_mtime_ns for path in left}
     encoded = []
-    monkeypatch.setattr(preparing, "_encoded", lambda encoder, units, _: (encoded.append(1) or encoder(unit) for unit in units))
+    monkeypatch.setattr(
+        preparing, "_encoded", lambda encoder, units, _: (encoded.append(1) or encoder(unit) for unit in units)
+    )
     resumed = prepare_split(files(corpus_file, tmp_path / "killed"), "train", preprocess)
     assert {name: (resumed.directory / name).stat().st_mtime_ns for name in times} == times
     assert bytes_of(resumed) == bytes_of(whole)
@@ -154,14 +172,18 @@ def test_two_processes_that_build_at_once_build_once(small, corpus_file, preproc
     assert "another process is building" in capfd.readouterr().err
 
 
-def test_the_cache_is_reused_and_rebuilt_when_anything_that_matters_changes(corpus_file, preprocess, tmp_path, monkeypatch):
+def test_the_cache_is_reused_and_rebuilt_when_anything_that_matters_changes(
+    corpus_file, preprocess, tmp_path, monkeypatch
+):
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(corpus_file.read_bytes())
     first = prepare_split(files(path, tmp_path), "validation", preprocess)
     with monkeypatch.context() as patch:
         patch.setattr(preparing, "_build", None)  # not to be called
         assert prepare_split(files(path, tmp_path), "validation", preprocess).fingerprint == first.fingerprint
-        assert prepare_split(files(path, tmp_path, workers=3), "validation", preprocess).fingerprint == first.fingerprint
+        assert (
+            prepare_split(files(path, tmp_path, workers=3), "validation", preprocess).fingerprint == first.fingerprint
+        )
     other = ByteBPE(vocab_size=300, lowercase=True, sample_bytes=10**6).fit(files(path, tmp_path))
     fingerprints = {
         first.fingerprint,
@@ -178,9 +200,14 @@ def test_the_cache_is_reused_and_rebuilt_when_anything_that_matters_changes(corp
 def test_equal_documents_are_kept_once_unless_asked_otherwise(tmp_path, preprocess, small):
     texts = documents(200)
     path = tmp_path / "twice.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, *(f" {text} \n" for text in texts), texts[0]]))
+    path.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in [*texts, *(f" {text} \n" for text in texts), texts[0]])
+    )
     assert sum(corpus.num_documents for corpus in prepare(files(path, tmp_path), preprocess).values()) == 200
-    assert sum(corpus.num_documents for corpus in prepare(files(path, tmp_path, deduplicate=False), preprocess).values()) == 401
+    assert (
+        sum(corpus.num_documents for corpus in prepare(files(path, tmp_path, deduplicate=False), preprocess).values())
+        == 401
+    )
 
 
 def test_seen_digests_are_a_set():
@@ -212,7 +239,9 @@ def test_large_vocabularies_take_four_bytes_per_token(tmp_path):
 
 def test_an_empty_split_and_altered_shards_are_refused(tmp_path, preprocess):
     (tmp_path / "a.txt").write_text("alpha beta gamma")
-    with pytest.raises(ValueError, match=r"the validation split of the data has no documents: .*data\.preparation\.validation_share"):
+    with pytest.raises(
+        ValueError, match=r"the validation split of the data has no documents: .*data\.preparation\.validation_share"
+    ):
         prepare_split(files(tmp_path / "a.txt", tmp_path, validation_share=0, test_share=0), "validation", preprocess)
     corpus = prepare_split(files(tmp_path / "a.txt", tmp_path, validation_share=0, test_share=0), "train", preprocess)
     shard = corpus.directory / "shard-00000.bin"
@@ -225,9 +254,11 @@ def test_an_empty_split_and_altered_shards_are_refused(tmp_path, preprocess):
 
 
 def test_fewer_rows_than_a_batch_are_refused(tmp_path, preprocess):
-    from pretraining.data.plan import pack_documents
+    from pretraining.text.plan import pack_documents
 
     (tmp_path / "a.txt").write_text("alpha beta gamma")
     data = files(tmp_path / "a.txt", tmp_path, validation_share=0, test_share=0)
-    with pytest.raises(ValueError, match=r"makes 1 rows of data\.max_tokens=32 .*data\.batch_size=4: give more text \(data\.path=\)"):
+    with pytest.raises(
+        ValueError, match=r"makes 1 rows of data\.max_tokens=32 .*data\.batch_size=4: give more text \(data\.path=\)"
+    ):
         data.source("train", preprocess, lambda corpus, seed, epoch: pack_documents(corpus, 32), seed=0)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.data.prepare_command import prepare_all
-from pretraining.run import RunError
+from pretraining.cli.prepare import prepare_all
+from pretraining.errors import RunError
 from tests.runs import write_corpus
 
 
@@ -20,7 +20,13 @@ def arguments(tmp_path):
 
 def test_the_command_prints_a_line_per_split_and_a_second_run_finds_everything(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "pretraining.data.prepare", *arguments(tmp_path), "data.preparation.validation_share=0.2"]
+    command = [
+        sys.executable,
+        "-m",
+        "pretraining.data.prepare",
+        *arguments(tmp_path),
+        "data.preparation.validation_share=0.2",
+    ]
     root = Path(__file__).parents[2]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=root).stdout
     facts = [json.loads(line) for line in shown.splitlines()]

@@ -4,18 +4,24 @@ import functools
 
 import pytest
 
-from pretraining.data.sentences import LineSplitter, PysbdSplitter, RuleSplitter, describe
+from pretraining.text.corpus.sentences import LineSplitter, PysbdSplitter, RuleSplitter, describe
 
 
 @pytest.mark.parametrize(
     ("text", "sentences"),
     [
         ("One ends. Two ends! Three?", ["One ends.", "Two ends!", "Three?"]),
-        ("Dr. Smith met J. Doe at 5 p.m. on Monday. It was e.g. fine.", ["Dr. Smith met J. Doe at 5 p.m. on Monday.", "It was e.g. fine."]),
+        (
+            "Dr. Smith met J. Doe at 5 p.m. on Monday. It was e.g. fine.",
+            ["Dr. Smith met J. Doe at 5 p.m. on Monday.", "It was e.g. fine."],
+        ),
         ("See Fig. 3 of No. 5. Version 3.5 is new. ok", ["See Fig. 3 of No. 5.", "Version 3.5 is new. ok"]),
         ('"Is it?" he asked. (Yes.) "No!" She left.', ['"Is it?" he asked.', "(Yes.)", '"No!"', "She left."]),
         ("So do I. Then he left.", ["So do I.", "Then he left."]),
-        ("A line\nbroken   here.\n\nA title without stop\n \nMore", ["A line broken here.", "A title without stop", "More"]),
+        (
+            "A line\nbroken   here.\n\nA title without stop\n \nMore",
+            ["A line broken here.", "A title without stop", "More"],
+        ),
         ("你好世界。今天天气很好！“是吗？”他说。最后", ["你好世界。", "今天天气很好！", "“是吗？”", "他说。", "最后"]),
         ("これは。テスト？はい", ["これは。", "テスト？", "はい"]),
         ("", []),

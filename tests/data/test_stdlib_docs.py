@@ -5,17 +5,9 @@ from collections import Counter
 
 import pytest
 
-from pretraining.data.builtin_text import (
-    ALIASES,
-    FAMILIES,
-    LARGEST_CLASS,
-    StdlibDocs,
-    docs_topic,
-    masked,
-    stdlib_documents,
-    stdlib_split,
-)
-from pretraining.data.docstrings import Docstring, clean, language_topics, library_docstrings
+from pretraining.text.data.docs_topic import ALIASES, FAMILIES, LARGEST_CLASS, docs_topic, masked
+from pretraining.text.data.docstrings import Docstring, clean, language_topics, library_docstrings
+from pretraining.text.data.stdlib_docs import StdlibDocs, stdlib_documents, stdlib_split
 
 SPLITS = ("train", "validation", "test")
 
@@ -41,7 +33,11 @@ def test_doctests_signatures_code_and_markup_are_removed():
       goes on
     - the second
     """
-    assert clean(docstring).split("\n\n") == ["Cut text at each sep, see os.path.join:", "the first item goes on", "the second"]
+    assert clean(docstring).split("\n\n") == [
+        "Cut text at each sep, see os.path.join:",
+        "the first item goes on",
+        "the second",
+    ]
 
 
 def test_a_signature_before_its_description_leaves_the_description():
@@ -129,6 +125,8 @@ def test_no_topic_example_holds_the_name_of_its_module_or_family(cache_dir):
 
 
 def test_names_are_masked_in_every_spelling_and_other_words_are_kept():
-    document = Docstring("http.client", "HTTPConnection of http.client, an HTTPS client; https and clients. Clientele, close.")
+    document = Docstring(
+        "http.client", "HTTPConnection of http.client, an HTTPS client; https and clients. Clientele, close."
+    )
     assert masked(document) == "XConnection of X, an X X; X and X. Clientele, close."
     assert masked(Docstring("os", "Close the os.path of posixpath; cost")) == "Close the X.path of X; cost"

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
-from pretraining.data.prepare import Preparation
+from pretraining.text.corpus.prepare import Preparation
 
 CONF = str(Path(__file__).parents[2] / "conf")
 NAMES = ["data/stdlib_docs", "data/text_files", "data/hub_text", "data/preparation/default"]

@@ -7,15 +7,22 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pretraining.data.files import read_texts
-from pretraining.data.prepare import Preparation
-from pretraining.data.text import TextFiles
+from pretraining.text.corpus.prepare import Preparation
+from pretraining.text.data.base import TextFiles
+from pretraining.text.data.files import read_texts
 
-TEXTS = ["First document. It has two sentences.", 'Zweites Dokument, mit "Anführung".', "第三。", "Fourth,\nwith a line break."]
+TEXTS = [
+    "First document. It has two sentences.",
+    'Zweites Dokument, mit "Anführung".',
+    "第三。",
+    "Fourth,\nwith a line break.",
+]
 
 
 def files(path, **changes):
-    return TextFiles(path=str(path), max_tokens=32, batch_size=2, eval_batch_size=2, workers=0, cache_dir="unused", **changes)
+    return TextFiles(
+        path=str(path), max_tokens=32, batch_size=2, eval_batch_size=2, workers=0, cache_dir="unused", **changes
+    )
 
 
 def all_texts(data):
@@ -75,7 +82,9 @@ def test_a_document_without_end_is_cut_so_that_memory_is_bounded(tmp_path):
 
 def test_given_splits_are_taken_and_the_missing_one_is_cut_from_training(tmp_path):
     for name, count in (("train", 200), ("validation", 30)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": f"{name} {i}"}) + "\n" for i in range(count)))
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{name} {i}"}) + "\n" for i in range(count))
+        )
     paths = {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "validation.jsonl")}
     data = TextFiles(path=paths, max_tokens=8, batch_size=1, eval_batch_size=1, workers=0, cache_dir="unused")
     train, validation, test = (list(data.texts(split)) for split in ("train", "validation", "test"))
@@ -122,10 +131,18 @@ def test_the_fingerprint_follows_content_of_small_files_and_not_their_times(tmp_
         ("bad.txt", b"good line\nbad \xff\xfe line\n", r"bad\.txt is not UTF-8: byte 0xff at offset 14 .*iconv"),
         ("bad.jsonl", b'{"text": "ok"}\n{"text": "caf\xe9"}\n', r"bad\.jsonl is not UTF-8: byte 0xe9 at offset 28"),
         ("bad.jsonl", b'{"text": "ok"}\n{"text": \n', r"bad\.jsonl, line 2 is not JSON"),
-        ("bad.jsonl", b'{"body": "ok", "id": 3}\n', r"line 1 has no column 'text', but 'body', 'id': set data\.preparation\.text_column"),
+        (
+            "bad.jsonl",
+            b'{"body": "ok", "id": 3}\n',
+            r"line 1 has no column 'text', but 'body', 'id': set data\.preparation\.text_column",
+        ),
         ("bad.jsonl", b'{"text": 3}\n', r"column 'text' holds int, not text"),
         ("bad.csv", b"body,id\nok,3\n", r"bad\.csv has no column 'text', but 'body', 'id'"),
-        ("bad.parquet", b"PAR1 and then nothing", r"bad\.parquet cannot be read as parquet .*leave it out of data\.path"),
+        (
+            "bad.parquet",
+            b"PAR1 and then nothing",
+            r"bad\.parquet cannot be read as parquet .*leave it out of data\.path",
+        ),
         (
             "cut.jsonl.gz",
             gzip.compress(b'{"text": "ok"}\n' * 999, mtime=0)[:-20],
@@ -162,9 +179,18 @@ def test_a_directory_without_text_an_unknown_layout_and_impossible_shares_are_re
     with pytest.raises(FileNotFoundError, match="is a directory without a text file"):
         files(tmp_path)
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(ValueError, match=r"data\.preparation\.layout=pages: choose one of paragraphs, sentences, lines, files"):
+    with pytest.raises(
+        ValueError, match=r"data\.preparation\.layout=pages: choose one of paragraphs, sentences, lines, files"
+    ):
         files(tmp_path, preparation=Preparation(layout="pages"))
     with pytest.raises(ValueError, match=r"validation_share=0\.6 and test_share=0\.5"):
         Preparation(validation_share=0.6, test_share=0.5)
     with pytest.raises(ValueError, match=r"data\.path has the splits \['dev', 'train'\]"):
-        TextFiles(path={"train": "a", "dev": "b"}, max_tokens=8, batch_size=1, eval_batch_size=1, workers=0, cache_dir="unused")
+        TextFiles(
+            path={"train": "a", "dev": "b"},
+            max_tokens=8,
+            batch_size=1,
+            eval_batch_size=1,
+            workers=0,
+            cache_dir="unused",
+        )

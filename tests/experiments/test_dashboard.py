@@ -8,10 +8,10 @@ import wandb
 import wandb_stub
 
 from experiments import dashboard, wandb_sweep
-from experiments.collect import collect, save_study
-from experiments.runner import Here, run_study
-from experiments.spec import StudyError
-from experiments.study import expand
+from experiments.study.collect import collect, save_study
+from experiments.study.graph import expand
+from experiments.study.runner import Here, run_study
+from experiments.study.spec import StudyError
 
 KEY = "0123456789" * 4
 PRETRAIN = {"mlm": {"overrides": ["objective=mlm", "backbone=bert"], "grid": {"collate.fraction": [0.15, 0.4]}}}
@@ -24,7 +24,10 @@ def workspaces():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     directory = tmp_path_factory.mktemp("study")
-    changes = {"pretrain": PRETRAIN, "finetune": {"docs_topic": {"overrides": ["task=docs_topic"], "modes": ["full", "frozen"]}}}
+    changes = {
+        "pretrain": PRETRAIN,
+        "finetune": {"docs_topic": {"overrides": ["task=docs_topic"], "modes": ["full", "frozen"]}},
+    }
     study = expand(fabricated.spec(**changes, finetuning_seeds=[1, 2]), directory=directory, resolve=fabricated.resolve)
     save_study(study)
     run_study(study, executor=Here(directory, fabricated.run), watch=fabricated.Silent(), retry_failed=False)
@@ -48,7 +51,9 @@ def server(tmp_path, monkeypatch):
 def panels(node, kind):
     """Every panel of a kind in a specification, wherever it hangs."""
     if isinstance(node, dict):
-        return ([node] if node.get("viewType") == kind else []) + [p for value in node.values() for p in panels(value, kind)]
+        return ([node] if node.get("viewType") == kind else []) + [
+            p for value in node.values() for p in panels(value, kind)
+        ]
     return [p for value in node for p in panels(value, kind)] if isinstance(node, list) else []
 
 

@@ -11,14 +11,16 @@ from sklearn.linear_model import Ridge
 
 from experiments.finetuning_check.__main__ import markdown
 from experiments.finetuning_check.tfidf import STRENGTHS, baseline
-from experiments.statistics import mean_interval
-from experiments.study import FINETUNING, Cell, Node, Source
+from experiments.report.statistics import mean_interval
+from experiments.study.graph import FINETUNING, Cell, Node, Source
 from tests.finetuning.conftest import texts, write
 
 
 def node(*overrides: str, metric: str = "test/accuracy") -> Node:
     cell = Cell("task", "full", "all labels", metric)
-    return Node("n", FINETUNING, (*overrides, "handoff=none", "run_dir=none", "seed=1"), None, Source("a", True, 1), 1, cell)
+    return Node(
+        "n", FINETUNING, (*overrides, "handoff=none", "run_dir=none", "seed=1"), None, Source("a", True, 1), 1, cell
+    )
 
 
 def test_topics_of_few_labels_are_told_apart_and_other_tasks_have_no_baseline(tmp_path: Path) -> None:
@@ -39,7 +41,10 @@ def test_the_baseline_of_regression_is_scikit_learn_s_best_on_validation(tmp_pat
     scored = []
     for strength in STRENGTHS:
         model = Ridge(alpha=1 / strength).fit(words.transform(tables["train"][0]), tables["train"][1])
-        pair = [stats.pearsonr(tables[split][1], model.predict(words.transform(tables[split][0])))[0] for split in ("validation", "test")]
+        pair = [
+            stats.pearsonr(tables[split][1], model.predict(words.transform(tables[split][0])))[0]
+            for split in ("validation", "test")
+        ]
         scored.append(pair)
     value = baseline(node("task=text_regression", f"data.path={tmp_path / 'd'}", metric="test/pearson"))
     assert value == pytest.approx(max(scored)[1])

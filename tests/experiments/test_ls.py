@@ -14,8 +14,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments import ls
-from experiments.standing import standings
-from pretraining.run import RunDirectory
+from experiments.monitor.run_status import standings
+from pretraining.runs.directory import RunDirectory
 
 ROWS = "step,time,train/loss,validation/loss\n10,5.0,3.0,\n20,10.0,2.5,2.75\n30,15.0,2.25,\n"
 
@@ -37,7 +37,9 @@ def queue(tmp_path, monkeypatch):
     """Put commands in the path that note what they were asked, and a queue of three jobs."""
     place = tmp_path / "slurm"
     place.mkdir()
-    script = f'#!/bin/sh\necho "$(basename $0) $@" >> {place}/asked\n[ "$(basename $0)" != squeue ] || cat {place}/queue\n'
+    script = (
+        f'#!/bin/sh\necho "$(basename $0) $@" >> {place}/asked\n[ "$(basename $0)" != squeue ] || cat {place}/queue\n'
+    )
     script += '[ "$(basename $0)" != sbatch ] || echo 77\n'
     for name in ("sbatch", "squeue", "scancel"):
         (place / name).write_text(script)
@@ -64,7 +66,12 @@ def test_a_run_is_done_running_pending_or_stopped_and_says_how_far_it_is(tmp_pat
     make_run(tmp_path / "runs" / "waits", job="12_3")
     make_run(tmp_path / "runs" / "dead", job="13", task={"_target_": "x"})
     runs = found(tmp_path / "runs")
-    assert {name: run.status for name, run in runs.items()} == {"done": "done", "far": "running", "waits": "pending", "dead": "stopped"}
+    assert {name: run.status for name, run in runs.items()} == {
+        "done": "done",
+        "far": "running",
+        "waits": "pending",
+        "dead": "stopped",
+    }
     assert runs["done"].value == "validation/loss 2.000" and runs["dead"].value == "train/loss 2.250"
     assert runs["far"].position == "30 of 50" and runs["far"].seconds_left == pytest.approx(20 * 10 / 20)
     assert [runs[name].package for name in ("far", "dead")] == ["pretraining", "finetuning"]
@@ -108,7 +115,10 @@ def test_jobs_are_cancelled_and_what_stopped_is_submitted_again_in_its_shape(tmp
 def test_without_slurm_the_command_that_continues_a_run_is_said(tmp_path, no_slurm, capsys):
     make_run(tmp_path / "runs" / "dead")
     assert ls.main(["--resubmit-failed"]) == 0
-    assert capsys.readouterr().out == "python -m pretraining objective=simclr 'name='\"'\"'a b'\"'\"'' run_dir=runs/dead resume=auto\n"
+    assert (
+        capsys.readouterr().out
+        == "python -m pretraining objective=simclr 'name='\"'\"'a b'\"'\"'' run_dir=runs/dead resume=auto\n"
+    )
 
 
 def test_what_is_asked_wrongly_is_refused(tmp_path, no_slurm, capsys):
@@ -117,6 +127,11 @@ def test_what_is_asked_wrongly_is_refused(tmp_path, no_slurm, capsys):
         ls.main(["--partition=gpu"])
     assert "go with --resubmit-failed" in capsys.readouterr().err
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.ls"], capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False
+        [sys.executable, "-m", "experiments.ls"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ,
+        check=False,
     )
     assert done.returncode == 0 and "no runs or studies in runs and studies" in done.stdout

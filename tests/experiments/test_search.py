@@ -14,16 +14,22 @@ from pathlib import Path
 import pytest
 
 import pretraining.launch
-from experiments import search
-from experiments.search import Plan, Worker, space_of
-from experiments.spec import StudyError
+from experiments.search import search
+from experiments.search.search import Plan, Worker, space_of
+from experiments.study.spec import StudyError
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 RATE = {"optimizer.peak_lr": {"low": 1e-4, "high": 1e-1, "log": True, "int": False}}
 
 
 def plan(directory, **changes):
-    known = {"fixed": ("objective=simclr",), "space": RATE, "trials": 6, "metric": "validation/loss", "goal": "minimize"}
+    known = {
+        "fixed": ("objective=simclr",),
+        "space": RATE,
+        "trials": 6,
+        "metric": "validation/loss",
+        "goal": "minimize",
+    }
     return Plan(**({"directory": directory, "pruner": "none", "seed": 0} | known | changes))
 
 
@@ -55,7 +61,11 @@ def begun(directory):
 
 
 def test_what_varies_is_told_from_what_stands():
-    varied = ["optimizer.peak_lr=tag(log, interval(1e-4, 1e-1))", "seed=1,2", "optimizer.warmup_steps=int(interval(1, 9))"]
+    varied = [
+        "optimizer.peak_lr=tag(log, interval(1e-4, 1e-1))",
+        "seed=1,2",
+        "optimizer.warmup_steps=int(interval(1, 9))",
+    ]
     space, fixed = space_of(["objective=simclr", *varied])
     assert space == {
         **RATE,
@@ -95,7 +105,9 @@ def test_hopeless_trials_end_early(tmp_path):
     states = [row["state"] for row in rows]
     assert len(rows) == 20 and 0 < states.count("pruned") < 16
     pruned = [row for row in rows if row["state"] == "pruned"]
-    assert all(row["steps"] < 100 for row in pruned) and all(row["steps"] == 100 for row in rows if row["state"] == "complete")
+    assert all(row["steps"] < 100 for row in pruned) and all(
+        row["steps"] == 100 for row in rows if row["state"] == "complete"
+    )
     assert min(loss_at(row["optimizer.peak_lr"]) for row in pruned) > loss_at(rows[0]["optimizer.peak_lr"])
 
 
@@ -155,13 +167,30 @@ def test_workers_share_a_search_and_none_repeats_another_s_trial(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_search_trains_and_prints_its_best(tmp_path, cache_dir):
-    tiny = ["data=digits", f"data.cache_dir={cache_dir}", "trainer.max_steps=8", "trainer.val_every=2", "trainer.checkpoint_every=4"]
+    tiny = [
+        "data=digits",
+        f"data.cache_dir={cache_dir}",
+        "trainer.max_steps=8",
+        "trainer.val_every=2",
+        "trainer.checkpoint_every=4",
+    ]
     quiet = ["logger.wandb.mode=disabled", "trainer.precision=fp32"]
-    command = [sys.executable, "-m", "experiments.search", "--trials", "3", "--directory", str(tmp_path / "search"), "objective=simclr"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.search",
+        "--trials",
+        "3",
+        "--directory",
+        str(tmp_path / "search"),
+        "objective=simclr",
+    ]
     varied = ["optimizer.peak_lr=tag(log, interval(1e-4, 1e-2))"]
     done = subprocess.run([*command, *tiny, *quiet, *varied], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "best: python -m pretraining objective=simclr data=digits" in done.stdout
     assert len(list(tmp_path.glob("search/runs/*/metrics.json"))) == 3
-    mistaken = subprocess.run([*command, "trainer.max_step=3", *varied], capture_output=True, text=True, timeout=300, check=False)
+    mistaken = subprocess.run(
+        [*command, "trainer.max_step=3", *varied], capture_output=True, text=True, timeout=300, check=False
+    )
     assert mistaken.returncode == 2 and "max_step" in mistaken.stderr

@@ -3,8 +3,8 @@ from pathlib import Path
 import fabricated
 import pytest
 
-from experiments.spec import StudyError
-from experiments.study import expand, override
+from experiments.study.graph import expand, override
+from experiments.study.spec import StudyError
 
 HERE = Path("studies/invented")
 

@@ -7,11 +7,11 @@ import sys
 import fabricated
 import pytest
 
-from experiments.jobs import SlurmJobs
-from experiments.runner import Journal, run_study
-from experiments.slurm import queue
-from experiments.spec import StudyError
-from experiments.study import expand
+from experiments.study.graph import expand
+from experiments.study.runner import Journal, run_study
+from experiments.study.slurm import queue
+from experiments.study.slurm_jobs import SlurmJobs
+from experiments.study.spec import StudyError
 
 COMMAND = f"""#!{sys.executable} -S
 import json, os, pathlib, sys
@@ -87,7 +87,11 @@ def test_every_run_is_a_job_that_waits_for_the_one_it_needs(slurm, study):
         _, job = by_name[node.name]
         assert job["overrides"]["run_dir"] == str(study.run_dir(node)) and job["words"][-1] == "resume=auto"
         if node.needs is None:
-            assert job["options"]["partition"] == "gpu" and job["options"]["time"] == "08:00:00" and "qos" not in job["options"]
+            assert (
+                job["options"]["partition"] == "gpu"
+                and job["options"]["time"] == "08:00:00"
+                and "qos" not in job["options"]
+            )
         else:
             assert job["options"]["dependency"] == f"afterok:{by_name[node.needs][0]}"
             assert "partition" not in job["options"]

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from experiments import launch, ls
-from experiments.spec import StudyError
-from experiments.study import expand
+from experiments.study.graph import expand
+from experiments.study.spec import StudyError
 
 COMMANDS = launch.Commands(fabricated.resolve, fabricated.run, lambda overrides: 7)
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import charts, report
-from experiments.collect import collect, load_study, save_study
-from experiments.compare import compare
-from experiments.runner import Here, run_study
-from experiments.study import expand
-from experiments.table import table
-from experiments.words import in_words
+from experiments.report import charts
+from experiments.report import write as report
+from experiments.report.compare import compare
+from experiments.report.table import table
+from experiments.report.words import in_words
+from experiments.study.collect import collect, load_study, save_study
+from experiments.study.graph import expand
+from experiments.study.runner import Here, run_study
 
 CHROMIUM = shutil.which("chromium")
 
@@ -128,7 +129,9 @@ def test_the_resampled_difference_says_the_same_of_other_test_examples(tmp_path)
 
 def test_one_pretraining_counts_finetuning_seeds_and_says_so(tmp_path):
     comparison = compare(collect(finished(tmp_path)))
-    assert {(row.value.n, row.pretrainings, row.unit) for row in comparison.rows} == {(5, 1, "finetuning seeds of one pretraining")}
+    assert {(row.value.n, row.pretrainings, row.unit) for row in comparison.rows} == {
+        (5, 1, "finetuning seeds of one pretraining")
+    }
     console = Console(width=170, record=True)
     console.print(table(comparison, "title"))
     assert "do not say how another" in console.export_text()
@@ -212,7 +215,11 @@ def test_the_charts_answer_the_pointer_the_legend_and_the_choices(written, tmp_p
     flags = ["headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync"]
     flags += ["disable-component-update", f"user-data-dir={tmp_path / 'profile'}", "dump-dom"]
     done = subprocess.run(
-        [CHROMIUM, *(f"--{flag}" for flag in flags), page.as_uri()], capture_output=True, text=True, timeout=90, check=True
+        [CHROMIUM, *(f"--{flag}" for flag in flags), page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
     )
     assert re.search(r'data-tip="masked_language: 1\.\d+ at \d+"', done.stdout)
     assert 'data-off="1"' in done.stdout

@@ -8,9 +8,9 @@ from pathlib import Path
 import fabricated
 import pytest
 
-from experiments.runner import Here, Journal, Processes, only_one, run_study
-from experiments.spec import StudyError
-from experiments.study import expand
+from experiments.study.graph import expand
+from experiments.study.runner import Here, Journal, Processes, only_one, run_study
+from experiments.study.spec import StudyError
 
 
 @pytest.fixture
@@ -20,7 +20,9 @@ def study(tmp_path):
 
 def carry_out(study, *, workers=1, retry_failed=False):
     watch = fabricated.Silent()
-    executor = Here(study.directory, fabricated.run) if workers == 1 else Processes(study.directory, fabricated.run, workers)
+    executor = (
+        Here(study.directory, fabricated.run) if workers == 1 else Processes(study.directory, fabricated.run, workers)
+    )
     try:
         return run_study(study, executor=executor, watch=watch, retry_failed=retry_failed), watch
     finally:
@@ -158,7 +160,9 @@ def test_a_study_killed_outright_takes_its_processes_along_and_goes_on_later(stu
     script = study.directory / "main.py"
     script.write_text(STUDY_OF_TWO_PROCESSES)
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    parent = subprocess.Popen([sys.executable, str(script), str(study.directory)], env=os.environ | {"PYTHONPATH": paths})
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(study.directory)], env=os.environ | {"PYTHONPATH": paths}
+    )
     deadline = time.time() + 60
     while Journal(study.directory).read(sleeper).get("status") != "running" and time.time() < deadline:
         time.sleep(0.1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.statistics import (
+from experiments.report.statistics import (
     average_rank,
     holm,
     mean_interval,

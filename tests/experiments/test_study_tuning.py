@@ -7,10 +7,10 @@ import fabricated
 import pytest
 
 from experiments import launch
-from experiments.runner import Here
-from experiments.spec import StudyError
-from experiments.study import arms_of, expand
-from experiments.tuning import settle, tuned
+from experiments.search.tuning import settle, tuned
+from experiments.study.graph import arms_of, expand
+from experiments.study.runner import Here
+from experiments.study.spec import StudyError
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
@@ -46,7 +46,9 @@ def test_the_best_is_the_best_of_all_that_ran(tmp_path):
     search(tmp_path)
     losses = {}
     for path in tmp_path.glob("runs/trial-*/metrics.json"):
-        losses.setdefault(path.parent.name.startswith("trial-simclr"), []).append(json.loads(path.read_text())["validation/loss"])
+        losses.setdefault(path.parent.name.startswith("trial-simclr"), []).append(
+            json.loads(path.read_text())["validation/loss"]
+        )
     written = json.loads((tmp_path / "tuning.json").read_text())
     assert written["simclr"]["validation/loss"] == min(losses[True])
     assert written["masked_language"]["validation/loss"] == min(losses[False])

@@ -21,7 +21,12 @@ def test_the_files_of_offline_runs_hold_metrics_columns_and_the_way_from_one_to_
     monkeypatch.setenv("WANDB_MODE", "offline")
     pre = [*PRETRAIN, "group=study", "name='temperature 0.5'", f"run_dir={tmp_path / 'pre'}"]
     pretraining.main(pretraining.compose(pre), pre)
-    fine = [*FINETUNE, "group=study", f"handoff={tmp_path / 'pre' / 'handoff' / 'last'}", f"run_dir={tmp_path / 'fine'}"]
+    fine = [
+        *FINETUNE,
+        "group=study",
+        f"handoff={tmp_path / 'pre' / 'handoff' / 'last'}",
+        f"run_dir={tmp_path / 'fine'}",
+    ]
     finetuning.main(finetuning.compose(fine), fine)
     made, used = (wandb_files.read(tmp_path / name) for name in ("pre", "fine"))
     with (tmp_path / "pre" / "metrics.csv").open() as file:

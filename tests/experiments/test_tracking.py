@@ -9,11 +9,18 @@ import wandb
 import wandb_files
 import wandb_stub
 
-from pretraining import lineage
-from pretraining.tracking import Tracked, WandbHistory, key_configured
+from pretraining.runs import provenance as lineage
+from pretraining.runs.wandb_logger import Tracked, WandbHistory, key_configured
 
 KEY = "0123456789" * 4
-ORIGIN = {"name": "temperature 0.1", "objective": "SimCLR", "backbone": "resnet", "data": "Digits", "budget": "100 steps", "seed": 1}
+ORIGIN = {
+    "name": "temperature 0.1",
+    "objective": "SimCLR",
+    "backbone": "resnet",
+    "data": "Digits",
+    "budget": "100 steps",
+    "seed": 1,
+}
 ROWS = {
     5: {"train/loss": 4.0, "examples": 50.0, "flops": 5e6, "time": 1.0, "throughput/images_per_second": 50.0},
     10: {"train/loss": 3.0, "examples": 100.0, "flops": 1e7, "time": 2.0, "throughput/images_per_second": 51.0},
@@ -96,7 +103,12 @@ def texts(directory):
 def test_an_offline_run_holds_every_metric_column_and_artifact(quiet, tmp_path, capsys):
     pretrain(tmp_path / "run")
     found = read(tmp_path / "run")
-    assert (found["project"], found["group"], found["job_type"], found["name"]) == ("ssl", "temperature", "pretrain", "temperature 0.1")
+    assert (found["project"], found["group"], found["job_type"], found["name"]) == (
+        "ssl",
+        "temperature",
+        "pretrain",
+        "temperature 0.1",
+    )
     assert found["tags"] == ["SimCLR", "resnet", "Digits", "100 steps"]
     assert found["config"]["pretrain"] == ORIGIN and found["config"]["environment"] == {"git_commit": "abc"}
     rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in found["history"]]
@@ -104,7 +116,10 @@ def test_an_offline_run_holds_every_metric_column_and_artifact(quiet, tmp_path, 
     assert found["defined"]["*"] == "step" and {"step", "examples", "tokens", "flops", "time"} <= set(found["defined"])
     (artifact,) = found["artifacts"]
     assert artifact["type"] == "model" and set(artifact["aliases"]) == {"latest", "step-0000010"}
-    assert set(artifact["entries"]) == {"handoff.json", "model.safetensors"} and artifact["metadata"]["objective"] == "SimCLR"
+    assert (
+        set(artifact["entries"]) == {"handoff.json", "model.safetensors"}
+        and artifact["metadata"]["objective"] == "SimCLR"
+    )
     assert found["exit"] == 0
     said = capsys.readouterr().err
     assert said.count("W&B:") == 1 and "wandb login" in said and "wandb_sync" in said

@@ -61,7 +61,12 @@ def read(run_dir):
             elif kind == "artifact":
                 artifact = record.artifact
                 entries = [entry.path or entry.ref for entry in artifact.manifest.contents]
-                about = {"name": artifact.name, "type": artifact.type, "aliases": list(artifact.aliases), "entries": entries}
+                about = {
+                    "name": artifact.name,
+                    "type": artifact.type,
+                    "aliases": list(artifact.aliases),
+                    "entries": entries,
+                }
                 found["artifacts"].append(about | {"metadata": json.loads(artifact.metadata or "{}")})
             elif kind == "exit":
                 found["exit"] = record.exit.exit_code

@@ -36,7 +36,11 @@ def project_node(name, entity=ENTITY):
         "id": identifier("Project", f"{entity}/{name}"),
         "name": name,
     }
-    return node | {"__typename": "Project", "entity": {"id": identifier("Entity", entity), "name": entity}, "entityName": entity}
+    return node | {
+        "__typename": "Project",
+        "entity": {"id": identifier("Entity", entity), "name": entity},
+        "entityName": entity,
+    }
 
 
 class Run:
@@ -137,21 +141,41 @@ class Server:
 
     def on_get_projects(self, v):
         names = sorted(self.projects | {run.project for run in self.runs.values()})
-        return {"models": page([project_node(name) | {"createdAt": WHEN, "isBenchmark": False, "user": None} for name in names])}
+        return {
+            "models": page(
+                [project_node(name) | {"createdAt": WHEN, "isBenchmark": False, "user": None} for name in names]
+            )
+        }
 
     # -- runs ----------------------------------------------------------------------------------------------------------------------
 
     def on_upsert_bucket(self, v):
         run = self.run(v.get("entity") or ENTITY, v.get("project") or "uncategorized", v.get("name") or v.get("id"))
-        run.fields |= {key: v[key] for key in ("displayName", "groupName", "jobType", "tags", "sweep") if v.get(key) is not None}
+        run.fields |= {
+            key: v[key] for key in ("displayName", "groupName", "jobType", "tags", "sweep") if v.get(key) is not None
+        }
         if v.get("config"):
             run.config = json.loads(v["config"])
         if v.get("summaryMetrics"):
             run.summary |= json.loads(v["summaryMetrics"])
         run.inserted += 1
-        place = {"project": project_node(run.project, run.entity), "sweepName": None, "historyLineCount": len(run.lines)}
-        named = {"id": run.id, "name": run.name, "displayName": run.fields.get("displayName") or run.name, "description": ""}
-        return {"upsertBucket": {"bucket": {**named, **place, "config": json.dumps(run.config)}, "inserted": run.inserted == 1}}
+        place = {
+            "project": project_node(run.project, run.entity),
+            "sweepName": None,
+            "historyLineCount": len(run.lines),
+        }
+        named = {
+            "id": run.id,
+            "name": run.name,
+            "displayName": run.fields.get("displayName") or run.name,
+            "description": "",
+        }
+        return {
+            "upsertBucket": {
+                "bucket": {**named, **place, "config": json.dumps(run.config)},
+                "inserted": run.inserted == 1,
+            }
+        }
 
     def on_run_resume_status(self, v):
         entity, project = v.get("entity") or ENTITY, v["project"]
@@ -160,8 +184,18 @@ class Server:
             last = run.lines[max(run.lines)]
             counts = {"logLineCount": 0, "historyLineCount": len(run.lines), "eventsLineCount": run.events}
             tails = {"historyTail": json.dumps([last]), "eventsTail": json.dumps([json.dumps({"_runtime": 1})])}
-            kept = {"config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary), "tags": run.fields["tags"]}
-            named = {"id": run.id, "name": run.name, "displayName": run.name, "notes": "", "wandbConfig": json.dumps({"t": 1})}
+            kept = {
+                "config": json.dumps(run.config),
+                "summaryMetrics": json.dumps(run.summary),
+                "tags": run.fields["tags"],
+            }
+            named = {
+                "id": run.id,
+                "name": run.name,
+                "displayName": run.name,
+                "notes": "",
+                "wandbConfig": json.dumps({"t": 1}),
+            }
             bucket = {**named, **counts, **tails, **kept}
         return {"model": {**project_node(project, entity), "bucket": bucket}}
 
@@ -208,10 +242,29 @@ class Server:
                 artifact["aliases"] = sorted({*artifact["aliases"], *aliases})
                 artifact["clients"].append(given["clientID"])
                 self.edges.append((given.get("runName"), "made", self.label(artifact)))
-                return {"createArtifact": {"artifact": {"id": artifact["id"], "state": "COMMITTED", "artifactSequence": latest}}}
-        made = {"id": identifier("Artifact", uuid.uuid4()), "key": key, "name": given["artifactCollectionName"], "version": len(versions)}
-        made |= {"type": given["artifactTypeName"], "digest": given["digest"], "aliases": aliases, "metadata": given.get("metadata")}
-        made |= {"state": "PENDING", "clients": [given["clientID"]], "entity": given["entityName"], "project": given["projectName"]}
+                return {
+                    "createArtifact": {
+                        "artifact": {"id": artifact["id"], "state": "COMMITTED", "artifactSequence": latest}
+                    }
+                }
+        made = {
+            "id": identifier("Artifact", uuid.uuid4()),
+            "key": key,
+            "name": given["artifactCollectionName"],
+            "version": len(versions),
+        }
+        made |= {
+            "type": given["artifactTypeName"],
+            "digest": given["digest"],
+            "aliases": aliases,
+            "metadata": given.get("metadata"),
+        }
+        made |= {
+            "state": "PENDING",
+            "clients": [given["clientID"]],
+            "entity": given["entityName"],
+            "project": given["projectName"],
+        }
         for artifact in versions:
             artifact["aliases"] = [alias for alias in artifact["aliases"] if alias not in aliases]
         self.artifacts[made["id"]] = made
@@ -224,7 +277,11 @@ class Server:
 
     def on_create_artifact_manifest(self, v):
         file = {"id": "1", "uploadUrl": f"{self.url}/upload/manifest/{v['artifactID']}", "uploadHeaders": []}
-        return {"createArtifactManifest": {"artifactManifest": {"id": identifier("Manifest", v["artifactID"]), "file": file}}}
+        return {
+            "createArtifactManifest": {
+                "artifactManifest": {"id": identifier("Manifest", v["artifactID"]), "file": file}
+            }
+        }
 
     def on_update_artifact_manifest(self, v):
         manifest = v["artifactManifestID"]
@@ -234,8 +291,13 @@ class Server:
     def on_create_artifact_files(self, v):
         nodes = []
         for file in (v.get("input") or v)["artifactFiles"]:
-            where = {"storagePath": f"x/{file['name']}", "uploadUrl": f"{self.url}/upload/artifact/{file['artifactID']}/{file['name']}"}
-            nodes.append({**where, "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]}})
+            where = {
+                "storagePath": f"x/{file['name']}",
+                "uploadUrl": f"{self.url}/upload/artifact/{file['artifactID']}/{file['name']}",
+            }
+            nodes.append(
+                {**where, "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]}}
+            )
         return {"createArtifactFiles": {"files": page(nodes)}}
 
     def on_commit_artifact(self, v):
@@ -261,9 +323,18 @@ class Server:
         name, _, wanted = v["name"].partition(":")
         key = f"{v.get('entity') or ENTITY}/{v.get('project')}/{name}"
         for artifact in reversed(self.artifacts.values()):
-            if artifact["key"] == key and ((wanted or "latest") in artifact["aliases"] or wanted == f"v{artifact['version']}"):
-                member = {"__typename": "ArtifactCollectionMembership", "id": identifier("Membership", artifact["id"]), "createdAt": WHEN}
-                aliases = [{"__typename": "ArtifactAlias", "id": identifier("Alias", a), "alias": a} for a in artifact["aliases"]]
+            if artifact["key"] == key and (
+                (wanted or "latest") in artifact["aliases"] or wanted == f"v{artifact['version']}"
+            ):
+                member = {
+                    "__typename": "ArtifactCollectionMembership",
+                    "id": identifier("Membership", artifact["id"]),
+                    "createdAt": WHEN,
+                }
+                aliases = [
+                    {"__typename": "ArtifactAlias", "id": identifier("Alias", a), "alias": a}
+                    for a in artifact["aliases"]
+                ]
                 member |= {"versionIndex": artifact["version"], "aliases": aliases}
                 member |= {"artifactCollection": self.collection(artifact), "artifact": self.artifact_node(artifact)}
                 return {"project": {"artifactCollectionMembership": member}}
@@ -275,18 +346,53 @@ class Server:
 
     def collection(self, artifact):
         place = project_node(artifact["project"], artifact["entity"])
-        return {"__typename": "ArtifactSequence", "id": identifier("Sequence", artifact["key"]), "name": artifact["name"], "project": place}
+        return {
+            "__typename": "ArtifactSequence",
+            "id": identifier("Sequence", artifact["key"]),
+            "name": artifact["name"],
+            "project": place,
+        }
 
     def artifact_node(self, artifact):
         kind = {"__typename": "ArtifactType", "id": "1", "name": artifact["type"]}
         collection = self.collection(artifact)
         aliases = [{"__typename": "ArtifactAlias", "id": identifier("Alias", a), "alias": a, "artifactCollection": collection}
                    for a in artifact["aliases"]]  # fmt: skip
-        node = {"__typename": "Artifact", "id": artifact["id"], "artifactSequence": collection, "versionIndex": artifact["version"]}
-        node |= {"artifactType": kind, "type": kind, "description": None, "metadata": artifact["metadata"] or "{}", "aliases": aliases}
-        node |= {"ttlDurationSeconds": -1, "ttlIsInherited": False, "tags": [], "historyStep": None, "state": artifact["state"], "size": 1}
-        node |= {"digest": artifact["digest"], "commitHash": "1", "fileCount": 1, "createdAt": WHEN, "updatedAt": None, "storageBytes": 1}
-        return node | {"currentManifest": {"id": "1", "file": {"directUrl": f"{self.url}/upload/manifest/{artifact['id']}", "id": "1"}}}
+        node = {
+            "__typename": "Artifact",
+            "id": artifact["id"],
+            "artifactSequence": collection,
+            "versionIndex": artifact["version"],
+        }
+        node |= {
+            "artifactType": kind,
+            "type": kind,
+            "description": None,
+            "metadata": artifact["metadata"] or "{}",
+            "aliases": aliases,
+        }
+        node |= {
+            "ttlDurationSeconds": -1,
+            "ttlIsInherited": False,
+            "tags": [],
+            "historyStep": None,
+            "state": artifact["state"],
+            "size": 1,
+        }
+        node |= {
+            "digest": artifact["digest"],
+            "commitHash": "1",
+            "fileCount": 1,
+            "createdAt": WHEN,
+            "updatedAt": None,
+            "storageBytes": 1,
+        }
+        return node | {
+            "currentManifest": {
+                "id": "1",
+                "file": {"directUrl": f"{self.url}/upload/manifest/{artifact['id']}", "id": "1"},
+            }
+        }
 
     # -- dashboards ------------------------------------------------------------------------------------------------------------------
 
@@ -294,7 +400,12 @@ class Server:
         key = v.get("id") or identifier("View", uuid.uuid4())
         self.views[key] = {**v, "id": key}
         place = {**project_node(v["projectName"], v["entityName"]), "entityName": v["entityName"]}
-        named = {"id": key, "name": v.get("name") or "x", "displayName": v.get("displayName"), "description": v.get("description")}
+        named = {
+            "id": key,
+            "name": v.get("name") or "x",
+            "displayName": v.get("displayName"),
+            "description": v.get("description"),
+        }
         about = {"type": v.get("type"), "createdAt": WHEN, "updatedAt": WHEN, "spec": v["spec"], "project": place}
         user = {"name": ENTITY, "username": ENTITY, "userInfo": {}}
         return {"upsertView": {"view": {**named, **about, "user": user}, "inserted": True}}

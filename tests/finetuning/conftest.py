@@ -13,11 +13,11 @@ import torch
 
 from finetuning.launch import compose, main
 from pretraining import handoff
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.backbones.torchvision import TorchvisionBackbone
-from pretraining.preprocess.image import ImagePreprocess
-from pretraining.preprocess.text import TextPreprocess
-from pretraining.preprocess.tokenizer_recipes import WordPiece
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.image.preprocess import ImagePreprocess
+from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer_recipes import WordPiece
 
 WORDS = [
     f"{a}{b}"
@@ -53,7 +53,9 @@ def write(path: Path, columns: dict[str, list]) -> Path:
 def text_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a hand-off of a tiny BERT with batch-free norms, never trained."""
     directory = tmp_path_factory.mktemp("handoff") / "step-0000001"
-    preprocess = TextPreprocess(tokenizer=WordPiece(vocab_size=300, lowercase=True, sample_bytes=1).train(iter(WORDS * 3)))
+    preprocess = TextPreprocess(
+        tokenizer=WordPiece(vocab_size=300, lowercase=True, sample_bytes=1).train(iter(WORDS * 3))
+    )
     torch.manual_seed(0)
     config = {
         "model_type": "bert",

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pretraining.handoff import HandoffError
-from pretraining.run import RunError
+from pretraining.errors import HandoffError, RunError
 from tests.finetuning.conftest import Finetune, texts, write
 
 
@@ -39,7 +38,9 @@ def test_a_missing_text_column_lists_the_columns(refused) -> None:
 
 
 def test_text_that_is_no_text_is_refused(refused) -> None:
-    refused({"text": [1, 2, 3] * 10, "label": ["a", "b", "c"] * 10}, "data.text=text, a column of int64, but text is needed")
+    refused(
+        {"text": [1, 2, 3] * 10, "label": ["a", "b", "c"] * 10}, "data.text=text, a column of int64, but text is needed"
+    )
 
 
 def test_one_class_only_is_refused(refused) -> None:
@@ -47,7 +48,9 @@ def test_one_class_only_is_refused(refused) -> None:
 
 
 def test_real_numbers_are_no_classes(refused) -> None:
-    refused({"text": ["a b"] * 30, "label": [i / 7 for i in range(30)]}, "real numbers as labels .* task=text_regression")
+    refused(
+        {"text": ["a b"] * 30, "label": [i / 7 for i in range(30)]}, "real numbers as labels .* task=text_regression"
+    )
 
 
 def test_empty_labels_are_counted(refused) -> None:
@@ -58,22 +61,36 @@ def test_labels_that_training_lacks_are_listed(refused, tmp_path: Path) -> None:
     write(tmp_path / "data" / "train.parquet", texts(30, 0, kinds=2))
     write(tmp_path / "data" / "test.parquet", texts(30, 1, kinds=3))
     refused(
-        None, "1 labels in test that training has no example of .'weather'; training has 'sport', 'trade'", f"data.path={tmp_path / 'data'}"
+        None,
+        "1 labels in test that training has no example of .'weather'; training has 'sport', 'trade'",
+        f"data.path={tmp_path / 'data'}",
     )
 
 
 def test_an_empty_split_is_refused(refused, tmp_path: Path) -> None:
     write(tmp_path / "data" / "train.parquet", texts(30, 0))
-    pq.write_table(pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}), tmp_path / "data" / "test.parquet")
+    pq.write_table(
+        pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}),
+        tmp_path / "data" / "test.parquet",
+    )
     refused(None, "no examples in test", f"data.path={tmp_path / 'data'}")
 
 
 def test_more_shots_than_there_are_is_refused(refused) -> None:
-    refused(texts(30, 0), r"shots=50, but the class '\w+' has \d+ training examples: give shots between 1 and \d+", "shots=50")
+    refused(
+        texts(30, 0),
+        r"shots=50, but the class '\w+' has \d+ training examples: give shots between 1 and \d+",
+        "shots=50",
+    )
 
 
 def test_shared_out_weights_are_for_pretraining(refused) -> None:
-    refused(texts(30, 0), "trainer=fsdp is for pretraining: finetune with trainer=ddp", "trainer=fsdp", "trainer.accelerator=cpu")
+    refused(
+        texts(30, 0),
+        "trainer=fsdp is for pretraining: finetune with trainer=ddp",
+        "trainer=fsdp",
+        "trainer.accelerator=cpu",
+    )
 
 
 def test_fraction_and_shots_exclude_each_other(refused) -> None:
@@ -93,7 +110,9 @@ def test_too_many_tokens_for_the_backbone_are_refused(refused) -> None:
 
 
 def test_an_unknown_metric_to_select_by_lists_the_known_ones(refused) -> None:
-    refused(texts(30, 0), "task.select=bleu, which this task does not measure: choose one of .*accuracy", "task.select=bleu")
+    refused(
+        texts(30, 0), "task.select=bleu, which this task does not measure: choose one of .*accuracy", "task.select=bleu"
+    )
 
 
 def test_a_path_that_does_not_exist_is_named(refused, tmp_path: Path) -> None:
@@ -133,7 +152,13 @@ def test_an_unknown_key_and_a_missing_one_are_named(finetune: Finetune, text_han
 
 
 def test_a_directory_that_holds_a_run_is_refused(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
-    common = ["task=text_classification", "task.max_tokens=32", "mode=knn", f"handoff={text_handoff}", f"data.path={topics}"]
+    common = [
+        "task=text_classification",
+        "task.max_tokens=32",
+        "mode=knn",
+        f"handoff={text_handoff}",
+        f"data.path={topics}",
+    ]
     run = finetune(*common)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(RunError, match="already holds a run"):
@@ -142,8 +167,17 @@ def test_a_directory_that_holds_a_run_is_refused(finetune: Finetune, text_handof
 
 
 def test_the_command_line_ends_with_one_line_and_code_two(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "finetuning", f"handoff={tmp_path}", "task=docs_topic", f"run_dir={tmp_path / 'run'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "finetuning",
+        f"handoff={tmp_path}",
+        "task=docs_topic",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "no handoff.json there" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith("error: ") and "no handoff.json there" in done.stderr and "Traceback" not in done.stderr
+    )
     assert len(done.stderr.strip().splitlines()) == 1

@@ -11,8 +11,8 @@ import pytest
 
 from finetuning.data.splits import Examples, Split, subset
 from finetuning.data.text import LabelledText
-from pretraining.configuration import CONF
-from pretraining.run import RunError
+from pretraining.cli.configuration import CONF
+from pretraining.errors import RunError
 from tests.finetuning.conftest import texts
 
 HANDED = {"handoff", "labels", "mode", "optimizer"}
@@ -20,12 +20,22 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 
 
 def carving(**changes: object) -> Split:
-    return Split(**{"train": None, "validation": None, "test": None, "validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0} | changes)
+    return Split(
+        **{"train": None, "validation": None, "test": None, "validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0}
+        | changes
+    )
 
 
 def table(path: Path, split: Split | None = None, label: str = "label") -> LabelledText:
     return LabelledText(
-        path=str(path), text="text", text_pair=None, label=label, split=split or carving(), batch_size=4, eval_batch_size=4, workers=0
+        path=str(path),
+        text="text",
+        text_pair=None,
+        label=label,
+        split=split or carving(),
+        batch_size=4,
+        eval_batch_size=4,
+        workers=0,
     )
 
 
@@ -40,13 +50,20 @@ def test_the_same_table_is_read_from_every_format(suffix: str, tmp_path: Path) -
 
     frame = pd.DataFrame({"text": ["one, two", 'say "so"', "línea\nnext"] * 10, "label": ["a", "b", "c"] * 10})
     path = tmp_path / f"t{suffix}"
-    writers = {".parquet": frame.to_parquet, ".csv": frame.to_csv, ".tsv": lambda p, index: frame.to_csv(p, sep="\t", index=index)}
+    writers = {
+        ".parquet": frame.to_parquet,
+        ".csv": frame.to_csv,
+        ".tsv": lambda p, index: frame.to_csv(p, sep="\t", index=index),
+    }
     if suffix == ".jsonl":
         frame.to_json(path, orient="records", lines=True)
     else:
         writers[suffix](path, index=False)
     found, _ = table(path).found()
-    assert found["train"].column("text") == frame["text"].tolist() and found["train"].column("label") == frame["label"].tolist()
+    assert (
+        found["train"].column("text") == frame["text"].tolist()
+        and found["train"].column("label") == frame["label"].tolist()
+    )
 
 
 def test_a_datasets_directory_is_read_with_its_class_names(tmp_path: Path) -> None:
@@ -56,7 +73,11 @@ def test_a_datasets_directory_is_read_with_its_class_names(tmp_path: Path) -> No
     whole = datasets.Dataset.from_dict({"text": ["a", "b"] * 20, "label": [0, 1] * 20}, features=features)
     datasets.DatasetDict(train=whole, test=whole.select(range(6))).save_to_disk(str(tmp_path / "saved"))
     splits = table(tmp_path / "saved").splits()
-    assert splits.class_names == ["no", "yes"] and splits.test.size == 6 and splits.train.size + splits.validation.size == 40
+    assert (
+        splits.class_names == ["no", "yes"]
+        and splits.test.size == 6
+        and splits.train.size + splits.validation.size == 40
+    )
 
 
 def test_splits_are_found_by_their_usual_names(tmp_path: Path) -> None:
@@ -85,7 +106,9 @@ def test_a_rare_class_stays_in_training() -> None:
 
 def test_subsets_of_one_seed_nest_and_differ_between_seeds() -> None:
     whole = examples({"a": 40, "b": 20, "c": 30})
-    few, more, other = (subset(whole, fraction=None, shots=shots, seed=seed) for shots, seed in ((4, 1), (8, 1), (4, 2)))
+    few, more, other = (
+        subset(whole, fraction=None, shots=shots, seed=seed) for shots, seed in ((4, 1), (8, 1), (4, 2))
+    )
     assert set(few.column("text")) < set(more.column("text")) and set(few.column("text")) != set(other.column("text"))
     assert all(more.column("label").count(name) == 8 for name in "abc")
     tenth = subset(whole, fraction=0.1, shots=None, seed=1)

@@ -38,12 +38,21 @@ def test_a_question_answering_model_gives_our_answers(finetune: Finetune, text_h
 
     def long(count: int, seed: int) -> dict[str, list]:
         table = questions(count, seed)
-        table["context"] = [f"{context} {other}" for context, other in zip(table["context"], reversed(table["context"]), strict=True)]
+        table["context"] = [
+            f"{context} {other}" for context, other in zip(table["context"], reversed(table["context"]), strict=True)
+        ]
         return table
 
     data = splits(tmp_path / "d", long, COUNTS)
     windows = ["task.max_tokens=20", "task.overlap=4", "task.max_answer=5"]
-    run = finetune("task=question_answering", *LEARNS[1:], *windows, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=60")
+    run = finetune(
+        "task=question_answering",
+        *LEARNS[1:],
+        *windows,
+        f"handoff={text_handoff}",
+        f"data.path={data}",
+        "trainer.max_steps=60",
+    )
     folder = export(load_run(run)[1], tmp_path / "exported")
     test, ours = (pq.read_table(path).to_pydict() for path in (data / "test.parquet", run / "predictions.parquet"))
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
@@ -86,7 +95,12 @@ def test_a_regression_pipeline_gives_our_numbers(finetune: Finetune, text_handof
 
     data = splits(tmp_path / "d", scored, COUNTS)
     run = finetune(
-        "task=text_regression", *LEARNS, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=30", "pooling=pooler"
+        "task=text_regression",
+        *LEARNS,
+        f"handoff={text_handoff}",
+        f"data.path={data}",
+        "trainer.max_steps=30",
+        "pooling=pooler",
     )
     folder = export(load_run(run)[1], tmp_path / "exported")
     test, ours = (pq.read_table(path).to_pydict() for path in (data / "test.parquet", run / "predictions.parquet"))
@@ -99,7 +113,11 @@ def test_a_pipeline_on_pairs_gives_our_classes(finetune: Finetune, text_handoff:
 
     def paired(count: int, seed: int) -> dict[str, list]:
         first, second = texts(count, seed), texts(count, seed + 50)
-        return {"sentence1": first["text"], "sentence2": second["text"][1:] + second["text"][:1], "label": first["label"]}
+        return {
+            "sentence1": first["text"],
+            "sentence2": second["text"][1:] + second["text"][:1],
+            "label": first["label"],
+        }
 
     data = splits(tmp_path / "d", paired, COUNTS)
     task = [
@@ -115,8 +133,11 @@ def test_a_pipeline_on_pairs_gives_our_classes(finetune: Finetune, text_handoff:
     test, ours = (pq.read_table(path).to_pydict() for path in (data / "test.parquet", run / "predictions.parquet"))
     encoded = module.encode(_examples(test))
     batch = encoded.collate(encoded.read(0, np.arange(4)), None)
-    separator = (batch["input_ids"] == module.preprocess.sep_id).int()
-    assert torch.equal(batch["token_type_ids"] * batch["documents"], ((separator.cumsum(1) - separator) * batch["documents"]).long())
+    separator = (batch["inputs"]["input_ids"] == module.preprocess.sep_id).int()
+    assert torch.equal(
+        batch["inputs"]["token_type_ids"] * batch["inputs"]["document_ids"],
+        ((separator.cumsum(1) - separator) * batch["inputs"]["document_ids"]).long(),
+    )
     judge = pipeline("text-classification", model=str(export(module, tmp_path / "exported")), device="cpu")
     given = judge([{"text": a, "text_pair": b} for a, b in zip(test["sentence1"], test["sentence2"], strict=True)])
     assert len(given) == 104 and [answer["label"] for answer in given] == ours["prediction"]
@@ -130,9 +151,16 @@ def _examples(table: dict[str, list]):
     return Examples.of(text=table["sentence1"], text_pair=table["sentence2"], label=table["label"])
 
 
-def test_the_loss_of_classification_equals_that_of_transformers(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
+def test_the_loss_of_classification_equals_that_of_transformers(
+    finetune: Finetune, text_handoff: Path, topics: Path
+) -> None:
     run = finetune(
-        "task=text_classification", *LEARNS, f"handoff={text_handoff}", f"data.path={topics}", "trainer.max_steps=2", "pooling=pooler"
+        "task=text_classification",
+        *LEARNS,
+        f"handoff={text_handoff}",
+        f"data.path={topics}",
+        "trainer.max_steps=2",
+        "pooling=pooler",
     )
     task = load_run(run)[1]
     model = transformers_model(task)
@@ -146,10 +174,18 @@ def test_the_loss_of_classification_equals_that_of_transformers(finetune: Finetu
     assert float(term.total / term.count) == pytest.approx(float(theirs.loss), abs=1e-5)
 
 
-def test_a_checkpoint_of_transformers_alone_is_finetuned(finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_transformers_alone_is_finetuned(
+    finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path
+) -> None:
     import transformers
 
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
     tokenizer = transformers.AutoTokenizer.from_pretrained(text_handoff)
     torch.manual_seed(1)
     model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=len(tokenizer), **shape))
@@ -171,7 +207,12 @@ def test_a_lone_last_example_is_predicted_like_the_others(finetune: Finetune, te
     from finetuning.predict import predict, read_inputs
 
     run = finetune(
-        "task=text_classification", *LEARNS, f"handoff={text_handoff}", f"data.path={topics}", "mode=knn", "data.eval_batch_size=59"
+        "task=text_classification",
+        *LEARNS,
+        f"handoff={text_handoff}",
+        f"data.path={topics}",
+        "mode=knn",
+        "data.eval_batch_size=59",
     )
     config, task = load_run(run)
     inputs = read_inputs(task, config.data, str(topics / "test.parquet"))

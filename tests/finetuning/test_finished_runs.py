@@ -15,11 +15,17 @@ from finetuning.export import export, transformers_model
 from finetuning.launch import load_run
 from finetuning.predict import cli as predict_command
 from finetuning.predict import predict, read_inputs
-from pretraining.configuration import instantiate
-from pretraining.run import RunError
+from pretraining.cli.configuration import instantiate
+from pretraining.errors import RunError
 from tests.finetuning.conftest import Finetune, texts, write
 
-SHORT = ["task=text_classification", "task.max_tokens=32", "trainer.max_steps=30", "trainer.val_every=15", "optimizer.peak_lr=3e-3"]
+SHORT = [
+    "task=text_classification",
+    "task.max_tokens=32",
+    "trainer.max_steps=30",
+    "trainer.val_every=15",
+    "optimizer.peak_lr=3e-3",
+]
 
 
 @pytest.mark.parametrize("mode", ["full", "knn"])
@@ -32,7 +38,9 @@ def test_a_saved_model_predicts_and_scores_as_it_did_at_the_end_of_its_run(
     saved = pq.read_table(run / "predictions.parquet")
     assert [record["prediction"] for record in records] == saved["prediction"].to_pylist()
     lines = write_lines(tmp_path / "lines.txt", pq.read_table(topics / "test.parquet")["text"].to_pylist())
-    assert [record["prediction"] for record in predict(task, read_inputs(task, config.data, str(lines)))] == saved["prediction"].to_pylist()
+    assert [record["prediction"] for record in predict(task, read_inputs(task, config.data, str(lines)))] == saved[
+        "prediction"
+    ].to_pylist()
     values = evaluate(task, instantiate(with_data(config, {"data.path": str(topics)}).data))
     assert values["test/accuracy"] == pytest.approx(json.loads((run / "metrics.json").read_text())["test/accuracy"])
     other = write(tmp_path / "other.parquet", texts(30, 9))
@@ -44,7 +52,9 @@ def write_lines(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def test_labels_that_the_run_did_not_have_are_an_error(finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path) -> None:
+def test_labels_that_the_run_did_not_have_are_an_error(
+    finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path
+) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=knn")
     config, task = load_run(run)
     other = write(tmp_path / "other.parquet", texts(30, 9, kinds=4))
@@ -52,7 +62,9 @@ def test_labels_that_the_run_did_not_have_are_an_error(finetune: Finetune, text_
         evaluate(task, instantiate(with_data(config, {"data.path": str(other)}).data))
 
 
-def test_the_commands_print_json_or_one_error(finetune: Finetune, text_handoff: Path, topics: Path, monkeypatch, capsys) -> None:
+def test_the_commands_print_json_or_one_error(
+    finetune: Finetune, text_handoff: Path, topics: Path, monkeypatch, capsys
+) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=knn")
     monkeypatch.setattr(sys, "argv", ["predict", f"run_dir={run}", "input=-"])
     monkeypatch.setattr(sys, "stdin", io.StringIO("bada befe\nkeka\n"))
@@ -85,7 +97,9 @@ def test_pipelines_reproduce_our_predictions_exactly(finetune: Finetune, text_ha
     assert torch.allclose(torch.tensor([answer["score"] for answer in given]), torch.tensor(best), atol=1e-5)
 
 
-def test_a_vector_that_transformers_makes_in_another_way_is_refused(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
+def test_a_vector_that_transformers_makes_in_another_way_is_refused(
+    finetune: Finetune, text_handoff: Path, topics: Path
+) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=frozen")
     with pytest.raises(RunError, match="another way than pooling=mean: finetune with head=native"):
         transformers_model(load_run(run)[1])
@@ -93,11 +107,15 @@ def test_a_vector_that_transformers_makes_in_another_way_is_refused(finetune: Fi
 
 def test_a_finetuned_model_is_a_handoff(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
     first = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}")
-    second = finetune(*SHORT, f"handoff={first / 'model' / 'last'}", f"data.path={topics}", "mode=linear_probe", name="second")
+    second = finetune(
+        *SHORT, f"handoff={first / 'model' / 'last'}", f"data.path={topics}", "mode=linear_probe", name="second"
+    )
     assert json.loads((second / "metrics.json").read_text())["test/accuracy"] > 0.8
 
 
-def test_a_transformers_directory_is_finetuned(finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path) -> None:
+def test_a_transformers_directory_is_finetuned(
+    finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path
+) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "pooling=pooler")
     folder = export(load_run(run)[1], tmp_path / "checkpoint")
     again = finetune(*SHORT, f"handoff=hf:{folder}", f"data.path={topics}", "mode=knn", name="again")

@@ -10,20 +10,20 @@ import sacrebleu
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from finetuning import overlap
-from finetuning.decoding import KeyedSampling
 from finetuning.evaluate import evaluate, with_data
 from finetuning.export import export
+from finetuning.inputs.text_pairs import prompts
 from finetuning.launch import load_run
+from finetuning.metrics import generation as overlap
 from finetuning.predict import predict, read_inputs
-from finetuning.writing import prompts
+from finetuning.tasks.decoding import KeyedSampling
 from pretraining import handoff
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.configuration import instantiate
-from pretraining.preprocess.sentinels import SentinelBPE
-from pretraining.preprocess.text import TextPreprocess
-from pretraining.preprocess.tokenizer_recipes import ByteBPE
-from pretraining.run import RunError
+from pretraining.cli.configuration import instantiate
+from pretraining.errors import RunError
+from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.sentinels import SentinelBPE
+from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer_recipes import ByteBPE
 from tests.finetuning.conftest import WORDS, Finetune, write
 
 BART = {
@@ -85,10 +85,14 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             architecture=architecture,
             vocab_size=preprocess.vocab_size,
             pad_id=preprocess.pad_id,
-            frame_ids={"first": preprocess.first_id, "last": preprocess.last_id},
+            frame_ids={"first": preprocess.bos_id, "last": preprocess.eos_id},
         )
         found[name] = handoff.write(
-            root / name / "step-0000001", backbone=backbone, preprocess=preprocess, origin={"objective": "none"}, heads={}
+            root / name / "step-0000001",
+            backbone=backbone,
+            preprocess=preprocess,
+            origin={"objective": "none"},
+            heads={},
         )
     return found
 
@@ -117,14 +121,19 @@ def numbers(run: Path) -> dict[str, float]:
 def test_a_run_ends_with_numbers_that_the_libraries_give_on_its_predictions(
     kind: str, finetune: Finetune, writers: dict[str, Path], pairs: Path
 ) -> None:
-    run = finetune(*SHORT, f"handoff={writers[kind]}", f"data.path={pairs}", "trainer.max_steps=4", "task.decoding.num_beams=2")
+    run = finetune(
+        *SHORT, f"handoff={writers[kind]}", f"data.path={pairs}", "trainer.max_steps=4", "task.decoding.num_beams=2"
+    )
     table, values = pq.read_table(run / "predictions.parquet").to_pydict(), numbers(run)
     test = pq.read_table(pairs / "test.parquet").to_pydict()
     assert table["source"] == test["source"] and table["label"] == [[text] for text in test["target"]]
     assert values["test/bleu"] == pytest.approx(sacrebleu.corpus_bleu(table["prediction"], [test["target"]]).score)
     assert values["test/chrf"] == pytest.approx(sacrebleu.corpus_chrf(table["prediction"], [test["target"]]).score)
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    each = [scorer.score(gold, text)["rougeL"].fmeasure for gold, text in zip(test["target"], table["prediction"], strict=True)]
+    each = [
+        scorer.score(gold, text)["rougeL"].fmeasure
+        for gold, text in zip(test["target"], table["prediction"], strict=True)
+    ]
     assert values["test/rougeL"] == pytest.approx(np.mean(each))
     for name in ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match"):
         assert values[f"test/{name}_low"] <= values[f"test/{name}"] <= values[f"test/{name}_high"]
@@ -132,31 +141,39 @@ def test_a_run_ends_with_numbers_that_the_libraries_give_on_its_predictions(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_and_loss_equal_those_of_transformers(kind: str, finetune: Finetune, writers: dict[str, Path], pairs: Path) -> None:
+def test_logits_and_loss_equal_those_of_transformers(
+    kind: str, finetune: Finetune, writers: dict[str, Path], pairs: Path
+) -> None:
     _, task = load_run(
-        finetune(*SHORT, f"handoff={writers[kind]}", f"data.path={pairs}", "trainer.max_steps=2", "task.decoding.num_beams=1")
+        finetune(
+            *SHORT, f"handoff={writers[kind]}", f"data.path={pairs}", "trainer.max_steps=2", "task.decoding.num_beams=1"
+        )
     )
     encoded = task.encode(read_pairs(pairs))
     batch = encoded.collate(encoded.read(0, np.arange(12)), None)
     model = task.backbone.model
     with torch.no_grad():
         if kind == "gpt2":
-            labels = torch.full_like(batch["input_ids"], -100)
-            end = batch["predicted"][np.cumsum(batch["units"]) - 1]
-            ids = batch["input_ids"].clone()
-            ids.view(-1)[end + 1] = task.preprocess.last_id  # the batch leaves out what nothing follows
-            mask = batch["documents"].clone()
+            labels = torch.full_like(batch["inputs"]["input_ids"], -100)
+            end = batch["target_positions"][np.cumsum(batch["units"]) - 1]
+            ids = batch["inputs"]["input_ids"].clone()
+            ids.view(-1)[end + 1] = task.preprocess.eos_id  # the batch leaves out what nothing follows
+            mask = batch["inputs"]["document_ids"].clone()
             mask.view(-1)[end + 1] = 1
-            labels.view(-1)[batch["predicted"] + 1] = batch["targets"]
+            labels.view(-1)[batch["target_positions"] + 1] = batch["targets"]
             theirs = model(input_ids=ids, attention_mask=mask, labels=labels)
             width = ids.shape[1]
         else:
             width = batch["decoder_input_ids"].shape[1]
             labels = torch.full((12 * width,), -100)
-            labels[batch["predicted"]] = batch["targets"]
-            theirs = model(input_ids=batch["input_ids"], attention_mask=batch["documents"], labels=labels.view(12, width))
+            labels[batch["target_positions"]] = batch["targets"]
+            theirs = model(
+                input_ids=batch["inputs"]["input_ids"],
+                attention_mask=batch["inputs"]["document_ids"],
+                labels=labels.view(12, width),
+            )
         term = task.loss(batch).terms["cross_entropy"]
-        assert torch.allclose(task.logits(batch), theirs.logits.flatten(0, 1)[batch["predicted"]], atol=1e-5)
+        assert torch.allclose(task.logits(batch), theirs.logits.flatten(0, 1)[batch["target_positions"]], atol=1e-5)
     assert float(term.total / term.count) == pytest.approx(float(theirs.loss), abs=1e-5)
     assert float(task.counts(batch)["cross_entropy"]) == float(term.count) == len(batch["targets"])
 
@@ -176,24 +193,36 @@ def test_sixteen_pairs_are_learnt_by_heart_and_transformers_writes_the_same(
 
     for split in ("train", "validation", "test"):
         write(tmp_path / "few" / f"{split}.parquet", reversals(16, 5))
-    few = [*SHORT, f"handoff={writers[kind]}", f"data.path={tmp_path / 'few'}", "trainer.max_steps=150", "optimizer.peak_lr=1e-2"]
+    few = [
+        *SHORT,
+        f"handoff={writers[kind]}",
+        f"data.path={tmp_path / 'few'}",
+        "trainer.max_steps=150",
+        "optimizer.peak_lr=1e-2",
+    ]
     run = finetune(*few, "task.decoding.num_beams=2")
     assert numbers(run)["test/exact_match"] >= 15 / 16
     table = pq.read_table(run / "predictions.parquet").to_pydict()
     config, task = load_run(run)
     inputs = read_inputs(task, config.data, str(tmp_path / "few" / "test.parquet"))
     assert [record["prediction"] for record in predict(task, inputs, 3)] == table["prediction"]
-    assert evaluate(task, instantiate(with_data(config, {}).data))["test/exact_match"] == numbers(run)["test/exact_match"]
+    assert (
+        evaluate(task, instantiate(with_data(config, {}).data))["test/exact_match"] == numbers(run)["test/exact_match"]
+    )
     folder = export(task, tmp_path / "exported")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     loader = transformers.AutoModelForCausalLM if kind == "gpt2" else transformers.AutoModelForSeq2SeqLM
     model = loader.from_pretrained(folder).eval()
     for source, ours in zip(table["source"], table["prediction"], strict=True):
         if kind == "gpt2":
-            ids = [task.preprocess.first_id, *tokenizer(source + "\n", add_special_tokens=False)["input_ids"]]
+            ids = [task.preprocess.bos_id, *tokenizer(source + "\n", add_special_tokens=False)["input_ids"]]
             given = {"input_ids": torch.tensor([ids])}
         else:
-            given = {name: value for name, value in tokenizer(source, return_tensors="pt").items() if name != "token_type_ids"}
+            given = {
+                name: value
+                for name, value in tokenizer(source, return_tensors="pt").items()
+                if name != "token_type_ids"
+            }
         written = model.generate(**given)[0, given["input_ids"].shape[1] if kind == "gpt2" else 1 :]
         assert tokenizer.decode(written, skip_special_tokens=True).strip() == ours
 
@@ -217,8 +246,14 @@ def test_transformers_writes_what_we_wrote_for_a_hundred_examples(
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left" if kind == "gpt2" else "right")
     loader = transformers.AutoModelForCausalLM if kind == "gpt2" else transformers.AutoModelForSeq2SeqLM
     texts = [f"<s>{source}\n" for source in table["source"]] if kind == "gpt2" else table["source"]
-    given = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=kind != "gpt2", return_token_type_ids=False)
-    written = loader.from_pretrained(folder).eval().generate(**given)[:, given["input_ids"].shape[1] if kind == "gpt2" else 1 :]
+    given = tokenizer(
+        texts, return_tensors="pt", padding=True, add_special_tokens=kind != "gpt2", return_token_type_ids=False
+    )
+    written = (
+        loader.from_pretrained(folder)
+        .eval()
+        .generate(**given)[:, given["input_ids"].shape[1] if kind == "gpt2" else 1 :]
+    )
     assert len(written) == 104 and len(set(table["prediction"])) > 20
     assert [tokenizer.decode(row, skip_special_tokens=True).strip() for row in written] == table["prediction"]
 
@@ -239,7 +274,10 @@ def test_several_references_of_different_number_are_judged_as_the_libraries_do()
     assert values["bleu"] == pytest.approx(sacrebleu.corpus_bleu(guesses, columns).score)
     assert values["chrf"] == pytest.approx(sacrebleu.corpus_chrf(guesses, columns).score)
     scorer = RougeScorer(["rouge2"], use_stemmer=True)
-    best = [max(scorer.score(gold, text)["rouge2"].fmeasure for gold in known) for known, text in zip(references, guesses, strict=True)]
+    best = [
+        max(scorer.score(gold, text)["rouge2"].fmeasure for gold in known)
+        for known, text in zip(references, guesses, strict=True)
+    ]
     assert values["rouge2"] == pytest.approx(np.mean(best)) and values["exact_match"] == pytest.approx(1 / 3)
 
 
@@ -261,13 +299,19 @@ def test_intervals_are_those_of_whole_corpora_resampled() -> None:
         assert found[name] == pytest.approx((low, high), abs=0.25 * (high - low))
 
 
-def test_one_of_several_references_is_learnt_and_all_are_judged(finetune: Finetune, writers: dict[str, Path], tmp_path: Path) -> None:
+def test_one_of_several_references_is_learnt_and_all_are_judged(
+    finetune: Finetune, writers: dict[str, Path], tmp_path: Path
+) -> None:
     table = reversals(40, 0)
     table["all"] = [[text, "", source] for source, text in zip(table["source"], table["target"], strict=True)]
     path = write(tmp_path / "t.parquet", table)
-    run = finetune(*SHORT, f"handoff={writers['t5']}", f"data.path={path}", "data.references=all", "trainer.max_steps=1")
+    run = finetune(
+        *SHORT, f"handoff={writers['t5']}", f"data.path={path}", "data.references=all", "trainer.max_steps=1"
+    )
     rows = pq.read_table(run / "predictions.parquet").to_pydict()
-    assert all(len(known) == 2 and source == known[1] for source, known in zip(rows["source"], rows["label"], strict=True))
+    assert all(
+        len(known) == 2 and source == known[1] for source, known in zip(rows["source"], rows["label"], strict=True)
+    )
     encoded = load_run(run)[1].encode(read_pairs_of(table))
     assert encoded.targets[0].tolist() == load_run(run)[1].preprocess.tokenizer(table["target"][0])["input_ids"]
 
@@ -291,7 +335,9 @@ def test_texts_are_written_at_each_evaluation_where_the_selection_asks_for_it(
     lines.write_text("\n".join(pq.read_table(pairs / "test.parquet")["source"].to_pylist()[:9]) + "\n")
     config, task = load_run(run)
     records = list(predict(task, read_inputs(task, config.data, str(lines))))
-    assert [record["prediction"] for record in records] == pq.read_table(run / "predictions.parquet")["prediction"].to_pylist()[:9]
+    assert [record["prediction"] for record in records] == pq.read_table(run / "predictions.parquet")[
+        "prediction"
+    ].to_pylist()[:9]
 
 
 def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +349,9 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Mon
             overlap.summary([["a"]], ["a"])
 
 
-def test_the_step_s_gradient_does_not_depend_on_how_its_pairs_are_split(writers: dict[str, Path], pairs: Path, finetune: Finetune) -> None:
+def test_the_step_s_gradient_does_not_depend_on_how_its_pairs_are_split(
+    writers: dict[str, Path], pairs: Path, finetune: Finetune
+) -> None:
     _, task = load_run(finetune(*SHORT, f"handoff={writers['bart']}", f"data.path={pairs}", "trainer.max_steps=1"))
     encoded = task.encode(read_pairs(pairs))
     gradients = []
@@ -313,7 +361,9 @@ def test_the_step_s_gradient_does_not_depend_on_how_its_pairs_are_split(writers:
         task.zero_grad()
         for batch in batches:
             task.objective(task.loss(batch), counts).backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None]))
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None])
+        )
     assert torch.allclose(*gradients, atol=1e-6)
 
 
@@ -321,7 +371,13 @@ def test_label_smoothing_mixes_the_uniform_distribution_in_while_training_only(
     writers: dict[str, Path], pairs: Path, finetune: Finetune
 ) -> None:
     _, task = load_run(
-        finetune(*SHORT, f"handoff={writers['bart']}", f"data.path={pairs}", "trainer.max_steps=1", "task.writing.label_smoothing=0.2")
+        finetune(
+            *SHORT,
+            f"handoff={writers['bart']}",
+            f"data.path={pairs}",
+            "trainer.max_steps=1",
+            "task.writing.label_smoothing=0.2",
+        )
     )
     encoded = task.encode(read_pairs(pairs))
     batch = encoded.collate(encoded.read(0, np.arange(6)), None)
@@ -334,8 +390,15 @@ def test_label_smoothing_mixes_the_uniform_distribution_in_while_training_only(
         assert float(task.loss(batch).terms["cross_entropy"].total) == pytest.approx(float(smoothed), rel=1e-5)
 
 
-def test_a_sample_depends_on_its_own_source_and_not_on_its_batch(writers: dict[str, Path], pairs: Path, finetune: Finetune) -> None:
-    options = ["task.decoding.do_sample=true", "task.decoding.num_beams=1", "task.decoding.top_p=0.9", "task.decoding.temperature=0.8"]
+def test_a_sample_depends_on_its_own_source_and_not_on_its_batch(
+    writers: dict[str, Path], pairs: Path, finetune: Finetune
+) -> None:
+    options = [
+        "task.decoding.do_sample=true",
+        "task.decoding.num_beams=1",
+        "task.decoding.top_p=0.9",
+        "task.decoding.temperature=0.8",
+    ]
     run = finetune(*SHORT, *options, f"handoff={writers['bart']}", f"data.path={pairs}", "trainer.max_steps=5")
     saved = pq.read_table(run / "predictions.parquet")["prediction"].to_pylist()
     config, task = load_run(run)
@@ -348,7 +411,9 @@ def test_a_sample_depends_on_its_own_source_and_not_on_its_batch(writers: dict[s
 def test_samples_follow_the_distribution() -> None:
     scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(20_000, 1)
     drawn = KeyedSampling(0, torch.arange(20_000), 1)(torch.zeros(20_000, 1, dtype=torch.long), scores).argmax(1)
-    assert torch.allclose(drawn.bincount(minlength=4) / 20_000, scores[0].softmax(0), atol=0.012)  # three standard errors
+    assert torch.allclose(
+        drawn.bincount(minlength=4) / 20_000, scores[0].softmax(0), atol=0.012
+    )  # three standard errors
 
 
 def test_prompts_end_at_the_right() -> None:
@@ -357,7 +422,9 @@ def test_prompts_end_at_the_right() -> None:
 
 
 def test_an_encoder_cannot_write(finetune: Finetune, text_handoff: Path, pairs: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"holds an encoder .bert.: give one pretrained with objective=denoising_bart, denoising_t5"):
+    with pytest.raises(
+        RunError, match=r"holds an encoder .bert.: give one pretrained with objective=denoising_bart, denoising_t5"
+    ):
         finetune(*SHORT, f"handoff={text_handoff}", f"data.path={pairs}")
     assert not (tmp_path / "run").exists()
 
@@ -392,7 +459,9 @@ def test_empty_targets_are_counted_and_refused(finetune: Finetune, writers: dict
 
 
 @pytest.mark.parametrize("kind", ["bart", "gpt2"])
-def test_texts_that_are_cut_are_counted_on_both_sides(kind: str, finetune: Finetune, writers: dict[str, Path], pairs: Path, capfd) -> None:
+def test_texts_that_are_cut_are_counted_on_both_sides(
+    kind: str, finetune: Finetune, writers: dict[str, Path], pairs: Path, capfd
+) -> None:
     finetune(
         *SHORT,
         f"handoff={writers[kind]}",
@@ -403,7 +472,10 @@ def test_texts_that_are_cut_are_counted_on_both_sides(kind: str, finetune: Finet
     )
     said = capfd.readouterr().err
     assert "of 104 texts have more than task.max_tokens=4 tokens and were cut" in said
-    assert f"of 104 texts have more than task.writing.max_target_tokens{'=3' if kind == 'bart' else ' - 1=2'} tokens and were cut" in said
+    assert (
+        f"of 104 texts have more than task.writing.max_target_tokens{'=3' if kind == 'bart' else ' - 1=2'} tokens and were cut"
+        in said
+    )
 
 
 @pytest.mark.parametrize("kind", ["bart", "gpt2"])
@@ -415,15 +487,26 @@ def test_other_ways_of_transfer_train_what_they_should(
 
     name, *options = mode.split()
     run = finetune(
-        *SHORT, f"handoff={writers[kind]}", f"data.path={pairs}", f"mode={name}", *options, "trainer.max_steps=30", "trainer.val_every=10"
+        *SHORT,
+        f"handoff={writers[kind]}",
+        f"data.path={pairs}",
+        f"mode={name}",
+        *options,
+        "trainer.max_steps=30",
+        "trainer.val_every=10",
     )
     history = (run / "metrics.csv").read_text().splitlines()
     column = history[0].split(",").index("validation/loss")
     losses = [float(line.split(",")[column]) for line in history[1:] if line.split(",")[column]]
     assert losses[-1] < losses[0]
-    before, after = load_file(writers[kind] / "model.safetensors"), load_file(run / "model" / "last" / "model.safetensors")
+    before, after = (
+        load_file(writers[kind] / "model.safetensors"),
+        load_file(run / "model" / "last" / "model.safetensors"),
+    )
     moved = {name for name in before if not before[name].equal(after[name])}
-    frozen = {name for name in before if any(part in name for part in ("shared", "embed_positions.weight", "wte", "wpe"))}
+    frozen = {
+        name for name in before if any(part in name for part in ("shared", "embed_positions.weight", "wte", "wpe"))
+    }
     assert before.keys() == after.keys() and moved and frozen
     if name != "gradual_unfreezing":
         assert not moved & frozen

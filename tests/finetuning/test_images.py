@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-from pretraining.run import RunError
+from pretraining.errors import RunError
 from tests.finetuning.conftest import Finetune
 
 
@@ -29,19 +29,35 @@ def save_folder(root: Path, count: int = 60, size: int = 8) -> Path:
 
 
 def test_digits_are_learnt_and_every_metric_is_there(finetune: Finetune, image_handoff: Path) -> None:
-    run = finetune("task=digits", f"handoff={image_handoff}", "trainer.max_steps=60", "trainer.val_every=30", "optimizer.peak_lr=3e-3")
+    run = finetune(
+        "task=digits",
+        f"handoff={image_handoff}",
+        "trainer.max_steps=60",
+        "trainer.val_every=30",
+        "optimizer.peak_lr=3e-3",
+    )
     values = numbers(run)
     assert values["test/accuracy"] > 0.8 and values["test/accuracy_top5"] > 0.95
-    assert {f"test/{name}_{average}" for name in ("precision", "recall", "f1") for average in ("macro", "micro")} <= values.keys()
+    assert {
+        f"test/{name}_{average}" for name in ("precision", "recall", "f1") for average in ("macro", "micro")
+    } <= values.keys()
     assert values["test_examples"] == 359
 
 
 @pytest.mark.parametrize("mode", ["frozen", "partial mode.frozen_blocks=2"])
 def test_norm_statistics_of_frozen_parts_do_not_move(mode: str, finetune: Finetune, image_handoff: Path) -> None:
     run = finetune(
-        "task=digits", f"handoff={image_handoff}", f"mode={mode.split()[0]}", *mode.split()[1:], "trainer.max_steps=10", "shots=10"
+        "task=digits",
+        f"handoff={image_handoff}",
+        f"mode={mode.split()[0]}",
+        *mode.split()[1:],
+        "trainer.max_steps=10",
+        "shots=10",
     )
-    before, after = load_file(image_handoff / "model.safetensors"), load_file(run / "model" / "last" / "model.safetensors")
+    before, after = (
+        load_file(image_handoff / "model.safetensors"),
+        load_file(run / "model" / "last" / "model.safetensors"),
+    )
     moved = {name for name in before if not before[name].equal(after[name])}
     statistics = {name for name in before if "running_mean" in name}
     assert statistics
@@ -92,13 +108,23 @@ def test_a_corrupt_image_is_named(finetune: Finetune, image_handoff: Path, tmp_p
     folder = save_folder(tmp_path / "digits", 40)
     (folder / "3" / "broken.png").write_bytes(b"no image")
     with pytest.raises(RunError, match=r"broken\.png is not a readable image"):
-        finetune("task=image_classification", f"handoff={image_handoff}", f"data.path={folder}", f"data.cache_dir={tmp_path / 'cache'}")
+        finetune(
+            "task=image_classification",
+            f"handoff={image_handoff}",
+            f"data.path={folder}",
+            f"data.cache_dir={tmp_path / 'cache'}",
+        )
 
 
 def test_a_folder_without_classes_has_no_labels(finetune: Finetune, image_handoff: Path, tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
     with pytest.raises(RunError, match="no labels"):
-        finetune("task=image_classification", f"handoff={image_handoff}", f"data.path={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}")
+        finetune(
+            "task=image_classification",
+            f"handoff={image_handoff}",
+            f"data.path={tmp_path}",
+            f"data.cache_dir={tmp_path / 'cache'}",
+        )
 
 
 def hub_table(path: Path, image: str, label: str, channels: int, count: int = 60) -> Path:
@@ -107,7 +133,8 @@ def hub_table(path: Path, image: str, label: str, channels: int, count: int = 60
 
     pixels, labels = load_digits(return_X_y=True)
     pictures = [
-        Image.fromarray((row.reshape(8, 8) * 15).astype(np.uint8)).convert("RGB" if channels == 3 else "L") for row in pixels[:count]
+        Image.fromarray((row.reshape(8, 8) * 15).astype(np.uint8)).convert("RGB" if channels == 3 else "L")
+        for row in pixels[:count]
     ]
     names = [f"digit {number}" for number in range(10)]
     features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=names)})
@@ -116,7 +143,8 @@ def hub_table(path: Path, image: str, label: str, channels: int, count: int = 60
 
 
 @pytest.mark.parametrize(
-    ("task", "image", "label", "channels"), [("cifar100", "img", "fine_label", 3), ("fashion_mnist", "image", "label", 1)]
+    ("task", "image", "label", "channels"),
+    [("cifar100", "img", "fine_label", 3), ("fashion_mnist", "image", "label", 1)],
 )
 def test_the_hub_s_tables_need_nothing_but_their_path(
     task: str, image: str, label: str, channels: int, finetune: Finetune, image_handoff: Path, tmp_path: Path
@@ -131,4 +159,6 @@ def test_the_hub_s_tables_need_nothing_but_their_path(
         given.append("data.decoding.channels=1")
     run = finetune(*given, f"handoff={image_handoff}")
     assert numbers(run)["test_examples"] == 40
-    assert set(pq.read_table(run / "predictions.parquet")["label"].to_pylist()) == {f"digit {number}" for number in range(10)}
+    assert set(pq.read_table(run / "predictions.parquet")["label"].to_pylist()) == {
+        f"digit {number}" for number in range(10)
+    }

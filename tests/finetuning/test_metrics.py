@@ -6,7 +6,8 @@ import torch
 from seqeval.metrics import f1_score, precision_score, recall_score
 from sklearn import metrics as sk
 
-from finetuning import metrics, squad
+from finetuning.metrics import classification as metrics
+from finetuning.metrics import squad
 
 WORDS = ["the", "a", "An", "cat", "Cat.", "sat,", "on", "mat!", "42", "42nd", "U.S.", "naïve", "—", "re-do", "x", ""]
 
@@ -29,8 +30,12 @@ def test_calibration_and_the_best_five_equal_torchmetrics() -> None:
 
     labels, scores = drawn(400, 9)
     given = torch.tensor(scores), torch.tensor(labels)
-    assert metrics.calibration_error(labels, scores) == pytest.approx(float(MulticlassCalibrationError(9, n_bins=15)(*given)), abs=1e-5)
-    assert metrics.top_k(labels, scores, 5) == pytest.approx(float(MulticlassAccuracy(9, top_k=5, average="micro")(*given)))
+    assert metrics.calibration_error(labels, scores) == pytest.approx(
+        float(MulticlassCalibrationError(9, n_bins=15)(*given)), abs=1e-5
+    )
+    assert metrics.top_k(labels, scores, 5) == pytest.approx(
+        float(MulticlassAccuracy(9, top_k=5, average="micro")(*given))
+    )
 
 
 @pytest.mark.parametrize("name", ["accuracy", "mcc", "f1_macro", "precision_macro", "recall_macro"])
@@ -76,7 +81,10 @@ def tags(generator: np.random.Generator, scheme: str, count: int = 12) -> list[l
 def test_entities_of_malformed_tags_equal_seqeval(scheme: str, seed: int) -> None:
     generator = np.random.default_rng(seed)
     labels = tags(generator, scheme)
-    guesses = [[tag if generator.random() < 0.6 else str(generator.choice(tags(generator, scheme, 1)[0])) for tag in row] for row in labels]
+    guesses = [
+        [tag if generator.random() < 0.6 else str(generator.choice(tags(generator, scheme, 1)[0])) for tag in row]
+        for row in labels
+    ]
     values = metrics.entities(labels, guesses)
     assert values["entity_f1"] == pytest.approx(f1_score(labels, guesses)) and values["entity_f1"] < 1
     counts = np.array([metrics._tag_counts(*row, True) for row in zip(labels, guesses, strict=True)]).sum(0)
@@ -100,4 +108,6 @@ def test_exact_match_and_f1_equal_torchmetrics_on_awkward_answers() -> None:
     )
     expected, ours = judge.compute(), squad.summary([golds[row] for row in kept], [guesses[row] for row in kept])
     assert ours["exact_match"] * 100 == pytest.approx(float(expected["exact_match"]), abs=1e-3)
-    assert ours["f1"] * 100 == pytest.approx(float(expected["f1"]), abs=1e-3) and 0 < ours["exact_match"] < ours["f1"] < 1
+    assert (
+        ours["f1"] * 100 == pytest.approx(float(expected["f1"]), abs=1e-3) and 0 < ours["exact_match"] < ours["f1"] < 1
+    )

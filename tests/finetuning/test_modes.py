@@ -9,8 +9,8 @@ from torch import nn
 from finetuning.launch import compose
 from finetuning.modes import Full, GradualUnfreezing, Lora, Partial, layer_groups, rest_frozen
 from pretraining import handoff
-from pretraining.configuration import instantiate
-from pretraining.run import RunError
+from pretraining.cli.configuration import instantiate
+from pretraining.errors import RunError
 from tests.finetuning.conftest import Finetune
 
 HEAD = nn.Linear(32, 3)
@@ -39,19 +39,29 @@ def test_frozen_parameters_take_no_place_in_the_optimizer(finetune: Finetune, te
     from finetuning.launch import load_run
 
     _, task = load_run(
-        finetune("task=text_classification", "task.max_tokens=32", f"handoff={text_handoff}", f"data.path={topics}", "mode=knn")
+        finetune(
+            "task=text_classification",
+            "task.max_tokens=32",
+            f"handoff={text_handoff}",
+            f"data.path={topics}",
+            "mode=knn",
+        )
     )
     task.mode = Partial(frozen_blocks=1, layer_decay=1.0)
     task.mode.begin(task.backbone)
     held = {id(parameter) for group in task.mode.groups(task.backbone, HEAD) for parameter in group.parameters}
-    assert held == {id(parameter) for parameter in [*task.backbone.parameters(), *HEAD.parameters()] if parameter.requires_grad}
+    assert held == {
+        id(parameter) for parameter in [*task.backbone.parameters(), *HEAD.parameters()] if parameter.requires_grad
+    }
     assert not any("embeddings" in name or "layer.0" in name for name in trainable(task.backbone))
     task.train()
     assert not task.backbone.model.encoder.layer[0].training and task.backbone.model.encoder.layer[1].training
 
 
 def test_more_frozen_blocks_than_there_are_is_an_error(backbone) -> None:
-    with pytest.raises(RunError, match=r"mode.frozen_blocks=3, but the backbone has 2 blocks after its embeddings: give 0 to 2"):
+    with pytest.raises(
+        RunError, match=r"mode.frozen_blocks=3, but the backbone has 2 blocks after its embeddings: give 0 to 2"
+    ):
         Partial(frozen_blocks=3, layer_decay=1.0).begin(backbone)
 
 
@@ -97,7 +107,9 @@ def test_low_rank_updates_start_at_nothing_and_merge_exactly(backbone) -> None:
     during = backbone(ids, torch.ones_like(ids)).pooled
     mode.finish(backbone)
     assert set(backbone.state_dict()) == names
-    assert not torch.allclose(during, before, atol=1e-3) and torch.allclose(backbone(ids, torch.ones_like(ids)).pooled, during, atol=1e-6)
+    assert not torch.allclose(during, before, atol=1e-3) and torch.allclose(
+        backbone(ids, torch.ones_like(ids)).pooled, during, atol=1e-6
+    )
 
 
 def test_low_rank_targets_that_match_nothing_are_an_error(backbone) -> None:
@@ -114,7 +126,9 @@ def test_norm_statistics_rest_where_nothing_trains() -> None:
     assert network[0][1].running_mean.eq(0).all() and not network[1].running_mean.eq(0).all()
 
 
-@pytest.mark.parametrize("mode", ["lora", "gradual_unfreezing", "partial", "full mode.layer_decay=0.8 mode.head_steps=10"])
+@pytest.mark.parametrize(
+    "mode", ["lora", "gradual_unfreezing", "partial", "full mode.layer_decay=0.8 mode.head_steps=10"]
+)
 def test_every_mode_learns_the_made_up_topics(mode: str, finetune: Finetune, text_handoff: Path, topics: Path) -> None:
     import json
 
@@ -133,7 +147,9 @@ def test_every_mode_learns_the_made_up_topics(mode: str, finetune: Finetune, tex
     assert json.loads((run / "metrics.json").read_text())["test/accuracy"] > 0.5  # chance is 1 in 3
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "mode").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "mode").glob("*.yaml"))
+)
 def test_every_mode_composes_and_builds(name: str) -> None:
     mode = instantiate(compose(["task=docs_topic", "handoff=x", f"mode={name}"]).mode)
     assert set(vars(mode)) >= set(compose(["task=docs_topic", "handoff=x", f"mode={name}"]).mode) - {"_target_"}

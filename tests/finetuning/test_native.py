@@ -9,16 +9,22 @@ import torch
 
 from finetuning.export import export, transformers_model
 from finetuning.launch import load_run
-from finetuning.native import NATIVE
+from finetuning.transformers_heads import NATIVE
 from pretraining import handoff
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.preprocess.text import TextPreprocess
-from pretraining.preprocess.tokenizer_recipes import WordPiece
-from pretraining.run import RunError
+from pretraining.errors import RunError
+from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer_recipes import WordPiece
 from tests.finetuning.conftest import WORDS, Finetune, texts
 from tests.finetuning.test_text_tasks import questions, splits, tagged
 
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 66}
+SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 66,
+}
 OTHER = {
     "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 66},
     "electra": SHAPE | {"embedding_size": 32},
@@ -30,15 +36,21 @@ SHORT = ["task.max_tokens=48", "trainer.max_steps=20", "trainer.val_every=20", "
 def handoffs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Give a hand-off of each listed architecture, never trained, pooled by the mean as pretraining does."""
     root = tmp_path_factory.mktemp("native")
-    preprocess = TextPreprocess(tokenizer=WordPiece(vocab_size=300, lowercase=True, sample_bytes=1).train(iter(WORDS * 3)))
+    preprocess = TextPreprocess(
+        tokenizer=WordPiece(vocab_size=300, lowercase=True, sample_bytes=1).train(iter(WORDS * 3))
+    )
     found = {}
     for family in NATIVE:
         torch.manual_seed(0)
         backbone = TransformersBackbone(
-            config={"model_type": family} | OTHER.get(family, SHAPE), vocab_size=preprocess.vocab_size, pad_id=preprocess.pad_id
+            config={"model_type": family} | OTHER.get(family, SHAPE),
+            vocab_size=preprocess.vocab_size,
+            pad_id=preprocess.pad_id,
         )
         path = root / family / "step-0000001"
-        found[family] = handoff.write(path, backbone=backbone, preprocess=preprocess, origin={"objective": "none"}, heads={})
+        found[family] = handoff.write(
+            path, backbone=backbone, preprocess=preprocess, origin={"objective": "none"}, heads={}
+        )
     return found
 
 
@@ -64,12 +76,22 @@ def test_heads_of_tokens_are_transformers_own(
     family: str, task: str, make, finetune: Finetune, handoffs: dict[str, Path], tmp_path: Path
 ) -> None:
     overlap = ["task.overlap=4"] if task == "question_answering" else []
-    run = finetune(f"task={task}", *SHORT, *overlap, f"handoff={handoffs[family]}", f"data.path={splits(tmp_path / 'd', make, (16, 8, 8))}")
+    run = finetune(
+        f"task={task}",
+        *SHORT,
+        *overlap,
+        f"handoff={handoffs[family]}",
+        f"data.path={splits(tmp_path / 'd', make, (16, 8, 8))}",
+    )
     transformers_model(load_run(run)[1])  # compares the scores of both
 
 
-def test_a_linear_head_on_an_architecture_with_more_says_what_to_do(finetune: Finetune, handoffs: dict[str, Path], topics: Path) -> None:
-    run = finetune("task=text_classification", *SHORT, f"handoff={handoffs['modernbert']}", f"data.path={topics}", "head=linear")
+def test_a_linear_head_on_an_architecture_with_more_says_what_to_do(
+    finetune: Finetune, handoffs: dict[str, Path], topics: Path
+) -> None:
+    run = finetune(
+        "task=text_classification", *SHORT, f"handoff={handoffs['modernbert']}", f"data.path={topics}", "head=linear"
+    )
     with pytest.raises(RunError, match=r"has a head of head.dense.weight, .* finetune with head=native"):
         transformers_model(load_run(run)[1])
 

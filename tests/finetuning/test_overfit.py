@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from finetuning.launch import load_run
 from finetuning.training import evaluation
-from pretraining.configuration import instantiate
+from pretraining.cli.configuration import instantiate
 from tests.finetuning.conftest import WORDS, Finetune, texts, write
 from tests.finetuning.test_text_tasks import tagged
 
@@ -106,13 +106,19 @@ def test_a_linear_probe_is_scikit_learn_s_logistic_regression_on_the_backbone_s_
     for seed, (split, count) in enumerate((("train", 150), ("validation", 90), ("test", 400))):
         write(tmp_path / "d" / f"{split}.parquet", texts(count, seed, kinds=4))
     run = finetune(
-        "task=text_classification", "task.max_tokens=32", f"handoff={text_handoff}", f"data.path={tmp_path / 'd'}", "mode=linear_probe"
+        "task=text_classification",
+        "task.max_tokens=32",
+        f"handoff={text_handoff}",
+        f"data.path={tmp_path / 'd'}",
+        "mode=linear_probe",
     )
     config, task = load_run(run)
     data = instantiate(config.data)
     train, _, test = (task.cached(evaluation(task.encode(part), data)) for part in data.splits()[:3])
     with (run / "metrics.csv").open(newline="") as file:
-        rows = [(float(row["validation/accuracy"]), float(row["penalty"])) for row in csv.DictReader(file) if row["penalty"]]
+        rows = [
+            (float(row["validation/accuracy"]), float(row["penalty"])) for row in csv.DictReader(file) if row["penalty"]
+        ]
     penalty = next(penalty for value, penalty in rows if value == max(rows)[0])
     scale = StandardScaler().fit(train.flat.double().numpy())
     theirs = LogisticRegression(C=1 / (penalty * 150), max_iter=5000, tol=1e-8)
@@ -121,10 +127,15 @@ def test_a_linear_probe_is_scikit_learn_s_logistic_regression_on_the_backbone_s_
     assert abs(numbers(run)["test/accuracy"] - score) <= 0.005 and 0.3 < score < 1
 
 
-def test_balanced_weights_give_each_class_the_same_share_of_the_loss(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
+def test_balanced_weights_give_each_class_the_same_share_of_the_loss(
+    finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
     import torch
 
-    table = {"text": [f"{WORDS[number]} {WORDS[number + 1]}" for number in range(40)], "label": ["rare"] * 8 + ["common"] * 32}
+    table = {
+        "text": [f"{WORDS[number]} {WORDS[number + 1]}" for number in range(40)],
+        "label": ["rare"] * 8 + ["common"] * 32,
+    }
     run = finetune(
         "task=text_classification",
         "task.max_tokens=32",
@@ -137,9 +148,14 @@ def test_balanced_weights_give_each_class_the_same_share_of_the_loss(finetune: F
     task = load_run(run)[1]
     counts = dict(zip(task.labels["values"], task.labels["counts"], strict=True))
     assert counts["rare"] < counts["common"]
-    logits, targets = torch.zeros(sum(counts.values()), 2), torch.tensor([0] * task.labels["counts"][0] + [1] * task.labels["counts"][1])
-    assert [float(task.class_weights[number]) * count for number, count in enumerate(task.labels["counts"])] == pytest.approx(
-        [len(targets) / 2] * 2
+    logits, targets = (
+        torch.zeros(sum(counts.values()), 2),
+        torch.tensor([0] * task.labels["counts"][0] + [1] * task.labels["counts"][1]),
     )
+    assert [
+        float(task.class_weights[number]) * count for number, count in enumerate(task.labels["counts"])
+    ] == pytest.approx([len(targets) / 2] * 2)
     term = task.criterion(logits, {"targets": targets})
-    assert float(term.total / term.count) == pytest.approx(np.log(2)) and float(term.count) == pytest.approx(len(targets))
+    assert float(term.total / term.count) == pytest.approx(np.log(2)) and float(term.count) == pytest.approx(
+        len(targets)
+    )

@@ -14,7 +14,10 @@ from tests.finetuning.conftest import Finetune
 from tests.finetuning.test_generation import writers  # noqa: F401  # a fixture
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data; the twins on made-up data always run")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data; the twins on made-up data always run"),
+]
 ROWS = {"train": 200, "validation": 40, "test": 60, "test_2016_flickr": 60}
 CLASSES = {
     "trec": "coarse_label",
@@ -55,7 +58,9 @@ def few(source: Path, target: Path, label: str | None) -> Path:
             step = max(1, table.num_rows // count)  # sorted by class, some of them
             table = table.take(list(range(0, table.num_rows, step)))
             known = table[label][:count].unique() if known is None else known
-            table = table.filter(pc.is_in(table[label], known.combine_chunks() if hasattr(known, "combine_chunks") else known))
+            table = table.filter(
+                pc.is_in(table[label], known.combine_chunks() if hasattr(known, "combine_chunks") else known)
+            )
         pq.write_table(table.slice(0, count), target / f"{split}.parquet")
     return target
 
@@ -64,7 +69,14 @@ def few(source: Path, target: Path, label: str | None) -> Path:
 def test_a_preset_needs_nothing_but_its_path(task: str, finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
     data = few(DATA / FOLDERS.get(task, task.removesuffix("_relatedness")), tmp_path / "few", CLASSES.get(task))
     lengths = ["task.max_tokens=64", *(["task.overlap=8"] if "squad" in task else [])]
-    run = finetune(f"task={task}", *lengths, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=2", "trainer.val_every=2")
+    run = finetune(
+        f"task={task}",
+        *lengths,
+        f"handoff={text_handoff}",
+        f"data.path={data}",
+        "trainer.max_steps=2",
+        "trainer.val_every=2",
+    )
     values, name = json.loads((run / "metrics.json").read_text()), METRICS.get(task, "accuracy")
     assert values[f"test/{name}"] <= 1 and (f"test/{name}_low" in values) == (task != "squad_v2")
     assert pq.read_table(run / "predictions.parquet").num_rows == values["test_examples"] > 10
@@ -78,8 +90,23 @@ def test_a_preset_of_generation_needs_nothing_but_its_path(
     tmp_path: Path,
 ) -> None:
     data = few(DATA / task, tmp_path / "few", None)
-    short = ["task.max_tokens=48", "task.writing.max_target_tokens=32", "task.decoding.max_new_tokens=8", "task.decoding.num_beams=2"]
-    run = finetune(f"task={task}", *short, f"handoff={writers['bart']}", f"data.path={data}", "trainer.max_steps=2", "trainer.val_every=2")
-    values, rows = json.loads((run / "metrics.json").read_text()), pq.read_table(run / "predictions.parquet").to_pydict()
+    short = [
+        "task.max_tokens=48",
+        "task.writing.max_target_tokens=32",
+        "task.decoding.max_new_tokens=8",
+        "task.decoding.num_beams=2",
+    ]
+    run = finetune(
+        f"task={task}",
+        *short,
+        f"handoff={writers['bart']}",
+        f"data.path={data}",
+        "trainer.max_steps=2",
+        "trainer.val_every=2",
+    )
+    values, rows = (
+        json.loads((run / "metrics.json").read_text()),
+        pq.read_table(run / "predictions.parquet").to_pydict(),
+    )
     assert values[f"test/{METRICS[task]}"] >= 0 and len(rows["source"]) == 60
     assert (max(map(len, rows["label"])) > 1) == (task == "scitldr")

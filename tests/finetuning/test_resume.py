@@ -10,10 +10,17 @@ import pytest
 from safetensors.torch import load_file
 
 from finetuning.watch import Watch
-from pretraining.checkpoints import EXIT_PREEMPTED, MARKER
+from pretraining.engine.checkpoints import EXIT_PREEMPTED
+from pretraining.runs.checkpoint_files import MARKER
 from tests.finetuning.conftest import Finetune
 
-RUN = ["task=text_classification", "task.max_tokens=32", "trainer.max_steps=24", "trainer.val_every=6", "trainer.log_every=4"]
+RUN = [
+    "task=text_classification",
+    "task.max_tokens=32",
+    "trainer.max_steps=24",
+    "trainer.val_every=6",
+    "trainer.log_every=4",
+]
 TIMES = {"time", "seconds"}
 
 
@@ -27,7 +34,9 @@ def history(run: Path) -> list[dict[str, str]]:
 
 
 def result(run: Path) -> tuple[dict, list, bytes, dict]:
-    values = {name: value for name, value in json.loads((run / "metrics.json").read_text()).items() if name not in TIMES}
+    values = {
+        name: value for name, value in json.loads((run / "metrics.json").read_text()).items() if name not in TIMES
+    }
     weights = [load_file(run / "model" / "last" / name) for name in ("model.safetensors", "heads.safetensors")]
     return values, history(run), (run / "predictions.parquet").read_bytes(), weights[0] | weights[1]
 
@@ -38,7 +47,13 @@ def result(run: Path) -> tuple[dict, list, bytes, dict]:
 def test_a_resumed_run_equals_one_that_was_never_stopped(
     mode: str, how: str, finetune: Finetune, text_handoff: Path, topics: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = [*RUN, f"handoff={text_handoff}", f"data.path={topics}", *f"mode={mode}".split(), "trainer.checkpoint_every=5"]
+    common = [
+        *RUN,
+        f"handoff={text_handoff}",
+        f"data.path={topics}",
+        *f"mode={mode}".split(),
+        "trainer.checkpoint_every=5",
+    ]
     whole = finetune(*common, name="whole")
     log = Watch.on_train_batch_end
 

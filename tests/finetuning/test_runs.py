@@ -11,7 +11,13 @@ from sklearn import metrics as sk
 
 from tests.finetuning.conftest import Finetune
 
-SHORT = ["task=text_classification", "task.max_tokens=32", "trainer.max_steps=40", "trainer.val_every=20", "trainer.log_every=20"]
+SHORT = [
+    "task=text_classification",
+    "task.max_tokens=32",
+    "trainer.max_steps=40",
+    "trainer.val_every=20",
+    "trainer.log_every=20",
+]
 
 
 def numbers(run: Path) -> dict[str, float]:
@@ -32,11 +38,17 @@ def test_a_run_writes_everything_it_promises(finetune: Finetune, text_handoff: P
         "test_report.json",
     } == names
     lineage = json.loads((run / "lineage.json").read_text())
-    assert lineage["path"] == str(text_handoff) and len(lineage["sha256"]) == 64 and lineage["origin"]["objective"] == "none"
+    assert (
+        lineage["path"] == str(text_handoff)
+        and len(lineage["sha256"]) == 64
+        and lineage["origin"]["objective"] == "none"
+    )
     assert numbers(run)["test/accuracy"] > 0.8
 
 
-def test_metrics_equal_scikit_learn_on_the_saved_predictions(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
+def test_metrics_equal_scikit_learn_on_the_saved_predictions(
+    finetune: Finetune, text_handoff: Path, topics: Path
+) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=frozen", "trainer.max_steps=20")
     values, table = numbers(run), pq.read_table(run / "predictions.parquet")
     labels, predictions = table["label"].to_pylist(), table["prediction"].to_pylist()
@@ -44,7 +56,9 @@ def test_metrics_equal_scikit_learn_on_the_saved_predictions(finetune: Finetune,
     assert values["test/accuracy"] == pytest.approx(sk.accuracy_score(labels, predictions))
     for average in ("macro", "micro"):
         for name, function in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
-            assert values[f"test/{name}_{average}"] == pytest.approx(function(labels, predictions, average=average, zero_division=0))
+            assert values[f"test/{name}_{average}"] == pytest.approx(
+                function(labels, predictions, average=average, zero_division=0)
+            )
     scores = np.array(table["scores"].to_pylist())
     assert np.allclose(scores.sum(1), 1, atol=1e-5)
     assert np.array(["sport", "trade", "weather"])[scores.argmax(1)].tolist() == predictions
@@ -54,14 +68,23 @@ def test_metrics_equal_scikit_learn_on_the_saved_predictions(finetune: Finetune,
 
 
 @pytest.mark.parametrize("mode", ["frozen", "frozen mode.cache=false", "linear_probe", "knn"])
-def test_a_frozen_backbone_ends_bitwise_as_it_began(mode: str, finetune: Finetune, text_handoff: Path, topics: Path) -> None:
-    run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", *f"mode={mode}".split(), "trainer.max_steps=20")
-    before, after = load_file(text_handoff / "model.safetensors"), load_file(run / "model" / "last" / "model.safetensors")
+def test_a_frozen_backbone_ends_bitwise_as_it_began(
+    mode: str, finetune: Finetune, text_handoff: Path, topics: Path
+) -> None:
+    run = finetune(
+        *SHORT, f"handoff={text_handoff}", f"data.path={topics}", *f"mode={mode}".split(), "trainer.max_steps=20"
+    )
+    before, after = (
+        load_file(text_handoff / "model.safetensors"),
+        load_file(run / "model" / "last" / "model.safetensors"),
+    )
     assert before and before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
     assert numbers(run)["test/accuracy"] > 0.5  # chance is 1 in 3
 
 
-def test_cached_vectors_train_the_same_head_as_the_backbone_in_each_step(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
+def test_cached_vectors_train_the_same_head_as_the_backbone_in_each_step(
+    finetune: Finetune, text_handoff: Path, topics: Path
+) -> None:
     heads = [
         load_file(
             finetune(
@@ -82,9 +105,13 @@ def test_cached_vectors_train_the_same_head_as_the_backbone_in_each_step(finetun
     assert heads[0] and all(np.allclose(heads[0][name], heads[1][name], atol=1e-5) for name in heads[0])
 
 
-def test_the_seed_decides_subset_head_and_never_pretrained_weights(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
+def test_the_seed_decides_subset_head_and_never_pretrained_weights(
+    finetune: Finetune, text_handoff: Path, topics: Path
+) -> None:
     common = [*SHORT, f"handoff=random:{text_handoff}", f"data.path={topics}", "mode=linear_probe", "shots=5"]
-    first, again, other = (finetune(*common, f"seed={seed}", name=name) for seed, name in ((1, "a"), (1, "b"), (2, "c")))
+    first, again, other = (
+        finetune(*common, f"seed={seed}", name=name) for seed, name in ((1, "a"), (1, "b"), (2, "c"))
+    )
     weights = [load_file(run / "model" / "last" / "model.safetensors") for run in (first, again, other)]
     name = next(name for name in weights[0] if "query.weight" in name)
     assert weights[0][name].equal(weights[1][name]) and not weights[0][name].equal(weights[2][name])
@@ -93,7 +120,9 @@ def test_the_seed_decides_subset_head_and_never_pretrained_weights(finetune: Fin
 
 
 def test_the_tested_weights_are_the_best_on_validation(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
-    run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "trainer.val_every=5", "optimizer.peak_lr=3e-2")
+    run = finetune(
+        *SHORT, f"handoff={text_handoff}", f"data.path={topics}", "trainer.val_every=5", "optimizer.peak_lr=3e-2"
+    )
     rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
     column = rows[0].index("validation/accuracy")
     measured = {int(row[0]): float(row[column]) for row in rows[1:] if row[column]}
@@ -121,7 +150,9 @@ def test_sixteen_examples_are_learnt_by_heart(finetune: Finetune, text_handoff: 
     assert numbers(run)["test/accuracy"] == 1.0
 
 
-def test_early_stopping_ends_a_run_that_no_longer_improves(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
+def test_early_stopping_ends_a_run_that_no_longer_improves(
+    finetune: Finetune, text_handoff: Path, topics: Path
+) -> None:
     run = finetune(
         *SHORT,
         f"handoff={text_handoff}",

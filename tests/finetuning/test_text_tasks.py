@@ -11,10 +11,11 @@ from scipy import stats
 from seqeval.metrics import f1_score
 from sklearn import metrics as sk
 
-from finetuning import metrics, squad
 from finetuning.export import transformers_model
 from finetuning.launch import load_run
-from pretraining.run import RunError
+from finetuning.metrics import classification as metrics
+from finetuning.metrics import squad
+from pretraining.errors import RunError
 from tests.finetuning.conftest import WORDS, Finetune, write
 
 SHORT = ["task.max_tokens=32", "trainer.val_every=20", "trainer.log_every=20", "optimizer.peak_lr=3e-3"]
@@ -47,7 +48,9 @@ def questions(count: int, seed: int, unanswerable: bool = False) -> dict[str, li
         context = " ".join(words[5:] if none else words)
         table["question"].append(f"what {WORDS[90]}")
         table["context"].append(context)
-        table["answers"].append({"text": [] if none else [words[4]], "answer_start": [] if none else [context.index(words[4])]})
+        table["answers"].append(
+            {"text": [] if none else [words[4]], "answer_start": [] if none else [context.index(words[4])]}
+        )
     return table
 
 
@@ -57,22 +60,35 @@ def splits(directory: Path, make, counts=(96, 24, 30)) -> Path:
     return directory
 
 
-def test_regression_reports_the_correlations_that_scipy_gives(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
+def test_regression_reports_the_correlations_that_scipy_gives(
+    finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
     def make(count: int, seed: int) -> dict[str, list]:
         share = np.random.default_rng(seed).random(count)
         rows = [np.random.default_rng([seed, n]).random(12) < s for n, s in enumerate(share)]
         return {"text": [" ".join(np.where(row, WORDS[1], WORDS[2])) for row in rows], "label": (share * 5).tolist()}
 
     run = finetune(
-        "task=text_regression", *SHORT, f"handoff={text_handoff}", f"data.path={splits(tmp_path / 'd', make)}", "trainer.max_steps=60"
+        "task=text_regression",
+        *SHORT,
+        f"handoff={text_handoff}",
+        f"data.path={splits(tmp_path / 'd', make)}",
+        "trainer.max_steps=60",
     )
     table, values = pq.read_table(run / "predictions.parquet"), numbers(run)
     labels, predictions = table["label"].to_pylist(), table["prediction"].to_pylist()
-    assert values["test/pearson"] == pytest.approx(stats.pearsonr(labels, predictions)[0]) and values["test/pearson"] > 0.7
+    assert (
+        values["test/pearson"] == pytest.approx(stats.pearsonr(labels, predictions)[0]) and values["test/pearson"] > 0.7
+    )
     assert values["test/spearman"] == pytest.approx(stats.spearmanr(labels, predictions)[0])
     assert values["test/mse"] == pytest.approx(np.mean((np.array(labels) - np.array(predictions)) ** 2))
     probed = finetune(
-        "task=text_regression", *SHORT, f"handoff={text_handoff}", f"data.path={tmp_path / 'd'}", "mode=linear_probe", name="probe"
+        "task=text_regression",
+        *SHORT,
+        f"handoff={text_handoff}",
+        f"data.path={tmp_path / 'd'}",
+        "mode=linear_probe",
+        name="probe",
     )
     assert numbers(probed)["test/pearson"] > 0.7
 
@@ -83,17 +99,27 @@ def test_several_classes_per_text_are_learnt_and_judged_as_scikit_learn_does(
     def make(count: int, seed: int) -> dict[str, list]:
         generator = np.random.default_rng(seed)
         marks = generator.random((count, 3)) < 0.5
-        parts = [[WORDS[10 * kind + n % 10] for kind in np.flatnonzero(row) for _ in range(3)] for n, row in enumerate(marks)]
+        parts = [
+            [WORDS[10 * kind + n % 10] for kind in np.flatnonzero(row) for _ in range(3)] for n, row in enumerate(marks)
+        ]
         return {
             "text": [" ".join([*part, WORDS[99]]) for part in parts],
             "labels": [np.array(["x", "y", "z"])[row].tolist() for row in marks],
         }
 
     data = splits(tmp_path / "d", make)
-    run = finetune("task=text_multi_label", *SHORT, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=80")
+    run = finetune(
+        "task=text_multi_label", *SHORT, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=80"
+    )
     table, values = pq.read_table(run / "predictions.parquet"), numbers(run)
-    binary = [np.array([[name in row for name in "xyz"] for row in table[column].to_pylist()]) for column in ("label", "prediction")]
-    assert values["test/f1_macro"] == pytest.approx(sk.f1_score(*binary, average="macro")) and values["test/f1_macro"] > 0.8
+    binary = [
+        np.array([[name in row for name in "xyz"] for row in table[column].to_pylist()])
+        for column in ("label", "prediction")
+    ]
+    assert (
+        values["test/f1_macro"] == pytest.approx(sk.f1_score(*binary, average="macro"))
+        and values["test/f1_macro"] > 0.8
+    )
     assert values["test/accuracy"] == pytest.approx(sk.accuracy_score(*binary))
 
 
@@ -103,14 +129,24 @@ def test_text_labels_are_no_numbers(finetune: Finetune, text_handoff: Path, topi
 
 
 @pytest.mark.parametrize("options", ["task.align=first", "task.align=all", "mode=frozen", "mode=linear_probe"])
-def test_entities_are_found_and_judged_by_seqeval(options: str, finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
+def test_entities_are_found_and_judged_by_seqeval(
+    options: str, finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
     data = splits(tmp_path / "d", tagged)
     run = finetune(
-        "task=tagging", options, *SHORT, f"handoff={text_handoff}", f"data.path={data}", "trainer.max_steps=60", "task.select=entity_f1"
+        "task=tagging",
+        options,
+        *SHORT,
+        f"handoff={text_handoff}",
+        f"data.path={data}",
+        "trainer.max_steps=60",
+        "task.select=entity_f1",
     )
     table, values = pq.read_table(run / "predictions.parquet"), numbers(run)
     assert table["label"].to_pylist() == pq.read_table(data / "test.parquet")["tags"].to_pylist()
-    assert values["test/entity_f1"] == pytest.approx(f1_score(table["label"].to_pylist(), table["prediction"].to_pylist()))
+    assert values["test/entity_f1"] == pytest.approx(
+        f1_score(table["label"].to_pylist(), table["prediction"].to_pylist())
+    )
     assert values["test/entity_f1"] > (0.8 if "align" in options else 0.2)
     assert values["test/entity_f1_low"] <= values["test/entity_f1"] <= values["test/entity_f1_high"]
 
@@ -124,9 +160,13 @@ def test_entity_f1_equals_seqeval_on_malformed_tags() -> None:
     assert 2 * counts[2] / (counts[3] + counts[4]) == pytest.approx(values["entity_f1"])
 
 
-def test_words_cut_off_count_as_wrong_and_are_reported(finetune: Finetune, text_handoff: Path, tmp_path: Path, capfd) -> None:
+def test_words_cut_off_count_as_wrong_and_are_reported(
+    finetune: Finetune, text_handoff: Path, tmp_path: Path, capfd
+) -> None:
     data = splits(tmp_path / "d", tagged)
-    run = finetune("task=tagging", "task.max_tokens=6", f"handoff={text_handoff}", f"data.path={data}", "mode=linear_probe")
+    run = finetune(
+        "task=tagging", "task.max_tokens=6", f"handoff={text_handoff}", f"data.path={data}", "mode=linear_probe"
+    )
     assert "were cut" in capfd.readouterr().err
     assert [len(row) for row in pq.read_table(run / "predictions.parquet")["prediction"].to_pylist()] == [
         len(row) for row in pq.read_table(data / "test.parquet")["tags"].to_pylist()
@@ -140,7 +180,9 @@ def test_tags_that_do_not_align_are_an_error(finetune: Finetune, text_handoff: P
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])
-def test_answers_are_learnt_by_heart(unanswerable: bool, finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
+def test_answers_are_learnt_by_heart(
+    unanswerable: bool, finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
     def make(count: int, seed: int) -> dict[str, list]:
         return questions(16, 5, unanswerable)
 
@@ -159,7 +201,9 @@ def test_answers_are_learnt_by_heart(unanswerable: bool, finetune: Finetune, tex
     assert ("test/f1_unanswerable" in values) == unanswerable
 
 
-def test_windows_overlap_and_find_an_answer_wherever_it_is(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
+def test_windows_overlap_and_find_an_answer_wherever_it_is(
+    finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
     from finetuning.data.splits import Examples
 
     run = finetune(
@@ -189,11 +233,15 @@ def test_windows_overlap_and_find_an_answer_wherever_it_is(finetune: Finetune, t
     assert seen[[place for place, letter in enumerate(context) if letter != " "]].all() and holding >= 1
 
 
-def test_an_answer_that_is_not_where_it_says_is_an_error(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
+def test_an_answer_that_is_not_where_it_says_is_an_error(
+    finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
     table = questions(20, 0)
     table["answers"][7] = {"text": ["elsewhere"], "answer_start": [3]}
     with pytest.raises(RunError, match="'elsewhere' at 3 in row 7"):
-        finetune("task=question_answering", f"handoff={text_handoff}", f"data.path={write(tmp_path / 't.parquet', table)}")
+        finetune(
+            "task=question_answering", f"handoff={text_handoff}", f"data.path={write(tmp_path / 't.parquet', table)}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +258,9 @@ def test_an_answer_that_is_not_where_it_says_is_an_error(finetune: Finetune, tex
         (["a an the"], "", 1, 1),
     ],
 )
-def test_exact_match_and_f1_follow_the_official_definitions(golds: list[str], prediction: str, exact: float, f1: float) -> None:
+def test_exact_match_and_f1_follow_the_official_definitions(
+    golds: list[str], prediction: str, exact: float, f1: float
+) -> None:
     assert squad.scores([golds], [prediction])[0].tolist() == pytest.approx([exact, f1])
 
 
@@ -225,13 +275,15 @@ def test_squad_scores_equal_torchmetrics(tmp_path: Path) -> None:
         [{"answers": {"text": texts, "answer_start": [0] * len(texts)}, "id": str(n)} for n, texts in enumerate(golds)],
     )
     expected, ours = judge.compute(), squad.summary(golds, guesses)
-    assert ours["exact_match"] * 100 == pytest.approx(float(expected["exact_match"])) and ours["f1"] * 100 == pytest.approx(
-        float(expected["f1"])
-    )
+    assert ours["exact_match"] * 100 == pytest.approx(float(expected["exact_match"])) and ours[
+        "f1"
+    ] * 100 == pytest.approx(float(expected["f1"]))
 
 
 @pytest.mark.parametrize(("task", "make"), [("tagging", tagged), ("question_answering", questions)])
-def test_logits_and_loss_equal_those_of_transformers(task: str, make, finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
+def test_logits_and_loss_equal_those_of_transformers(
+    task: str, make, finetune: Finetune, text_handoff: Path, tmp_path: Path
+) -> None:
     run = finetune(
         f"task={task}",
         *(["task.overlap=4"] if "q" in task else []),

@@ -3,8 +3,9 @@
 import torch
 from torch.nn import functional as F
 
+from pretraining.engine.batch import Term
+from pretraining.image.modality import IMAGE
 from pretraining.objectives.base import Batch, Loss, Objective
-from pretraining.step import Term
 
 
 class Stack:
@@ -20,7 +21,7 @@ class Stack:
 class Brightness(Objective):
     """Mean squared error of the predicted mean pixel, in units of the whole range."""
 
-    modality = "image"
+    modality = IMAGE
 
     def __init__(self, *, backbone, optimizer, gain: float):
         super().__init__(backbone=backbone, optimizer=optimizer)

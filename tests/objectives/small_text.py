@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.data.plan import PlannedText
-from pretraining.preprocess.sentinels import SentinelBPE
-from pretraining.preprocess.text import TextPreprocess
-from pretraining.preprocess.tokenizer_recipes import ByteBPE, WordPiece
 from pretraining.random import Keys
+from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.plan import PlannedText
+from pretraining.text.sentinels import SentinelBPE
+from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer_recipes import ByteBPE, WordPiece
 from tests.one_step import plain_sgd
 
 OPTIMIZER = plain_sgd()
@@ -70,7 +70,10 @@ def sentences():
     """Documents of 1 to 9 sentences of 3 to 12 made-up words."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 7))) for _ in range(300)]
-    return [[" ".join(draw.choices(words, k=draw.randint(3, 12))) + "." for _ in range(draw.randint(1, 9))] for _ in range(120)]
+    return [
+        [" ".join(draw.choices(words, k=draw.randint(3, 12))) + "." for _ in range(draw.randint(1, 9))]
+        for _ in range(120)
+    ]
 
 
 @functools.cache
@@ -97,7 +100,9 @@ class MemoryCorpus:
         self.directory, self.fingerprint = Path(directory), "memory"
 
     def read(self, starts, lengths):
-        return np.concatenate([self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)])
+        return np.concatenate(
+            [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        )
 
 
 def corpus(kind, directory):
@@ -118,7 +123,9 @@ def batches(collate, source, rows, parts=1):
 
 def backbone(config, kind, **options):
     torch.manual_seed(0)
-    return TransformersBackbone(config=config, vocab_size=preprocess(kind).vocab_size, pad_id=preprocess(kind).pad_id, **options)
+    return TransformersBackbone(
+        config=config, vocab_size=preprocess(kind).vocab_size, pad_id=preprocess(kind).pad_id, **options
+    )
 
 
 def mean_of(loss, name):

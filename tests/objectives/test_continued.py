@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, RobertaConfig, RobertaForMaskedLM
 
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.configuration import compose
+from pretraining.cli.configuration import compose
 from pretraining.launch import main
-from pretraining.objectives.bert import Bert
-from pretraining.objectives.continued import continue_heads
-from pretraining.objectives.masked_language import NO_LABEL, MaskedLanguage
-from pretraining.objectives.next_sentence import NextSentence
+from pretraining.objectives.init_from import continue_heads
+from pretraining.objectives.text.bert import Bert
+from pretraining.objectives.text.masked_language import NO_LABEL, MaskedLanguage
+from pretraining.objectives.text.next_sentence import NextSentence
+from pretraining.text.backbones.transformers_model import TransformersBackbone
 from tests.objectives.small_text import BERT, OPTIMIZER, preprocess
 from tests.runs import text_overrides, write_corpus
 
@@ -34,8 +34,13 @@ def started_from(directory, pooling="mean"):
 def batch(ids):
     labels = torch.full_like(ids, NO_LABEL)
     labels[:, 3:6] = ids[:, 4:7]
-    predicted = (labels != NO_LABEL).flatten().nonzero()[:, 0]
-    return {"input_ids": ids, "documents": torch.ones_like(ids), "predicted": predicted, "labels": labels[labels != NO_LABEL]}, labels
+    target_positions = (labels != NO_LABEL).flatten().nonzero()[:, 0]
+    return {
+        "input_ids": ids,
+        "documents": torch.ones_like(ids),
+        "target_positions": target_positions,
+        "labels": labels[labels != NO_LABEL],
+    }, labels
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,11 @@ def test_a_bert_shaped_checkpoint_directory_is_continued_and_then_our_own_hand_o
     def continued(checkpoint, run_dir):
         changes = {"preprocess.vocab_size", "backbone.config", "backbone", "trainer.max_steps"}
         base = [one for one in text_overrides(corpus, cache_dir) if not one.startswith(tuple(changes))]
-        chosen = ["preprocess=pretrained_tokenizer", f"preprocess.path={checkpoint}", f"backbone.init_from={checkpoint}"]
+        chosen = [
+            "preprocess=pretrained_tokenizer",
+            f"preprocess.path={checkpoint}",
+            f"backbone.init_from={checkpoint}",
+        ]
         return main(compose([*base, *chosen, "trainer.max_steps=3", "optimizer.peak_lr=1e-9", f"run_dir={run_dir}"]))
 
     first = continued(directory, tmp_path / "first") / "handoff" / "last"

@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretraining.objectives import cross_entropy
-from pretraining.objectives.cross_entropy import NO_LABEL, vocabulary_cross_entropy
+from pretraining.kernels import cross_entropy
+from pretraining.kernels.cross_entropy import NO_LABEL, vocabulary_cross_entropy
 
 
 def problem(rows=150, dtype=torch.float64):
     """More rows than are computed at once, some without a label, in the middle too."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((rows, 12), (70, 12), (70,))
-    parts = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    parts = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes
+    ]
     labels = torch.randint(70, (rows,), generator=generator)
     labels[[3, 64, rows - 1]] = NO_LABEL
     return parts, labels

@@ -10,18 +10,18 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.backbones.torchvision import TorchvisionBackbone
-from pretraining.configuration import compose
-from pretraining.data.image import ImageExamples
-from pretraining.distributed import convert_batchnorm
+from pretraining.cli.configuration import compose
+from pretraining.distributed.batchnorm import convert_batchnorm
+from pretraining.errors import RunError
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.image.collate import StackImages
+from pretraining.image.data.base import ImageExamples
+from pretraining.image.preprocess import ImagePreprocess
 from pretraining.launch import main
-from pretraining.objectives.denoising_image import DenoisingImages
-from pretraining.objectives.denoising_image_mae import MaskedAutoencoder, PatchDecoder, patches_of, sine_cosine
-from pretraining.objectives.simclr import StackImages
-from pretraining.preprocess.image import ImagePreprocess
+from pretraining.objectives.image.denoising import DenoisingImages
+from pretraining.objectives.image.masked_autoencoder import MaskedAutoencoder, PatchDecoder, patches_of, sine_cosine
 from pretraining.random import Keys
-from pretraining.run import RunError
 from tests.one_step import assert_same_gradient, gradient_of, plain_sgd
 from tests.ranks import in_ranks
 
@@ -43,7 +43,14 @@ def views(count=1):
 
 
 def transformer():
-    options = {"image_size": SIZE, "patch_size": PATCH, "num_layers": 3, "num_heads": 2, "hidden_dim": DIM, "mlp_dim": 48}
+    options = {
+        "image_size": SIZE,
+        "patch_size": PATCH,
+        "num_layers": 3,
+        "num_heads": 2,
+        "hidden_dim": DIM,
+        "mlp_dim": 48,
+    }
     return TorchvisionBackbone(name="vision_transformer", options=options)
 
 
@@ -56,7 +63,9 @@ def masked(count=1, **changes):
 def denoising(count=1, **changes):
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar")
-    return DenoisingImages(backbone=backbone, optimizer=plain_sgd(), views=views(count), **{"noise": 0.5, "decoder_width": 32, **changes})
+    return DenoisingImages(
+        backbone=backbone, optimizer=plain_sgd(), views=views(count), **{"noise": 0.5, "decoder_width": 32, **changes}
+    )
 
 
 def denoising_transformer():
@@ -82,8 +91,15 @@ def twin_of(objective, normalise):
 
     model, decoder = objective.backbone.model, objective.decoder
     sizes = {"hidden_size": DIM, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
-    sizes |= {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 4, "decoder_intermediate_size": 64}
-    config = ViTMAEConfig(image_size=SIZE, patch_size=PATCH, layer_norm_eps=1e-6, mask_ratio=0.75, norm_pix_loss=normalise, **sizes)
+    sizes |= {
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 2,
+        "decoder_num_attention_heads": 4,
+        "decoder_intermediate_size": 64,
+    }
+    config = ViTMAEConfig(
+        image_size=SIZE, patch_size=PATCH, layer_norm_eps=1e-6, mask_ratio=0.75, norm_pix_loss=normalise, **sizes
+    )
     twin = ViTMAEForPreTraining(config).eval()
     state = {
         "vit.embeddings.cls_token": model.class_token,
@@ -117,7 +133,9 @@ def block_weights(prefix, block):
         **named(f"{prefix}.mlp.fc1", block.mlp[0]),
         **named(f"{prefix}.mlp.fc2", block.mlp[3]),
     }
-    for name, weight, bias in zip("qkv", attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True):
+    for name, weight, bias in zip(
+        "qkv", attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True
+    ):
         found |= {f"{prefix}.attention.{name}_proj.weight": weight, f"{prefix}.attention.{name}_proj.bias": bias}
     return found
 
@@ -135,7 +153,10 @@ def test_the_loss_and_its_gradient_are_those_of_transformers_for_the_same_weight
     ours.backward()
     theirs.backward()
     pairs = [(objective.backbone.model.conv_proj.weight, twin.vit.embeddings.patch_embeddings.projection.weight)]
-    pairs += [(objective.decoder.hidden, twin.decoder.mask_token), (objective.decoder.predict.weight, twin.decoder.decoder_pred.weight)]
+    pairs += [
+        (objective.decoder.hidden, twin.decoder.mask_token),
+        (objective.decoder.predict.weight, twin.decoder.decoder_pred.weight),
+    ]
     for mine, other in pairs:
         assert torch.allclose(mine.grad, other.grad, atol=1e-5) and mine.grad.abs().max() > 1e-4
 
@@ -159,7 +180,9 @@ def test_an_exact_share_is_hidden_and_depends_on_the_image_alone():
     keys = batch_of(range(BATCH))["keys"]
     visible = torch.stack([objective.damage(keys, view, torch.device("cpu"))["order"][:, :4] for view in range(200)])
     often = torch.bincount(visible.flatten(), minlength=16) / (200 * BATCH)
-    assert ((often - 0.25).abs() < 5 * math.sqrt(0.25 * 0.75 / (200 * BATCH))).all()  # each patch as often as the others
+    assert (
+        (often - 0.25).abs() < 5 * math.sqrt(0.25 * 0.75 / (200 * BATCH))
+    ).all()  # each patch as often as the others
 
 
 def test_the_encoder_sees_the_visible_patches_and_nothing_else():
@@ -180,7 +203,9 @@ def test_a_perfect_answer_costs_nothing_and_none_costs_the_variance():
     nn.init.zeros_(objective.decoder.predict.weight)
     term = objective.loss(batch).terms["squared_error"]
     pixels = PATCH * PATCH * 3
-    assert (term.total / term.count).item() == pytest.approx((pixels - 1) / pixels, abs=1e-4)  # of patches scaled by the unbiased deviation
+    assert (term.total / term.count).item() == pytest.approx(
+        (pixels - 1) / pixels, abs=1e-4
+    )  # of patches scaled by the unbiased deviation
     truth = patches_of(batch["views"], PATCH)
     variance, mean = torch.var_mean(truth, 2, keepdim=True)
     objective.rebuilt = lambda _: (truth - mean) / (variance + 1e-6).sqrt()
@@ -209,9 +234,13 @@ def test_the_loss_is_the_mean_square_of_what_the_decoder_misses():
     for parameter in objective.decoder[-1].parameters():
         nn.init.zeros_(parameter)
     term = objective.loss(batch).terms["squared_error"]
-    assert term.count == BATCH and (term.total / BATCH).item() == pytest.approx(batch["views"].square().mean().item(), rel=1e-5)
+    assert term.count == BATCH and (term.total / BATCH).item() == pytest.approx(
+        batch["views"].square().mean().item(), rel=1e-5
+    )
     objective.rebuilt = lambda batch: batch["views"] + batch["noise"]
-    assert (objective.loss(batch).terms["squared_error"].total / BATCH).item() == pytest.approx(0.25, rel=0.03)  # the noise's variance
+    assert (objective.loss(batch).terms["squared_error"].total / BATCH).item() == pytest.approx(
+        0.25, rel=0.03
+    )  # the noise's variance
 
 
 def test_sizes_that_doubling_does_not_reach_are_refused():
@@ -254,7 +283,10 @@ def test_two_views_are_two_examples(builder):
     objective = builder(count=2)
     batch = objective.on_device(batch_of(range(BATCH)))
     loss = objective.loss(batch)
-    assert len(batch["views"]) == 2 * BATCH and loss.terms["squared_error"].count == objective.counts(batch)["squared_error"]
+    assert (
+        len(batch["views"]) == 2 * BATCH
+        and loss.terms["squared_error"].count == objective.counts(batch)["squared_error"]
+    )
     first, second = batch["views"].chunk(2)
     assert not torch.equal(first, second)
 
@@ -262,12 +294,18 @@ def test_two_views_are_two_examples(builder):
 def run_of(name, tmp_path, *more):
     quiet = ["logger.wandb.mode=disabled", "logger.progress=false", "trainer.precision=fp32", "trainer.val_every=20"]
     small = ["data.batch_size=64", "optimizer.peak_lr=2e-3", "optimizer.warmup_steps=2"]
-    return main(compose([f"objective={name}", "trainer.max_steps=20", *small, *quiet, f"run_dir={tmp_path / 'run'}", *more]))
+    return main(
+        compose([f"objective={name}", "trainer.max_steps=20", *small, *quiet, f"run_dir={tmp_path / 'run'}", *more])
+    )
 
 
 def test_a_masked_autoencoder_s_hand_off_loads_in_torchvision(tmp_path):
     run = run_of(
-        "denoising_image_mae", tmp_path, "backbone.options.num_layers=2", "backbone.options.hidden_dim=32", "backbone.options.mlp_dim=64"
+        "denoising_image_mae",
+        tmp_path,
+        "backbone.options.num_layers=2",
+        "backbone.options.hidden_dim=32",
+        "backbone.options.mlp_dim=64",
     )
     options = {"image_size": 8, "patch_size": 2, "num_layers": 2, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64}
     model = torchvision.models.VisionTransformer(**options)
@@ -287,7 +325,10 @@ def test_a_denoiser_s_hand_off_loads_in_torchvision(tmp_path):
 
 
 def test_a_masked_autoencoder_on_a_network_without_patches_is_refused(tmp_path):
-    with pytest.raises(RunError, match="hides patches of a vision transformer: set backbone=vit_tiny, or take objective=denoising_image"):
+    with pytest.raises(
+        RunError,
+        match="hides patches of a vision transformer: set backbone=vit_tiny, or take objective=denoising_image",
+    ):
         run_of("denoising_image_mae", tmp_path, "backbone=resnet_tiny")
     with pytest.raises(RunError, match=r"objective.hidden_share=0.99 of 16 patches leaves 0 visible"):
         run_of("denoising_image_mae", tmp_path, "objective.hidden_share=0.99")

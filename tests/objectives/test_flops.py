@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretraining.backbones.base import TextRow
-from pretraining.configuration import CONF, class_of, compose, instantiate
+from pretraining.cli.configuration import CONF, class_of, compose, instantiate
 from pretraining.random import Keys
+from pretraining.text.cost import TextRow
 
 B, T, U, K = 8, 64, 24, 10  # rows, tokens, tokens that a decoder writes, predictions per row
 VOCABULARY = 600
@@ -56,14 +56,19 @@ def rows_without_padding(name):
     """A batch in which every token is real and sees all others of its row, and every place that is listed is predicted."""
     ids, ones = torch.randint(5, VOCABULARY, (B, T)), torch.ones(B, T, dtype=torch.long)
     width, places = (U, U) if name.startswith("denoising") else (T, K)
-    batch = {"input_ids": ids, "documents": ones, "token_type_ids": 1 - ones, "is_random": torch.zeros(B, dtype=torch.long)}
+    batch = {
+        "input_ids": ids,
+        "documents": ones,
+        "token_type_ids": 1 - ones,
+        "is_random": torch.zeros(B, dtype=torch.long),
+    }
     batch["decoder_input_ids"] = torch.randint(5, VOCABULARY, (B, U))
-    batch["predicted"] = (torch.arange(places) + width * torch.arange(B)[:, None]).flatten()
+    batch["target_positions"] = (torch.arange(places) + width * torch.arange(B)[:, None]).flatten()
     batch["labels"] = torch.randint(5, VOCABULARY, (B * places,))
     if name == "supervised_text":
         batch["labels"] = torch.randint(0, 4, (B,))
     written = U if name.startswith("denoising") else 0
-    return batch, TextRow(read=T, seen=T, tokens=T, predicted=places, written_seen=written)
+    return batch, TextRow(read=T, seen=T, tokens=T, target_positions=places, written_seen=written)
 
 
 @pytest.mark.parametrize(("name", "backbone"), TEXT)
@@ -97,7 +102,10 @@ def test_simclr_costs_what_torch_counts_views_and_comparisons_included(backbone)
     overrides = [f"data={data}", *(["data.path=."] if data == "cifar10" else [])]
     objective = built("simclr", backbone, *overrides, in_channels=channels)
     index = torch.arange(B)
-    batch = {"images": torch.zeros(B, channels, size, size, dtype=torch.uint8), "keys": Keys(0, "train", torch.zeros_like(index), index)}
+    batch = {
+        "images": torch.zeros(B, channels, size, size, dtype=torch.uint8),
+        "keys": Keys(0, "train", torch.zeros_like(index), index),
+    }
     forward = counted(objective, objective.on_device(batch))
     ours = objective.forward_flops((channels, size, size)) + objective.comparison_flops(B)
     assert B * ours == pytest.approx(forward, rel=WITHIN)
@@ -105,7 +113,8 @@ def test_simclr_costs_what_torch_counts_views_and_comparisons_included(backbone)
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone"), [("supervised", "resnet_tiny"), ("denoising_image", "resnet_tiny"), ("denoising_image_mae", "vit_digits")]
+    ("name", "backbone"),
+    [("supervised", "resnet_tiny"), ("denoising_image", "resnet_tiny"), ("denoising_image_mae", "vit_digits")],
 )
 def test_other_image_objectives_cost_what_torch_counts(name, backbone):
     objective = built(name, backbone, in_channels=1)
@@ -131,11 +140,15 @@ def test_comparing_more_images_costs_more_per_image():
 def test_hiding_more_tokens_costs_more():
     objective = text("masked_language", "modernbert_tiny")
     _, row = rows_without_padding("masked_language")
-    less, more = (objective.forward_flops(row._replace(predicted=share * T)) for share in (0.15, 0.4))
+    less, more = (objective.forward_flops(row._replace(target_positions=share * T)) for share in (0.15, 0.4))
     assert more - less == pytest.approx(0.25 * T * 2 * (128 * 128 + 128 * VOCABULARY))
 
 
 def test_every_text_objective_shipped_is_counted_here():
-    shipped = [path.stem for path in (CONF / "objective").glob("*.yaml") if not path.stem.endswith("_image") and "_image_" not in path.stem]
+    shipped = [
+        path.stem
+        for path in (CONF / "objective").glob("*.yaml")
+        if not path.stem.endswith("_image") and "_image_" not in path.stem
+    ]
     learns_from = {name: class_of(compose([f"objective={name}"]).objective).modality for name in shipped}
     assert {name for name, kind in learns_from.items() if kind == "text"} == {name for name, _ in TEXT}

@@ -8,14 +8,14 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from pretraining.configuration import CONF, compose, instantiate
-from pretraining.lars import LARS
-from pretraining.optim import SGD, split_by_decay
+from pretraining.cli.configuration import CONF, compose, instantiate
+from pretraining.optim.lars import LARS
+from pretraining.optim.optimizers import SGD, split_by_decay
 
 CIFAR, IMAGENET, IMAGENET100 = 50_000, 1_281_167, 126_689  # training images
 
 GOOGLE = {
-    "optimizer._target_": "pretraining.lars.LARS",
+    "optimizer._target_": "pretraining.optim.lars.LARS",
     "optimizer.momentum": 0.9,
     "optimizer.trust": 1e-3,
     "optimizer.form": "rate_inside",
@@ -35,7 +35,7 @@ GOOGLE = {
     "objective.projector.init_std": 0.01,
 }
 SOLO = {
-    "optimizer._target_": "pretraining.lars.LARS",
+    "optimizer._target_": "pretraining.optim.lars.LARS",
     "optimizer.momentum": 0.9,
     "optimizer.trust": 0.02,
     "optimizer.form": "rate_outside",
@@ -128,7 +128,7 @@ PUBLISHED = {
         "backbone.stem": "cifar",
         "preprocess.size": 32,
         "data.batch_size": 128,
-        "optimizer._target_": "pretraining.optim.SGD",
+        "optimizer._target_": "pretraining.optim.optimizers.SGD",
         "optimizer.peak_lr": 0.06 * 128 / 128,
         "optimizer.warmup_steps": 0,
         "optimizer.hold_steps": CIFAR // 128,
@@ -146,7 +146,7 @@ PUBLISHED = {
         "backbone.stem": "imagenet",
         "preprocess.size": 224,
         "data.batch_size": 256,
-        "optimizer._target_": "pretraining.lars.LARS",
+        "optimizer._target_": "pretraining.optim.lars.LARS",
         "optimizer.peak_lr": 0.075 * math.sqrt(256),
         "optimizer.warmup_steps": 10 * (IMAGENET // 256),
         "optimizer.weight_decay": 1e-6,
@@ -162,7 +162,7 @@ PUBLISHED = {
     },
 }
 ALL = {  # what the recipes agree in; strengths of colour distortion are in COLOUR
-    "objective._target_": "pretraining.objectives.simclr.SimCLR",
+    "objective._target_": "pretraining.objectives.image.simclr.SimCLR",
     "objective.decoupled": False,
     "objective.supervised": False,
     "optimizer.schedule": "cosine",
@@ -197,8 +197,12 @@ def test_a_recipe_has_the_published_numbers(name):
         found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
         assert found == (pytest.approx(value, rel=1e-12) if isinstance(value, float | list) else value), key
     strength, jitter = COLOUR.get(name, 1.0), config.augment.jitter
-    assert [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue] == pytest.approx([0.8 * strength] * 3 + [0.2 * strength])
-    assert config.augment.crop.size == config.preprocess.size and list(config.augment.output.mean) == list(config.preprocess.mean)
+    assert [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue] == pytest.approx(
+        [0.8 * strength] * 3 + [0.2 * strength]
+    )
+    assert config.augment.crop.size == config.preprocess.size and list(config.augment.output.mean) == list(
+        config.preprocess.mean
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -207,7 +211,9 @@ def test_the_optimizer_of_a_recipe_decays_and_adapts_the_published_kinds(name):
     network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 4))
     optimizer, schedule = settings.build(split_by_decay(network.named_parameters()), composed(name).trainer.max_steps)
     filters, vectors = optimizer.param_groups
-    assert {parameter.ndim for parameter in filters["params"]} == {2, 4} and {parameter.ndim for parameter in vectors["params"]} == {1}
+    assert {parameter.ndim for parameter in filters["params"]} == {2, 4} and {
+        parameter.ndim for parameter in vectors["params"]
+    } == {1}
     assert filters["weight_decay"] == settings.weight_decay
     if isinstance(settings, LARS):
         assert (vectors["weight_decay"], filters["adapted"], vectors["adapted"]) == (0.0, True, False)
@@ -240,6 +246,8 @@ def test_the_objective_of_a_recipe_is_built_with_its_projector_and_views(name, d
     assert objective.views.count == 2 and objective.temperature == config.objective.temperature
     norms = [part for part in objective.projector if isinstance(part, nn.BatchNorm1d)]
     assert len(norms) == (0 if "solo" in name else len(shapes))
-    assert all(norm.eps == 1e-5 and norm.momentum == 0.1 for norm in norms)  # Google's decay of 0.9 is torch's momentum of 0.1
+    assert all(
+        norm.eps == 1e-5 and norm.momentum == 0.1 for norm in norms
+    )  # Google's decay of 0.9 is torch's momentum of 0.1
     if "google" in name:
         assert not norms[-1].bias.requires_grad

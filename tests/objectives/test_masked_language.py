@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.backbones.huggingface import TransformersBackbone
-from pretraining.objectives.masked_language import NO_LABEL, MaskedLanguage
+from pretraining.objectives.text.masked_language import NO_LABEL, MaskedLanguage
+from pretraining.text.backbones.transformers_model import TransformersBackbone
 from tests.one_step import assert_same_gradient, gradient_of, plain_sgd
 from tests.ranks import in_ranks
 
@@ -43,15 +43,15 @@ def rows(count=8):
 def batch_of(chosen):
     """Make the batch of some rows; row r has r % 4 + 1 predictions, except in 6 and 7, which have none."""
     ids, documents = rows()
-    predicted, labels = [0], [NO_LABEL]
+    target_positions, labels = [0], [NO_LABEL]
     for place, row in enumerate(chosen):
         for number in range(0 if row >= 6 else row % 4 + 1):
-            predicted.append(place * TOKENS + number)
+            target_positions.append(place * TOKENS + number)
             labels.append(int(ids[row, number]) - 1)
     return {
         "input_ids": ids[list(chosen)],
         "documents": documents[list(chosen)],
-        "predicted": torch.tensor(predicted),
+        "target_positions": torch.tensor(target_positions),
         "labels": torch.tensor(labels),
     }
 
@@ -60,7 +60,9 @@ def rank_gradient(rank, world, directory, splits):
     return gradient_of(model(), [batch_of(rows) for rows in splits[rank]], directory, rank=rank, world=world)
 
 
-@pytest.mark.parametrize("split", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]], [[5], [0, 1, 2, 3, 4, 6, 7]]])
+@pytest.mark.parametrize(
+    "split", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]], [[5], [0, 1, 2, 3, 4, 6, 7]]]
+)
 def test_the_gradient_does_not_depend_on_the_micro_batches(split, tmp_path):
     whole = gradient_of(model(), [batch_of(range(8))], tmp_path)
     assert_same_gradient(whole, gradient_of(model(), [batch_of(rows) for rows in split], tmp_path))
@@ -102,11 +104,13 @@ def test_the_loss_at_the_own_initialisation_is_near_log_vocabulary():
 def test_documents_of_a_row_do_not_see_each_other():
     objective = model().double().eval()
     ids, documents = rows()
-    packed = objective.backbone(input_ids=ids, documents=documents).positions
+    packed = objective.backbone(input_ids=ids, document_ids=documents).positions
     for row in range(len(ids)):
         for number in (1, 2):
             here = documents[row] == number
-            alone = objective.backbone(input_ids=ids[row, here][None], documents=torch.ones(1, int(here.sum()), dtype=torch.int64))
+            alone = objective.backbone(
+                input_ids=ids[row, here][None], document_ids=torch.ones(1, int(here.sum()), dtype=torch.int64)
+            )
             assert torch.allclose(packed[row, here], alone.positions[0], atol=1e-9)
 
 
@@ -115,7 +119,9 @@ def test_scores_equal_those_of_transformers_on_the_same_weights():
 
     objective = model().eval()
     peer = BertForMaskedLM(objective.backbone.model.config).eval()
-    weights = {name: value for name, value in objective.backbone.model.state_dict().items() if not name.startswith("pooler.")}
+    weights = {
+        name: value for name, value in objective.backbone.model.state_dict().items() if not name.startswith("pooler.")
+    }
     peer.bert.load_state_dict(weights)
     transform = peer.cls.predictions.transform
     transform.dense.load_state_dict(objective.head.dense.state_dict())
@@ -127,7 +133,11 @@ def test_scores_equal_those_of_transformers_on_the_same_weights():
     labels = torch.full_like(ids, NO_LABEL)
     labels[:, 3:6] = ids[:, 4:7]
     expected = peer(input_ids=ids, labels=labels).loss
-    batch = {"input_ids": ids, "documents": torch.ones_like(ids), "predicted": (labels != NO_LABEL).flatten().nonzero()[:, 0]}
+    batch = {
+        "input_ids": ids,
+        "documents": torch.ones_like(ids),
+        "target_positions": (labels != NO_LABEL).flatten().nonzero()[:, 0],
+    }
     term = objective.loss({**batch, "labels": labels[labels != NO_LABEL]}).terms["mlm"]
     assert abs(float(term.total / term.count) - float(expected)) < 1e-5
 

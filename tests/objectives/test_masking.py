@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pretraining.objectives.masking import budgets, choose, corrupt, number_words, span_lengths
+from pretraining.objectives.text.masking import budgets, choose, corrupt, number_words, span_lengths
 from pretraining.random import Keys
 
 ROWS, TOKENS, SPECIAL, VOCABULARY = 8192, 128, 5, 1000
@@ -141,7 +141,7 @@ def test_whole_words_are_predicted_whole_or_not_at_all():
 
 
 def test_whole_words_follow_the_greedy_rule_that_skips_what_does_not_fit():
-    from pretraining.objectives import masking
+    from pretraining.objectives.text import masking
 
     _, candidates, _ = batch(64)
     starts = np.random.default_rng(3).random(candidates.shape) < 0.4  # long words: many do not fit

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pretraining.objectives.noising import (
+from pretraining.objectives.text.noises import (
     DocumentRotation,
     Documents,
     Replacements,
@@ -120,7 +120,9 @@ def test_masking_and_replacement_hit_an_exact_share_and_never_draw_a_special_tok
     changed = masked.tokens != before.tokens
     assert (masked.lengths == 510).all()
     assert np.abs(changed.sum(1) - 77).max() <= 2  # ceil(510 * 0.15), less random tokens that equal the old ones
-    assert abs((masked.tokens == MASK).sum() / (2000 * 77) - 0.9) < 0.003  # 154,000 draws: three standard deviations are 0.0023
+    assert (
+        abs((masked.tokens == MASK).sum() / (2000 * 77) - 0.9) < 0.003
+    )  # 154,000 draws: three standard deviations are 0.0023
     replaced = TokenReplacement(fraction=0.15)(before, REPLACEMENTS, keys_of(range(2000)), 0)
     assert replaced.tokens.min() >= SPECIAL
 

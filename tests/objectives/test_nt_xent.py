@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pretraining.objectives.nt_xent import nt_xent
+from pretraining.objectives.losses.nt_xent import nt_xent
 from tests.ranks import in_ranks, start_group
 
 
@@ -31,7 +31,9 @@ def slow(views, temperature, *, labels=None, decoupled=False) -> torch.Tensor:
         denominator = [place for place in others if not (decoupled and place in positives)]
         against = sum(torch.exp(views[anchor] @ views[place] / temperature) for place in denominator)
         for positive in positives:
-            total = total - torch.log(torch.exp(views[anchor] @ views[positive] / temperature) / against) / len(positives)
+            total = total - torch.log(torch.exp(views[anchor] @ views[positive] / temperature) / against) / len(
+                positives
+            )
     return total
 
 
@@ -112,7 +114,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         given = function(*args, **(kwargs or {}))
-        self.numbers = max([self.numbers, *(leaf.numel() for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))])
+        self.numbers = max(
+            [self.numbers, *(leaf.numel() for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))]
+        )
         return given
 
 
@@ -152,7 +156,9 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one():
         total = nt_xent(whole, 0.3, labels=labels, decoupled=decoupled)
         total.backward()
         assert abs(above + below - total.item()) < 1e-9
-        torch.testing.assert_close(torch.cat([torch.from_numpy(upper), torch.from_numpy(lower)]), whole.grad, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            torch.cat([torch.from_numpy(upper), torch.from_numpy(lower)]), whole.grad, rtol=0, atol=1e-9
+        )
 
 
 def refusal_of(rank, world):
@@ -164,7 +170,9 @@ def refusal_of(rank, world):
 
 def test_ranks_with_different_numbers_of_images_are_refused_with_their_numbers():
     for message in in_ranks(refusal_of, 2):
-        assert "ranks contrast [3, 4] images" in message and "choose a batch size that the ranks share evenly" in message
+        assert (
+            "ranks contrast [3, 4] images" in message and "choose a batch size that the ranks share evenly" in message
+        )
 
 
 def test_a_single_image_has_no_negatives_to_be_decoupled_from():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pretraining.objectives.sentence_pairs import SPECIALS, heads, plan_pairs, truncated
+from pretraining.objectives.text.sentence_pairs import SPECIALS, heads, plan_pairs, truncated
 from pretraining.random import Keys, bits, integers, uniform
 
 SETTINGS = {"max_tokens": 64, "short_share": 0.1, "negatives": "random", "seed": 1, "epoch": 0}
@@ -81,7 +81,10 @@ def reference(corpus, *, max_tokens, short_share, negatives, seed, epoch):
                         drawn = bits(keys, f"truncate.{name}.0", 8)[0]
                         tosses = [int(drawn[toss // 32]) >> (toss % 32) & 1 for toss in range(dropped[side])]
                         fronts[side] = sum(tosses)
-                pair = [side[front : len(side) - drop + front] for side, front, drop in zip((first, second), fronts, dropped, strict=True)]
+                pair = [
+                    side[front : len(side) - drop + front]
+                    for side, front, drop in zip((first, second), fronts, dropped, strict=True)
+                ]
                 result.append((pair[0][0], len(pair[0]), pair[1][0], len(pair[1]), label))
                 chunk = []
             place += 1
@@ -209,13 +212,17 @@ def test_pairs_are_a_pure_function_of_seed_and_epoch_and_of_each_document():
 def test_documents_do_not_change_with_the_size_of_the_blocks_they_are_walked_in(monkeypatch):
     corpus = documents_of(300, 20)
     whole = plan_pairs(corpus, **SETTINGS)
-    monkeypatch.setattr("pretraining.objectives.sentence_pairs._BLOCK", 7)
+    monkeypatch.setattr("pretraining.objectives.text.sentence_pairs._BLOCK", 7)
     parts = plan_pairs(corpus, **SETTINGS)
-    assert all(map(np.array_equal, whole[:3], parts[:3])) and np.array_equal(whole.columns["label"], parts.columns["label"])
+    assert all(map(np.array_equal, whole[:3], parts[:3])) and np.array_equal(
+        whole.columns["label"], parts.columns["label"]
+    )
 
 
 def test_a_corpus_without_sentence_boundaries_is_refused():
-    with pytest.raises(ValueError, match=r"needs sentence boundaries, but each of the 9 documents .* prepare the data with a sentence"):
+    with pytest.raises(
+        ValueError, match=r"needs sentence boundaries, but each of the 9 documents .* prepare the data with a sentence"
+    ):
         plan_pairs(corpus_of([1] * 9), **SETTINGS)
 
 

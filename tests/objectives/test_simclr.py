@@ -9,13 +9,14 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.backbones.torchvision import TorchvisionBackbone
-from pretraining.data.image import ImageExamples
-from pretraining.objectives.projector import Projector
-from pretraining.objectives.simclr import SimCLR, StackImages
-from pretraining.optim import AdamW
-from pretraining.preprocess.image import ImagePreprocess
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.image.collate import StackImages
+from pretraining.image.data.base import ImageExamples
+from pretraining.image.preprocess import ImagePreprocess
+from pretraining.objectives.heads import Projector
+from pretraining.objectives.image.simclr import SimCLR
+from pretraining.optim.optimizers import AdamW
 from pretraining.random import Keys
 
 # -- the objective ------------------------------------------------------------------------------------------------------------------
@@ -36,7 +37,15 @@ def views(count=2, **changes) -> Views:
 def objective(**changes) -> SimCLR:
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar", in_channels=1)
-    optimizer = AdamW(peak_lr=1e-3, warmup_steps=0, schedule="constant", final_fraction=0.0, weight_decay=0.0, betas=[0.9, 0.999], eps=1e-8)
+    optimizer = AdamW(
+        peak_lr=1e-3,
+        warmup_steps=0,
+        schedule="constant",
+        final_fraction=0.0,
+        weight_decay=0.0,
+        betas=[0.9, 0.999],
+        eps=1e-8,
+    )
     settings = {"views": views(), "projector": Projector(layers=2, output=16), "temperature": 0.5} | changes
     return SimCLR(backbone=backbone, optimizer=optimizer, **settings)
 
@@ -113,7 +122,11 @@ def kinds(projector: nn.Sequential) -> list[str]:
 def test_googles_projector_has_three_layers_with_norms_after_each_and_no_last_shift():
     built = Projector(layers=3, output=128, output_norm="scale", init_std=0.01).build(512)
     assert kinds(built) == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear", "BatchNorm1d"]
-    assert [tuple(part.weight.shape) for part in built if isinstance(part, nn.Linear)] == [(512, 512), (512, 512), (128, 512)]
+    assert [tuple(part.weight.shape) for part in built if isinstance(part, nn.Linear)] == [
+        (512, 512),
+        (512, 512),
+        (128, 512),
+    ]
     assert all(part.bias is None for part in built if isinstance(part, nn.Linear))
     assert abs(built[0].weight.std().item() - 0.01) < 1e-4
     assert not built[7].bias.requires_grad and built[7].weight.requires_grad and built[4].bias.requires_grad

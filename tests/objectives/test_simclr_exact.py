@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.backbones.torchvision import TorchvisionBackbone
-from pretraining.data.image import ImageExamples
-from pretraining.distributed import convert_batchnorm
-from pretraining.objectives.projector import Projector
-from pretraining.objectives.simclr import SimCLR, StackImages
-from pretraining.preprocess.image import ImagePreprocess
+from pretraining.distributed.batchnorm import convert_batchnorm
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.image.collate import StackImages
+from pretraining.image.data.base import ImageExamples
+from pretraining.image.preprocess import ImagePreprocess
+from pretraining.objectives.heads import Projector
+from pretraining.objectives.image.simclr import SimCLR
 from pretraining.random import Keys
 from tests.one_step import assert_same_gradient, gradient_of, plain_sgd
 from tests.ranks import in_ranks
@@ -33,7 +34,13 @@ def views():
 def resnet18():
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
-    return SimCLR(backbone=backbone, optimizer=plain_sgd(), views=views(), projector=Projector(layers=2, output=16), temperature=0.5)
+    return SimCLR(
+        backbone=backbone,
+        optimizer=plain_sgd(),
+        views=views(),
+        projector=Projector(layers=2, output=16),
+        temperature=0.5,
+    )
 
 
 def transformer():
@@ -109,8 +116,12 @@ def test_batch_norm_sees_micro_batches_and_its_statistics_move_once_per_chunk(tm
     representations = torch.cat([reference.represent(batch) for batch in batches])
     term = reference.coupled_loss(representations, batches).terms["nt_xent"]
     (term.total / term.count).backward()
-    expected = {name: parameter.grad.numpy() for name, parameter in reference.named_parameters() if parameter.requires_grad}
+    expected = {
+        name: parameter.grad.numpy() for name, parameter in reference.named_parameters() if parameter.requires_grad
+    }
     assert_same_gradient(expected, gradient, tolerance=1e-8)
     assert int(model.backbone.model.bn1.num_batches_tracked) == 2
-    for (name, ours), (_, theirs) in zip(model.backbone.named_buffers(), reference.backbone.named_buffers(), strict=True):
+    for (name, ours), (_, theirs) in zip(
+        model.backbone.named_buffers(), reference.backbone.named_buffers(), strict=True
+    ):
         assert torch.allclose(ours.double(), theirs.double(), atol=1e-9), name

@@ -7,22 +7,29 @@ import pytest
 import torch
 
 from pretraining.data.loader import EvalLoader, StepLoader
-from pretraining.data.plan import PlannedText
-from pretraining.objectives.masked_language import MaskedLanguage, MaskTokens
-from pretraining.objectives.span_boundary import LONGEST, NO_LABEL, neighbours
+from pretraining.objectives.text.masked_language import MaskedLanguage, MaskTokens
+from pretraining.objectives.text.span_boundary import LONGEST, NO_LABEL, neighbours
+from pretraining.text.plan import PlannedText
 from tests.objectives.small_text import BERT, OPTIMIZER, backbone, batches, corpus, preprocess
 from tests.one_step import assert_same_gradient, gradient_of
 
 
 def masking(fraction=0.15, unit="span"):
-    return MaskTokens(preprocess=preprocess("wordpiece"), max_tokens=64, fraction=fraction, unit=unit, mask_share=0.8, random_share=0.1)
+    return MaskTokens(
+        preprocess=preprocess("wordpiece"),
+        max_tokens=64,
+        fraction=fraction,
+        unit=unit,
+        mask_share=0.8,
+        random_share=0.1,
+    )
 
 
 def test_spans_are_runs_between_their_neighbours_in_the_same_document():
     documents = torch.tensor([[1, 1, 1, 1, 1, 2, 2, 2], [2, 2, 2, 1, 1, 1, 1, 0]])
-    predicted = torch.tensor([1, 2, 6, 8, 9, 12, 13, 0, 0])
+    target_positions = torch.tensor([1, 2, 6, 8, 9, 12, 13, 0, 0])
     labels = torch.tensor([10, 11, 12, 13, 14, 15, 16, NO_LABEL, NO_LABEL])
-    found = neighbours(predicted, labels, documents)
+    found = neighbours(target_positions, labels, documents)
     # Places 8 and 9 open their row, so nothing stands before them; 13 is followed by 14, the last token of its document.
     assert found.labels.tolist() == [10, 11, 12, NO_LABEL, NO_LABEL, 15, 16, NO_LABEL, NO_LABEL]
     assert found.before.tolist()[:3] == [0, 0, 5] and found.behind.tolist()[:3] == [3, 3, 7]
@@ -32,12 +39,15 @@ def test_spans_are_runs_between_their_neighbours_in_the_same_document():
 
 def test_a_long_span_is_predicted_from_its_left_part():
     documents = torch.ones(1, 40, dtype=torch.int64)
-    predicted = torch.arange(1, 21)
-    assert (neighbours(predicted, predicted, documents).labels != NO_LABEL).sum() == LONGEST
+    target_positions = torch.arange(1, 21)
+    assert (neighbours(target_positions, target_positions, documents).labels != NO_LABEL).sum() == LONGEST
 
 
 def slow_neighbours(batch):
-    documents, places = batch["documents"], set(batch["predicted"][batch["labels"] != NO_LABEL].tolist())
+    documents, places = (
+        batch["inputs"]["document_ids"],
+        set(batch["target_positions"][batch["labels"] != NO_LABEL].tolist()),
+    )
     width, flat, found = documents.shape[1], documents.flatten().tolist(), {}
     for place in places:
         first = last = place
@@ -54,10 +64,15 @@ def slow_neighbours(batch):
 
 def test_neighbours_equal_those_of_a_slow_search(tmp_path):
     (batch,) = batches(masking(0.3), corpus("wordpiece", tmp_path), np.arange(16))
-    found, slow = neighbours(batch["predicted"], batch["labels"], batch["documents"]), slow_neighbours(batch)
+    found, slow = (
+        neighbours(batch["target_positions"], batch["labels"], batch["inputs"]["document_ids"]),
+        slow_neighbours(batch),
+    )
     kept = found.labels != NO_LABEL
     assert int(kept.sum()) == len(slow) > 50
-    for place, *rest in zip(batch["predicted"][kept].tolist(), *(part[kept].tolist() for part in found[:3]), strict=True):
+    for place, *rest in zip(
+        batch["target_positions"][kept].tolist(), *(part[kept].tolist() for part in found[:3]), strict=True
+    ):
         assert tuple(rest) == slow[place]
 
 
@@ -82,8 +97,10 @@ def test_counts_are_those_of_the_loss(tmp_path):
 
 
 def masked_share(batch):
-    special = torch.isin(batch["input_ids"], torch.tensor([preprocess("wordpiece").cls_id, preprocess("wordpiece").sep_id]))
-    return float((batch["labels"] != NO_LABEL).sum() / ((batch["documents"] > 0) & ~special).sum())
+    special = torch.isin(
+        batch["inputs"]["input_ids"], torch.tensor([preprocess("wordpiece").cls_id, preprocess("wordpiece").sep_id])
+    )
+    return float((batch["labels"] != NO_LABEL).sum() / ((batch["inputs"]["document_ids"] > 0) & ~special).sum())
 
 
 def test_a_scheduled_fraction_goes_from_start_to_end_fresh_or_resumed_and_evaluates_at_the_end(tmp_path):
@@ -100,13 +117,18 @@ def test_a_scheduled_fraction_goes_from_start_to_end_fresh_or_resumed_and_evalua
     again.load_state_dict(position)
     rest = list(again)
     assert len(rest) == 6
-    assert all(torch.equal(a.micro_batches[0]["predicted"], b.micro_batches[0]["predicted"]) for a, b in zip(steps[4:], rest, strict=True))
+    assert all(
+        torch.equal(a.micro_batches[0]["target_positions"], b.micro_batches[0]["target_positions"])
+        for a, b in zip(steps[4:], rest, strict=True)
+    )
     (batch, _), *_ = EvalLoader(source, collate, batch_size=16)
     assert masked_share(batch) == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_schedule_without_its_ends_is_refused():
-    with pytest.raises(ValueError, match=r"collate\.fraction has the keys \['from', 'to'\]: give one number, or \{start: …, end: …\}"):
+    with pytest.raises(
+        ValueError, match=r"collate\.fraction has the keys \['from', 'to'\]: give one number, or \{start: …, end: …\}"
+    ):
         masking({"from": 0.3, "to": 0.1})
     with pytest.raises(ValueError, match=r"collate\.fraction must lie between 0 and 1"):
         masking({"start": 0.3, "end": 0.0})

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pretraining.objectives.span_corruption import choose_spans, corrupt_spans, lengths_for, span_counts
+from pretraining.objectives.text.span_corruption import choose_spans, corrupt_spans, lengths_for, span_counts
 from pretraining.random import Keys
 
 SENTINELS = np.arange(999, 899, -1)
@@ -23,7 +23,7 @@ def corrupted(lengths, rows=None, density=0.15, mean_length=3.0, tokens=None):
     width = lengths.max(initial=0)
     tokens = np.broadcast_to(np.arange(width) + 2, (len(lengths), width)) if tokens is None else tokens[:, :width]
     hidden, opens = choose_spans(lengths, keys, density=density, mean_length=mean_length, sentinels=len(SENTINELS))
-    sides = corrupt_spans(tokens, hidden, opens, lengths, sentinel_ids=SENTINELS, last_id=EOS, pad_id=PAD)
+    sides = corrupt_spans(tokens, hidden, opens, lengths, sentinel_ids=SENTINELS, eos_id=EOS, pad_id=PAD)
     return hidden, sides
 
 
@@ -53,7 +53,9 @@ def test_over_a_million_tokens_fifteen_percent_are_hidden_in_spans_of_three():
 
 
 def test_every_way_to_cut_is_equally_likely():
-    hidden, _ = corrupted([6] * 20_000, density=0.5, mean_length=1.5)  # 3 hidden in 2 spans, 3 visible in 2 runs: 2 x 2 ways
+    hidden, _ = corrupted(
+        [6] * 20_000, density=0.5, mean_length=1.5
+    )  # 3 hidden in 2 spans, 3 visible in 2 runs: 2 x 2 ways
     codes = hidden @ (1 << np.arange(6))
     shares = np.unique(codes, return_counts=True)[1] / 20_000
     assert len(shares) == 4
@@ -68,7 +70,9 @@ def rebuilt(inputs, targets):
             current = spans.setdefault(token, [])
         else:
             current.append(token)
-    return list(itertools.chain.from_iterable(spans.pop(token) if token in SENTINELS else [token] for token in inputs[:-1]))
+    return list(
+        itertools.chain.from_iterable(spans.pop(token) if token in SENTINELS else [token] for token in inputs[:-1])
+    )
 
 
 def test_inputs_and_targets_together_give_the_text_back():

@@ -13,19 +13,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretraining import handoff
-from pretraining.augment import Blur, Crop, Jitter, Output, Views
-from pretraining.backbones.torchvision import TorchvisionBackbone
-from pretraining.configuration import compose
-from pretraining.data.image import ImageExamples
-from pretraining.data.labelled_text import LabelledTextFiles
-from pretraining.distributed import convert_batchnorm
+from pretraining.cli.configuration import compose
+from pretraining.distributed.batchnorm import convert_batchnorm
+from pretraining.errors import RunError
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.image.collate import LabelledImages
+from pretraining.image.data.base import ImageExamples
+from pretraining.image.preprocess import ImagePreprocess
 from pretraining.launch import main
-from pretraining.objectives.supervised import LabelledImages, SupervisedImages
-from pretraining.objectives.supervised_text import LabelledTexts
-from pretraining.preprocess.image import ImagePreprocess
-from pretraining.preprocess.tokenizer_recipes import WordPiece
+from pretraining.objectives.image.supervised import SupervisedImages
+from pretraining.objectives.text.supervised import LabelledTexts
 from pretraining.random import Keys
-from pretraining.run import RunError
+from pretraining.text.data.labelled import LabelledTextFiles
+from pretraining.text.tokenizer_recipes import WordPiece
 from tests.one_step import assert_same_gradient, gradient_of, plain_sgd
 from tests.ranks import in_ranks
 
@@ -36,14 +37,24 @@ PREPROCESS = ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD)
 
 def views(count=1):
     blur, jitter, output = Blur(probability=0.0, kernel_size=3), Jitter(probability=0.5), Output(mean=MEAN, std=STD)
-    return Views(count=count, crop=Crop(size=SIZE, area=(0.5, 1.0)), jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output)
+    return Views(
+        count=count,
+        crop=Crop(size=SIZE, area=(0.5, 1.0)),
+        jitter=jitter,
+        greyscale=0.2,
+        blur=blur,
+        solarise=0.0,
+        output=output,
+    )
 
 
 def objective(count=1, norm=True, **changes):
     torch.manual_seed(0)
     options = {"image_size": SIZE, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
     residual = {"name": "resnet", "layers": [1, 1, 1, 1], "width": 8, "stem": "cifar"}
-    backbone = TorchvisionBackbone(**residual) if norm else TorchvisionBackbone(name="vision_transformer", options=options)
+    backbone = (
+        TorchvisionBackbone(**residual) if norm else TorchvisionBackbone(name="vision_transformer", options=options)
+    )
     return SupervisedImages(backbone=backbone, optimizer=plain_sgd(), classes=CLASSES, views=views(count), **changes)
 
 
@@ -51,7 +62,9 @@ def batch_of(rows, stream="train"):
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8)
     rows = np.asarray(list(rows))
     keys = Keys(1, stream, np.zeros(len(rows), np.int64), rows)
-    return LabelledImages(preprocess=PREPROCESS)(ImageExamples(images[rows], rows % CLASSES), keys) | {"keys": keys.to("cpu")}
+    return LabelledImages(preprocess=PREPROCESS)(ImageExamples(images[rows], rows % CLASSES), keys) | {
+        "keys": keys.to("cpu")
+    }
 
 
 def test_without_knowledge_it_costs_the_log_of_the_number_of_classes():
@@ -75,7 +88,9 @@ def test_label_smoothing_mixes_the_target_with_all_classes():
 def test_training_sees_random_views_and_validation_the_prepared_image():
     model = objective(count=3)
     train, validation = model.on_device(batch_of(range(BATCH))), model.on_device(batch_of(range(BATCH), "validation"))
-    assert len(train["views"]) == 3 * BATCH and not torch.equal(train["views"][:BATCH], train["views"][BATCH : 2 * BATCH])
+    assert len(train["views"]) == 3 * BATCH and not torch.equal(
+        train["views"][:BATCH], train["views"][BATCH : 2 * BATCH]
+    )
     assert torch.equal(validation["views"], PREPROCESS(validation["images"]))
     for made, raw in ((train, batch_of(range(BATCH))), (validation, batch_of(range(BATCH), "validation"))):
         assert model.loss(made).terms["cross_entropy"].count == model.counts(raw)["cross_entropy"] == len(made["views"])
@@ -90,7 +105,9 @@ def test_the_gradient_does_not_depend_on_the_split(tmp_path, parts):
 
 
 def rank_gradient(rank, world, directory, splits):
-    return gradient_of(convert_batchnorm(objective()), [batch_of(rows) for rows in splits[rank]], directory, rank=rank, world=world)
+    return gradient_of(
+        convert_batchnorm(objective()), [batch_of(rows) for rows in splits[rank]], directory, rank=rank, world=world
+    )
 
 
 def test_two_ranks_give_the_gradient_of_one_process(tmp_path):
@@ -103,12 +120,20 @@ QUIET = ["logger.wandb.mode=disabled", "logger.progress=false", "trainer.precisi
 
 
 def test_a_run_learns_the_digits_and_hands_over_what_others_do(tmp_path):
-    sizes = ["backbone.width=8", "trainer.max_steps=60", "trainer.val_every=60", "optimizer.peak_lr=5e-3", "data.batch_size=64"]
+    sizes = [
+        "backbone.width=8",
+        "trainer.max_steps=60",
+        "trainer.val_every=60",
+        "optimizer.peak_lr=5e-3",
+        "data.batch_size=64",
+    ]
     run = main(compose(["objective=supervised", *sizes, *QUIET, f"run_dir={tmp_path / 'run'}"]))
     final = json.loads((run / "metrics.json").read_text())
     assert final["validation/accuracy"] > 0.8 and final["probe/knn_accuracy"] > 0.8
     given = handoff.read(str(run / "handoff" / "last"))
-    assert given.card["origin"]["objective"] == "SupervisedImages" and given.card["recipe"]["objective"]["classes"] == 10
+    assert (
+        given.card["origin"]["objective"] == "SupervisedImages" and given.card["recipe"]["objective"]["classes"] == 10
+    )
     assert {path.name for path in (run / "pictures").iterdir()} == {"embeddings.png", "views.png"}
 
 
@@ -118,17 +143,30 @@ def test_images_without_labels_are_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(20):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
-    data = ["data=image_folder", f"data.path={tmp_path / 'photos'}", f"data.cache_dir={tmp_path / 'cache'}", "data.batch_size=8"]
-    with pytest.raises(RunError, match="learns from labels, but the training data has none: put each class into a folder of its name"):
+    data = [
+        "data=image_folder",
+        f"data.path={tmp_path / 'photos'}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "data.batch_size=8",
+    ]
+    with pytest.raises(
+        RunError, match="learns from labels, but the training data has none: put each class into a folder of its name"
+    ):
         main(compose(["objective=supervised", *data, *QUIET, f"run_dir={tmp_path / 'run'}"]))
-    with pytest.raises(RunError, match=r"objective.classes=3, but the training data has 10: set objective.classes=10 or null"):
+    with pytest.raises(
+        RunError, match=r"objective.classes=3, but the training data has 10: set objective.classes=10 or null"
+    ):
         main(compose(["objective=supervised", "objective.classes=3", *QUIET, f"run_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()
 
 
 # -- text ---------------------------------------------------------------------------------------------------------------------------
 
-TOPICS = {"sea": "ship wave harbour sail tide anchor", "wood": "tree leaf root branch moss bark", "sky": "cloud star moon wind rain sun"}
+TOPICS = {
+    "sea": "ship wave harbour sail tide anchor",
+    "wood": "tree leaf root branch moss bark",
+    "sky": "cloud star moon wind rain sun",
+}
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +196,9 @@ def test_each_row_is_a_text_with_its_own_class(topics, tmp_path):
     rows = np.array([3, 0, 77])
     batch = collate(source[1].read(0, rows), Keys(1, "train", np.zeros(3, np.int64), rows))
     names, given = sorted(TOPICS), data.labelled("train")
-    for row, ids, documents, label in zip(rows, batch["input_ids"], batch["documents"], batch["labels"], strict=True):
+    for row, ids, documents, label in zip(
+        rows, batch["inputs"]["input_ids"], batch["inputs"]["document_ids"], batch["labels"], strict=True
+    ):
         read = preprocess.tokenizer.decode(ids[documents > 0], skip_special_tokens=True)
         assert read == given.texts[row] and set(read.split()[1:]) <= set(TOPICS[names[label]].split())
     sizes = [len(data.labelled(split).texts) for split in ("train", "validation", "test")]
@@ -172,7 +212,7 @@ def test_long_texts_are_cut_and_keep_their_class(topics, tmp_path):
     source = data.source("train", preprocess, collate.plan, seed=1)
     rows = np.arange(20)
     batch = collate(source.read(0, rows), Keys(1, "train", np.zeros(20, np.int64), rows))
-    assert batch["input_ids"].shape == (20, 6) and (batch["documents"] == 1).all()
+    assert batch["inputs"]["input_ids"].shape == (20, 6) and (batch["inputs"]["document_ids"] == 1).all()
     assert batch["labels"].tolist() == data.labelled("train").labels[:20]
 
 
@@ -203,7 +243,10 @@ def test_texts_without_labels_are_refused(topics, cache_dir, tmp_path):
     refused = {
         ("data=text_files", f"data.path={plain}"): "learns from labels, but the data has none: set data=labelled_text",
         ("data=labelled_text", f"data.path={plain}"): r"holds no labels: give .parquet, .csv or .jsonl",
-        ("data=labelled_text", f"data.path={topics}"): r"has no column 'text': set data.columns to two of sentence, topic",
+        (
+            "data=labelled_text",
+            f"data.path={topics}",
+        ): r"has no column 'text': set data.columns to two of sentence, topic",
     }
     for data, message in refused.items():
         with pytest.raises(RunError, match=message):

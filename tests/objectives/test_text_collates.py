@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.data.plan import PlannedText, Rows
-from pretraining.objectives.bert import MaskPairs
-from pretraining.objectives.causal_language import NextTokens
-from pretraining.objectives.continuous_rows import continuous_rows, cut_stream
-from pretraining.objectives.damage import Bart, SpanCorruption, cut_at_sentences
-from pretraining.objectives.denoising import DenoiseText
-from pretraining.objectives.masked_language import NO_LABEL
-from pretraining.objectives.next_sentence import PairSentences
-from pretraining.objectives.noising import SentencePermutation, TextInfilling, TokenDeletion, TokenInsertion
+from pretraining.objectives.text.bert import MaskPairs
+from pretraining.objectives.text.causal_language import NextTokens
+from pretraining.objectives.text.continuous_rows import continuous_rows, cut_stream
+from pretraining.objectives.text.corruption import Bart, SpanCorruption, cut_at_sentences
+from pretraining.objectives.text.denoising import DenoiseText
+from pretraining.objectives.text.masked_language import NO_LABEL
+from pretraining.objectives.text.next_sentence import PairSentences
+from pretraining.objectives.text.noises import SentencePermutation, TextInfilling, TokenDeletion, TokenInsertion
+from pretraining.text.plan import PlannedText, Rows
 from tests.objectives.small_text import batches, corpus, keys_of, preprocess
 
 PAIRS = {"max_tokens": 48, "negatives": "random", "short_share": 0.1}
@@ -72,8 +72,10 @@ def test_an_epoch_damages_anew_and_the_same_epoch_alike(tmp_path, build):
     collate, kind = build()
     text = PlannedText(source := corpus(kind, tmp_path), collate.plan(source, 1, 0))
     first, again, later = (collate(text.read(0, np.arange(8)), keys_of(range(8), epoch)) for epoch in (0, 0, 1))
-    assert torch.equal(first["input_ids"], again["input_ids"])
-    assert first["input_ids"].shape != later["input_ids"].shape or not torch.equal(first["input_ids"], later["input_ids"])
+    assert torch.equal(first["inputs"]["input_ids"], again["inputs"]["input_ids"])
+    assert first["inputs"]["input_ids"].shape != later["inputs"]["input_ids"].shape or not torch.equal(
+        first["inputs"]["input_ids"], later["inputs"]["input_ids"]
+    )
 
 
 def test_pairs_are_laid_out_as_cls_a_sep_b_sep(tmp_path):
@@ -82,13 +84,15 @@ def test_pairs_are_laid_out_as_cls_a_sep_b_sep(tmp_path):
     rows = collate.plan(source, 1, 0)
     (batch,) = batches(collate, source, range(20))
     for number in range(20):
-        first, second = (source.read(rows.starts[[p]], rows.lengths[[p]]).tolist() for p in (2 * number, 2 * number + 1))
+        first, second = (
+            source.read(rows.starts[[p]], rows.lengths[[p]]).tolist() for p in (2 * number, 2 * number + 1)
+        )
         wanted = [words.cls_id, *first, words.sep_id, *second, words.sep_id]
         padding = [words.pad_id] * (48 - len(wanted))
-        assert batch["input_ids"][number].tolist() == wanted + padding
+        assert batch["inputs"]["input_ids"][number].tolist() == wanted + padding
         types = [0] * (len(first) + 2) + [1] * (len(second) + 1) + [0] * len(padding)
-        assert batch["token_type_ids"][number].tolist() == types
-        assert batch["documents"][number].tolist() == [1] * len(wanted) + [0] * len(padding)
+        assert batch["inputs"]["token_type_ids"][number].tolist() == types
+        assert batch["inputs"]["document_ids"][number].tolist() == [1] * len(wanted) + [0] * len(padding)
     assert batch["is_random"].tolist() == rows.columns["label"][:20].tolist()
 
 
@@ -106,12 +110,12 @@ def test_masks_never_touch_special_tokens_of_pairs(tmp_path):
     source, words = corpus(kind, tmp_path), preprocess(kind)
     (clean,) = batches(pairs()[0], source, range(40))
     (batch,) = batches(collate, source, range(40))
-    special = torch.isin(clean["input_ids"], torch.from_numpy(words.special_ids))
-    assert torch.equal(batch["input_ids"][special], clean["input_ids"][special])
+    special = torch.isin(clean["inputs"]["input_ids"], torch.from_numpy(words.special_ids))
+    assert torch.equal(batch["inputs"]["input_ids"][special], clean["inputs"]["input_ids"][special])
     real = batch["labels"] != NO_LABEL
-    places = batch["predicted"][real]
+    places = batch["target_positions"][real]
     assert not special.flatten()[places].any() and len(places.unique()) == len(places)
-    assert torch.equal(clean["input_ids"].flatten()[places], batch["labels"][real])
+    assert torch.equal(clean["inputs"]["input_ids"].flatten()[places], batch["labels"][real])
     assert (torch.bincount(places // 48, minlength=40) >= 1).all()
 
 
@@ -122,29 +126,29 @@ def test_bart_reads_the_damaged_document_and_writes_the_whole_one(tmp_path):
     (batch,) = batches(collate, source, range(20))
     shape, real = batch["decoder_input_ids"].shape, batch["labels"] != NO_LABEL
     targets = torch.full((shape[0] * shape[1],), words.pad_id)
-    targets[batch["predicted"][real]] = batch["labels"][real]
+    targets[batch["target_positions"][real]] = batch["labels"][real]
     for number, target in enumerate(targets.view(shape).tolist()):
-        document = [words.first_id, *plain(rows, number, source).tolist(), words.last_id]
+        document = [words.bos_id, *plain(rows, number, source).tolist(), words.eos_id]
         assert target == document + [words.pad_id] * (shape[1] - len(document))
-        assert batch["decoder_input_ids"][number].tolist() == [words.last_id, *target[:-1]]
-        read = batch["input_ids"][number][batch["documents"][number] > 0].tolist()
-        assert read[0] == words.first_id and read[-1] == words.last_id and read.count(words.mask_id) >= 1
+        assert batch["decoder_input_ids"][number].tolist() == [words.eos_id, *target[:-1]]
+        read = batch["inputs"]["input_ids"][number][batch["inputs"]["document_ids"][number] > 0].tolist()
+        assert read[0] == words.bos_id and read[-1] == words.eos_id and read.count(words.mask_id) >= 1
         assert len(read) < len(document) or len(document) < 12
-    assert shape[1] % 8 == 0 and batch["input_ids"].shape[1] % 8 == 0
+    assert shape[1] % 8 == 0 and batch["inputs"]["input_ids"].shape[1] % 8 == 0
 
 
 def test_inputs_that_grew_beyond_the_row_are_cut(tmp_path):
     collate, kind = bart(TokenInsertion(fraction=1.0))
     (batch,) = batches(collate, corpus(kind, tmp_path), range(20))
-    lengths = (batch["documents"] > 0).sum(1)
+    lengths = (batch["inputs"]["document_ids"] > 0).sum(1)
     assert lengths.max() == 64
-    assert (batch["input_ids"].gather(1, lengths[:, None] - 1) == preprocess(kind).last_id).all()
+    assert (batch["inputs"]["input_ids"].gather(1, lengths[:, None] - 1) == preprocess(kind).eos_id).all()
 
 
 def test_a_document_whose_every_token_was_deleted_is_an_empty_input(tmp_path):
     collate, kind = bart(TokenDeletion(fraction=1.0))
     (batch,) = batches(collate, corpus(kind, tmp_path), range(3))
-    assert batch["documents"].sum(1).tolist() == [2, 2, 2]
+    assert batch["inputs"]["document_ids"].sum(1).tolist() == [2, 2, 2]
 
 
 def test_sentences_are_pieces_only_where_they_are_permuted(tmp_path):
@@ -172,12 +176,12 @@ def test_t5_rows_are_exactly_full_on_both_sides(tmp_path):
     collate, kind = t5()
     source, words = corpus(kind, tmp_path), preprocess(kind)
     (batch,) = batches(collate, source, range(16))
-    assert batch["input_ids"].shape == (16, 64) and (batch["documents"] == 1).all()
+    assert batch["inputs"]["input_ids"].shape == (16, 64) and (batch["inputs"]["document_ids"] == 1).all()
     real = batch["labels"] != NO_LABEL
     assert int(real.sum()) % 16 == 0  # the same number of targets in each row
     per_row = int(real.sum()) // 16
     labels = batch["labels"][real].view(16, per_row)
-    assert (labels[:, -1] == words.last_id).all() and (labels[:, 0] == words.vocab_size - 1).all()
+    assert (labels[:, -1] == words.eos_id).all() and (labels[:, 0] == words.vocab_size - 1).all()
     assert (batch["decoder_input_ids"][:, 0] == words.pad_id).all()
     assert torch.equal(batch["decoder_input_ids"][:, 1:per_row], labels[:, :-1])
     assert not torch.isin(labels, torch.tensor([words.pad_id])).any()
@@ -189,10 +193,14 @@ def test_continuous_rows_hold_each_token_once_and_only_the_last_is_shorter(tmp_p
     rows = continuous_rows(source, row_tokens, seed=1, epoch=0)
     sizes = np.add.reduceat(rows.lengths, rows.offsets[:-1])
     assert (sizes[:-1] == row_tokens).all() and 0 < sizes[-1] <= row_tokens
-    places = np.concatenate([np.arange(start, start + length) for start, length in zip(rows.starts, rows.lengths, strict=True)])
+    places = np.concatenate(
+        [np.arange(start, start + length) for start, length in zip(rows.starts, rows.lengths, strict=True)]
+    )
     assert np.array_equal(np.sort(places), np.arange(source.num_tokens))
     borders = source.sentence_offsets[source.document_offsets]
-    assert (np.searchsorted(borders, rows.starts, "right") == np.searchsorted(borders, rows.starts + rows.lengths, "left")).all()
+    assert (
+        np.searchsorted(borders, rows.starts, "right") == np.searchsorted(borders, rows.starts + rows.lengths, "left")
+    ).all()
 
 
 def test_continuous_rows_have_other_neighbours_each_epoch_and_survive_empty_documents(tmp_path):
@@ -210,22 +218,28 @@ def test_causal_rows_predict_each_next_token_of_the_same_document(tmp_path):
     rows = len(collate.plan(source, 1, 0).offsets) - 1
     (batch,) = batches(collate, source, range(rows - 10, rows))
     real = batch["labels"] != NO_LABEL
-    found = dict(zip(batch["predicted"][real].tolist(), batch["labels"][real].tolist(), strict=True))
-    ids, documents = batch["input_ids"], batch["documents"]
+    found = dict(zip(batch["target_positions"][real].tolist(), batch["labels"][real].tolist(), strict=True))
+    ids, documents = batch["inputs"]["input_ids"], batch["inputs"]["document_ids"]
     for row in range(10):
         for place in range(64):
             follows = place < 63 and documents[row, place] > 0 and documents[row, place] == documents[row, place + 1]
             assert found.get(row * 64 + place) == (int(ids[row, place + 1]) if follows else None)
     ends = int(documents.amax(1).sum())
-    assert sum(label == words.last_id for label in found.values()) == ends
+    assert sum(label == words.eos_id for label in found.values()) == ends
     assert len(found) == int((documents > 0).sum()) - ends  # a document's first token is not predicted
 
 
 def test_a_tokenizer_without_the_tokens_that_are_needed_is_refused():
-    with pytest.raises(ValueError, match=r"span corruption needs a tokenizer with sentinels .*choose preprocess=sentinel_bpe"):
-        DenoiseText(preprocess=preprocess("byte_bpe"), max_tokens=64, damage=SpanCorruption(density=0.15, mean_length=3.0))
+    with pytest.raises(
+        ValueError, match=r"span corruption needs a tokenizer with sentinels .*choose preprocess=sentinel_bpe"
+    ):
+        DenoiseText(
+            preprocess=preprocess("byte_bpe"), max_tokens=64, damage=SpanCorruption(density=0.15, mean_length=3.0)
+        )
     with pytest.raises(ValueError, match="need a tokenizer with a mask and an end token: choose preprocess=byte_bpe"):
-        DenoiseText(preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=Bart(noises=[TokenDeletion(fraction=0.1)]))
+        DenoiseText(
+            preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=Bart(noises=[TokenDeletion(fraction=0.1)])
+        )
     with pytest.raises(ValueError, match="pairs of segments need a tokenizer with a first and a separating token"):
         PairSentences(preprocess=preprocess("sentinel_bpe"), **PAIRS)
 
@@ -242,6 +256,6 @@ def test_settings_that_mean_nothing_are_refused():
 def test_sentinel_ids_descend_from_the_end_of_the_vocabulary_as_in_t5():
     words = preprocess("sentinel_bpe")
     collate, _ = t5()
-    assert words.vocab_size == 500 and (words.pad_id, words.last_id) == (0, 1) and words.first_id is None
+    assert words.vocab_size == 500 and (words.pad_id, words.eos_id) == (0, 1) and words.bos_id is None
     assert collate.vocabulary.sentinel_ids.tolist() == list(range(499, 399, -1))
     assert np.isin(collate.vocabulary.sentinel_ids, words.special_ids).all()

@@ -6,13 +6,13 @@ import pytest
 import torch
 import transformers
 
-from pretraining.objectives.bert import Bert, MaskPairs
-from pretraining.objectives.causal_language import CausalLanguage, NextTokens
-from pretraining.objectives.damage import Bart, SpanCorruption
-from pretraining.objectives.denoising import DenoiseText, Denoising
-from pretraining.objectives.masked_language import NO_LABEL
-from pretraining.objectives.next_sentence import NextSentence, PairSentences
-from pretraining.objectives.noising import SentencePermutation, TextInfilling
+from pretraining.objectives.text.bert import Bert, MaskPairs
+from pretraining.objectives.text.causal_language import CausalLanguage, NextTokens
+from pretraining.objectives.text.corruption import Bart, SpanCorruption
+from pretraining.objectives.text.denoising import DenoiseText, Denoising
+from pretraining.objectives.text.masked_language import NO_LABEL
+from pretraining.objectives.text.next_sentence import NextSentence, PairSentences
+from pretraining.objectives.text.noises import SentencePermutation, TextInfilling
 from tests.objectives.small_text import BART, BERT, GPT2, OPTIMIZER, T5, backbone, batches, corpus, mean_of, preprocess
 from tests.one_step import assert_same_gradient, gradient_of
 from tests.ranks import in_ranks
@@ -25,7 +25,9 @@ NOISES = [SentencePermutation(fraction=1.0), TextInfilling(fraction=0.3, mean_le
 def bert(tmp_path):
     words = preprocess("wordpiece")
     collate = MaskPairs(preprocess=words, **PAIRS, **MASKING)
-    model = Bert(backbone=backbone(BERT, "wordpiece", pooling="pooler"), optimizer=OPTIMIZER, mlm_weight=1.0, nsp_weight=0.5)
+    model = Bert(
+        backbone=backbone(BERT, "wordpiece", pooling="pooler"), optimizer=OPTIMIZER, mlm_weight=1.0, nsp_weight=0.5
+    )
     return model, collate, corpus("wordpiece", tmp_path)
 
 
@@ -42,7 +44,9 @@ def bart(tmp_path):
 
 
 def t5(tmp_path):
-    collate = DenoiseText(preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=SpanCorruption(density=0.15, mean_length=3.0))
+    collate = DenoiseText(
+        preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=SpanCorruption(density=0.15, mean_length=3.0)
+    )
     model = Denoising(backbone=backbone(T5, "sentinel_bpe", architecture="seq2seq"), optimizer=OPTIMIZER)
     return model, collate, corpus("sentinel_bpe", tmp_path)
 
@@ -60,7 +64,7 @@ def scattered(batch, shape):
     """Labels on every place of [B, T], -100 where nothing is predicted: what transformers' losses take."""
     labels = torch.full((shape[0] * shape[1],), -100)
     real = batch["labels"] != NO_LABEL
-    labels[batch["predicted"][real]] = batch["labels"][real]
+    labels[batch["target_positions"][real]] = batch["labels"][real]
     return labels.view(shape)
 
 
@@ -78,10 +82,10 @@ def test_bert_equals_bert_for_pretraining(tmp_path):
     assert head.decoder.weight is theirs.bert.embeddings.word_embeddings.weight
     head.decoder.bias = head.bias
     answer = theirs(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["documents"],
-        token_type_ids=batch["token_type_ids"],
-        labels=scattered(batch, batch["input_ids"].shape),
+        input_ids=batch["inputs"]["input_ids"],
+        attention_mask=batch["inputs"]["document_ids"],
+        token_type_ids=batch["inputs"]["token_type_ids"],
+        labels=scattered(batch, batch["inputs"]["input_ids"].shape),
         next_sentence_label=batch["is_random"],
     )
     loss = objective.eval().loss(batch)
@@ -98,9 +102,9 @@ def test_next_sentence_equals_bert_for_next_sentence_prediction(tmp_path):
     theirs.bert.load_state_dict(objective.backbone.model.state_dict())
     theirs.cls.seq_relationship.load_state_dict(objective.head.output.state_dict())
     answer = theirs(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["documents"],
-        token_type_ids=batch["token_type_ids"],
+        input_ids=batch["inputs"]["input_ids"],
+        attention_mask=batch["inputs"]["document_ids"],
+        token_type_ids=batch["inputs"]["token_type_ids"],
         labels=batch["is_random"],
     )
     loss = objective.eval().loss(batch)
@@ -109,7 +113,9 @@ def test_next_sentence_equals_bert_for_next_sentence_prediction(tmp_path):
     assert (negatives.total / negatives.count).item() == batch["is_random"].float().mean().item()
 
 
-@pytest.mark.parametrize(("build", "model"), [(bart, "BartForConditionalGeneration"), (t5, "T5ForConditionalGeneration")])
+@pytest.mark.parametrize(
+    ("build", "model"), [(bart, "BartForConditionalGeneration"), (t5, "T5ForConditionalGeneration")]
+)
 def test_denoising_equals_the_conditional_generation_model(tmp_path, build, model):
     objective, collate, source = build(tmp_path)
     theirs = objective.backbone.model
@@ -119,14 +125,18 @@ def test_denoising_equals_the_conditional_generation_model(tmp_path, build, mode
     (batch,) = batches(collate, source, range(12))
     shape = batch["decoder_input_ids"].shape
     answer = theirs.eval()(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["documents"],
+        input_ids=batch["inputs"]["input_ids"],
+        attention_mask=batch["inputs"]["document_ids"],
         decoder_input_ids=batch["decoder_input_ids"],
         labels=scattered(batch, shape),
     )
     loss = objective.eval().loss(batch)
     assert abs(mean_of(loss, "denoising") - answer.loss.item()) < 1e-5
-    own = theirs(input_ids=batch["input_ids"], attention_mask=batch["documents"], labels=scattered(batch, shape))
+    own = theirs(
+        input_ids=batch["inputs"]["input_ids"],
+        attention_mask=batch["inputs"]["document_ids"],
+        labels=scattered(batch, shape),
+    )
     assert abs(own.loss.item() - answer.loss.item()) < 1e-5  # transformers shifts the labels to the same decoder inputs
 
 
@@ -134,9 +144,9 @@ def test_causal_language_equals_gpt2_one_document_at_a_time(tmp_path):
     objective, collate, source = gpt2(tmp_path)
     rows = len(collate.plan(source, 1, 0).offsets) - 1
     (batch,) = batches(collate, source, range(rows - 8, rows))  # the shortest documents come last
-    assert (batch["documents"].amax(1) > 1).any(), "rows of several documents are what this is about"
+    assert (batch["inputs"]["document_ids"].amax(1) > 1).any(), "rows of several documents are what this is about"
     theirs, total, count = objective.backbone.model.eval(), 0.0, 0
-    for row, documents in zip(batch["input_ids"], batch["documents"], strict=True):
+    for row, documents in zip(batch["inputs"]["input_ids"], batch["inputs"]["document_ids"], strict=True):
         for number in range(1, int(documents.max()) + 1):
             ids = row[documents == number][None]
             total += theirs(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
@@ -158,7 +168,10 @@ def test_a_llama_style_decoder_works_as_well(tmp_path):
     collate = NextTokens(preprocess=preprocess("byte_bpe"), max_tokens=64)
     objective = CausalLanguage(backbone=backbone(config, "byte_bpe", architecture="causal"), optimizer=OPTIMIZER).eval()
     (batch,) = batches(collate, corpus("byte_bpe", tmp_path), [3])
-    ids = [batch["input_ids"][0][batch["documents"][0] == number][None] for number in range(1, int(batch["documents"].max()) + 1)]
+    ids = [
+        batch["inputs"]["input_ids"][0][batch["inputs"]["document_ids"][0] == number][None]
+        for number in range(1, int(batch["inputs"]["document_ids"].max()) + 1)
+    ]
     sums = [objective.backbone.model(input_ids=one, labels=one).loss.item() * (one.shape[1] - 1) for one in ids]
     assert abs(objective.loss(batch).terms["causal"].total.item() - sum(sums)) < 1e-4
 
@@ -178,13 +191,16 @@ def rank_gradients(rank, world, directory):
     for build in EVERY:
         objective, collate, source = build(directory / f"rank{rank}")
         quarters = batches(collate, source, range(8), 4)
-        found.append(gradient_of(objective, quarters[:3] if rank == 0 else quarters[3:], directory, rank=rank, world=world))
+        found.append(
+            gradient_of(objective, quarters[:3] if rank == 0 else quarters[3:], directory, rank=rank, world=world)
+        )
     return found
 
 
 def test_two_ranks_with_unequal_shares_have_the_gradient_of_one_process(tmp_path):
     wanted = [
-        gradient_of(objective, batches(collate, source, range(8)), tmp_path) for objective, collate, source in (b(tmp_path) for b in EVERY)
+        gradient_of(objective, batches(collate, source, range(8)), tmp_path)
+        for objective, collate, source in (b(tmp_path) for b in EVERY)
     ]
     for found in in_ranks(rank_gradients, 2, tmp_path):
         for build, one, other in zip(EVERY, wanted, found, strict=True):
@@ -198,7 +214,9 @@ def test_counts_are_those_of_the_loss(tmp_path, build):
     (batch,) = batches(collate, source, range(5))
     terms = objective.eval().loss(batch).terms
     counts = objective.counts(batch)
-    assert {name: int(term.count) for name, term in terms.items()} == {name: int(count) for name, count in counts.items()}
+    assert {name: int(term.count) for name, term in terms.items()} == {
+        name: int(count) for name, count in counts.items()
+    }
     assert all(int(count) > 0 for count in counts.values())
 
 
@@ -216,19 +234,29 @@ def test_every_trainable_weight_gets_a_gradient(tmp_path, build):
     objective, collate, source = build(tmp_path)
     (batch,) = batches(collate, source, range(8))
     sum(term.total for term in objective.loss(batch).terms.values()).backward()
-    assert [name for name, parameter in objective.named_parameters() if parameter.requires_grad and parameter.grad is None] == []
+    assert [
+        name for name, parameter in objective.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("build", "loader"),
-    [(bert, "AutoModel"), (bart, "AutoModelForSeq2SeqLM"), (t5, "AutoModelForSeq2SeqLM"), (gpt2, "AutoModelForCausalLM")],
+    [
+        (bert, "AutoModel"),
+        (bart, "AutoModelForSeq2SeqLM"),
+        (t5, "AutoModelForSeq2SeqLM"),
+        (gpt2, "AutoModelForCausalLM"),
+    ],
 )
 def test_an_exported_backbone_gives_the_same_answers_in_transformers(tmp_path, build, loader):
     objective, collate, source = build(tmp_path)
     (batch,) = batches(collate, source, range(4))
     objective.backbone.export(tmp_path / "exported")
     theirs = getattr(transformers, loader).from_pretrained(tmp_path / "exported").eval()
-    inputs = {"input_ids": batch["input_ids"][:1], "attention_mask": batch["documents"][:1].clamp(max=1)}
+    inputs = {
+        "input_ids": batch["inputs"]["input_ids"][:1],
+        "attention_mask": batch["inputs"]["document_ids"][:1].clamp(max=1),
+    }
     if "decoder_input_ids" in batch:
         inputs["decoder_input_ids"] = batch["decoder_input_ids"][:1]
     ours = objective.eval().backbone.model(**inputs)[0]
@@ -248,7 +276,7 @@ def test_chunked_scores_give_the_same_loss_and_gradient(tmp_path, monkeypatch):
         return loss.terms["causal"].total.detach(), loss.metrics["causal_accuracy"].total, gradients
 
     whole = run()
-    monkeypatch.setattr("pretraining.objectives.vocabulary.SCORES_AT_ONCE", 500 * 50)
+    monkeypatch.setattr("pretraining.objectives.text.vocabulary_loss.SCORES_AT_ONCE", 500 * 50)
     parts = run()
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
@@ -257,8 +285,11 @@ def test_chunked_scores_give_the_same_loss_and_gradient(tmp_path, monkeypatch):
 def test_objectives_refuse_a_backbone_of_another_architecture():
     encoder = backbone(BERT, "wordpiece")
     with pytest.raises(
-        ValueError, match="needs an encoder and a decoder, but bert is a model of architecture=encoder: choose backbone=bart_tiny"
+        ValueError,
+        match="needs an encoder and a decoder, but bert is a model of architecture=encoder: choose backbone=bart_tiny",
     ):
         Denoising(backbone=encoder, optimizer=OPTIMIZER)
-    with pytest.raises(ValueError, match="needs a decoder, but bert is a model of architecture=encoder: choose backbone=gpt2_tiny"):
+    with pytest.raises(
+        ValueError, match="needs a decoder, but bert is a model of architecture=encoder: choose backbone=gpt2_tiny"
+    ):
         CausalLanguage(backbone=encoder, optimizer=OPTIMIZER)

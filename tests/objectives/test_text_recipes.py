@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pretraining.backbones.base import TextRow
-from pretraining.configuration import compose, instantiate
+from pretraining.cli.configuration import compose, instantiate
+from pretraining.text.cost import TextRow
 
 
 def collate_of(objective):
@@ -38,7 +38,11 @@ def test_t5_hides_15_percent_in_spans_of_three():
 
 @pytest.mark.parametrize(
     ("backbone", "objective", "vocabulary", "millions"),
-    [("bart_base", "denoising_bart", 50265, 139.4), ("t5_small", "denoising_t5", 32128, 60.5), ("gpt2", "causal_language", 50257, 124.4)],
+    [
+        ("bart_base", "denoising_bart", 50265, 139.4),
+        ("t5_small", "denoising_t5", 32128, 60.5),
+        ("gpt2", "causal_language", 50257, 124.4),
+    ],
 )
 def test_backbones_have_the_published_size(backbone, objective, vocabulary, millions):
     config = compose([f"objective={objective}", f"backbone={backbone}"])
@@ -48,12 +52,15 @@ def test_backbones_have_the_published_size(backbone, objective, vocabulary, mill
 
 
 @pytest.mark.parametrize(
-    ("backbone", "objective"), [("bart_tiny", "denoising_bart"), ("t5_tiny", "denoising_t5"), ("gpt2_tiny", "causal_language")]
+    ("backbone", "objective"),
+    [("bart_tiny", "denoising_bart"), ("t5_tiny", "denoising_t5"), ("gpt2_tiny", "causal_language")],
 )
 def test_tiny_backbones_are_what_their_objectives_take_by_default(backbone, objective):
     config, named = compose([f"objective={objective}"]), compose([f"objective={objective}", f"backbone={backbone}"])
     assert config.backbone == named.backbone
     built = instantiate(
-        config.objective, backbone=instantiate(config.backbone, vocab_size=600, pad_id=0), optimizer=instantiate(config.optimizer)
+        config.objective,
+        backbone=instantiate(config.backbone, vocab_size=600, pad_id=0),
+        optimizer=instantiate(config.optimizer),
     )
-    assert built.forward_flops(TextRow(64, 64, 64, predicted=10, written_seen=32)) > 0
+    assert built.forward_flops(TextRow(64, 64, 64, target_positions=10, written_seen=32)) > 0

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from pretraining.preprocess.image import ImagePreprocess
+from pretraining.image.preprocess import ImagePreprocess
 
 
 def preprocess(**changes) -> ImagePreprocess:
@@ -24,7 +24,10 @@ def test_it_resizes_the_centre_square_and_normalises_as_torchvision_does():
 
 def test_images_of_the_right_size_are_only_normalised():
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
-    restored = preprocess()(images) * torch.tensor([0.2, 0.3, 0.4])[:, None, None] + torch.tensor([0.5, 0.4, 0.3])[:, None, None]
+    restored = (
+        preprocess()(images) * torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+        + torch.tensor([0.5, 0.4, 0.3])[:, None, None]
+    )
     assert torch.equal((restored * 255).round().to(torch.uint8), images)
 
 
@@ -34,7 +37,9 @@ def test_grey_and_coloured_images_take_the_channels_that_the_backbone_wants():
     one = preprocess(channels=1, mean=[0.0], std=[1.0])
     three = preprocess(mean=[0.0] * 3, std=[1.0] * 3)
     torch.testing.assert_close(three(grey), three(coloured))
-    torch.testing.assert_close(one(coloured), one(grey) * 0.9999, rtol=0, atol=1e-6)  # torchvision's grey weights sum to 0.9999
+    torch.testing.assert_close(
+        one(coloured), one(grey) * 0.9999, rtol=0, atol=1e-6
+    )  # torchvision's grey weights sum to 0.9999
     with pytest.raises(ValueError, match="2 channels"):
         three(grey.expand(-1, 2, -1, -1))
 

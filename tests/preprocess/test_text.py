@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, BertConfig, GPT2TokenizerFast, RobertaConfig
 
-from pretraining.preprocess.text import TextPreprocess
-from pretraining.preprocess.tokenizer_recipes import ByteBPE, PretrainedTokenizer, WordPiece
+from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer_recipes import ByteBPE, PretrainedTokenizer, WordPiece
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, again and again.",
@@ -33,7 +33,9 @@ class Texts:
         return iter(TEXTS)
 
 
-@pytest.fixture(params=[(WordPiece, True), (WordPiece, False), (ByteBPE, False)], ids=["wordpiece", "cased", "byte_bpe"])
+@pytest.fixture(
+    params=[(WordPiece, True), (WordPiece, False), (ByteBPE, False)], ids=["wordpiece", "cased", "byte_bpe"]
+)
 def preprocess(request, tmp_path):
     recipe, lowercase = request.param
     return recipe(vocab_size=400, lowercase=lowercase, sample_bytes=10**6).fit(Texts(tmp_path))
@@ -47,7 +49,7 @@ def test_transformers_reads_what_is_saved_and_gives_the_same_ids(preprocess, tmp
         theirs = AutoTokenizer.from_pretrained(tmp_path / "handoff")
         for text in [*TEXTS[:4], "something unseen: Ωmega"]:
             ids = preprocess.encode([text])[0].tolist()
-            assert theirs(text)["input_ids"] == [preprocess.first_id, *ids, preprocess.last_id]
+            assert theirs(text)["input_ids"] == [preprocess.bos_id, *ids, preprocess.eos_id]
         assert theirs(TEXTS[0], TEXTS[1])["input_ids"].count(preprocess.sep_id) == 2
         assert TextPreprocess.load(tmp_path / "handoff").digest == preprocess.digest
 
@@ -61,7 +63,11 @@ def test_ids_are_known_and_special_ids_are_sorted_and_never_made_from_text(prepr
     assert preprocess.vocab_size == len(preprocess.tokenizer)
     assert None not in (preprocess.pad_id, preprocess.cls_id, preprocess.sep_id, preprocess.mask_id)
     assert np.array_equal(preprocess.special_ids, np.unique(preprocess.special_ids))
-    assert (preprocess.first_id, preprocess.last_id, preprocess.specials_per_document) == (preprocess.cls_id, preprocess.sep_id, 2)
+    assert (preprocess.bos_id, preprocess.eos_id, preprocess.specials_per_document) == (
+        preprocess.cls_id,
+        preprocess.sep_id,
+        2,
+    )
     unknown = preprocess.tokenizer.unk_token_id
     hostile = preprocess.encode(["a [MASK] b [SEP] <s> c </s> <mask> <pad> [PAD]"])[0]
     assert not (set(preprocess.special_ids.tolist()) - {unknown}) & set(hostile.tolist())
@@ -88,7 +94,7 @@ def test_a_tokenizer_is_trained_once_per_text_and_recipe(tmp_path):
 
 def test_training_in_another_process_gives_the_same_tokenizer():
     script = (
-        "from pretraining.preprocess.tokenizer_recipes import *\nfrom tests.preprocess.test_text import TEXTS\n"
+        "from pretraining.text.tokenizer_recipes import *\nfrom tests.preprocess.test_text import TEXTS\n"
         "for recipe in (WordPiece, ByteBPE):\n"
         "    print(TextPreprocess(tokenizer=recipe(vocab_size=400, lowercase=True, sample_bytes=1).train(iter(TEXTS))).digest)"
     )
@@ -118,12 +124,12 @@ def test_a_tokenizer_with_only_an_end_of_text_token_closes_documents_with_it():
     vocabulary = {"<|endoftext|>": 0, "a": 1, "Ġ": 2, "b": 3, "Ġb": 4}
     preprocess = TextPreprocess(tokenizer=GPT2TokenizerFast(vocab=vocabulary, merges=[("Ġ", "b")]))
     assert (preprocess.cls_id, preprocess.mask_id, preprocess.pad_id) == (None, None, None)
-    assert (preprocess.first_id, preprocess.last_id, preprocess.specials_per_document) == (None, 0, 1)
+    assert (preprocess.bos_id, preprocess.eos_id, preprocess.specials_per_document) == (None, 0, 1)
     assert preprocess.starts_word.tolist() == [True, False, True, False, True]
 
 
 def test_unigram_pieces_carry_their_space_and_are_the_same_each_time(tmp_path):
-    from pretraining.preprocess.tokenizer_recipes import Unigram
+    from pretraining.text.tokenizer_recipes import Unigram
 
     recipe = Unigram(vocab_size=80, lowercase=False, sample_bytes=10**6)
     first, second = (TextPreprocess(tokenizer=recipe.train(iter(TEXTS))) for _ in range(2))
@@ -132,6 +138,6 @@ def test_unigram_pieces_carry_their_space_and_are_the_same_each_time(tmp_path):
     pieces = first.tokenizer.convert_ids_to_tokens(ids.tolist())
     assert "".join(pieces).replace("▁", " ").strip() == "The lazy fox"
     assert first.starts_word[ids].tolist() == [piece.startswith("▁") for piece in pieces]
-    assert (first.first_id, first.pad_id, first.last_id, first.mask_id) == (0, 1, 2, 4)
+    assert (first.bos_id, first.pad_id, first.eos_id, first.mask_id) == (0, 1, 2, 4)
     first.save(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path)("The lazy fox")["input_ids"] == [0, *ids.tolist(), 2]

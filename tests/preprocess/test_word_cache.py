@@ -8,18 +8,29 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pretraining.preprocess import word_cache
-from pretraining.preprocess.sentinels import SentinelBPE
-from pretraining.preprocess.text import encode_plain
-from pretraining.preprocess.tokenizer_recipes import ByteBPE, Unigram, WordPiece
-from pretraining.preprocess.word_cache import WordCache
+from pretraining.text.corpus import word_cache
+from pretraining.text.corpus.word_cache import WordCache
+from pretraining.text.sentinels import SentinelBPE
+from pretraining.text.tokenizer import encode_plain
+from pretraining.text.tokenizer_recipes import ByteBPE, Unigram, WordPiece
 
 TEXTS = [
     "The quick brown fox isn't lazy, it's 42 (forty-two) years old!",
     "Naïve café: 你好世界 don't stop_now…",
     "A dog; dogs; dogma.",
 ] * 4
-ODD = ["", " ", "  two  spaces ", "tab\tinside", "no\u00a0break", "zero\u200bwidth", "line\nbreak", "'s starts 's", "▁low ▁", "Ġodd"]
+ODD = [
+    "",
+    " ",
+    "  two  spaces ",
+    "tab\tinside",
+    "no\u00a0break",
+    "zero\u200bwidth",
+    "line\nbreak",
+    "'s starts 's",
+    "▁low ▁",
+    "Ġodd",
+]
 ODD += [
     "[MASK] <s> </s> <pad> <mask>",
     "ΣΊΣΥΦΟΣ Σ",
@@ -38,7 +49,9 @@ def tokenizer(kind):
     if kind == "gpt2":
         plain = Tokenizer(models.BPE())
         plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        plain.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        plain.train_from_iterator(
+            TEXTS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        )
         return plain
     recipes = {
         "cased": lambda: WordPiece(**options, lowercase=False),
@@ -96,4 +109,7 @@ def test_an_added_token_with_a_space_inside_is_found():
 def test_a_truncating_tokenizer_does_not_truncate_documents():
     cut = Tokenizer.from_str(tokenizer("cased").to_str())
     cut.enable_truncation(4)
-    assert encode_plain(cut, [TEXTS[0]]) == encode_plain(tokenizer("cased"), [TEXTS[0]]) and len(encode_plain(cut, [TEXTS[0]])[0]) > 4
+    assert (
+        encode_plain(cut, [TEXTS[0]]) == encode_plain(tokenizer("cased"), [TEXTS[0]])
+        and len(encode_plain(cut, [TEXTS[0]])[0]) > 4
+    )

@@ -30,7 +30,11 @@ def cluster(tmp_path_factory):
         # Where Slurm is installed and may be started, a cluster that does not come up is our script's fault.
         able = os.geteuid() == 0 and shutil.which("slurmctld") and shutil.which("slurmd") and shutil.which("munged")
         (pytest.fail if able else pytest.skip)(f"no local Slurm cluster: {started.stderr.strip().splitlines()[-1]}")
-    yield environment | {"SLURM_CONF": str(state / "etc" / "slurm.conf"), "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    yield environment | {
+        "SLURM_CONF": str(state / "etc" / "slurm.conf"),
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+    }
     for log in sorted(state.glob("log/slurm*.log")):
         print(f"--- {log.name}", *log.read_text().splitlines()[-15:], sep="\n")
     subprocess.run([script, "stop", "--purge"], env=environment, check=True)
@@ -62,9 +66,18 @@ def ask(cluster, *command):
 
 def submit(cluster, place, overrides, *options, **environment):
     """Submit slurm/pretrain.sbatch; returns the job's number."""
-    command = ["sbatch", "--parsable", "--cpus-per-task=1", *options, str(ROOT / "slurm" / "pretrain.sbatch"), *overrides]
+    command = [
+        "sbatch",
+        "--parsable",
+        "--cpus-per-task=1",
+        *options,
+        str(ROOT / "slurm" / "pretrain.sbatch"),
+        *overrides,
+    ]
     snapshot = {"PRETRAINING_SNAPSHOT": str(ROOT)}  # the scripts beside these tests; nobody edits while they run
-    done = subprocess.run(command, env=cluster | snapshot | environment, cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=cluster | snapshot | environment, cwd=place, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -107,7 +120,11 @@ def history(path, columns=("train/loss", "validation/loss", "learning_rate", "ex
 
 
 def test_two_nodes_with_a_task_each_train_what_one_process_does(cluster, place, overrides, tmp_path):
-    exact = ["trainer.precision=fp64", "backbone.config.hidden_dropout_prob=0", "backbone.config.attention_probs_dropout_prob=0"]
+    exact = [
+        "trainer.precision=fp64",
+        "backbone.config.hidden_dropout_prob=0",
+        "backbone.config.attention_probs_dropout_prob=0",
+    ]
     job = submit(cluster, place, [*TWO, *overrides, *exact], "--nodes=2", "--ntasks-per-node=1")
     one = tmp_path / "one"
     assert finish([*overrides, *exact, f"run_dir={one}"]) == 0
@@ -130,7 +147,9 @@ def test_a_preempted_job_requeues_itself_and_ends_the_same(cluster, place, overr
     assert_same_end(uninterrupted, path)
 
 
-def test_a_job_that_meets_its_time_limit_goes_on_in_another_life_and_ends_the_same(cluster, place, overrides, uninterrupted):
+def test_a_job_that_meets_its_time_limit_goes_on_in_another_life_and_ends_the_same(
+    cluster, place, overrides, uninterrupted
+):
     # The limit is the shortest there is; Slurm signals at its own pace, here some seconds after the start.
     job = submit(cluster, place, overrides, "--time=1", "--signal=USR1@30", PRETRAINING_SLOW_WRITES="3")
     status, requeues, said = ended(cluster, place, job, seconds=480)
@@ -176,7 +195,10 @@ def test_a_mistake_is_not_requeued_and_a_crash_a_bounded_number_of_times(cluster
     status, requeues, said = ended(cluster, place, mistaken)
     assert (status, requeues) == ("FAILED", 0) and "max_step" in said and "not requeued" in said
     status, requeues, said = ended(cluster, place, mismatched)
-    assert (status, requeues) == ("FAILED", 0) and "2 processes were started for trainer.devices=1 x trainer.num_nodes=1" in said
+    assert (status, requeues) == (
+        "FAILED",
+        0,
+    ) and "2 processes were started for trainer.devices=1 x trainer.num_nodes=1" in said
     status, requeues, said = ended(cluster, place, crashing)
     assert (status, requeues) == ("FAILED", 1) and "crashed 2 times" in said
 
@@ -187,7 +209,9 @@ def test_a_sweep_is_a_job_array_whose_jobs_requeue(cluster, place, overrides, un
     environment = cluster | {"PRETRAINING_SLOW_WRITES": "0.3"}
     sweep = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: list(place.glob("runs/sweep-*/0-seed-1/checkpoints/step-0000005.json")) or sweep.poll() is not None)
+        wait_until(
+            lambda: list(place.glob("runs/sweep-*/0-seed-1/checkpoints/step-0000005.json")) or sweep.poll() is not None
+        )
         first, second = (next(iter(place.glob(f"runs/sweep-*/{name}"))) for name in ("0-seed-1", "1-seed-2"))
         array = ask(cluster, "squeue", "-h", "-o", "%F").split()[0]
         ask(cluster, "scancel", "--signal=USR2", f"{array}_0")
@@ -205,14 +229,22 @@ def test_a_sweep_is_a_job_array_whose_jobs_requeue(cluster, place, overrides, un
 
 
 def test_a_study_is_jobs_that_wait_for_each_other(cluster, place, cache_dir):
-    tiny = ["objective=simclr", "data=digits", f"data.cache_dir={cache_dir}", "trainer.max_steps=20", "trainer.precision=fp32"]
+    tiny = [
+        "objective=simclr",
+        "data=digits",
+        f"data.cache_dir={cache_dir}",
+        "trainer.max_steps=20",
+        "trainer.precision=fp32",
+    ]
     quiet = "logger.wandb.mode=disabled"
     parts = ["~study.pretrain.masked_language", "~study.finetune.docs_topic", "study.finetuning_seeds=[1]"]
     parts += [f"study.pretrain.simclr.overrides={[*tiny, quiet]}", "study.finetune.digits.modes=[linear_probe]"]
     parts += [f"study.finetune.digits.overrides={['task=digits', 'trainer.precision=fp32', quiet]}", "study_dir=study"]
     cpu = [f"executor.{kind}.cpus-per-task=1" for kind in ("pretraining", "finetuning")]
     command = [sys.executable, "-m", "experiments", "study=first_look", *parts, "executor=slurm", *cpu]
-    running = subprocess.Popen(command, cwd=place, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(
+        command, cwd=place, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     reasons = set()
     try:
         deadline = time.monotonic() + 240
@@ -233,11 +265,19 @@ def test_a_study_is_jobs_that_wait_for_each_other(cluster, place, cache_dir):
 
 
 def test_a_search_is_shared_by_an_array_whose_tasks_requeue(cluster, place, cache_dir):
-    tiny = ["objective=simclr", f"data.cache_dir={cache_dir}", "trainer.max_steps=30", "trainer.val_every=10", "trainer.checkpoint_every=5"]
+    tiny = [
+        "objective=simclr",
+        f"data.cache_dir={cache_dir}",
+        "trainer.max_steps=30",
+        "trainer.val_every=10",
+        "trainer.checkpoint_every=5",
+    ]
     quiet = ["trainer.precision=fp32", "logger.wandb.mode=disabled", "optimizer.peak_lr=tag(log, interval(1e-4, 1e-2))"]
     options = ["sbatch", "--parsable", "--array=1-2", "--cpus-per-task=1", str(ROOT / "slurm" / "search.sbatch")]
     command = [*options, "--trials", "3", "--pruner", "none", "--directory", "search", *tiny, *quiet]
-    array = subprocess.run(command, env=cluster | {"PRETRAINING_SLOW_WRITES": "0.5"}, cwd=place, capture_output=True, text=True, check=True)
+    array = subprocess.run(
+        command, env=cluster | {"PRETRAINING_SLOW_WRITES": "0.5"}, cwd=place, capture_output=True, text=True, check=True
+    )
     number = array.stdout.strip()
     wait_until(lambda: list(place.glob("search/runs/*/checkpoints/step-*.json")))
     ask(cluster, "scancel", "--batch", "--signal=USR1", f"{number}_1")
@@ -245,7 +285,9 @@ def test_a_search_is_shared_by_an_array_whose_tasks_requeue(cluster, place, cach
     def say():
         return "".join(path.read_text() for path in sorted(place.glob(f"slurm-{number}_*.out")))
 
-    wait_until(lambda: all(state(cluster, f"{number}_{task}")[0] in ("COMPLETED", "FAILED") for task in (1, 2)), say=say)
+    wait_until(
+        lambda: all(state(cluster, f"{number}_{task}")[0] in ("COMPLETED", "FAILED") for task in (1, 2)), say=say
+    )
     assert [state(cluster, f"{number}_{task}")[0] for task in (1, 2)] == ["COMPLETED"] * 2, say()
     assert state(cluster, f"{number}_1")[1] == 1 and "saved: requeued" in say()
     assert len(list(place.glob("search/runs/*/metrics.json"))) == 3 and "best: python -m pretraining" in say()

@@ -17,7 +17,9 @@ def test_a_sweep_through_the_local_launcher_ends_like_runs_by_hand(tmp_path, cac
     overrides = text_overrides(write_corpus(tmp_path), cache_dir)
     command = [sys.executable, "-m", "pretraining", "-m", *overrides, "seed=1,2", "hydra/launcher=local"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "jobs run the code in" in done.stderr and list((tmp_path / "runs" / ".snapshots").iterdir())
     for number, seed in enumerate((1, 2)):

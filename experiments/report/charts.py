@@ -1,0 +1,287 @@
+"""Small SVG charts as text: lines, bars with intervals, points; without a library, fit for a phone.
+
+Colours are classes (``s0`` .. ``s7``, ``never`` for what was never pretrained), so that one style
+sheet serves the page and, embedded, each file in plots/, light and dark. Legend: px are units of
+the view box.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import escape, quoteattr
+
+NEIGHBOUR = 8  # pixels between points of equal cost
+TEXT_LINE = 15
+WIDTH = 480
+STYLE = (Path(__file__).parent / "templates" / "chart.css").read_text()
+
+
+class Line(NamedTuple):
+    """A curve; lines of one name share colour and legend entry (the seeds of an arm)."""
+
+    name: str
+    style: str
+    x: list[float]
+    y: list[float]
+
+
+class Bar(NamedTuple):
+    """A mean, its interval (ends nan: none) and the runs behind it; ``group`` heads its bars."""
+
+    group: str
+    name: str
+    style: str
+    mean: float
+    low: float
+    high: float
+    points: list[float]
+
+
+class Point(NamedTuple):
+    """A place in a scatter, with the interval of its height."""
+
+    name: str
+    style: str
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+class Axis(NamedTuple):
+    """From values to px, with the ticks in between."""
+
+    ticks: list[float]
+    place: Callable[[float], float]
+
+
+def arm_style(index: int) -> str:
+    """The class of an arm by its place in the study."""
+    return f"s{index % 8}"
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that cover [low, high]."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
+
+
+def number(value: float) -> str:
+    """Short for a tick: 0.25, 1.5k, 3M, 2e12."""
+    size = abs(value)
+    if size >= 1e12 or (0 < size < 1e-3):
+        return f"{value:.2g}".replace("e+", "e").replace("e0", "e")
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= limit:
+            return f"{value / limit:g}{unit}"
+    return f"{value:g}"
+
+
+def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, height: int = 300) -> str:
+    """Curves over a shared x; the page's script answers the pointer from ``data-`` attributes."""
+    left, right, top, bottom = 52, 12, 34, height - 42
+    drawn = [_cleaned(line) for line in lines]
+    drawn = [line for line in drawn if line.x]
+    if not drawn:
+        return _svg(_text(WIDTH / 2, 60, "nothing recorded yet", anchor="middle"), title, 90)
+    xs, ys = [v for line in drawn for v in line.x], [v for line in drawn for v in line.y]
+    across = _axis(ticks(min(xs), max(xs)), left, WIDTH - right)
+    upward = _axis(ticks(min(ys), max(ys)), bottom, top)
+    parts = [
+        _frame(across, upward, left, WIDTH - right, top, bottom),
+        _labels(x_label, y_label, left, height),
+    ]
+    for line in drawn:
+        px = [(round(across.place(x), 1), round(upward.place(y), 1)) for x, y in zip(line.x, line.y, strict=True)]
+        path = "M" + " L".join(f"{x:g},{y:g}" for x, y in px)
+        points = json.dumps(
+            [[x, y, number(_rounded(a)), f"{b:.4g}"] for (x, y), a, b in zip(px, line.x, line.y, strict=True)]
+        )
+        mark = _circle("mean", *px[0], 3.5) if len(px) == 1 else ""
+        parts.append(
+            f'<g class="series {line.style}" data-name={quoteattr(line.name)} '
+            f"data-points={quoteattr(points)}>"
+            f'<path class="curve" d="{path}"/>{mark}</g>'
+        )
+    parts.append(f'<line class="axis cross off" y1="{top}" y2="{bottom}"/>')
+    return _svg("".join(parts), title, height, interactive=True)
+
+
+def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
+    """Horizontal bars from zero: mean, interval, and a dot for each run behind them."""
+    left, right, row, y = 10, 14, 38, 12
+    ends = [v for bar in bars for v in (bar.mean, bar.high, *bar.points, 0.0) if v == v]
+    across = _axis(
+        ticks(min([*ends, *(bar.low for bar in bars if bar.low == bar.low)]), max(ends)),
+        left,
+        WIDTH - right,
+    )
+    body, group = [], None
+    for bar in bars:
+        if bar.group != group:
+            group, y = bar.group, y + 22
+            body.append(f'<text class="strong" x="{left}" y="{y}">{escape(bar.group)}</text>')
+            y += 6
+        body.append(_bar(bar, across, left, y))
+        y += row
+    height = y + 46
+    grid = "".join(
+        _line("grid", across.place(t), 16, across.place(t), y + 4)
+        + _text(across.place(t), y + 20, number(t), anchor="middle")
+        for t in across.ticks
+    )
+    label = _text(WIDTH / 2, y + 38, x_label, anchor="middle")
+    return _svg(grid + "".join(body) + label, title, height)
+
+
+def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, height: int = 300) -> str:
+    """Points with vertical intervals; each is named beside it."""
+    left, right, top, bottom = 52, 16, 34, height - 42
+    heights = [v for p in points for v in (p.y, p.low, p.high) if v == v]
+    across = _axis(ticks(0.0, max(p.x for p in points)), left, WIDTH - right)
+    upward = _axis(ticks(min(heights), max(heights)), bottom, top)
+    parts = [
+        _frame(across, upward, left, WIDTH - right, top, bottom),
+        _labels(x_label, y_label, left, height),
+    ]
+    places = _side_by_side([across.place(p.x) for p in points], right=WIDTH - right)
+    for on_the_left in (True, False):
+        # Names stand towards the middle, one below the other where points are level.
+        half = [(p, x) for p, x in zip(points, places, strict=True) if (x > WIDTH / 2) == on_the_left]
+        anchor, edge = (
+            ("end", min((x for _, x in half), default=0.0) - 9)
+            if on_the_left
+            else ("start", max((x for _, x in half), default=0.0) + 9)
+        )
+        for (p, x), name_y in zip(half, apart([upward.place(p.y) for p, _ in half], bottom), strict=True):
+            whisker = "" if p.low != p.low else _line("whisker", x, upward.place(p.low), x, upward.place(p.high))
+            parts.append(f'<g class="{p.style}">{whisker}{_circle("mean", x, upward.place(p.y), 5)}</g>')
+            parts.append(_text(edge, name_y + 4, p.name, kind="small", anchor=anchor))
+    return _svg("".join(parts), title, height)
+
+
+def _side_by_side(places: Sequence[float], right: float) -> list[float]:
+    """Points of equal cost, each a step to the left of the one before: their whiskers would hide each other."""
+    before: dict[int, int] = {}
+    found = []
+    for x in places:
+        at = round(x)
+        found.append(min(x, right) - NEIGHBOUR * before.get(at, 0))
+        before[at] = before.get(at, 0) + 1
+    return found
+
+
+def apart(heights: Sequence[float], lowest: float) -> list[float]:
+    """The heights, moved as little as one pass allows so that lines of text do not overlap, in their order from above."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    moved, above = dict[int, float](), float("-inf")
+    for index in order:
+        above = moved[index] = max(heights[index], above + TEXT_LINE)
+    overhang = max(0.0, above - lowest)
+    return [moved[index] - overhang for index in range(len(heights))]
+
+
+def standalone(svg: str) -> str:
+    """The chart as a file of its own: with the name space and style that a page gives it, and a legend of its curves below."""
+    named = dict.fromkeys(re.findall(r'<g class="series (\w+)" data-name="([^"]*)"', svg))
+    if named:
+        height = float(re.search(r'viewBox="0 0 \d+ ([\d.]+)"', svg)[1])  # type: ignore[index]
+        keys = [
+            f'<g class="series {style}"><path class="curve" d="M16,{height + 14 * row + 4:g} h22"/></g>'
+            f'<text class="faint" x="46" y="{height + 14 * row + 8:g}">{name}</text>'
+            for row, (style, name) in enumerate(named)
+        ]
+        svg = svg.replace(f'0 0 {WIDTH} {height:g}"', f'0 0 {WIDTH} {height + 14 * len(named) + 4:g}"', 1).replace(
+            "</svg>", "".join(keys) + "</svg>"
+        )
+    return svg.replace(">", f' xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>', 1)
+
+
+def _svg(body: str, title: str, height: float, *, interactive: bool = False) -> str:
+    kind = "chart interactive" if interactive else "chart"
+    return (
+        f'<svg class="{kind}" viewBox="0 0 {WIDTH} {height:g}" role="img" '
+        f"aria-label={quoteattr(title)}><title>{escape(title)}</title>{body}</svg>"
+    )
+
+
+def _axis(at: list[float], start: float, end: float) -> Axis:
+    span = at[-1] - at[0]
+    return Axis(at, lambda value: start + (value - at[0]) / span * (end - start))
+
+
+def _frame(across: Axis, upward: Axis, left: float, right: float, top: float, bottom: float) -> str:
+    parts = []
+    for tick in upward.ticks:
+        y = upward.place(tick)
+        parts.append(_line("grid", left, y, right, y))
+        parts.append(_text(left - 6, y + 4, number(tick), anchor="end"))
+    for tick in across.ticks:
+        x = across.place(tick)
+        parts.append(_line("axis", x, bottom, x, bottom + 4))
+        parts.append(_text(x, bottom + 18, number(tick), anchor="middle"))
+    parts.append(_line("axis", left, bottom, right, bottom))
+    return "".join(parts)
+
+
+def _labels(x_label: str, y_label: str, left: float, height: float) -> str:
+    below = _text((left + WIDTH) / 2, height - 6, x_label, anchor="middle")
+    return below + _text(4, 14, y_label)
+
+
+def _bar(bar: Bar, across: Axis, left: float, y: float) -> str:
+    zero, end, middle = across.place(0.0), across.place(bar.mean), y + 26
+    whisker = ""
+    value = f"{bar.mean:.3f}"
+    if bar.low == bar.low:
+        low, high = across.place(bar.low), across.place(bar.high)
+        whisker = "".join(
+            _line("whisker", a, middle - h, b, middle + h)
+            for a, b, h in ((low, high, 0), (low, low, 5), (high, high, 5))
+        )
+        value += f"  ({bar.low:.3f} to {bar.high:.3f})"
+    dots = "".join(_circle("dot", across.place(v), middle + 6, 1.8) for v in bar.points)
+    names = _text(left + 16, y + 12, bar.name, kind="name")
+    names += _text(WIDTH - 14, y + 12, value, anchor="end")
+    box = _box("key", left, y + 2, 10, 10) + names
+    box += _box("bar", min(zero, end), middle - 8, abs(end - zero), 16)
+    return f'<g class="{bar.style}">{box}{whisker}{dots}</g>'
+
+
+def _text(x: float, y: float, words: str, *, kind: str = "faint", anchor: str = "start") -> str:
+    where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="{kind}" {where}>{escape(words)}</text>'
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _circle(kind: str, x: float, y: float, radius: float) -> str:
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>'
+
+
+def _box(kind: str, x: float, y: float, width: float, height: float) -> str:
+    where = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect class="{kind}" {where}/>'
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _cleaned(line: Line, most: int = 200) -> Line:
+    """Without gaps, at most ``most`` points: each the mean of its stretch, so none is picked."""
+    pairs = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    size = math.ceil(len(pairs) / most) or 1
+    stretches = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    x = [sum(p[0] for p in s) / len(s) for s in stretches]
+    y = [sum(p[1] for p in s) / len(s) for s in stretches]
+    return Line(line.name, line.style, x, y)

@@ -1,0 +1,213 @@
+"""What a study's numbers say: rows with intervals, contrasts between arms, and costs."""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.report.statistics import (
+    Interval,
+    average_rank,
+    mean_interval,
+    nested_bootstrap,
+    p_values,
+    paired_difference,
+    within_pretraining,
+)
+from experiments.study.collect import Results, Values
+from experiments.study.graph import FINETUNING, PRETRAINING, Cell
+
+BOOTSTRAP_DRAWS = 1000
+OVER_PRETRAININGS = "pretraining seeds"
+OVER_FINETUNINGS = "finetuning seeds of one pretraining"
+
+
+class Row(NamedTuple):
+    """An arm in a cell, against its never-pretrained twin; ``n`` of an interval counts ``unit``.
+
+    ``resampled`` is the difference had both seeds and test examples been others; None where predictions do not say which were right.
+    """
+
+    cell: Cell
+    arm: str
+    value: Interval
+    twin: Interval | None
+    difference: Interval | None
+    unit: str
+    pretrainings: int
+    points: list[float]
+    twin_points: list[float]
+    resampled: Interval | None
+
+
+class Contrast(NamedTuple):
+    """Two arms in a cell: first - second; ``p`` only where there are seeds enough to test."""
+
+    cell: Cell
+    first: str
+    second: str
+    difference: Interval
+    unit: str
+    p: float | None
+
+
+class Cost(NamedTuple):
+    """An arm's pretraining, planned and spent (mean over its seeds); None where nobody counted."""
+
+    arm: str
+    pretrainings: int
+    planned: str
+    steps: float | None
+    examples: float | None
+    tokens: float | None
+    flops: float | None
+    seconds: float | None
+    parameters: float | None
+    validation_loss: float | None
+    unigram_entropy: float | None
+
+
+class Comparison(NamedTuple):
+    """Everything that a report shows."""
+
+    rows: list[Row]
+    contrasts: list[Contrast]
+    ranks: dict[str, float]
+    costs: list[Cost]
+
+    @property
+    def too_few_to_test(self) -> bool:
+        """Whether arms are compared, but no test is worth its name."""
+        return bool(self.contrasts) and any(contrast.p is None for contrast in self.contrasts)
+
+
+def compare(results: Results) -> Comparison:
+    """Turn finished runs into rows; a cell without numbers yet has no row."""
+    rows = []
+    for cell in results.cells():
+        for arm in results.arms(cell):
+            values = results.values(cell, arm, pretrained=True)
+            if values:
+                row = _row(cell, arm, values, results.values(cell, arm, pretrained=False))
+                rows.append(row._replace(resampled=_resampled(results, cell, arm)))
+    contrasts = _contrasts(results)
+    return Comparison(rows, contrasts, _ranks(rows), [_cost(results, arm) for arm in _pretrained_arms(results)])
+
+
+def _replicates(values: Values) -> dict[tuple[int, int], float]:
+    """One number per unit of replication: pretraining seeds if several, else finetuning seeds."""
+    if len({pretraining for pretraining, _ in values}) == 1:
+        return values
+    return {(seed, 0): value for seed, value in within_pretraining(values).items()}
+
+
+def _paired(first: Values, second: Values) -> tuple[Values, Values]:
+    """The runs that both have, so that no seed's luck is counted on one side only."""
+    shared = [key for key in first if key in second]
+    return {key: first[key] for key in shared}, {key: second[key] for key in shared}
+
+
+def _row(cell: Cell, arm: str, values: Values, twins: Values) -> Row:
+    pretrainings = len({pretraining for pretraining, _ in values})
+    both, both_twins = _paired(values, twins)
+    difference = paired_difference(_replicates(both), _replicates(both_twins)) if both else None
+    return Row(
+        cell,
+        arm,
+        mean_interval(list(_replicates(values).values())),
+        mean_interval(list(_replicates(twins).values())) if twins else None,
+        difference,
+        OVER_FINETUNINGS if pretrainings == 1 else OVER_PRETRAININGS,
+        pretrainings,
+        list(values.values()),
+        list(twins.values()),
+        None,
+    )
+
+
+def _resampled(results: Results, cell: Cell, arm: str) -> Interval | None:
+    """Bootstrap the difference to the twin, example by example, nested in the seeds that both have."""
+    own, twin = (results.hits(cell, arm, pretrained=pretrained) for pretrained in (True, False))
+    shared = [key for key in own if key in twin]
+    if not shared or len({hits.size for key in shared for hits in (own[key], twin[key])}) > 1:
+        return None
+    by_seed: dict[int, list[np.ndarray]] = {}
+    several = len({pretraining for pretraining, _ in shared}) > 1
+    for pretraining, finetuning in shared:
+        gain = own[pretraining, finetuning] - twin[pretraining, finetuning]
+        by_seed.setdefault(pretraining if several else finetuning, []).append(gain)
+    # Finetuning seeds of one pretraining are averaged per example: the test examples are the same.
+    return nested_bootstrap(
+        [np.mean(gains, axis=0) for gains in by_seed.values()], shared_examples=True, draws=BOOTSTRAP_DRAWS
+    )
+
+
+def _contrasts(results: Results) -> list[Contrast]:
+    found: list[tuple[Cell, str, str, Interval, str]] = []
+    differences: dict[tuple[Cell, str, str], list[float]] = {}
+    for cell in results.cells():
+        for first, second in combinations(results.arms(cell), 2):
+            one, other = _paired(
+                results.values(cell, first, pretrained=True),
+                results.values(cell, second, pretrained=True),
+            )
+            if not one:
+                continue
+            several = len({pretraining for pretraining, _ in one}) > 1
+            a, b = _replicates(one), _replicates(other)
+            found.append(
+                (cell, first, second, mean_interval([a[k] - b[k] for k in a]),
+                 OVER_PRETRAININGS if several else OVER_FINETUNINGS)
+            )  # fmt: skip
+            differences[cell, first, second] = [a[k] - b[k] for k in a] if several else []
+    tested = p_values(differences)
+    return [Contrast(*entry, p=tested[entry[:3]] if tested else None) for entry in found]
+
+
+def _ranks(rows: list[Row]) -> dict[str, float]:
+    scores: dict[str, dict[Cell, float]] = {}
+    for row in rows:
+        scores.setdefault(row.arm, {})[row.cell] = row.value.mean
+    return average_rank(scores) if len(scores) > 1 else {}
+
+
+def _pretrained_arms(results: Results) -> list[str]:
+    return list(dict.fromkeys(node.source.arm for node in results.nodes(PRETRAINING)))
+
+
+def _cost(results: Results, arm: str) -> Cost:
+    nodes = [node for node in results.nodes(PRETRAINING) if node.source.arm == arm]
+    spent = [{**results.states[node.name], **results.metrics[node.name]} for node in nodes]
+
+    def mean(key: str) -> float | None:
+        known = [float(numbers[key]) for numbers in spent if isinstance(numbers.get(key), int | float)]
+        return sum(known) / len(known) if known else None
+
+    config = results.configs.get(nodes[0].name, {})
+    budget = {k.removeprefix("budget."): v for k, v in config.items() if k.startswith("budget.") and v is not None}
+    if not budget and config.get("trainer.max_steps"):
+        budget = {"steps": config["trainer.max_steps"]}
+    planned = ", ".join(f"{value:g} {kind}" if isinstance(value, int | float) else f"{value} {kind}"
+                        for kind, value in budget.items())  # fmt: skip
+    hours = results.study.budget.get("hours")
+    if hours is not None:
+        planned = f"{hours:g} hours, measured as {planned}"
+    keys = (
+        "steps",
+        "examples",
+        "tokens",
+        "flops",
+        "seconds",
+        "parameters",
+        "validation/loss",
+        "validation/unigram_entropy",
+    )
+    return Cost(arm, len(nodes), planned or "not stated", *(mean(key) for key in keys))
+
+
+def total_seconds(results: Results) -> tuple[float, float]:
+    """Seconds spent in pretraining and in finetuning, all runs together."""
+    spent = {PRETRAINING: 0.0, FINETUNING: 0.0}
+    for node in results.study.nodes:
+        spent[node.command] += float(results.states[node.name].get("seconds") or 0)
+    return spent[PRETRAINING], spent[FINETUNING]

@@ -1,0 +1,148 @@
+"""Which charts a study gets: learning curves by family, bars by task, cost against quality."""
+
+import re
+from typing import NamedTuple
+
+from experiments.report.charts import Bar, Line, Point, arm_style, bar_chart, line_chart, scatter
+from experiments.report.compare import Comparison
+from experiments.report.words import short
+from experiments.study.collect import Curve, Results
+from experiments.study.graph import Cell
+
+X_COLUMNS = {
+    "step": "optimizer steps",
+    "examples": "examples seen",
+    "tokens": "tokens seen",
+    "flops": "FLOPs",
+    "time": "seconds",
+}
+FIRST_Y = ("train/loss", "validation/loss")
+MOST_Y = 6
+
+
+class Chart(NamedTuple):
+    """One chart of a panel, shown when its ``x`` and ``y`` are chosen."""
+
+    name: str
+    x: str
+    y: str
+    svg: str
+
+
+class Panel(NamedTuple):
+    """Learning curves of arms that the same tasks measure; ``xs`` and ``ys`` are the choices."""
+
+    title: str
+    names: list[tuple[str, str]]
+    xs: dict[str, str]
+    ys: dict[str, str]
+    charts: list[Chart]
+
+
+def styles(arms: list[str]) -> dict[str, str]:
+    """Each arm's colour class, the same in every chart."""
+    return {arm: arm_style(index) for index, arm in enumerate(arms)}
+
+
+def panels(results: Results) -> list[Panel]:
+    """Arms that other tasks measure (another modality, say) get a panel of their own."""
+    families: dict[tuple[str, ...], list[Curve]] = {}
+    for curve in results.curves:
+        tasks = (cell.task for cell in results.cells() if curve.arm in results.arms(cell))
+        families.setdefault(tuple(dict.fromkeys(tasks)), []).append(curve)
+    style = styles(list(dict.fromkeys(curve.arm for curve in results.curves)))
+    return [_panel(curves, style) for curves in families.values()]
+
+
+def _panel(curves: list[Curve], style: dict[str, str]) -> Panel:
+    arms = list(dict.fromkeys(curve.arm for curve in curves))
+    columns = [column for curve in curves for column in curve.columns if _recorded(curve, column)]
+    xs = {key: label for key, label in X_COLUMNS.items() if key in columns}
+    wanted = (*FIRST_Y, *(c for c in columns if c.startswith(("validation/", "probe/", "train/"))))
+    ys = {column: column for column in list(dict.fromkeys(c for c in wanted if c in columns))[:MOST_Y]}
+    charts = []
+    for x, x_label in xs.items():
+        for y in ys:
+            lines = [
+                Line(curve.arm, style[curve.arm], _from_zero(x, curve.columns[x]), curve.columns[y])
+                for curve in curves
+                if x in curve.columns and y in curve.columns
+            ]
+            name = _slug("curve", *arms, y, "over", x)
+            svg = line_chart(lines, title=f"{y} over {x_label}", x_label=x_label, y_label=y)
+            charts.append(Chart(name, x, y, svg))
+    return Panel(", ".join(arms), [(arm, style[arm]) for arm in arms], xs, ys, charts)
+
+
+def bars(comparison: Comparison) -> dict[str, str]:
+    """One chart per task: each mode's arms beside their never-pretrained twins."""
+    style = styles(list(dict.fromkeys(row.arm for row in comparison.rows)))
+    found: dict[str, list[Bar]] = {}
+    metrics: dict[str, str] = {}
+    for row in comparison.rows:
+        group = f"{row.cell.mode}, {row.cell.labels}"
+        metrics[row.cell.task] = short(row.cell.metric)
+        chart = found.setdefault(row.cell.task, [])
+        value, twin = row.value, row.twin
+        chart.append(Bar(group, row.arm, style[row.arm], value.mean, value.low, value.high, row.points))
+        if twin:
+            name = f"never pretrained ({row.arm})"
+            chart.append(Bar(group, name, "never", twin.mean, twin.low, twin.high, row.twin_points))
+    return {
+        _slug("bars", task): bar_chart(
+            _together(chart),
+            title=f"{task}: {metrics[task]} by mode and pretraining",
+            x_label=f"{metrics[task]} on {task}",
+        )
+        for task, chart in found.items()
+    }
+
+
+def cost(comparison: Comparison) -> dict[str, str]:
+    """One chart per cell: quality over seconds of pretraining; never pretrained stands at zero."""
+    seconds = {c.arm: c.seconds for c in comparison.costs if c.seconds is not None}
+    style = styles(list(dict.fromkeys(row.arm for row in comparison.rows)))
+    found: dict[Cell, list[Point]] = {}
+    for row in comparison.rows:
+        if row.arm not in seconds:
+            continue
+        points = found.setdefault(row.cell, [])
+        value, twin = row.value, row.twin
+        points.append(Point(row.arm, style[row.arm], seconds[row.arm], value.mean, value.low, value.high))
+        if twin and not any(p.style == "never" and p.y == twin.mean for p in points):
+            points.append(Point("never pretrained", "never", 0.0, twin.mean, twin.low, twin.high))
+    return {
+        _slug("cost", *cell[:3]): scatter(
+            points,
+            title=f"{cell.task}, {cell.mode}, {cell.labels}",
+            x_label="seconds of pretraining",
+            y_label=f"{short(cell.metric)}: {cell.task}, {cell.mode}, {cell.labels}",
+        )
+        for cell, points in found.items()
+    }
+
+
+def _together(chart: list[Bar]) -> list[Bar]:
+    """A twin that several arms share is drawn once in each group."""
+    seen: set[tuple[str, str, float, tuple[float, ...]]] = set()
+    kept = []
+    for bar in chart:
+        key = (bar.group, bar.style, bar.mean, tuple(bar.points))
+        if bar.style != "never" or key not in seen:
+            kept.append(bar)
+        seen.add(key)
+    return kept
+
+
+def _recorded(curve: Curve, column: str) -> bool:
+    return any(value == value for value in curve.columns[column])
+
+
+def _from_zero(x: str, values: list[float]) -> list[float]:
+    """Clock times become seconds since the first."""
+    start = min((v for v in values if v == v), default=0.0)
+    return [v - start for v in values] if x == "time" and start > 1e6 else values
+
+
+def _slug(*words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")

@@ -1,0 +1,297 @@
+"""Carry out a study's runs: what is done stays done, what fails is written down, the rest goes on.
+
+Beside ``runs/`` (which the commands write) a study keeps ``state/<run>.json`` (one flat object per
+run, replaced atomically) and ``logs/<run>.txt`` (everything that the run printed).
+"""
+
+import fcntl
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from experiments.study.graph import FINETUNING, Node, Study
+from experiments.study.spec import StudyError
+
+Run = Callable[[str, Sequence[str]], None]
+"""(command, overrides): runs it to its end, or raises."""
+
+DONE, FAILED, SKIPPED, RUNNING = "done", "failed", "skipped", "running"
+
+
+class Watch(Protocol):
+    """Who is told how the study goes."""
+
+    def started(self, node: Node) -> None:
+        """A run begins."""
+
+    def ended(self, node: Node, state: Mapping[str, Any]) -> None:
+        """A run is done, failed or skipped."""
+
+
+class Journal:
+    """The state of each run of a study, on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def read(self, node: Node) -> dict[str, Any]:
+        """The last state written, or an empty one."""
+        path = self.directory / "state" / f"{node.name}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def write(self, node: Node, **state: Any) -> dict[str, Any]:
+        """Replace the state; a reader sees the old or the new one, never half."""
+        path = self.directory / "state" / f"{node.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(state, indent=1))
+        fresh.replace(path)
+        return state
+
+    def log(self, node: Node) -> Path:
+        """Where everything that the run printed goes."""
+        path = self.directory / "logs" / f"{node.name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def is_done(self, node: Node) -> bool:
+        """Marked done, and its numbers are really there."""
+        numbers = self.directory / "runs" / node.name / "metrics.json"
+        return self.read(node).get("status") == DONE and numbers.exists()
+
+
+class _Contained:
+    """The one place where any error of a run stops: it becomes the run's state."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> "_Contained":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        # KeyboardInterrupt and SystemExit (preempted) are no Exceptions: they end the study.
+        if not isinstance(error, Exception):
+            return False
+        self.error = error
+        traceback.print_exception(error)
+        return True
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Send what this process and its libraries print to ``path``.
+
+    The file descriptors themselves are switched: what a library's handler bound earlier, or binds
+    now and keeps, always writes to where the descriptor points.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    # Never closed on purpose: a logging handler made meanwhile may keep one of them.
+    out, err = (
+        io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), line_buffering=True) for descriptor in (1, 2)
+    )
+    with path.open("a") as file:
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            with redirect_stdout(out), redirect_stderr(err):
+                yield
+        finally:
+            out.flush()
+            err.flush()
+            for saved, descriptor in zip(kept, (1, 2), strict=True):
+                os.dup2(saved, descriptor)
+                os.close(saved)
+
+
+def perform(node: Node, directory: Path, run: Run) -> dict[str, Any]:
+    """Carry out one run in this process and write down how it ended."""
+    journal, run_dir, begin = Journal(directory), directory / "runs" / node.name, time.time()
+    journal.write(node, status=RUNNING, pid=os.getpid(), started=begin)
+    contained = _Contained()
+    with output_to(journal.log(node)), contained:
+        if node.command == FINETUNING and run_dir.exists():
+            shutil.rmtree(run_dir)  # What a killed finetuning left: seconds of work, begun anew.
+        run(node.command, node.overrides)
+        if not (run_dir / "metrics.json").exists():
+            raise StudyError(f"the run ended without writing metrics.json in {run_dir}")
+    seconds = time.time() - begin
+    if contained.error is None:
+        return journal.write(node, status=DONE, seconds=seconds, ended=time.time())
+    error = f"{type(contained.error).__name__}: {contained.error}"
+    return journal.write(node, status=FAILED, seconds=seconds, ended=time.time(), error=error)
+
+
+class Here:
+    """Runs, one after another, in this process: starting torch outlasts a small finetuning."""
+
+    slots, chains = 1, False
+
+    def __init__(self, directory: Path, run: Run) -> None:
+        self._directory, self._run = directory, run
+        self._submitted: list[Node] = []
+
+    @property
+    def busy(self) -> int:
+        """Runs submitted and not handed back."""
+        return len(self._submitted)
+
+    def submit(self, node: Node) -> None:
+        """Take a run on."""
+        self._submitted.append(node)
+
+    def next(self) -> list[tuple[Node, dict[str, Any]]]:
+        """Carry out what was submitted and say how it ended."""
+        node = self._submitted.pop(0)
+        return [(node, perform(node, self._directory, self._run))]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: a study started anew must not meet the runs of a killed one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Processes:
+    """Runs in ``slots`` lasting processes; one that dies takes its run along, no other."""
+
+    chains = False
+
+    def __init__(self, directory: Path, run: Run, slots: int) -> None:
+        self.slots, self._directory, self._run = slots, directory, run
+        # Children share the cores: with a thread per core each, they would slow one another.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // slots)))
+        self._free = [self._pool() for _ in range(slots)]
+        self._running: dict[Future[dict[str, Any]], tuple[Node, ProcessPoolExecutor]] = {}
+
+    @staticmethod
+    def _pool() -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
+
+    @property
+    def busy(self) -> int:
+        """Runs submitted and not handed back."""
+        return len(self._running)
+
+    def submit(self, node: Node) -> None:
+        """Start a run in a free process."""
+        pool = self._free.pop()
+        self._running[pool.submit(perform, node, self._directory, self._run)] = node, pool
+
+    def next(self) -> list[tuple[Node, dict[str, Any]]]:
+        """Wait until a run ends, and say how."""
+        ended = []
+        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+            node, pool = self._running.pop(future)
+            error = future.exception()
+            if error is None:
+                state = future.result()
+            elif isinstance(error, BrokenProcessPool):
+                pool.shutdown()
+                pool = self._pool()
+                reason = "the process of the run died without a word (out of memory, or killed)"
+                state = Journal(self._directory).write(node, status=FAILED, ended=time.time(), error=reason)
+            else:
+                raise error
+            self._free.append(pool)
+            ended.append((node, state))
+        return ended
+
+    def close(self) -> None:
+        """End the processes."""
+        for pool in [*self._free, *(pool for _, pool in self._running.values())]:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Executor(Protocol):
+    """What carries runs out: `slots` at a time; where it `chains`, a run may be submitted while the one it needs goes on."""
+
+    slots: int
+    chains: bool
+
+    @property
+    def busy(self) -> int:
+        """Runs submitted and not handed back."""
+
+    def submit(self, node: Node) -> None:
+        """Take a run on."""
+
+    def next(self) -> list[tuple[Node, dict[str, Any]]]:
+        """Wait until some end, and say how."""
+
+    def close(self) -> None:
+        """Free what is held."""
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """Refuse a second runner of the study; the kernel frees the lock even after kill -9."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(
+                f"another process runs the study in {directory}: wait for it, or give another study_dir="
+            ) from None
+        yield
+
+
+def run_study(study: Study, *, executor: Executor, watch: Watch, retry_failed: bool) -> dict[str, str]:
+    """Carry out what is not done yet, each run after what it needs; how each stands, by name."""
+    journal = Journal(study.directory)
+    status: dict[str, str] = {}
+    waiting: list[Node] = []
+    submitted: set[str | None] = set()
+    for node in study.nodes:
+        state = journal.read(node)
+        if journal.is_done(node):
+            status[node.name] = DONE
+        elif state.get("status") == FAILED and not retry_failed:
+            status[node.name] = FAILED
+            watch.ended(node, state)
+        else:
+            waiting.append(node)
+    while waiting or executor.busy:
+        for node in list(waiting):
+            needed = DONE if node.needs is None else status.get(node.needs)
+            if needed in (FAILED, SKIPPED):
+                waiting.remove(node)
+                status[node.name] = SKIPPED
+                watch.ended(
+                    node,
+                    journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed"),
+                )
+            elif (needed == DONE or (executor.chains and node.needs in submitted)) and executor.busy < executor.slots:
+                waiting.remove(node)
+                submitted.add(node.name)
+                watch.started(node)
+                executor.submit(node)
+        if executor.busy:
+            for node, state in executor.next():
+                status[node.name] = state["status"]
+                watch.ended(node, state)
+    return status

@@ -1,0 +1,70 @@
+"""What a study's yaml may say; anything else is refused before any work."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STUDY_KEYS = {
+    "budget",
+    "finetune",
+    "finetuning_seeds",
+    "handoffs",
+    "name",
+    "never_pretrained",
+    "pretrain",
+    "pretraining_seeds",
+    "question",
+    "workers",
+}
+OPTIONAL_STUDY_KEYS = {"tune"}
+TUNE_KEYS = {"trials", "space", "metric", "goal", "seed"}
+PRETRAIN_KEYS = {"overrides", "grid"}
+FINETUNE_KEYS = {"arms", "overrides", "modes", "fractions", "shots", "metric"}
+
+
+class StudyError(ValueError):
+    """A study that cannot be run as written; the command prints it as one line."""
+
+
+def check(spec: Mapping[str, Any]) -> None:
+    """Refuse what is misspelt, missing or empty, naming the key and the choices."""
+    _check_keys("study", spec, STUDY_KEYS | OPTIONAL_STUDY_KEYS, required=STUDY_KEYS)
+    if spec.get("tune"):
+        _check_tune(spec["tune"])
+    entries = {**spec["pretrain"], **(spec["handoffs"] or {})}
+    for name, entry in spec["pretrain"].items():
+        _check_keys(f"study.pretrain.{name}", entry, PRETRAIN_KEYS, required={"overrides"})
+    for name, entry in spec["finetune"].items():
+        _check_keys(f"study.finetune.{name}", entry, FINETUNE_KEYS, required={"overrides", "modes"})
+        if entry.get("fractions") and entry.get("shots"):
+            raise StudyError(f"study.finetune.{name} has both fractions and shots: give one of them")
+        for arm in entry.get("arms") or []:
+            if arm not in entries:
+                raise StudyError(f"study.finetune.{name}.arms names {arm!r}; the study has {sorted(entries)}")
+    for key in ("pretraining_seeds", "finetuning_seeds"):
+        if not spec[key] or len(set(spec[key])) != len(spec[key]):
+            raise StudyError(f"study.{key} is {list(spec[key])}: give a list of different seeds, such as [1,2,3]")
+    if not entries:
+        raise StudyError("study.pretrain and study.handoffs are both empty: there is nothing to compare")
+
+
+def _check_tune(tune: Mapping[str, Any]) -> None:
+    _check_keys("study.tune", tune, TUNE_KEYS, required={"trials", "space"})
+    if not isinstance(tune["trials"], int) or tune["trials"] < 1 or not tune["space"]:
+        raise StudyError(
+            f"study.tune has trials={tune['trials']} and space={tune['space']}: give at least one trial and one setting"
+        )
+    if (goal := tune.get("goal") or "minimize") not in ("minimize", "maximize"):
+        raise StudyError(f"study.tune.goal={goal}: choose minimize or maximize")
+    for key, allowed in tune["space"].items():
+        between = isinstance(allowed, Mapping) and {"low", "high"} <= set(allowed) <= {"low", "high", "log"}
+        if not between and (isinstance(allowed, Mapping | str) or not isinstance(allowed, Sequence) or not allowed):
+            raise StudyError(
+                f"study.tune.space.{key} is {allowed}: give a list of values, or {{low: …, high: …, log: true}}"
+            )
+
+
+def _check_keys(where: str, entry: Mapping[str, Any], known: set[str], required: set[str]) -> None:
+    if unknown := set(entry) - known:
+        raise StudyError(f"{where} has the unknown key {sorted(unknown)[0]!r}; it takes {sorted(known)}")
+    if missing := required - set(entry):
+        raise StudyError(f"{where} lacks the key {sorted(missing)[0]!r}; it takes {sorted(known)}")

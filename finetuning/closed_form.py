@@ -1,0 +1,80 @@
+"""Heads that are solved on a frozen backbone's vectors instead of trained step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from finetuning.inputs.cached import Cached
+from finetuning.metrics.classification import Numbers
+from finetuning.modes import LinearProbe, NearestNeighbours
+from finetuning.task import Task
+from pretraining import probes
+from pretraining.data.loader import EvalLoader
+from pretraining.errors import RunError
+
+
+class Neighbours(nn.Module):
+    """A head that asks the training vectors; its logits are log shares of the neighbours' votes."""
+
+    vectors: Tensor
+    classes: Tensor
+
+    def __init__(self, vectors: Tensor, classes: Tensor, *, count: int, k: int, temperature: float) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("classes", classes)
+        self.count, self.k, self.temperature = count, k, temperature
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Score the classes. [N, C]"""
+        shares = probes.nearest_neighbours(
+            self.vectors, self.classes, queries, count=self.count, k=self.k, temperature=self.temperature
+        )
+        return shares.clamp(min=1e-6).log()
+
+
+def solve(task: Task, train: Cached, validation: EvalLoader) -> list[Numbers]:
+    """Put each candidate head in place, judge it on validation, and leave the best one there; returns what was measured."""
+    targets = torch.from_numpy(train.all_targets())
+    layer = _output_layer(task)
+    history = []
+    for settings in _candidates(task, train.flat, targets, layer):
+        history.append({**settings, **task.evaluate(validation)})
+    task.restore_best()
+    return history
+
+
+def _candidates(task: Task, vectors: Tensor, targets: Tensor, layer: nn.Linear) -> Iterator[Numbers]:
+    if isinstance(task.mode, NearestNeighbours):
+        if targets.is_floating_point():
+            raise RunError("got mode=knn for a task without classes: take mode=linear_probe, frozen or full")
+        task.head = Neighbours(
+            vectors, targets, count=layer.out_features, k=task.mode.k, temperature=task.mode.temperature
+        )
+        task.head.to(task.device)
+        yield {"k": float(task.mode.k)}
+        return
+    assert isinstance(task.mode, LinearProbe)
+    scale = probes.Scale.of(vectors.double(), task.mode.standardize)
+    scaled, solved = scale(vectors.double()), None
+    for penalty in task.mode.penalties:  # from strong to weak: each solution is a good start for the next
+        if targets.is_floating_point():
+            solved = probes.ridge_regression(scaled, targets, penalty)
+        else:
+            solved = probes.logistic_regression(scaled, targets, layer.out_features, penalty, solved)
+        raw = scale.unscaled(solved)
+        layer.load_state_dict({"weight": raw.weight.float(), "bias": raw.bias.float()})
+        yield {"penalty": penalty}
+
+
+def _output_layer(task: Task) -> nn.Linear:
+    layer = task.head[-1] if isinstance(task.head, nn.Sequential) else None
+    if not isinstance(layer, nn.Linear) or not task.cacheable:
+        raise RunError(
+            f"got mode={type(task.mode).__name__} for {type(task).__name__}, whose head is not one linear layer on single "
+            "vectors: take mode=frozen or full"
+        )
+    return layer

@@ -1,0 +1,1 @@
+"""Labelled examples made ready for a backbone, one file per modality."""

@@ -1,6 +1,0 @@
-"""Image augmentation, batched: uint8 in, every image with its own parameters, on the device where the images are."""
-
-from pretraining.augment.parts import Blur, Crop, Jitter, Output
-from pretraining.augment.views import Views
-
-__all__ = ["Blur", "Crop", "Jitter", "Output", "Views"]

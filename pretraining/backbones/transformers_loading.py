@@ -1,0 +1,93 @@
+"""Transformers models, fresh or from a checkpoint, with a tokenizer's ids."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+Architecture = Literal["encoder", "causal", "seq2seq"]
+LOADERS = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+
+
+def frame(
+    architecture: Architecture, config: dict[str, Any] | None, pad_id: int | None, frame_ids: dict[str, int | None]
+) -> dict[str, int | None]:
+    """Name a tokenizer's ids as configurations do; a decoder starts from the padding token in T5's family, else from the last one."""
+    if not frame_ids:
+        return {}
+    last = frame_ids["last"]
+    first = (
+        last if frame_ids["first"] is None and architecture == "causal" else frame_ids["first"]
+    )  # GPT-2 has one token for both
+    named = {"bos_token_id": first, "eos_token_id": last}
+    if (
+        architecture == "encoder" and config and config.get("model_type") == "modernbert"
+    ):  # whose defaults are those of its own vocabulary
+        named |= {"cls_token_id": first, "sep_token_id": last}
+    if architecture == "seq2seq" and config:
+        family = config.get("model_type")
+        named["decoder_start_token_id"] = pad_id if family in ("t5", "mt5", "umt5", "longt5", "pegasus") else last
+        if family in ("bart", "mbart"):
+            named["forced_eos_token_id"] = last
+    return named
+
+
+def built(
+    architecture: Architecture,
+    config: dict[str, Any] | None,
+    init_from: str | None,
+    vocab_size: int | None,
+    ids: dict[str, int | None],
+) -> Any:
+    """Build a model from a configuration, or read it from `init_from`; `ids` are the tokenizer's, by their names in configurations."""
+    import transformers
+
+    if architecture not in LOADERS:
+        raise ValueError(f"backbone.architecture={architecture!r} is unknown: choose {', '.join(LOADERS)}")
+    if init_from is not None:
+        model = read(architecture, init_from, {"attn_implementation": "sdpa"})
+        if vocab_size is not None and vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {vocab_size} tokens, but backbone.init_from={init_from} has embeddings for "
+                f"{model.config.vocab_size}: take its own tokenizer (preprocess=pretrained_tokenizer preprocess.path={init_from})"
+            )
+        return model
+    if not config or "model_type" not in config:
+        raise ValueError(
+            "backbone.config must name a model_type (bert, roberta, modernbert, bart, t5, gpt2, llama, ...)"
+        )
+    given = {name: value for name, value in config.items() if name != "model_type"}
+    if vocab_size is not None:
+        given["vocab_size"] = vocab_size
+    given |= {name: value for name, value in ids.items() if value is not None}
+    attention = given.pop("attn_implementation", "sdpa")
+    try:
+        filled = transformers.AutoConfig.for_model(config["model_type"], **given)
+    except ValueError as error:
+        raise ValueError(
+            f"backbone.config.model_type={config['model_type']!r} is not one that transformers knows"
+        ) from error
+    return getattr(transformers, LOADERS[architecture]).from_config(filled, attn_implementation=attention)
+
+
+def quieten() -> None:
+    """Leave progress bars to what takes long."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def read(architecture: Architecture, directory: str, options: dict[str, Any]) -> Any:
+    """Read a checkpoint of transformers; a weight that is missing or of another shape is an error."""
+    import transformers
+
+    quieten()
+    loader = getattr(transformers, LOADERS[architecture])
+    model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
+    # The pooler of a base model is new where the checkpoint was written by a masked language model; everything else must be there.
+    missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
+    broken = [*missing, *(str(item) for item in report["mismatched_keys"])]
+    if broken:
+        raise ValueError(f"{directory} lacks weights of {type(model).__name__}: {', '.join(sorted(broken)[:5])}")
+    return model

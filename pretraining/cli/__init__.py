@@ -1,0 +1,1 @@
+"""Command lines: from what was typed to a checked configuration, and to one process per rank."""

@@ -1,0 +1,261 @@
+"""From a command line to a checked configuration: what the commands share. Knows no objective and no task."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from pretraining.cli.help import CONF as CONF
+from pretraining.distributed.collectives import leave_group
+from pretraining.distributed.environment import batch_job, restarted
+from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
+from pretraining.runs import snapshot
+from pretraining.runs.csv_logger import CsvHistory
+from pretraining.runs.provenance import columns, environment
+from pretraining.runs.renamed import current, current_overrides
+from pretraining.runs.wandb_logger import Tracked, WandbHistory
+
+
+def compose(overrides: Sequence[str], root: str = "pretrain") -> DictConfig:
+    """Compose a configuration as the command line would; raise `RunError` for an unknown or missing key."""
+    import hydra
+    from hydra.errors import HydraException
+
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base=None):
+            config = up_to_date(hydra.compose(root, overrides=current_overrides(overrides)))
+        refuse_missing(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RunError(" ".join(str(error).split("\nSet the environment")[0].split("\n"))) from error
+    return config
+
+
+def up_to_date(config: DictConfig) -> DictConfig:
+    """Name classes and keys of a configuration as they are called now."""
+    plain = OmegaConf.to_container(config)
+    fresh = current(plain)
+    if fresh == plain:
+        return config
+    renewed = OmegaConf.create(fresh)
+    OmegaConf.set_struct(renewed, True)
+    return renewed
+
+
+def refuse_missing(config: DictConfig) -> None:
+    """Refuse mandatory keys without a value, naming them."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise RunError(f"no value for {', '.join(missing)}: give {' '.join(f'{key}=...' for key in missing)}")
+
+
+@contextlib.contextmanager
+def as_run_errors() -> Iterator[None]:
+    """Turn what building parts finds wrong with values and files into errors that the command line prints as one message."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, (RunError, HandoffError)) else RunError(str(error)) from error
+
+
+def instantiate(node: Any, **parts: Any) -> Any:
+    """Build what `node` describes, with `parts` handed to it as they are; a wrong value is a `RunError`."""
+    import hydra
+    from hydra.errors import InstantiationException
+
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", _partial_=True)(**parts)
+    except InstantiationException as error:
+        raise RunError(f"{node.get('_target_')}: {error}") from error
+
+
+def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Take the configuration of the finished run `config.from_run`, with `overrides` on top."""
+    path = Path(config.from_run) / "config.yaml"
+    if not path.is_file():
+        raise RunError(f"from_run={config.from_run}: no config.yaml there; give the directory of a run")
+    base = OmegaConf.create(current(OmegaConf.to_container(OmegaConf.load(path))))
+    base.run_dir, base.resume = None, "none"
+    OmegaConf.set_struct(base, True)
+    for override in current_overrides(overrides):
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "from_run":
+            continue
+        if OmegaConf.is_dict(OmegaConf.select(base, key)):
+            raise RunError(
+                f"{override}: with from_run= single values can change, but {key} is a group; start a new run for that"
+            )
+        try:
+            OmegaConf.update(base, key, OmegaConf.create(f"value: {value}").value)
+        except OmegaConfBaseException as error:
+            raise RunError(f"{override}: {path} has no such key") from error
+    return base
+
+
+def class_of(node: Any) -> Any:
+    """Find the class that `node` describes."""
+    import hydra
+
+    return hydra.utils.get_class(node["_target_"])
+
+
+def check_modalities(config: DictConfig) -> None:
+    """Refuse parts that do not read the same kind of data, before anything is built."""
+    kinds = {part: class_of(config[part]).modality for part in ("objective", "data", "backbone")}
+    if len({kind for kind in kinds.values() if kind is not None}) > 1:
+        raise RunError(
+            f"objective={class_name(config.objective)} learns from {kinds['objective']}, "
+            f"data={class_name(config.data)} is {kinds['data']} and "
+            f"backbone={class_name(config.backbone)} reads {kinds['backbone']}: choose three of one kind"
+        )
+    if config.probe is not None and not kinds["data"].probes:
+        raise RunError(
+            f"probe= watches features, which say little of {kinds['data']} (data={class_name(config.data)}): set probe=none"
+        )
+
+
+def class_name(node: DictConfig) -> str:
+    """Give the name of the class that `node` describes."""
+    return node._target_.rpartition(".")[2]
+
+
+def default_run_dir(config: DictConfig) -> str:
+    """Name a run's directory: after the job on a Slurm cluster, where it must outlive requeues; else after what and when."""
+    job = batch_job()
+    if job is not None:
+        return f"runs/slurm-{job}"
+    return f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """Copy a configuration, with what was decided while the parts were built: a run records the numbers that it uses."""
+    config = config.copy()
+    for key, value in values.items():
+        OmegaConf.update(config, key, value)
+    return config
+
+
+def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -> DictConfig:
+    """Fill in what depends on the place: the run's name (after the classes of `parts`) and directory; resume on a cluster."""
+    config = config.copy()
+    OmegaConf.set_struct(config, True)
+    if config.name is None:
+        config.name = "-".join(class_name(config[part]) for part in parts)
+    if config.run_dir is None:
+        config.run_dir = default_run_dir(config)
+        if config.run_dir.startswith("runs/slurm-"):
+            config.resume = "auto"
+    if restarted():
+        config.resume = "auto"  # whatever the first life began from
+    return config
+
+
+def make_loggers(
+    config: DictConfig, directory: Path, *, job_type: str, tags: Sequence[str], origin: Mapping[str, Any]
+) -> list[Any]:
+    """Make metrics.csv and W&B, both on unless switched off. `origin`: of the weights that the run makes or starts from."""
+    loggers: list[Any] = [CsvHistory(directory / "metrics.csv")] if config.logger.csv else []
+    settings = config.logger.wandb
+    if settings.mode != "disabled":
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        plain |= {"pretrain": columns(origin), "environment": environment()}
+        tracked = Tracked(
+            project=settings.project,
+            name=config.name,
+            group=config.group,
+            job_type=job_type,
+            tags=[*settings.tags, *tags],
+            config=plain,
+        )
+        options = {"mode": settings.mode, "patience": settings.patience, "upload_bytes": settings.upload_bytes}
+        with as_run_errors():
+            loggers.append(WandbHistory(directory, tracked=tracked, **options))
+    return loggers
+
+
+@contextlib.contextmanager
+def exit_cleanly() -> Iterator[None]:
+    """Turn errors that a user can mend into one message on stderr and exit code 2; the rest keeps its traceback."""
+    try:
+        yield
+        leave_group()
+    except Preempted:  # as all ranks have agreed to
+        leave_group()
+        raise
+    except (RunError, HandoffError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (CheckpointError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}. Checkpoints are intact: free space, then resume=auto", file=sys.stderr)
+        sys.exit(3)
+
+
+# -- command lines --------------------------------------------------------------------------------------------------------------
+
+
+def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) -> None:
+    """Run `main` on what Hydra makes of the command line, once or for each job of a sweep."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    with exit_cleanly():
+        if not snapshot.is_taken():
+            refuse_shared_run_dir(sys.argv[1:])
+        if snapshot.submits_jobs(sys.argv[1:]):
+            snapshot.submit_from_snapshot()
+    sweep = f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    # Only what varies names a job. Read here: a job on a cluster has another command line.
+    varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
+
+    begun = []
+
+    def job(config: DictConfig) -> None:
+        begun.append(True)
+        with exit_cleanly():
+            refuse_missing(config)
+            place_in_sweep(config, sweep, varied)
+            main(up_to_date(config), list(HydraConfig.get().overrides.task))
+
+    sys.argv[1:] = current_overrides(sys.argv[1:])
+    try:
+        hydra.main(config_path=str(CONF), config_name=root, version_base=None)(job)()
+    except SystemExit as end:
+        # What Hydra refuses before any job is a mistake in the command line, and has been said.
+        sys.exit(end.code if begun or end.code != 1 else 2)
+
+
+def place_in_sweep(config: DictConfig, directory: str, varied: set[str]) -> None:
+    """Give each job of a sweep a run directory of its own, named after those of its overrides that vary."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode != RunMode.MULTIRUN or config.run_dir is not None:
+        return
+    # No "=" in file names: an override that names such a path would need quotes.
+    mine = [override for override in HydraConfig.get().overrides.task if override.partition("=")[0] in varied]
+    named = "-".join([str(HydraConfig.get().job.num), *mine]).replace("=", "-").replace("/", ".")
+    with open_dict(config):
+        config.run_dir = f"{directory}/{named}"[:200]
+
+
+def refuse_shared_run_dir(arguments: Sequence[str]) -> None:
+    """Refuse a sweep whose jobs would all write to one directory."""
+    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
+    fixed = [a for a in arguments if a.startswith("run_dir=") and "," not in a and "${" not in a]
+    if multirun and fixed:
+        raise RunError(
+            f"{fixed[0]} would be shared by every job of this sweep: leave it out, or let it vary (run_dir=runs/a,runs/b or with ${{...}})"
+        )

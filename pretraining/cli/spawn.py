@@ -1,0 +1,91 @@
+"""Starts one process per rank on this machine and waits for them: what `trainer=ddp` does where neither torchrun nor Slurm has done it.
+
+Each rank reads the resolved configuration from a file, so that no rank composes another one, whatever started the first (a single
+run, a sweep, a study).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from pretraining.distributed.environment import launched, ranks_started
+from pretraining.engine.trainer import TrainerSettings
+from pretraining.errors import RunError
+
+GRACE_SECONDS = 20.0  # between one rank's failure and the end of the others
+
+
+def needs_ranks(settings: TrainerSettings) -> bool:
+    """Tell whether the ranks that `settings` ask for are still to be started; refuse processes that are not those."""
+    started = ranks_started()
+    if started == settings.ranks:
+        return False
+    nodes = f"trainer.num_nodes={settings.num_nodes}"
+    wanted = f"trainer.devices={settings.devices} x {nodes}"
+    if launched():
+        raise RunError(
+            f"{started} processes were started for {wanted} = {settings.ranks} rank(s): one task per device is needed, as by "
+            f"srun --nodes={settings.num_nodes} --ntasks-per-node={settings.devices}, or set trainer.devices and trainer.num_nodes "
+            "to what was started"
+        )
+    if settings.num_nodes > 1:
+        raise RunError(
+            f"{nodes} needs a launcher on each node: slurm/pretrain.sbatch, hydra/launcher=slurm, or torchrun --nnodes={settings.num_nodes}"
+        )
+    return True
+
+
+def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
+    """Run `module.run(config)` in `ranks` processes; returns the exit code that says most about them. Signals are passed on."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.yaml"
+        path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        common = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "local"}
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
+        common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+        command = [sys.executable, "-m", "pretraining.rank", module, str(path)]
+        processes = [
+            subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(ranks)
+        ]
+        return _wait(processes)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+    def pass_on(number: int, frame: object) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    passed = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+    before = {number: signal.signal(number, pass_on) for number in passed}
+    deadline: float | None = None
+    try:
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.05)
+            if deadline is None and any(process.poll() not in (None, 0) for process in processes):
+                deadline = time.monotonic() + GRACE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                break
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    codes = [process.returncode for process in processes]
+    # A rank that leaves on purpose (saved, or a clear error) says more than those its leaving brought down.
+    return max((abs(code) for code in codes if code > 0), default=max(abs(code) for code in codes))

@@ -1,0 +1,132 @@
+"""What a training step costs, in operations and in seconds, before training: so that objectives can be compared at equal cost."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from pretraining.data.loader import EVALUATION_SEED, StepLoader, collated
+from pretraining.engine.batch import Batch, Step, StepSettings
+from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
+from pretraining.random import Keys
+
+SAMPLED_EXAMPLES = (
+    4  # of a measured step; losses that compare examples with each other are measured on twice as many, too
+)
+
+
+def row_flops(parts: Any, settings: TrainerSettings) -> float:
+    """Count the operations (2 per multiply-add) of training on an average row: every view, decoder and head, forward and backward.
+
+    Where the modality has a formula it is used, with twice the forward pass for the backward one. Else a step on a few rows is
+    measured by running it on shapes alone.
+    """
+    if parts.row.flops is not None:
+        return 3.0 * parts.row.flops
+    objective, (few, more) = parts.objective, (SAMPLED_EXAMPLES, 2 * SAMPLED_EXAMPLES)
+    each = measured_flops(parts, few, settings.accumulate) / few
+    if not objective.coupled:
+        return each
+    # An example costs a + c * n in a step of n examples: comparisons grow with the number of others.
+    growth = (measured_flops(parts, more, settings.accumulate) / more - each) / (more - few)
+    return each + growth * (parts.data.batch_size - few * settings.accumulate) / settings.accumulate
+
+
+def measured_flops(parts: Any, examples: int, micro_batches: int) -> float:
+    """Count one micro-batch of `examples` training rows, forward and backward, as torch does (`FlopCounterMode`).
+
+    The operations run on the meta device, without data; an objective whose work depends on its data runs on the rows themselves.
+    """
+    rows = np.arange(min(examples, parts.train.count(0)), dtype=np.int64)
+    rows = np.resize(rows, examples)
+    keys = Keys(EVALUATION_SEED, "train", np.zeros_like(rows), rows, 0.5)
+    objective = parts.objective
+    with torch.random.fork_rng():
+        batch = objective.finished(collated(parts.collate, parts.train.read(0, rows), keys))
+        try:
+            return _counted(objective, batch, torch.device("meta"), micro_batches)
+        except (NotImplementedError, RuntimeError):  # there are no data on the meta device to depend on
+            return _counted(objective, batch, objective.device, micro_batches)
+
+
+def _counted(objective: Any, batch: Batch, device: torch.device, micro_batches: int) -> float:
+    """Count a step's passes over one of its micro-batches."""
+    twin = copy.deepcopy(objective).to(device).train()
+    twin.manual_backward = lambda loss: loss.backward()
+    twin.on_device = lambda batch: batch  # it is finished
+    moved = placed(batch, device)
+    counter = FlopCounterMode(display=False)
+    counts = {name: torch.ones((), dtype=torch.float64, device=device) for name in objective.counts(batch)}
+    with counter, torch.enable_grad():
+        twin.backward_step([moved] * micro_batches, counts)
+    return float(counter.get_total_flops()) / micro_batches
+
+
+def placed(value: Any, device: torch.device) -> Any:
+    """Copy the tensors of a batch to a device, however they are nested."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: placed(part, device) for name, part in value.items()}
+    return value
+
+
+def step_flops(parts: Any, settings: TrainerSettings) -> Callable[[Step], float]:
+    """Count a step's operations from the units that are in it (tokens without padding, images)."""
+    per_unit = row_flops(parts, settings) / parts.row.units
+    return lambda step: per_unit * step.units
+
+
+class Served(list[Step]):
+    """Steps held in memory: a list of its own type, which Lightning takes for one loader and not for many."""
+
+
+def seconds_per_step(parts: Any, settings: TrainerSettings, batch_size: int, steps: int = 4) -> float:
+    """Time optimizer steps on a copy of the model: the best of `steps`, after one that warms up."""
+    return min(timed(parts, settings, batch_size, steps + 1)[0][1:])
+
+
+def timed(parts: Any, settings: TrainerSettings, batch_size: int, steps: int) -> tuple[list[float], Step]:
+    """Time each of the first `steps` steps on a copy of the model; returns the first step, too."""
+
+    class Clock(pl.Callback):
+        def __init__(self) -> None:
+            self.marks = [time.perf_counter()]
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.marks.append(time.perf_counter())
+
+    served = Served(
+        StepLoader(
+            parts.train,
+            parts.collate,
+            batch_size=batch_size,
+            max_steps=steps,
+            seed=0,
+            accumulate=settings.accumulate,
+            ranks=(0, settings.ranks),
+        )
+    )
+    module, clock = copy.deepcopy(parts.objective), Clock()
+    module.settings = StepSettings(seed=0, max_steps=steps, clip_norm=settings.clip_norm)
+    short = TrainerSettings(
+        **{**vars(settings), "max_steps": steps, "devices": 1, "num_nodes": 1, "strategy": "single"}
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        quieten()
+        clock.marks = [time.perf_counter()]
+        build_trainer(short, [], [clock], Path(directory)).fit(module, served)
+    return [after - before for before, after in itertools.pairwise(clock.marks)], served[0]

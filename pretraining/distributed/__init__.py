@@ -1,0 +1,1 @@
+"""Several processes as one: collectives, batch normalisation, sharded weights, and which rank this is."""

@@ -1,0 +1,67 @@
+"""Batch normalisation over the examples of all ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pretraining.distributed.collectives import _AllReduceSum, is_distributed
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the examples of all ranks, on CPU and GPU.
+
+    Each rank contributes the sum, the square sum and the count of its elements; in float64, because the square of a mean that is
+    large against its spread would cancel. Evaluation, and training in one process, is torch's own.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected an input of at least 2 dimensions, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise `input` [B, C, ...] per channel."""
+        if not (self.training and is_distributed()):
+            return super().forward(input)
+        self._check_input_dim(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        variance, mean = torch.var_mean(
+            input.double() if input.device.type == "cpu" else input.float(), axes, correction=0
+        )
+        variance, mean = variance.double(), mean.double()
+        elements = float(input.numel() // input.size(1))
+        count = torch.full_like(mean[:1], elements)
+        packed = torch.cat([mean * elements, (variance + mean * mean) * elements, count])
+        total, square, count = _AllReduceSum.apply(packed).split([len(mean), len(mean), 1])
+        mean = total / count
+        variance = square / count - mean * mean
+        if self.track_running_stats:
+            self._update_running(mean.detach(), variance.detach() * count.detach() / (count.detach() - 1))
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        scale = (variance + self.eps).rsqrt()
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        return input * scale.to(input.dtype).view(shape) + shift.to(input.dtype).view(shape)
+
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+def convert_batchnorm(module: nn.Module) -> nn.Module:
+    """Replace each batch normalisation inside `module` by `SyncBatchNorm`, keeping weights, statistics and their names."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, SyncBatchNorm):
+        synced = SyncBatchNorm(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+        synced.load_state_dict(module.state_dict())
+        synced.to(module.weight.dtype if module.affine else torch.get_default_dtype())
+        synced.train(module.training)
+        return synced.to(module.weight.device) if module.affine else synced
+    for name, child in module.named_children():
+        setattr(module, name, convert_batchnorm(child))
+    return module

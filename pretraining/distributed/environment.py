@@ -1,0 +1,54 @@
+"""What a process can know of its place: which rank it is, and the Slurm job it may be part of. Reads the environment, changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+
+def launched() -> bool:
+    """Tell whether this process is one rank of several already: torchrun's, srun's, or ours."""
+    return "RANK" in os.environ or step_tasks() > 1
+
+
+def step_tasks() -> int:
+    """Count the tasks that srun started beside this process, itself included; a batch script is none, whatever its job has room for."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def ranks_started() -> int:
+    """Count the processes that share this run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else step_tasks()
+
+
+def batch_job() -> str | None:
+    """Name the Slurm job that this process belongs to, with its array task; None outside of one, or in an interactive one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else job
+
+
+def restarted() -> bool:
+    """Tell whether this Slurm job has been requeued: then it continues what it has done before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def job_is_ending() -> bool:
+    """Tell whether somebody has cancelled this Slurm job, so that it must not be requeued. False where Slurm cannot be asked."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    try:
+        shown = subprocess.run(
+            ["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return shown.stdout.strip() in ("CANCELLED", "COMPLETING")
+
+
+def process_rank() -> int:
+    """Give this process's rank from what its launcher set, also before there is a process group."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))

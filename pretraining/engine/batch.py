@@ -1,0 +1,48 @@
+"""What one optimizer step is made of: batches, counted terms, settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+Batch = dict[str, Any]
+
+
+class Term(NamedTuple):
+    """One summand of an objective, or one metric: the SUM over a micro-batch's predictions, and how many those are."""
+
+    total: Tensor  # []
+    count: Tensor  # type: ignore[assignment]  # []
+    weight: float = 1.0  # of the term's global mean in the objective
+
+
+class Loss(NamedTuple):
+    """What `loss(batch)` returns: terms to be minimised, each normalised by its own global count, and metrics to be logged alike."""
+
+    terms: dict[str, Term]
+    metrics: dict[str, Term] = {}  # noqa: RUF012
+
+
+class Step(NamedTuple):
+    """This rank's share of one optimizer step, as the loader serves it."""
+
+    number: int  # optimizer steps before this one
+    micro_batches: list[Batch]
+    examples: int  # on this rank
+    units: int  # of the modality, on this rank: tokens without padding, images, ...
+
+
+@dataclass
+class StepSettings:
+    """What a run adds to a module: `ema` is the decay of an average of the weights, which is what gets evaluated and handed over."""
+
+    seed: int = 0
+    max_steps: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: int = 10
+    replay: Path | None = None  # where a step that is not finite leaves its batch

@@ -1,0 +1,228 @@
+"""Checkpoints that are complete or absent, and the callback that writes them: on a cadence, when a signal asks for it, and at the end.
+
+A checkpoint is `step-XXXXXXX.ckpt` with `step-XXXXXXX.json` beside it (size, sha256, step, metric), written after it: one without the other
+does not count. It holds tensors and plain containers only, and is always read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor
+
+from pretraining.cache import pause_for_tests, sha256
+from pretraining.distributed.environment import job_is_ending
+from pretraining.engine.step import StepModule
+from pretraining.errors import CheckpointError, Preempted
+from pretraining.runs.checkpoint_files import MARKER, facts_of
+
+EXIT_PREEMPTED = 85  # stopped by SIGTERM, SIGUSR1 or SIGUSR2 with everything saved
+EXIT_INTERRUPTED = 130  # stopped by Ctrl-C with everything saved
+
+
+class AtomicIO(CheckpointIO):
+    """Writes to a temporary name, syncs, renames, and then says so in the json beside.
+
+    In the `background` a copy is written by a thread while training goes on: `finish` waits for it.
+    """
+
+    metric: float | None = None  # of the checkpoint being written: lower is better
+
+    def __init__(self, *, background: bool = False) -> None:
+        self.background = background
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write one checkpoint; raise `CheckpointError` and leave nothing behind if that fails (in the background: at `finish`)."""
+        self.finish()
+        if self.background:
+            self._pending = self._writer.submit(self._write, copied(checkpoint, {}), Path(path), self.metric)
+        else:
+            self._write(checkpoint, Path(path), self.metric)
+
+    def finish(self) -> None:
+        """Wait until what is written in the background is on disk; raise what kept it from getting there."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, checkpoint: dict[str, Any], path: Path, metric: float | None) -> None:
+        temporary, note = path.with_name(f".{path.name}.writing"), path.with_suffix(".json")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                pause_for_tests()
+                file.flush()
+                os.fsync(file.fileno())
+            facts = {"sha256": sha256(temporary), "size": temporary.stat().st_size}
+            facts |= {"step": int(checkpoint["global_step"]), "metric": metric}
+            note.unlink(missing_ok=True)
+            temporary.replace(path)
+            _write_synced(note, json.dumps(facts) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {path}: {error.strerror or error}. Earlier checkpoints are intact: free space, then resume=auto"
+            ) from error
+        finally:
+            with contextlib.suppress(NotADirectoryError):
+                temporary.unlink(missing_ok=True)
+
+    def teardown(self) -> None:
+        """End the thread (called by Lightning)."""
+        self._writer.shutdown(wait=True)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read one checkpoint onto the CPU, never unpickling code."""
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove one checkpoint, its json first."""
+        Path(path).with_suffix(".json").unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
+
+
+def copied(value: Any, seen: dict[Any, Tensor]) -> Any:
+    """Copy plain containers with their tensors, to the CPU; tensors that share their memory share it afterwards too."""
+    if isinstance(value, dict):
+        return {key: copied(part, seen) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(copied(part, seen) for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+    if value.numel() == 0 or place not in seen:
+        seen[place] = value.detach().to("cpu", copy=True)
+    return seen[place]
+
+
+def _write_synced(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Checkpointing(Checkpoint):
+    """Saves every `every` steps and at the end, keeps the newest `keep_last` and the best, and stops the run on a signal.
+
+    A signal only sets a flag; the ranks agree on it between two steps, save there, and leave. As a `Checkpoint` it runs after all other
+    callbacks, so what they log about a step is in the files before the checkpoint of that step.
+    """
+
+    def __init__(self, directory: Path, *, every: int, keep_last: int, monitor: str | None) -> None:
+        if every < 1 or keep_last < 1:
+            raise ValueError(
+                f"trainer.checkpoint_every and trainer.keep_last must be at least 1, got {every} and {keep_last}"
+            )
+        self.directory, self.every, self.keep_last, self.monitor = directory, every, keep_last, monitor
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    # -- signals ------------------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals, after Lightning has registered its own handlers."""
+        self._process = os.getpid()
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked loader worker: the run's process decides
+            return
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def _release_signals(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._release_signals()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back."""
+        self._release_signals()
+
+    # -- saving -------------------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if this step is due, or stop here if a signal came."""
+        step = trainer.global_step
+        stop = self._agreed_to_stop(trainer)
+        if stop or step % self.every == 0 or step == trainer.max_steps:
+            self.save(trainer, wait=stop or step == trainer.max_steps)
+        if stop:
+            self._leave(trainer)
+
+    def save(self, trainer: pl.Trainer, *, wait: bool) -> None:
+        """Write the checkpoint of this step and drop what is no longer kept; `wait` also for one written in the background."""
+        for logger in trainer.loggers:
+            logger.save()
+        path = self.directory / f"step-{trainer.global_step:07d}.ckpt"
+        module, io = trainer.lightning_module, trainer.strategy.checkpoint_io
+        assert isinstance(io, AtomicIO) and isinstance(module, StepModule)
+        io.metric = module.measured.get(self.monitor) if self.monitor else None
+        trainer.save_checkpoint(path)
+        if wait:
+            io.finish()
+        if trainer.is_global_zero:
+            self._drop_old(io)
+
+    def _drop_old(self, io: AtomicIO) -> None:
+        paths = sorted(self.directory.glob("step-*.ckpt"))
+        whole = {path: facts for path in paths if (facts := facts_of(path))}
+        measured = {path: facts["metric"] for path, facts in whole.items() if facts["metric"] is not None}
+        kept = [*list(whole)[-self.keep_last :], min(measured, key=lambda path: measured[path], default=None)]
+        # One that is newer than all whole ones is being written at this moment.
+        for path in [path for path in paths if whole and path < max(whole)]:
+            if path not in kept:
+                io.remove_checkpoint(path)
+
+    def _agreed_to_stop(self, trainer: pl.Trainer) -> bool:
+        wanted = self.received is not None
+        return wanted if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(wanted, all=False)
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        interrupted = self.received == signal.SIGINT
+        if trainer.is_global_zero:
+            name = signal.Signals(self.received).name if self.received else "a signal on another rank"
+            print(f"stopped by {name}: step {trainer.global_step} is saved, resume=auto continues", file=sys.stderr)
+            if not interrupted:
+                _write_synced(self.directory.parent / MARKER, f"{trainer.global_step}\n")
+        launchers = self._previous.get(signal.SIGUSR2)
+        self._release_signals()
+        # submitit requeues its job in a handler of its own, which had to wait until everything was saved.
+        if callable(launchers) and not interrupted and not job_is_ending():
+            for logger in trainer.loggers:
+                logger.finalize("preempted")
+            launchers(signal.SIGUSR2, None)
+        raise Preempted(EXIT_INTERRUPTED if interrupted else EXIT_PREEMPTED)

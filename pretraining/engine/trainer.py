@@ -1,0 +1,178 @@
+"""Lightning's Trainer, set up so that it loops, places and saves, and decides nothing else. Finetuning uses it too."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+from pretraining.distributed.environment import step_tasks
+from pretraining.engine.batch import StepSettings
+from pretraining.engine.checkpoints import AtomicIO, Checkpointing
+from pretraining.engine.precision import Precision
+from pretraining.engine.step import StepModule
+from pretraining.engine.watchdog import Watchdog
+from pretraining.errors import RunError
+from pretraining.kernels import winograd
+from pretraining.runs.csv_logger import CsvHistory
+from pretraining.runs.directory import RunDirectory
+
+
+@dataclass(kw_only=True)
+class TrainerSettings:
+    """How a run is computed. All cadences are in optimizer steps; 0 means never.
+
+    `accumulate` is the number of micro-batches per step and rank; `clip_norm` the largest global gradient norm, or null. `compile`
+    compiles the backbone's layers; `recompute` keeps their inputs alone and computes the rest again in the backward pass; `winograd`
+    lets 3x3 convolutions in bf16 on CPUs use the faster algorithm of `pretraining.kernels.winograd`.
+    """
+
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    strategy: Literal["single", "ddp", "fsdp"] = "single"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: Precision = "auto"
+    max_steps: int = 1000
+    accumulate: int = 1
+    clip_norm: float | None = None
+    log_every: int = 10
+    val_every: int = 0
+    checkpoint_every: int = 1000
+    handoff_every: int = 0
+    keep_last: int = 2
+    background_checkpoints: bool = False
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    compile: bool = False
+    recompute: bool = False
+    winograd: bool = True
+    timeout: int = 1800
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or self.accumulate < 1 or self.log_every < 1:
+            raise RunError(
+                "trainer.max_steps, trainer.accumulate and trainer.log_every must be at least 1, got "
+                f"{self.max_steps}, {self.accumulate} and {self.log_every}"
+            )
+        if self.precision not in ("auto", "fp32", "bf16", "fp64"):
+            raise RunError(f"trainer.precision={self.precision} is unknown: choose auto, fp32, bf16 or fp64")
+        if self.strategy == "single" and self.devices * self.num_nodes > 1:
+            raise RunError(
+                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} needs trainer=ddp or trainer=fsdp"
+            )
+        if self.accelerator == "cuda" and torch.cuda.device_count() < self.devices:
+            raise RunError(
+                f"trainer.devices={self.devices} GPUs were asked for, but this machine has {torch.cuda.device_count()}: "
+                "lower trainer.devices, or use trainer=cpu"
+            )
+
+    @property
+    def ranks(self) -> int:
+        """Count the processes."""
+        return self.devices * self.num_nodes
+
+
+def train(
+    module: StepModule,
+    loader: Any,
+    *,
+    settings: TrainerSettings,
+    run: RunDirectory,
+    loggers: list[Any],
+    callbacks: list[pl.Callback],
+    step_settings: StepSettings,
+    monitor: str | None = "validation/loss",
+) -> pl.Trainer:
+    """Train `module` to `settings.max_steps` in `run`, continuing its checkpoint if there is one."""
+    quieten()
+    module.settings = replace(step_settings, replay=run.path)
+    if settings.precision == "fp64":
+        module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
+    winograd.allow(module, settings.winograd)
+    for logger in loggers:
+        if isinstance(logger, CsvHistory):
+            logger.cut_back(_step_of(run.checkpoint))
+    saver = Checkpointing(
+        run.checkpoints, every=settings.checkpoint_every, keep_last=settings.keep_last, monitor=monitor
+    )
+    watchdog = Watchdog(run.path, timeout=settings.timeout)
+    trainer = build_trainer(settings, loggers, [watchdog, *callbacks, saver], run.path)
+    trainer.fit(module, loader, ckpt_path=None if run.checkpoint is None else str(run.checkpoint), weights_only=True)
+    return trainer
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return -1 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
+
+
+def build_trainer(
+    settings: TrainerSettings, loggers: list[Any], callbacks: list[pl.Callback], directory: Path
+) -> pl.Trainer:
+    """Set Lightning's Trainer up so that it loops, places and saves, and decides nothing else. `precision` has been chosen."""
+    names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
+    # Lightning knows no float64 for sharded weights; `train` has made them so, and tokens and indices need no conversion.
+    precision = "fp32" if settings.strategy == "fsdp" and settings.precision == "fp64" else settings.precision
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=_strategy(settings),
+        precision=names[precision],  # type: ignore[arg-type]
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicIO(background=settings.background_checkpoints), _environment()],
+        default_root_dir=directory,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.max_steps + 1,
+        enable_checkpointing=any(isinstance(callback, Checkpointing) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _strategy(settings: TrainerSettings) -> Any:
+    if settings.strategy == "single":
+        return "auto"
+    import datetime
+
+    from pytorch_lightning.strategies import DDPStrategy
+
+    backend = "nccl" if settings.accelerator == "cuda" else "gloo"
+    patience = datetime.timedelta(seconds=settings.timeout + 60)  # the watchdog, which names the rank, speaks first
+    if settings.strategy == "fsdp":
+        from pretraining.distributed.fsdp import ShardedStrategy
+
+        return ShardedStrategy(backend=backend, timeout=patience)
+    # With more than 2 ranks DDP regroups its buckets after the first step, and a resumed run would sum in another order.
+    return DDPStrategy(
+        process_group_backend=backend,
+        find_unused_parameters=settings.ranks > 2,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        timeout=patience,
+    )
+
+
+def _environment() -> Any:
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    # Requeueing is ours: Lightning's saves inside a signal handler, where optimizer states tear.
+    return SLURMEnvironment(auto_requeue=False) if step_tasks() > 1 else LightningEnvironment()
+
+
+def quieten() -> None:
+    """Keep Lightning to errors; what a user should know, the run says itself."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,206 @@
+"""Reading a hand-off strictly: nothing missing, altered, pickled, unknown or foreign gets through."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretraining.backbones.base import Backbone
+from pretraining.cache import sha256
+from pretraining.errors import HandoffError
+from pretraining.handoff.write import VERSION, described_part, described_tower
+from pretraining.modality import Modality, Preprocess, Tower
+from pretraining.runs.renamed import current
+
+PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
+
+
+@dataclass
+class Handoff:
+    """What finetuning gets: the towers, the card (handoff.json) and where they came from."""
+
+    towers: dict[str, Tower]
+    card: dict[str, Any]
+    path: str  # resolved; "" where there is no directory
+    digest: str  # sha256 of handoff.json; "" where there is no directory
+
+    @property
+    def tower(self) -> Tower:
+        """The only tower; several are an error."""
+        if len(self.towers) != 1:
+            raise HandoffError(f"{self.path} holds {', '.join(self.towers)}: choose one with tower=")
+        return next(iter(self.towers.values()))
+
+    @property
+    def backbone(self) -> Backbone:
+        """The only tower's network."""
+        return self.tower.backbone
+
+    @property
+    def preprocess(self) -> Any:
+        """The only tower's preprocessing."""
+        return self.tower.preprocess
+
+
+def read(reference: str, *, modality: Modality | None = None, tower: str | None = None, seed: int = 0) -> Handoff:
+    """Read a hand-off: a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), or `SCHEME:NAME` for a
+    checkpoint of a home library of the `modality` (hf:, torchvision:).
+
+    `tower` names the one that is wanted of several. Raises `HandoffError` for anything missing, altered, pickled, unknown or foreign.
+    """
+    if reference.startswith("random:"):
+        return _randomised(reference.removeprefix("random:"), modality, tower, seed)
+    scheme, colon, name = reference.partition(":")
+    if colon and not Path(reference).exists():
+        return _from_library(scheme, name, modality)
+    directory, card = _verified(Path(reference))
+    towers = {}
+    for key, described in _wanted(card, tower, directory).items():
+        backbone, place = _built(described["backbone"], modality), directory / described["directory"]
+        try:
+            backbone.load(place)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise HandoffError(
+                f"{place}: the weights do not fit the backbone that handoff.json describes: {error}"
+            ) from error
+        towers[key] = Tower(backbone, _loaded(described["preprocess"], place, modality))
+    return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"))
+
+
+def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Resolve links once, and check version, files and checksums before anything is built."""
+    directory = path.resolve()
+    if not (directory / "handoff.json").is_file():
+        hint = (
+            " (it has checkpoints, not a hand-off: name its handoff/last)" if (directory / "handoff").exists() else ""
+        )
+        raise HandoffError(
+            f"handoff={path}: no handoff.json there{hint}. Give a directory written by pretraining (run_dir/handoff/last), "
+            "hf:NAME_OR_DIR, torchvision:NAME or random:DIR"
+        )
+    try:
+        card = json.loads((directory / "handoff.json").read_text("utf-8"))
+        version, digests = card["version"], card["sha256"]
+        card = _upgraded(card) if version == 2 else card
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise HandoffError(f"{directory}/handoff.json is not readable ({error}): write the hand-off again") from error
+    if version not in (2, VERSION):
+        raise HandoffError(
+            f"{directory} has format version {version}, this release reads 2 and {VERSION}: use the release that wrote it"
+        )
+    pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
+    if pickled:
+        raise HandoffError(
+            f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it, weights are safetensors"
+        )
+    for name, digest in digests.items():
+        if not (directory / name).is_file():
+            raise HandoffError(f"{directory} lacks {name}: copy the whole directory again")
+        if sha256(directory / name) != digest:
+            raise HandoffError(
+                f"{directory}/{name} was altered (its sha256 differs from handoff.json): copy it again from its origin"
+            )
+    for described in card["towers"].values():
+        if str(Path(described["directory"], "model.safetensors")) not in digests:
+            raise HandoffError(f"{directory}/handoff.json does not list model.safetensors: write the hand-off again")
+    return directory, card
+
+
+def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
+    """Bring a card of format version 2, which had one tower and the classes' former places, up to date."""
+    tower = {"directory": ".", **{part: card[part] for part in ("modality", "backbone", "preprocess")}}
+    fresh = {
+        "version": VERSION,
+        "towers": {card["modality"]: current(tower)},
+        "recipe": current(card.get("recipe", {})),
+    }
+    return {name: card[name] for name in ("origin", "sha256")} | fresh
+
+
+def _wanted(card: dict[str, Any], tower: str | None, directory: Path) -> dict[str, Any]:
+    if tower is None:
+        return card["towers"]
+    if tower not in card["towers"]:
+        raise HandoffError(f"{directory} has no tower {tower!r}: choose tower={', '.join(card['towers'])}")
+    return {tower: card["towers"][tower]}
+
+
+def class_in(packages: tuple[str, ...], target: str) -> type | None:
+    """Find a class that lies in one of `packages`, and was made there; None for any other."""
+    if not target.startswith(packages):
+        return None
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise HandoffError(
+            f"the hand-off asks for {target!r}, which this release does not have: use the release that wrote it"
+        ) from error
+    return found if isinstance(found, type) and found.__module__.startswith(packages) else None
+
+
+def trusted_packages(modality: Modality | None) -> tuple[str, ...]:
+    """List the packages whose classes a hand-off may ask for: ours, and that of the modality whose code runs anyway."""
+    return ("pretraining.", *([type(modality).__module__.rpartition(".")[0] + "."] if modality else []))
+
+
+def _class(described: dict[str, Any], kind: type, modality: Modality | None) -> Any:
+    found = class_in(trusted_packages(modality), described["_target_"])
+    if found is None or not issubclass(found, kind):
+        raise HandoffError(
+            f"the hand-off asks for {described['_target_']!r}, which is no {kind.__name__} of this package: refused, it may run "
+            "foreign code"
+        )
+    return found
+
+
+def _built(described: dict[str, Any], modality: Modality | None) -> Backbone:
+    return _class(described, Backbone, modality)(**described["kwargs"])
+
+
+def _loaded(described: dict[str, Any], directory: Path, modality: Modality | None) -> Preprocess:
+    return _class(described, Preprocess, modality).load(directory, **described["kwargs"])
+
+
+def _randomised(reference: str, modality: Modality | None, tower: str | None, seed: int) -> Handoff:
+    """Build the same architecture with fresh weights: what the pretrained ones must beat."""
+    known = read(reference, modality=modality, tower=tower)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        towers = {
+            name: Tower(_built(described_part(old.backbone), modality), old.preprocess)
+            for name, old in known.towers.items()
+        }
+    origin = {"objective": "random", "seed": seed, "steps": 0, "like": known.card["origin"].get("objective")}
+    return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest)
+
+
+def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
+    """Read a checkpoint of a home library, as the modality does."""
+    target = None if modality is None else modality.readers.get(scheme)
+    if target is None:
+        known = "" if modality is None else f", {', '.join(f'{each}:NAME' for each in modality.readers)}"
+        raise HandoffError(
+            f"handoff={scheme}:{name} is not read for {modality or 'this'}: give a directory written by pretraining{known} or random:DIR"
+        )
+    module, _, function = target.rpartition(".")
+    try:
+        tower: Tower = getattr(importlib.import_module(module), function)(name)
+    except (OSError, ValueError) as error:
+        raise HandoffError(
+            f"handoff={scheme}:{name} cannot be read: {error}. Give a name or directory that the library knows"
+        ) from error
+    described = {tower.backbone.modality.name: described_tower(tower, ".")}
+    card = {
+        "version": VERSION,
+        "towers": described,
+        "origin": {"objective": f"{scheme}:{name}"},
+        "recipe": {},
+        "sha256": {},
+    }
+    return Handoff({tower.backbone.modality.name: tower}, card, "", "")

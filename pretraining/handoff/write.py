@@ -1,0 +1,145 @@
+"""Writing a hand-off, complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pretraining.cache import sha256
+from pretraining.errors import HandoffError
+from pretraining.modality import Tower
+
+VERSION = 3
+
+
+def write(
+    directory: Path,
+    *,
+    towers: Mapping[str, Tower],
+    origin: dict[str, Any],
+    heads: dict[str, Tensor],
+    recipe: dict[str, Any] | None = None,
+) -> Path:
+    """Write a hand-off, complete or not at all, and point `last` beside it at it; returns the directory.
+
+    `recipe` is the configuration of the objective and its collate, from which `pretraining.evaluate` builds them again.
+    Where `directory` exists already (a resumed run passing the same step), the two must agree, and the first stays.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    for left in directory.parent.glob(f".{directory.name}-*"):  # by a run killed at this
+        shutil.rmtree(left)
+    beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        _fill(beside, towers, origin, heads, recipe or {})
+        if directory.exists():
+            _compare(directory, beside)
+        else:
+            for path in sorted(beside.rglob("*")):
+                _sync(path)
+            beside.chmod(0o755)
+            beside.rename(directory)
+            _sync(directory.parent)
+    except SafetensorError as error:  # of a write: it says in words what an OSError says by number
+        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(directory)) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    _point_last(directory)
+    return directory
+
+
+def _fill(
+    target: Path, towers: Mapping[str, Tower], origin: dict[str, Any], heads: dict[str, Tensor], recipe: dict[str, Any]
+) -> None:
+    from safetensors.torch import save_file
+
+    described = {}
+    for name, tower in towers.items():
+        place = "." if len(towers) == 1 else name
+        (target / place).mkdir(exist_ok=True)
+        tower.backbone.export(target / place)
+        tower.preprocess.save(target / place)
+        described[name] = described_tower(tower, place)
+    if heads:
+        whole = {name: value.detach().cpu().contiguous().clone() for name, value in heads.items()}
+        save_file(whole, target / "heads.safetensors")
+    (target / "README.md").write_text(_card_text(towers, origin), encoding="utf-8")
+    files = [path for path in sorted(target.rglob("*")) if path.is_file()]
+    card = {
+        "version": VERSION,
+        "towers": described,
+        "origin": origin,
+        "recipe": recipe,
+        "sha256": {str(path.relative_to(target)): sha256(path) for path in files},
+    }
+    (target / "handoff.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def described_part(part: Any) -> dict[str, Any]:
+    return {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", "kwargs": part.kwargs}
+
+
+def described_tower(tower: Tower, place: str) -> dict[str, Any]:
+    described = {"backbone": described_part(tower.backbone), "preprocess": described_part(tower.preprocess)}
+    return {"modality": tower.backbone.modality.name, "directory": place, **described}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _compare(existing: Path, fresh: Path) -> None:
+    """Refuse to pass over a hand-off of the same step that holds other weights."""
+    first, second = (json.loads((path / "handoff.json").read_text("utf-8"))["sha256"] for path in (existing, fresh))
+    weights = [name for name in second if name.endswith(".safetensors") and first.get(name) != second[name]]
+    if weights:
+        raise HandoffError(
+            f"{existing} was written before and holds other weights ({', '.join(weights)}): "
+            "this resume did not repeat the run; use a new run_dir"
+        )
+
+
+def _point_last(directory: Path) -> None:
+    link = directory.parent / f".last-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(directory.name)
+    link.replace(directory.parent / "last")
+
+
+def _card_text(towers: Mapping[str, Tower], origin: dict[str, Any]) -> str:
+    backbones = [tower.backbone for tower in towers.values()]
+    parameters = sum(parameter.numel() for backbone in backbones for parameter in backbone.parameters())
+    kinds = " and ".join(type(backbone).__name__ for backbone in backbones)
+    facts = "\n".join(f"| {name} | {value} |" for name, value in origin.items() if value not in (None, "", {}))
+    usage = "\n".join(
+        tower.backbone.usage() if len(towers) == 1 else tower.backbone.usage().replace("DIR", f"DIR/{name}")
+        for name, tower in towers.items()
+    )
+    return f"""# {origin.get("objective", "a pretrained backbone")}: {kinds}, {parameters:,} parameters
+
+| | |
+|---|---|
+{facts}
+
+Finetune it: `python -m finetuning handoff=<this directory> task=NAME`
+
+Load it without this framework:
+
+```python
+{usage}
+```
+
+The licence of the weights follows from that of the data above; the code is Apache-2.0.
+"""

@@ -1,0 +1,74 @@
+"""Views of uint8 images on a CPU, by the C code of views.c; tensor operations do the same, several times slower."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretraining.image.augment.settings import Blur, Crop, Output
+from pretraining.kernels import compile
+
+INPUTS = {
+    **dict.fromkeys(("boxes", "order"), torch.int64),
+    **dict.fromkeys(("factors", "sigma"), torch.float32),
+    **dict.fromkeys(("flip", "greyscale", "blur", "solarise"), torch.bool),
+    **dict.fromkeys(("mean", "std"), torch.float32),
+}
+
+
+class Batch(ctypes.Structure):
+    """The struct of the same name in views.c."""
+
+    _fields_ = (
+        ("images", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batch", "channels", "height", "width", "rows", "size", "bicubic", "taps")
+        ),
+        *((name, ctypes.c_void_p) for name in (*INPUTS, "out")),
+        *((name, ctypes.c_int64) for name in ("bfloat16", "channels_last", "following", "failed")),
+    )
+
+
+def library() -> ctypes.CDLL | None:
+    """Load the C code, or None where it cannot be compiled, which is said once."""
+    return compile.library(Path(__file__).with_name("views.c"), otherwise="views are made by tensor operations")
+
+
+def compute(
+    code: ctypes.CDLL, images: Tensor, drawn: dict[str, Tensor], out: Tensor, crop: Crop, blur: Blur, output: Output
+) -> Tensor:
+    """Fill `out` [N, C, S, S] with the views of `images` uint8 [B, C, H, W] with the parameters `drawn`, on as many threads as torch uses.
+
+    Raises ValueError where a box is empty or leaves its image, and MemoryError where a thread finds no room for a view.
+    """
+    images, rows, channels = images.contiguous(), len(out), images.shape[1]
+    inputs = {
+        **drawn,
+        "mean": torch.tensor(output.mean).expand(channels),
+        "std": torch.tensor(output.std).expand(channels),
+    }
+    held = [inputs[name].to(dtype).contiguous() for name, dtype in INPUTS.items()]
+    _check(drawn["boxes"], drawn["order"], images.shape[2:])
+    batch = Batch(
+        images.data_ptr(), *images.shape, rows, crop.size, crop.interpolation == "bicubic", blur.kernel_size,
+        *(part.data_ptr() for part in held), out.data_ptr(), out.dtype == torch.bfloat16, output.channels_last, 0, 0,
+    )  # fmt: skip
+    compile.in_threads(code.compute_views, batch, most=rows)
+    return out
+
+
+def _check(boxes: Tensor, order: Tensor, extent: torch.Size) -> None:
+    """Compiled code reads where it is told."""
+    corner, sides = boxes[:, :2], boxes[:, 2:]
+    inside = (corner >= 0) & (sides >= 1) & (corner + sides <= torch.tensor(extent))
+    if not bool(inside.all()):
+        worst = boxes[~inside.all(1)][0].tolist()
+        raise ValueError(
+            f"the crop (top, left, height, width) {worst} is empty or leaves its image of {extent[0]} x {extent[1]} pixels"
+        )
+    if not bool(((order >= 0) & (order < 4)).all()):
+        raise ValueError("the order of colour operations must hold 0, 1, 2 and 3")

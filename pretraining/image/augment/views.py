@@ -1,0 +1,201 @@
+"""Random views of a batch of images: parameters from keys, then one pass of batched operations.
+
+On a CPU that is compiled code where a compiler is at hand (compiled.py); everywhere else, and equal to rounding, tensor operations.
+
+Shapes: B images, V views, N = V * B rows (view after view), C channels, H height, W width, S size of a view.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from pretraining.cli.startup import keep_freed_memory
+from pretraining.image.augment.colour import HUE, colour_jitter, greyscale, on_rows, put_rows, solarise
+from pretraining.image.augment.compiled import compute, library
+from pretraining.image.augment.constants import constant
+from pretraining.image.augment.draws import CROP_NUMBERS, between, crop_boxes, draw, orders
+from pretraining.image.augment.geometry import check_reach, crop_bands, gaussian_blur, resize
+from pretraining.image.augment.resampling import Band
+from pretraining.image.augment.settings import Blur, Crop, Jitter, Output, Probability
+from pretraining.random import Keys
+
+CHUNK_BYTES = 1 << 21  # of float images that a CPU works on at once, so that they stay in its cache
+BAND_ROWS = 64  # whose resampling weights are made at once: many operations on few numbers
+Implementation = Literal["auto", "tensors", "compiled"]
+SLOTS = {
+    "crop.shape": CROP_NUMBERS,
+    "crop.place": 2,
+    "flip": 1,
+    "jitter": 1,
+    "jitter.factors": 4,
+    "jitter.order": 1,
+    "greyscale": 1,
+    "blur": 1,
+    "blur.sigma": 1,
+    "solarise": 1,
+}
+
+
+class Parameters(NamedTuple):
+    """Everything that distinguishes one row from another."""
+
+    boxes: Tensor  # int64 [N, 4]: top, left, height, width
+    flip: Tensor  # bool [N]
+    factors: Tensor  # float32 [N, 4]: brightness, contrast, saturation, hue
+    order: Tensor  # int64 [N, 4]: the four, in the order of their application
+    greyscale: Tensor  # bool [N]
+    blur: Tensor  # bool [N]
+    sigma: Tensor  # float32 [N]
+    solarise: Tensor  # bool [N]
+
+    def rows(self, chosen: slice | Tensor) -> Parameters:
+        """Give the parameters of some rows."""
+        return Parameters(*(part[chosen] for part in self))
+
+    def by_operations(self) -> Tensor:
+        """Order the rows so that those with the same operations in the same order are neighbours, of like widths of blur. int64 [N]"""
+        untouched = (self.factors[:, :HUE] == 1.0).all(1) & (self.factors[:, HUE] == 0.0)
+        digits = constant([64, 16, 4, 1], self.order.device, torch.int64)
+        place = torch.where(untouched, 0, (self.order * digits).sum(1) * 4) + self.greyscale * 2 + self.blur
+        return (place + (self.sigma / (1.0 + self.sigma)).double()).argsort()
+
+
+class Views:
+    """Draws and computes `count` views per image: crop, jitter, greyscale, blur, solarise, normalise, in this order.
+
+    A view depends on the image and on (seed, stream, epoch, index, view), not on the batch it is computed in.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: int,
+        crop: Crop,
+        jitter: Jitter,
+        greyscale: Probability,
+        blur: Blur,
+        solarise: Probability,
+        output: Output,
+        impl: Implementation = "auto",
+    ) -> None:
+        """Take probabilities per view or for all.
+
+        `impl=compiled` is C code for uint8 images on a CPU and needs a compiler (ValueError where there is none), `tensors` runs
+        everywhere; `auto` takes the first where it can.
+        """
+        self.count, self.crop, self.jitter, self.blur, self.output, self.impl = count, crop, jitter, blur, output, impl
+        if impl not in get_args(Implementation):
+            raise ValueError(f"augment.impl={impl}: choose one of {', '.join(get_args(Implementation))}")
+        if impl == "compiled" and library() is None:
+            raise ValueError(
+                "augment.impl=compiled needs a C compiler, and none worked: see above, or use augment.impl=auto"
+            )
+        probabilities = {
+            "flip": crop.flip,
+            "jitter": jitter.probability,
+            "greyscale": greyscale,
+            "blur": blur.probability,
+            "solarise": solarise,
+        }
+        self.probabilities = {slot: self._per_view(slot, value) for slot, value in probabilities.items()}
+        if any(self.probabilities["blur"]):
+            check_reach(blur.kernel_size, crop.size, crop.size)
+
+    def _per_view(self, slot: str, probability: Probability) -> list[float]:
+        values = list(probability) if isinstance(probability, list | tuple) else [float(probability)] * self.count
+        if len(values) != self.count or not all(0.0 <= value <= 1.0 for value in values):
+            raise ValueError(
+                f"the probability of {slot} is {probability}: give one number from 0 to 1, or a list of {self.count} (one per view)"
+            )
+        return values
+
+    def __call__(self, images: Tensor, keys: Keys, view: int | None = None) -> Tensor:
+        """Make view number `view` of uint8 images [B, C, H, W]: float [B, C, S, S]; or all: [V * B, C, S, S], view after view."""
+        views = range(self.count) if view is None else range(view, view + 1)
+        return self.apply(images, self.parameters(keys, views, (images.shape[2], images.shape[3])))
+
+    def parameters(self, keys: Keys, views: range, extent: tuple[int, int]) -> Parameters:
+        """Draw the parameters of `views` of images of `extent` (height, width), on the keys' device."""
+        drawn = draw(keys, SLOTS, views)
+        device, batch = drawn["flip"].device, len(keys.index)
+        chances = {
+            slot: constant([values[view] for view in views], device) for slot, values in self.probabilities.items()
+        }
+        happens = {slot: drawn[slot].view(-1, batch) < chance[:, None] for slot, chance in chances.items()}
+        happens = {slot: found.flatten() for slot, found in happens.items()}
+        jitter = self.jitter
+        strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
+        low = constant([*(max(0.0, 1.0 - strength) for strength in strengths), -jitter.hue], device)
+        high = constant([*(1.0 + strength for strength in strengths), jitter.hue], device)
+        factors = low + (high - low) * drawn["jitter.factors"]
+        unchanged = constant([1.0, 1.0, 1.0, 0.0], device)
+        return Parameters(
+            boxes=crop_boxes(
+                drawn["crop.shape"], drawn["crop.place"], extent, area=self.crop.area, aspect=self.crop.aspect
+            ),
+            flip=happens["flip"],
+            factors=torch.where(happens["jitter"][:, None], factors, unchanged),
+            order=orders(drawn["jitter.order"]),
+            greyscale=happens["greyscale"],
+            blur=happens["blur"],
+            sigma=between(drawn["blur.sigma"][:, 0], *self.blur.sigma),
+            solarise=happens["solarise"],
+        )
+
+    @torch.no_grad()
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """Compute the rows that `parameters` describes; row r is a view of image r modulo B."""
+        batch, channels = images.shape[:2]
+        rows, size = len(parameters.flip), self.crop.size
+        views = torch.empty(
+            (rows, channels, size, size),
+            dtype=getattr(torch, self.output.dtype),
+            device=images.device,
+            memory_format=torch.channels_last if self.output.channels_last else torch.contiguous_format,
+        )
+        with torch.autocast(images.device.type, enabled=False):
+            if images.device.type != "cpu":
+                crops = resize(images.repeat(rows // batch, 1, 1, 1), *self._bands(images, parameters))
+                return views.copy_(self._coloured(crops, parameters))
+            code = None if self.impl == "tensors" or images.dtype != torch.uint8 else library()
+            if code is not None:
+                return compute(code, images, parameters._asdict(), views, self.crop, self.blur, self.output)
+            keep_freed_memory()
+            chunk = max(1, CHUNK_BYTES // (4 * channels * max(size * size, images.shape[2] * images.shape[3])))
+            for rows in parameters.by_operations().split(max(chunk, BAND_ROWS)):
+                self._compute(images, rows, parameters.rows(rows), views, chunk)
+        return views
+
+    def _compute(self, images: Tensor, rows: Tensor, parameters: Parameters, views: Tensor, chunk: int) -> None:
+        """Write `rows` of `views`, `chunk` of them at a time."""
+        bands = self._bands(images, parameters)
+        for start in range(0, len(rows), chunk):
+            part = slice(start, start + chunk)
+            crops = resize(images.index_select(0, rows[part] % len(images)), *(band.some(part) for band in bands))
+            put_rows(views, rows[part], self._coloured(crops, parameters.rows(part)))
+
+    def _bands(self, images: Tensor, parameters: Parameters) -> tuple[Band, Band]:
+        size, extent = (self.crop.size, self.crop.size), (images.shape[2], images.shape[3])
+        scale = 1.0 / 255.0 if images.dtype == torch.uint8 else 1.0
+        return crop_bands(
+            parameters.boxes, extent, size, flip=parameters.flip, interpolation=self.crop.interpolation, scale=scale
+        )
+
+    def _coloured(self, views: Tensor, parameters: Parameters) -> Tensor:
+        """Apply every operation after the crop, each with the parameters of its row."""
+        if any(self.probabilities["jitter"]):
+            views = colour_jitter(views, parameters.factors, parameters.order)
+        if any(self.probabilities["greyscale"]) and views.shape[1] > 1:
+            views = on_rows(views, parameters.greyscale, greyscale)
+        if any(self.probabilities["blur"]):
+            taps = self.blur.kernel_size
+            views = on_rows(
+                views, parameters.blur, lambda images, sigma: gaussian_blur(images, sigma, taps), parameters.sigma
+            )
+        if any(self.probabilities["solarise"]):
+            views = on_rows(views, parameters.solarise, solarise)
+        mean, std = (constant(part, views.device)[:, None, None] for part in (self.output.mean, self.output.std))
+        return views.sub_(mean).mul_(1.0 / std)

@@ -1,0 +1,301 @@
+"""torchvision's image classifiers without their last layer: ResNets, vision transformers, ConvNeXt, EfficientNet and VGG.
+
+Shapes: B images, L feature-map cells or patches, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import VGG, ConvNeXt, EfficientNet, ResNet, VisionTransformer
+from torchvision.models.resnet import BasicBlock
+
+from pretraining.backbones.base import Backbone, Features
+from pretraining.image.modality import IMAGE
+from pretraining.image.preprocess import ImagePreprocess
+from pretraining.kernels import winograd
+from pretraining.modality import Tower
+
+Stem = Literal["imagenet", "small", "cifar"]
+STEM_STRIDES = {"small": 2, "cifar": 1}  # of the 3x3 convolution that stands for torchvision's 7x7 one and its pooling
+
+
+class TorchvisionBackbone(Backbone):
+    """A torchvision model, whose weights keep torchvision's names.
+
+    `name` is one that `torchvision.models.get_model` knows, with `options` for its constructor; or `resnet` for basic blocks, `layers` of
+    them per stage, the first stage of `width` channels; or `vision_transformer`, with its sizes in `options`. `stem="cifar"` starts a
+    ResNet with a 3x3 convolution of stride 1 and no pooling, for small images; `stem="small"` the same of stride 2, at a quarter of the
+    cost. `weights` names torchvision's weights; null starts fresh.
+    """
+
+    modality = IMAGE
+    model: Any  # torchvision's, whose parts the type checker does not know
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        stem: Stem = "imagenet",
+        in_channels: int = 3,
+        layers: list[int] | None = None,
+        width: int = 64,
+        options: dict[str, Any] | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.kwargs = {
+            "name": name,
+            "stem": stem,
+            "in_channels": in_channels,
+            "layers": None if layers is None else list(layers),
+            "width": width,
+            "options": dict(options or {}),
+        }
+        self._check(weights)
+        self.model = _built(name, layers, width, dict(options or {}), weights)
+        self._recipe = _lines_of(name, layers, width, dict(options or {}))
+        if stem != "imagenet":
+            self._replace_stem(STEM_STRIDES[stem])
+        if in_channels != 3:
+            self._take_channels(in_channels)
+        self.dim = self._remove_head()
+        winograd.adopt(self.model)
+
+    def _check(self, weights: str | None) -> None:
+        name, stem, layers = self.kwargs["name"], self.kwargs["stem"], self.kwargs["layers"]
+        if stem not in ("imagenet", *STEM_STRIDES):
+            raise ValueError(f"backbone.stem={stem!r} is unknown: choose imagenet, small or cifar")
+        if stem != "imagenet" and not name.startswith(("resnet", "resnext", "wide_resnet")):
+            raise ValueError(
+                f"backbone.stem={stem} is for ResNets, not for backbone.name={name}: set backbone.stem=imagenet"
+            )
+        if (name == "resnet") != (layers is not None) or (layers is not None and len(layers) != 4):
+            raise ValueError(
+                f"backbone.layers={layers} with backbone.name={name}: give four numbers of blocks with the name resnet, "
+                "and null with others"
+            )
+        if weights is not None and (stem != "imagenet" or self.kwargs["in_channels"] != 3):
+            raise ValueError(
+                "torchvision's weights are for three channels and the imagenet stem: set backbone.in_channels=3 "
+                "backbone.stem=imagenet, or backbone.weights=null"
+            )
+
+    def _replace_stem(self, stride: int) -> None:
+        channels = self.model.conv1.out_channels
+        self.model.conv1 = _initialised(nn.Conv2d(3, channels, 3, stride=stride, padding=1, bias=False))
+        self.model.maxpool = nn.Identity()
+        self._recipe += [
+            f"model.conv1 = torch.nn.Conv2d(3, {channels}, 3, stride={stride}, padding=1, bias=False)",
+            "model.maxpool = torch.nn.Identity()",
+        ]
+
+    def _take_channels(self, channels: int) -> None:
+        """Give the first convolution another number of input channels."""
+        path, old = next((path, part) for path, part in self.model.named_modules() if isinstance(part, nn.Conv2d))
+        arguments: dict[str, Any] = {
+            "kernel_size": old.kernel_size,
+            "stride": old.stride,
+            "padding": old.padding,
+            "bias": old.bias is not None,
+        }
+        self.model.set_submodule(path, _initialised(nn.Conv2d(channels, old.out_channels, **arguments)))
+        listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        self._recipe.append(f'model.set_submodule("{path}", torch.nn.Conv2d({channels}, {old.out_channels}, {listed}))')
+
+    def _remove_head(self) -> int:
+        """Put an identity in place of the classifier; returns the width of what went into it."""
+        paths = {
+            ResNet: "fc",
+            VisionTransformer: "heads",
+            EfficientNet: "classifier",
+            ConvNeXt: "classifier.2",
+            VGG: "classifier",
+        }
+        path = next(path for kind, path in paths.items() if isinstance(self.model, kind))
+        head = self.model.get_submodule(path)
+        dim = next(part.in_features for part in head.modules() if isinstance(part, nn.Linear))
+        self.model.set_submodule(path, nn.Identity())
+        self._recipe.append(
+            f'model.set_submodule("{path}", torch.nn.Identity())'
+            if "." in path
+            else f"model.{path} = torch.nn.Identity()"
+        )
+        if isinstance(self.model, VGG):
+            dim //= 49
+            self.model.avgpool = nn.AdaptiveAvgPool2d(1)
+            self._recipe.append("model.avgpool = torch.nn.AdaptiveAvgPool2d(1)")
+        return dim
+
+    @property
+    def convolves(self) -> bool:
+        """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the one kind that is wrong there."""
+        return not isinstance(self.model, ResNet) and super().convolves
+
+    def forward(self, images: Tensor, visible: Tensor | None = None) -> Features:
+        """Compute the features of normalised images [B, C, H, W].
+
+        A vision transformer may be shown the patches `visible` alone, int64 [B, K], in rows from the top left; positions are then theirs.
+        """
+        model = self.model
+        if isinstance(model, VisionTransformer):
+            return self._features_of_patches(images, visible)
+        if isinstance(model, ResNet):
+            cells = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+            stages: list[Tensor] = []
+            for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+                cells = _at_safe_precision(stage, cells)
+                stages.append(cells)
+            pooled = model.avgpool(cells)
+        else:
+            cells, stages = self._through_stages(images)
+            pooled = model.avgpool(cells)
+            pooled = model.classifier(pooled) if isinstance(model, ConvNeXt) else pooled
+        grid = (cells.shape[2], cells.shape[3])
+        return Features(cells.flatten(2).transpose(1, 2), pooled.flatten(1), grid=grid, stages=tuple(stages))
+
+    def _through_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run `features` part by part, keeping the last map of each resolution."""
+        cells, stages = images, []
+        for part in self.model.features:
+            before, cells = cells, part(cells)
+            if stages and cells.shape[2:] == before.shape[2:]:
+                stages.pop()
+            stages.append(cells)
+        return cells, stages
+
+    def _features_of_patches(self, images: Tensor, visible: Tensor | None) -> Features:
+        model, encoder = self.model, self.model.encoder
+        tokens = (
+            torch.cat([model.class_token.expand(len(images), -1, -1), model._process_input(images)], 1)
+            + encoder.pos_embedding
+        )
+        if visible is not None:
+            kept = (visible + 1)[..., None].expand(-1, -1, tokens.shape[2])
+            tokens = torch.cat([tokens[:, :1], tokens.gather(1, kept)], 1)
+        tokens = encoder.ln(encoder.layers(encoder.dropout(tokens)))
+        side = model.image_size // model.patch_size
+        return Features(tokens[:, 1:], tokens[:, 0], grid=None if visible is not None else (side, side))
+
+    def blocks(self) -> list[nn.Module]:
+        """List the stem, each block of each stage, and what follows them."""
+        model = self.model
+        if isinstance(model, ResNet):
+            stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+            return [nn.ModuleList([model.conv1, model.bn1]), *(block for stage in stages for block in stage)]
+        if isinstance(model, VisionTransformer):
+            tokens = nn.ParameterList([model.class_token, model.encoder.pos_embedding])
+            return [nn.ModuleList([model.conv_proj, tokens]), *model.encoder.layers, model.encoder.ln]
+        parts = [part for stage in model.features for part in (stage if _is_stage(stage) else [stage])]
+        return [part for part in (*parts, model.classifier) if any(True for _ in part.parameters())]
+
+    def export(self, directory: Path) -> None:
+        """Write model.safetensors under torchvision's names."""
+        from safetensors.torch import save_file
+
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.model.state_dict().items()}
+        save_file(weights, directory / "model.safetensors")
+
+    def load(self, directory: Path) -> None:
+        """Read the weights strictly."""
+        from safetensors.torch import load_file
+
+        self.model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+
+    def usage(self) -> str:
+        """Give the lines that load it with torchvision alone."""
+        lines = ["import torch", "import torchvision", "from safetensors.torch import load_file", "", *self._recipe]
+        return "\n".join([*lines, 'model.load_state_dict(load_file("DIR/model.safetensors"), strict=True)'])
+
+
+def read_checkpoint(name: str) -> Tower:
+    """Take torchvision's pretrained weights, with the preparation that they were trained with."""
+    return Tower(TorchvisionBackbone(name=name, weights="DEFAULT"), ImagePreprocess.imagenet())
+
+
+def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
+    """Run a stage, in single precision where a CPU's bf16 would be wrong: torch 2.15 leaves parts of the weight gradient of a strided
+    3x3 convolution of 1x1 maps uninitialised.
+    """
+    if cells.device.type != "cpu" or cells.shape[2:] != (1, 1):
+        return stage(cells)
+    with torch.autocast("cpu", enabled=False):
+        return stage(cells.float() if cells.dtype == torch.bfloat16 else cells)
+
+
+def _is_stage(part: nn.Module) -> bool:
+    """Tell a stage of blocks from a single block: both can be sequential, but only a stage holds nothing else than blocks."""
+    return type(part) is nn.Sequential and all(len(list(child.children())) > 0 for child in part)
+
+
+def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:
+    """Draw a convolution's weights as torchvision's ResNets do."""
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
+
+
+def _built(name: str, layers: list[int] | None, width: int, options: dict[str, Any], weights: str | None) -> nn.Module:
+    if name == "resnet":
+        assert layers is not None
+        return _narrowed(ResNet(BasicBlock, layers), layers, width)
+    if name == "vision_transformer":
+        return VisionTransformer(**options)
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(
+            f"backbone.name={name!r} is not a model of torchvision: choose resnet18, resnet50, vit_b_16, convnext_tiny, "
+            "efficientnet_b0, vgg16, ..., or resnet (with backbone.layers) or vision_transformer (with backbone.options)"
+        )
+    model = torchvision.models.get_model(name, weights=weights, **options)
+    if not isinstance(model, ResNet | VisionTransformer | ConvNeXt | EfficientNet | VGG):
+        raise ValueError(
+            f"backbone.name={name!r} is none of torchvision's ResNet, ViT, ConvNeXt, EfficientNet and VGG families: choose one of those"
+        )
+    return model
+
+
+def _narrowed(model: ResNet, layers: list[int], width: int) -> ResNet:
+    """Rebuild a ResNet of basic blocks with another number of channels, which torchvision fixes at 64."""
+    if width == 64:
+        return model
+    model.inplanes = width
+    model.conv1, model.bn1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width)
+    for stage, blocks in enumerate(layers):
+        setattr(
+            model,
+            f"layer{stage + 1}",
+            model._make_layer(BasicBlock, width << stage, blocks, stride=1 if stage == 0 else 2),
+        )
+    model.fc = nn.Linear(width << 3, 1000)
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d):
+            _initialised(part)
+    return model
+
+
+def _lines_of(name: str, layers: list[int] | None, width: int, options: dict[str, Any]) -> list[str]:
+    """Give the python lines that build what `_built` builds."""
+    if name == "vision_transformer":
+        return [f"model = torchvision.models.VisionTransformer({_listed(options)})"]
+    if name != "resnet":
+        return [f"model = torchvision.models.{name}({_listed(options)})"]
+    lines = [f"model = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, {layers})"]
+    if width != 64:
+        assert layers is not None
+        lines += [
+            f"model.inplanes, model.conv1 = {width}, torch.nn.Conv2d(3, {width}, 7, stride=2, padding=3, bias=False)"
+        ]
+        lines += [f"model.bn1 = torch.nn.BatchNorm2d({width})"]
+        lines += [
+            f"model.layer{stage + 1} = model._make_layer(torchvision.models.resnet.BasicBlock, {width << stage}, {blocks}, "
+            f"stride={1 if stage == 0 else 2})"
+            for stage, blocks in enumerate(layers)
+        ]
+    return lines
+
+
+def _listed(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())

@@ -1,0 +1,57 @@
+"""Batches of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch.nn import functional as F
+
+from pretraining.engine.batch import Batch
+from pretraining.image.data.base import ImageExamples
+from pretraining.image.preprocess import ImagePreprocess
+from pretraining.random import Keys
+
+
+class StackImages:
+    """Hands pixels on as they are; the views are made on the device."""
+
+    def __init__(self, *, preprocess: ImagePreprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, examples: ImageExamples, keys: Keys) -> Batch:
+        """Turn raw images into tensors."""
+        images = torch.from_numpy(np.ascontiguousarray(examples.images))
+        if images.shape[1] != self.preprocess.channels:
+            raise ValueError(
+                f"images have {images.shape[1]} channel(s), but the backbone takes {self.preprocess.channels}: set "
+                f"preprocess.channels={images.shape[1]} with as many numbers in preprocess.mean and preprocess.std, or decode others"
+            )
+        batch: Batch = {"images": images}
+        return batch if examples.labels is None else batch | {"labels": torch.from_numpy(examples.labels)}
+
+    def draw(self, batch: Batch, path: Path, count: int = 12) -> None:
+        """Save a picture of `count` images of a finished batch, one per column, with their views below them."""
+        images, views = batch["images"][:count], batch.get("views", batch["inputs"]["images"])
+        size = views.shape[-1]
+        mean, std = (torch.tensor(part)[:, None, None] for part in (self.preprocess.mean, self.preprocess.std))
+        views = views.float().cpu().unflatten(0, (-1, len(batch["images"])))[:, :count] * std + mean
+        originals = F.interpolate(images.float().cpu() / 255.0, (size, size), mode="nearest")
+        rows = torch.cat([originals[None], views]).flatten(0, 1).clamp(0.0, 1.0)
+        scale = max(1, 64 // size)
+        torchvision.utils.save_image(
+            F.interpolate(rows, scale_factor=scale, mode="nearest"), path, nrow=len(images), pad_value=1.0
+        )
+
+
+class LabelledImages(StackImages):
+    """Hands pixels on with their classes. Training images become views on the device; others are prepared as downstream."""
+
+    def __call__(self, examples: ImageExamples, keys: Keys) -> Batch:
+        """Turn raw images and labels into tensors."""
+        batch = super().__call__(examples, keys)
+        if keys.stream == "train":
+            return batch
+        return batch | {"inputs": {"images": self.preprocess(batch["images"])}}

@@ -1,0 +1,112 @@
+"""Image data sets: pixels as uint8 arrays in splits, and how a run reads them.
+
+Shapes: N images, B of them in a batch, C channels (1 or 3), H height, W width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pretraining.image.modality import IMAGE
+
+SPLITS = ("train", "validation", "test")
+
+
+class ImageExamples(NamedTuple):
+    """Raw images and, where there are any, their classes."""
+
+    images: np.ndarray  # uint8 [B, C, H, W]
+    labels: np.ndarray | None  # int64 [B]
+
+
+class ImageSet(NamedTuple):
+    """One split. `images` may be a memory map, or decode what is asked of it: it has a length, a shape and takes an array of rows."""
+
+    images: Any  # uint8 [N, C, H, W]
+    labels: np.ndarray | None  # int64 [N]
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def class_count(self) -> int | None:
+        """Count the classes: those with a name, or up to the largest label; None without labels."""
+        if self.labels is None:
+            return None
+        return len(self.class_names) or int(np.max(self.labels)) + 1
+
+    def require_labels(self, where: str) -> np.ndarray:
+        """Give the labels; it is an error if there are none, or of one class only."""
+        if self.labels is None:
+            raise ValueError(
+                f"{where} has no labels: put each class into a folder of its name, or name the label column"
+            )
+        if len(np.unique(self.labels)) < 2:
+            only = self.class_names[int(self.labels[0])] if self.class_names else self.labels[0]
+            raise ValueError(f"{where} has one class only ({only}): a classifier needs at least two")
+        return self.labels
+
+
+class ImageSource:
+    """A split as rows that a loader asks for by number."""
+
+    def __init__(self, split: ImageSet) -> None:
+        self.split = split
+
+    @property
+    def class_count(self) -> int | None:
+        """Count the classes; None without labels."""
+        return self.split.class_count
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name the classes that have a name."""
+        return self.split.class_names
+
+    def count(self, epoch: int) -> int:
+        """Count the images; the same in each epoch."""
+        return len(self.split.images)
+
+    def read(self, epoch: int, rows: np.ndarray) -> ImageExamples:
+        """Read images by their numbers."""
+        labels = self.split.labels
+        return ImageExamples(np.asarray(self.split.images[rows]), None if labels is None else labels[rows])
+
+
+class ImageData(ABC):
+    """Images in the splits train, validation and test.
+
+    `batch_size`: images per optimizer step, over all ranks and micro-batches. `workers`: loading processes per rank.
+    `cache_dir`: of decoded pixels; safe to share and to delete.
+    """
+
+    modality = IMAGE
+
+    def __init__(self, *, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
+        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
+        self.cache_dir = Path(cache_dir).expanduser()
+
+    @abstractmethod
+    def split(self, split: str) -> ImageSet:
+        """Open a split, decoding it into the cache when that does not hold it."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Identify all that the images and labels of all splits depend on."""
+
+    def source(self, split: str) -> ImageSource:
+        """Open a split as rows; a training split that does not fill one batch is an error."""
+        opened = self.split(split)
+        if split == "train" and len(opened.images) < self.batch_size:
+            raise ValueError(
+                f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}: lower data.batch_size"
+            )
+        return ImageSource(opened)
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that nobody has."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown: choose {', '.join(SPLITS)}")

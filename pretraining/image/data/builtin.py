@@ -1,0 +1,106 @@
+"""Image data sets with a fixed form: scikit-learn's digits and CIFAR-10."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from pretraining.cache import sha256
+from pretraining.data.splits import stratified
+from pretraining.image.data.base import ImageData, ImageSet, check_split
+from pretraining.image.data.decode import Decoding, Encoded
+from pretraining.image.data.files import EncodedImages, Table, read_parquet
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class Digits(ImageData):
+    """Handwritten digits of 8 x 8 grey pixels, 1,797 of them, that come with scikit-learn.
+
+    Of each class 10 % are for validation and 20 % for testing, always the same ones.
+    """
+
+    def split(self, split: str) -> ImageSet:
+        """Open a split."""
+        check_split(split)
+        images, labels = _digits()
+        rows = stratified(labels, validation_share=0.1, test_share=0.2)[split]
+        return ImageSet(images[rows], labels[rows], tuple("0123456789"))
+
+    def fingerprint(self) -> str:
+        """Hash the pixels and labels."""
+        images, labels = _digits()
+        return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Load all digits: uint8 [1797, 1, 8, 8] (their 17 grey levels spread over 0 .. 255), int64 [1797]."""
+    from sklearn.datasets import load_digits
+
+    levels, labels = load_digits(return_X_y=True)
+    images = np.round(levels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    return images, labels.astype(np.int64)
+
+
+class Cifar10(EncodedImages):
+    """CIFAR-10 (Krizhevsky 2009) from `path`: train.parquet and test.parquet with encoded images, or the binary version (data_batch_*.bin).
+
+    Validation is 5,000 of the 50,000 training images, 10 % of each class, always the same ones for the same files.
+    """
+
+    def __init__(self, *, path: str, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
+        super().__init__(
+            decoding=Decoding(size=None),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+            cache_dir=cache_dir,
+        )
+        self.path = Path(path).expanduser()
+        if not self.path.is_dir():
+            raise FileNotFoundError(
+                f"data.path={path} is not a directory (seen from {Path.cwd()}): set data.path to a folder with CIFAR-10"
+            )
+        for part in ("train", "test"):
+            self.tables[part] = self._table(part)
+
+    def split(self, split: str) -> ImageSet:
+        """Open a split."""
+        images, labels, _ = super().split(split)
+        if images.shape[1:] != (3, 32, 32):
+            raise ValueError(
+                f"data.path={self.path} holds images of {images.shape[2]} x {images.shape[3]}, but CIFAR-10 has 32 x 32"
+            )
+        return ImageSet(images, labels, CIFAR10_CLASSES)
+
+    def _table(self, part: str) -> Table:
+        """List a part's images, from parquet before binary files."""
+        tables = sorted(self.path.glob(f"{part}*.parquet"))
+        if tables:
+            return read_parquet(tables, image="image", label="label")
+        files = sorted(self.path.glob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
+        if not files:
+            raise FileNotFoundError(
+                f"data.path={self.path} holds neither train.parquet and test.parquet nor data_batch_1.bin ... data_batch_5.bin and "
+                "test_batch.bin: set data.path to a folder with CIFAR-10"
+            )
+        return _records(files)
+
+
+def _records(files: list[Path]) -> Table:
+    """Read the binary version: records of a class byte and 3,072 pixel bytes, the latter given as portable pixmaps."""
+    parts = []
+    for path in files:
+        content = np.fromfile(path, np.uint8)
+        if not len(content) or len(content) % 3073:
+            raise ValueError(
+                f"{path} has {len(content)} bytes, which are no records of 3,073: download the binary version of CIFAR-10 again"
+            )
+        parts.append(content.reshape(-1, 3073))
+    records = np.concatenate(parts)
+    names = [f"record {row} of {files[0].parent}" for row in range(len(records))]
+    encoded = Encoded(names, lambda row: b"P6 32 32 255\n" + records[row, 1:].reshape(3, -1).T.tobytes())
+    identity = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+    return Table(encoded, records[:, 0].astype(np.int64), CIFAR10_CLASSES, identity)

@@ -1,0 +1,129 @@
+"""From encoded images (png, jpeg, webp, ...) to uint8 pixels: once into a memory-mapped cache, or on demand.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pretraining.cache import build_once, key
+
+MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How encoded images become arrays.
+
+    `size`: the shorter side is resized to it and the centre square kept; null takes images as they are, which must then be of one size.
+    `max_cache_gb`: a split that needs more is decoded whenever it is read, by the loading processes.
+    """
+
+    channels: int = 3
+    size: int | None = 256
+    max_cache_gb: float = 32.0
+
+    def __post_init__(self) -> None:
+        """Refuse channels that no image mode has."""
+        if self.channels not in MODES:
+            raise ValueError(f"data.decoding.channels={self.channels}: choose 1 (grey) or 3 (red, green, blue)")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images that are still encoded: their names for errors, and how to get the bytes of one."""
+
+    names: Sequence[str]
+    read: Callable[[int], bytes]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.names)
+
+    def subset(self, rows: np.ndarray) -> Encoded:
+        """Give some of them."""
+        return Encoded([self.names[row] for row in rows], lambda place: self.read(int(rows[place])))
+
+
+def decode(content: bytes, name: str, decoding: Decoding) -> np.ndarray:
+    """Decode one image. uint8 [C, H, W]; `name` is what errors call it."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            picture = image.convert(MODES[decoding.channels])
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name} is not a readable image ({error}): repair or remove it") from error
+    if decoding.size is not None and picture.size != (decoding.size, decoding.size):
+        picture = _centre_square(picture, decoding.size)
+    pixels = np.asarray(picture)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def _centre_square(picture: Image.Image, size: int) -> Image.Image:
+    side = min(picture.size)
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+
+
+class DecodedOnDemand:
+    """Looks like a uint8 array [N, C, H, W] and decodes the rows asked for."""
+
+    def __init__(self, encoded: Encoded, decoding: Decoding, shape: tuple[int, ...]) -> None:
+        self.encoded, self.decoding, self.shape = encoded, decoding, (len(encoded), *shape)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.encoded)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Decode rows. uint8 [B, C, H, W]"""
+        return np.stack([_decoded_as(self.encoded, int(row), self.decoding, self.shape[1:]) for row in rows])
+
+
+def pixels(encoded: Encoded, decoding: Decoding, *, cache_dir: Path, identity: str) -> np.ndarray | DecodedOnDemand:
+    """Give the pixels of all images. uint8 [N, C, H, W].
+
+    They are a memory map of a file in the cache that all processes share, or decoded on demand where that would be too large.
+    `identity` stands for the content of the images.
+    """
+    parts = {"images": identity, "channels": decoding.channels, "size": decoding.size, "format": 1}
+    directory = cache_dir / "pixels" / key(parts)
+    if not directory.exists():
+        shape = decode(encoded.read(0), encoded.names[0], decoding).shape
+        if len(encoded) * np.prod(shape) > decoding.max_cache_gb * 1e9:
+            return DecodedOnDemand(encoded, decoding, shape)
+        build_once(directory, lambda partial: _decode_all(encoded, decoding, shape, partial))
+    return np.load(directory / "images.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _decode_all(encoded: Encoded, decoding: Decoding, shape: tuple[int, ...], directory: Path) -> None:
+    """Decode in threads (the decoders release the interpreter lock) into one array file."""
+    images = np.lib.format.open_memmap(
+        directory / "images.npy", mode="w+", dtype=np.uint8, shape=(len(encoded), *shape)
+    )
+
+    def fill(row: int) -> None:
+        images[row] = _decoded_as(encoded, row, decoding, shape)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for _ in threads.map(fill, range(len(encoded))):
+            pass
+    images.flush()
+
+
+def _decoded_as(encoded: Encoded, row: int, decoding: Decoding, shape: tuple[int, ...]) -> np.ndarray:
+    image = decode(encoded.read(row), encoded.names[row], decoding)
+    if image.shape != shape:
+        raise ValueError(
+            f"{encoded.names[row]} has {image.shape[1]} x {image.shape[2]} pixels, but {encoded.names[0]} has {shape[1]} x {shape[2]}: "
+            "set data.decoding.size to bring all images to one size"
+        )
+    return image

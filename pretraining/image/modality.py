@@ -1,0 +1,42 @@
+"""What the core asks of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pretraining.data.source import Source
+from pretraining.modality import Modality
+
+
+class Image(Modality):
+    """Pixels as uint8 arrays, of which views are made on the device."""
+
+    name = "image"
+    unit = "images"
+    probes = True
+    readers = {"torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint"}  # noqa: RUF012
+
+    def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
+        """Open a split as it is."""
+        return data.source(split)
+
+    def backbone_arguments(self, preprocess: Any) -> dict[str, Any]:
+        """Name the number of channels."""
+        return {"in_channels": preprocess.channels}
+
+    def clean_inputs(self, batch: Mapping[str, Any], preprocess: Any) -> dict[str, Tensor]:
+        """Prepare the images as finetuning will."""
+        return {"images": preprocess(batch["images"])}
+
+    def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
+        """Draw the views of some images."""
+        picture = path.with_suffix(".png")
+        collate.draw(batch, picture, count)
+        return [f"views       {picture}"]
+
+
+IMAGE = Image()

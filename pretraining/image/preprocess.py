@@ -1,0 +1,99 @@
+"""What a backbone expects of its images: size, channels and scale. It travels in the hand-off.
+
+Shapes: B images, C channels, H height, W width, S size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretraining.image.modality import IMAGE
+from pretraining.modality import Preprocess
+
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey
+
+
+class ImagePreprocess(Preprocess):
+    """Takes the centre square of each image, resizes it with antialiasing and normalises it.
+
+    `crop` is the square's share of the shorter side; `mean` and `std` are per channel, of values in [0, 1]. Grey images are repeated for
+    three channels, coloured ones become their luminance for one.
+    """
+
+    modality = IMAGE
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        channels: int,
+        mean: list[float],
+        std: list[float],
+        interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+        crop: float = 1.0,
+    ) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"preprocess.channels={channels}: choose 1 (grey) or 3 (red, green, blue)")
+        if not len(mean) == len(std) == channels:
+            raise ValueError(
+                f"preprocess.mean and preprocess.std have {len(mean)} and {len(std)} numbers for {channels} channel(s): "
+                "give one per channel"
+            )
+        if interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"preprocess.interpolation={interpolation!r} is unknown: choose bilinear or bicubic")
+        if not 0.0 < crop <= 1.0:
+            raise ValueError(f"preprocess.crop={crop} must be a share of the shorter side, above 0 and at most 1")
+        self.size, self.channels, self.mean, self.std = size, channels, list(mean), list(std)
+        self.interpolation, self.crop = interpolation, crop
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Plain constructor arguments."""
+        return {name: getattr(self, name) for name in ("size", "channels", "mean", "std", "interpolation", "crop")}
+
+    @classmethod
+    def imagenet(cls) -> ImagePreprocess:
+        """Give the preparation that torchvision's first ImageNet weights were trained with."""
+        mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        return cls(size=224, channels=3, mean=mean, std=std, interpolation="bilinear", crop=224 / 256)
+
+    @classmethod
+    def load(cls, directory: Path | str, **kwargs: Any) -> ImagePreprocess:
+        """Build what a hand-off describes; there are no files beside its kwargs."""
+        return cls(**kwargs)
+
+    def save(self, directory: Path) -> None:
+        """Write nothing: the kwargs say it all."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Prepare images: uint8 [B, C, H, W] (or floats in [0, 1]) -> float32 [B, channels, S, S]."""
+        height, width = images.shape[2:]
+        side = max(1, round(min(height, width) * self.crop))
+        top, left = (height - side) // 2, (width - side) // 2
+        images = images[:, :, top : top + side, left : left + side]
+        images = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
+        if side != self.size:
+            images = F.interpolate(images, (self.size, self.size), mode=self.interpolation, antialias=True).clamp(
+                0.0, 1.0
+            )
+        return self.normalise(self._with_channels(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract the mean and divide by the deviation, per channel."""
+        mean, std = (torch.tensor(part, device=images.device)[:, None, None] for part in (self.mean, self.std))
+        return (images - mean) / std
+
+    def _with_channels(self, images: Tensor) -> Tensor:
+        given = images.shape[1]
+        if given == self.channels:
+            return images
+        if given == 1:
+            return images.expand(-1, self.channels, -1, -1)
+        if given == 3:
+            return torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA))[:, None]
+        raise ValueError(f"images have {given} channels, but this preprocessing takes 1 or 3")

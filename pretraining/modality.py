@@ -1,0 +1,97 @@
+"""What the core asks of a modality, and all that it asks. Text, images and each further kind of data answer in a wing of their own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from pretraining.backbones.base import Backbone
+from pretraining.data.source import Source
+
+
+class Preprocess(ABC):
+    """What turns raw examples into what a backbone reads: a tokenizer, the size and scale of pixels. It travels in the hand-off."""
+
+    modality: ClassVar[Modality]
+
+    @property
+    @abstractmethod
+    def kwargs(self) -> dict[str, Any]:
+        """Plain arguments of `load`."""
+
+    def fit(self, data: Any) -> Any:
+        """Learn from the training data what there is to learn."""
+        return self
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write what `kwargs` does not say."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: Path | str, **kwargs: Any) -> Any:
+        """Read what `save` wrote."""
+
+
+class Tower(NamedTuple):
+    """One network of a hand-off, with the preprocessing of what it reads."""
+
+    backbone: Backbone
+    preprocess: Any  # a `Preprocess`
+
+
+class Row(NamedTuple):
+    """An average training row: what budgets, throughput and reports count of it, and what it costs."""
+
+    units: float  # of the modality: tokens, images, seconds of audio
+    flops: float | None = None  # of the forward pass of everything that is computed from it; None: to be measured
+
+
+class Modality(ABC):
+    """A kind of data. A wing derives one class from this and makes one object of it, which its data, preprocessing, backbones,
+    objectives and finetuning inputs name as their `modality`.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]  # what is counted of a row, in the plural
+    probes: ClassVar[bool] = (
+        False  # whether features of untouched validation examples tell how pretraining goes (probe=)
+    )
+    # How checkpoints of home libraries are read: {scheme: "module.function"} for `handoff=scheme:NAME`; the function takes the name
+    # and returns a Tower.
+    readers: ClassVar[Mapping[str, str]] = {}
+
+    def __str__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
+        """Open a split as rows. `seed` decides the training rows; those of other splits are the same for each run."""
+
+    @abstractmethod
+    def backbone_arguments(self, preprocess: Any) -> dict[str, Any]:
+        """Name what a backbone must be told about its inputs."""
+
+    def average_row(self, objective: Any, source: Source, collate: Any, preprocess: Any) -> Row:
+        """Describe an average training row."""
+        return Row(units=1.0)
+
+    def facts(self, train: Source, validation: Source, collate: Any, preprocess: Any) -> dict[str, float]:
+        """Measure what results are read against, such as the loss of a model that knows frequencies alone."""
+        return {}
+
+    def clean_inputs(self, batch: Mapping[str, Any], preprocess: Any) -> dict[str, Tensor]:
+        """Make the backbone's arguments for a collated batch, without augmentation."""
+        return batch["inputs"]
+
+    @abstractmethod
+    def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
+        """Describe up to `count` examples of a finished batch in lines; a picture or sound goes to `path`, under a suffix of its own."""
+
+    def towers(self, backbone: Backbone, preprocess: Any) -> dict[str, Tower]:
+        """Name the networks that a hand-off holds."""
+        return {self.name: Tower(backbone, preprocess)}

@@ -1,0 +1,81 @@
+"""Objectives whose loss compares the examples of a whole step with each other."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pretraining.distributed.collectives import rank
+from pretraining.engine.batch import Batch, Loss
+from pretraining.engine.watchdog import mark
+from pretraining.objectives.base import Objective
+from pretraining.random import seed_everything_at
+
+
+class CoupledObjective(Objective):
+    """An objective whose loss compares the examples of a whole step with each other (contrastive losses).
+
+    With several micro-batches the gradient is still that of the whole step, through cached representations (Gao et al. 2021,
+    "Scaling deep contrastive learning batch size under memory limited setup"): represent all without gradient, differentiate the loss by
+    the representations, then represent each micro-batch again and push that derivative through it. Batch normalisation sees
+    micro-batches.
+    """
+
+    coupled = True
+
+    @abstractmethod
+    def represent(self, batch: Batch) -> Tensor:
+        """Compute what the loss compares. [B, ...]"""
+
+    @abstractmethod
+    def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
+        """Compute the loss of this rank's examples against those of all ranks. `representations` [B over all micro-batches, ...]."""
+
+    def loss(self, batch: Batch) -> Loss:
+        """Compute the loss of one micro-batch by itself."""
+        return self.coupled_loss(self.represent(batch), [batch])
+
+    def backward_step(self, batches: list[Batch], counts: dict[str, Tensor]) -> None:
+        """Accumulate the gradient of the whole step, exactly, however many micro-batches hold it."""
+        if len(batches) == 1:
+            return super().backward_step(batches, counts)
+        batches = [self.prepare(batch, number) for number, batch in enumerate(batches)]
+        with torch.no_grad(), frozen_statistics(self):
+            cached = [self._represent_again(batch, number) for number, batch in enumerate(batches)]
+        leaf = torch.cat(cached).requires_grad_()
+        with self.phase("forward"):
+            loss = self.coupled_loss(leaf, batches)
+        with self.phase("backward"):
+            (derivative,) = torch.autograd.grad(self.objective(loss, counts), leaf)
+        parts = derivative.split([len(part) for part in cached])
+        for number, (batch, part) in enumerate(zip(batches, parts, strict=True)):
+            with self.exchange_gradients(number == len(batches) - 1):
+                again = self._represent_again(batch, number)
+                with self.phase("backward"):
+                    self.manual_backward((again * part).sum())
+        self.meter.add(loss)
+
+    def _represent_again(self, batch: Batch, number: int) -> Tensor:
+        """Represent under the same dropout each time."""
+        mark("forward and backward")
+        seed_everything_at(self.settings.seed, self.global_step, rank(), number)
+        with self.phase("forward"):
+            return self(self.represent, batch)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalise by the batch inside the block, but leave running statistics alone: they are updated once per micro-batch."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, before in zip(norms, tracked, strict=True):
+            norm.track_running_stats = before

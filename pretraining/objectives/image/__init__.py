@@ -1,0 +1,1 @@
+"""Objectives on images, one file each."""

@@ -1,0 +1,155 @@
+"""Masked autoencoders (He et al. 2021, "Masked autoencoders are scalable vision learners").
+
+A vision transformer sees a few patches of an image, and a small decoder rebuilds the others.
+
+Shapes: B images of a micro-batch, V views, N = V * B, L patches of an image, K of them visible, D width, E width of the decoder,
+P pixels of a patch (channels included).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import EncoderBlock
+
+from pretraining.backbones.base import Backbone
+from pretraining.engine.batch import Term
+from pretraining.image.augment import Views
+from pretraining.objectives.base import Batch, Loss
+from pretraining.objectives.image.denoising import ImageAutoencoder
+from pretraining.optim.optimizers import Optimizer
+from pretraining.random import Keys, uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchDecoder:
+    """A transformer of `layers` blocks of `width`, with a hidden layer four times as wide in each."""
+
+    width: int
+    layers: int
+    heads: int
+
+    def build(self, dim: int, side: int, pixels: int) -> Decoder:
+        """Build it for features of width `dim`, `side` x `side` patches and `pixels` numbers in each."""
+        if self.width % 4 or self.width % self.heads or self.layers < 1:
+            raise ValueError(
+                f"got objective.decoder.width={self.width}, heads={self.heads} and layers={self.layers}: the width must be a multiple "
+                "of 4 (for sine and cosine of two axes) and of heads, with at least one layer"
+            )
+        return Decoder(self, dim, side, pixels)
+
+
+class Decoder(nn.Module):
+    """Rebuilds all patches from the visible ones' features and a learnt vector for each other."""
+
+    places: Tensor
+
+    def __init__(self, sizes: PatchDecoder, dim: int, side: int, pixels: int) -> None:
+        super().__init__()
+        width, norm = sizes.width, partial(nn.LayerNorm, eps=1e-6)
+        self.embed = nn.Linear(dim, width)
+        self.hidden = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.blocks = nn.Sequential(
+            *(EncoderBlock(sizes.heads, width, 4 * width, 0.0, 0.0, norm) for _ in range(sizes.layers))
+        )
+        self.norm, self.predict = norm(width), nn.Linear(width, pixels)
+        for layer in (self.embed, self.predict):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer(
+            "places", torch.cat([torch.zeros(1, width), sine_cosine(side, width)])[None], persistent=False
+        )
+
+    def forward(self, pooled: Tensor, patches: Tensor, order: Tensor) -> Tensor:
+        """Predict every patch's pixels [N, L, P], from the class token [N, D], the visible patches [N, K, D] and all patches' order [N, L].
+
+        `order` lists the visible patches first.
+        """
+        known = self.embed(patches)
+        shuffled = torch.cat(
+            [known, self.hidden.to(known.dtype).expand(len(known), order.shape[1] - known.shape[1], -1)], 1
+        )
+        place = order.argsort(1)[..., None].expand(-1, -1, known.shape[2])
+        tokens = torch.cat([self.embed(pooled)[:, None], shuffled.gather(1, place)], 1) + self.places
+        return self.predict(self.norm(self.blocks(tokens)))[:, 1:]
+
+
+class MaskedAutoencoder(ImageAutoencoder):
+    """Mean squared error of the hidden patches' pixels, each patch normalised by its own mean and deviation unless told otherwise.
+
+    `mask_ratio` of an image's patches is hidden, an exact count, drawn anew for each image, view and epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        optimizer: Optimizer,
+        views: Views,
+        mask_ratio: float,
+        decoder: PatchDecoder,
+        normalise_patches: bool = True,
+    ) -> None:
+        super().__init__(backbone=backbone, optimizer=optimizer, views=views)
+        model: Any = getattr(backbone, "model", None)
+        if not hasattr(model, "patch_size"):
+            raise ValueError(
+                "a masked autoencoder hides patches of a vision transformer: set backbone=vit_tiny, or take objective=denoising_image"
+            )
+        self.patch, self.side = model.patch_size, model.image_size // model.patch_size
+        self.visible = int(self.side**2 * (1 - mask_ratio))
+        if not 0 < self.visible < self.side**2:
+            raise ValueError(
+                f"objective.mask_ratio={mask_ratio} of {self.side**2} patches leaves {self.visible} visible: "
+                "at least one must be, and one hidden"
+            )
+        self.normalise_patches = normalise_patches
+        self.decoder = decoder.build(backbone.dim, self.side, len(views.output.mean) * self.patch**2)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count the hidden patches."""
+        return {"squared_error": torch.tensor(len(batch["images"]) * self.views.count * (self.side**2 - self.visible))}
+
+    def draw_corruption(self, keys: Keys, view: int, device: torch.device) -> Tensor:
+        """Draw the order of an image's patches, of which the first are visible. [B, L]"""
+        drawn = torch.as_tensor(uniform(keys, "patches", self.side**2, view), device=device)
+        return drawn.argsort(dim=1, stable=True)
+
+    def corrupt(self, views: Tensor, drawn: Tensor) -> Batch:
+        """Show the visible patches alone."""
+        return {"inputs": {"images": views, "visible": drawn[:, : self.visible]}, "order": drawn}
+
+    def loss(self, batch: Batch) -> Loss:
+        """Predict the pixels of all patches [N, L, P], and compare the hidden ones with their own."""
+        features = self.backbone(**batch["inputs"])
+        rebuilt = self.decoder(features.pooled, features.positions, batch["order"])
+        wanted = patches_of(batch["views"], self.patch).to(torch.promote_types(rebuilt.dtype, torch.float32))
+        if self.normalise_patches:
+            variance, mean = torch.var_mean(wanted, 2, keepdim=True)
+            wanted = (wanted - mean) * (variance + 1e-6).rsqrt()
+        error = (rebuilt - wanted).square().mean(2).gather(1, batch["order"][:, self.visible :])
+        return Loss({"squared_error": Term(error.sum(), torch.tensor(error.numel()))})
+
+
+def patches_of(images: Tensor, size: int) -> Tensor:
+    """Cut images [N, C, S, S] into patches of `size` x `size`, in rows from the top left; each is rows, columns, channels. [N, L, P]"""
+    count, channels, height, width = images.shape
+    grid = images.reshape(count, channels, height // size, size, width // size, size)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(count, -1, size * size * channels)
+
+
+def sine_cosine(side: int, width: int) -> Tensor:
+    """Give each cell of a square grid its place: sine and cosine of the column, then of the row, a quarter of `width` each.
+
+    Frequencies fall from 1 to 1/10,000 (Vaswani et al. 2017, section 3.5). [side * side, width]
+    """
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], 1)  # [side, width / 2]
+    columns, rows = waves[None].expand(side, -1, -1), waves[:, None].expand(-1, side, -1)
+    return torch.cat([columns, rows], 2).flatten(0, 1).float()

@@ -1,0 +1,1 @@
+"""Losses that objectives of several modalities share."""

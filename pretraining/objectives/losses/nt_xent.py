@@ -1,0 +1,111 @@
+"""NT-Xent (Chen et al. 2020): each view is told from all other views of the step, over all ranks, in memory that does not grow with the
+square of the batch.
+
+Shapes: B images of this rank, V views, D width of the projection, R ranks; N = B * V anchors, M = R * N candidates, T anchors of a tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretraining.distributed.collectives import gather_with_gradient, is_distributed, rank, world_size
+
+TILE = 1 << 24  # similarities that are held at once; a batch of 2,048 images with two views is one tile
+
+
+def nt_xent(
+    views: Tensor,
+    temperature: float,
+    *,
+    labels: Tensor | None = None,
+    decoupled: bool = False,
+    across_ranks: bool = True,
+    tile: int = TILE,
+) -> Tensor:
+    """Sum over anchors of -log(softmax over all other views, of all ranks if `across_ranks`), averaged over the anchor's positives.
+
+    `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same class (Khosla et
+    al. 2020, L_out). `decoupled` leaves positives out of the denominator (Yeh et al. 2022). At most `tile` similarities, but at least
+    one anchor's, are in memory at a time.
+    """
+    if across_ranks:
+        refuse_unequal(views)
+    gathered = gather_with_gradient if across_ranks else lambda tensor: tensor
+    anchors = views.flatten(0, 1)
+    candidates, first = gathered(anchors), rank() * len(anchors) if across_ranks else 0
+    if decoupled and len(candidates) == views.shape[1]:
+        raise ValueError("the decoupled loss of a single image has no negatives: give at least 2 images per step")
+    place = torch.arange(len(candidates), device=anchors.device)
+    groups = place // views.shape[1] if labels is None else gathered(labels.repeat_interleave(views.shape[1]))
+    with torch.autocast(anchors.device.type, enabled=False):
+        return _Contrast.apply(
+            anchors, candidates, groups, first, temperature, decoupled, max(1, tile // len(candidates))
+        )
+
+
+class _Contrast(torch.autograd.Function):
+    """The loss and, in the same pass over the tiles, its gradient: of a sum it is known up to a factor before backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        candidates: Tensor,
+        groups: Tensor,
+        first: int,
+        temperature: float,
+        decoupled: bool,
+        rows: int,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        total = anchors.new_zeros(())
+        by_anchor, by_candidate = torch.empty_like(anchors), torch.zeros_like(candidates)
+        for start in range(0, len(anchors), rows):
+            tile = anchors[start : start + rows]
+            own = torch.arange(start, start + len(tile), device=anchors.device) + first
+            loss, slope = _tile(tile @ candidates.T / temperature, groups, own, decoupled, wanted)
+            total += loss
+            if wanted:
+                by_anchor[start : start + rows] = slope @ candidates / temperature
+                by_candidate.addmm_(slope.T, tile, alpha=1.0 / temperature)
+        ctx.save_for_backward(*((by_anchor, by_candidate) if wanted else ()))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        by_anchor, by_candidate = ctx.saved_tensors
+        return gradient * by_anchor, gradient * by_candidate, None, None, None, None, None
+
+
+def _tile(logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool) -> tuple[Tensor, Tensor]:
+    """Give the loss of T anchors, and its derivative by their `logits` [T, M], which are overwritten. `own` [T]: the anchors' places."""
+    positive = groups[own][:, None] == groups
+    positive[torch.arange(len(own), device=own.device), own] = False
+    share = positive.sum(1, keepdim=True).to(logits.dtype).reciprocal()
+    agreement = torch.where(positive, logits, 0.0).sum(1, keepdim=True) * share
+    if decoupled:
+        logits.masked_fill_(positive, -torch.inf)
+    logits[torch.arange(len(own), device=own.device), own] = -torch.inf
+    against = logits.logsumexp(1, keepdim=True)
+    if slope:
+        logits.sub_(against).exp_().sub_(positive * share)
+    return (against - agreement).sum(), logits
+
+
+def refuse_unequal(views: Tensor) -> None:
+    """Refuse ranks that hold different numbers of images: gathering theirs would mix them up, or never end."""
+    if not is_distributed():
+        return
+    mine = torch.full((1,), len(views), device=views.device, dtype=torch.int64)
+    held = mine.new_empty(world_size())
+    dist.all_gather_into_tensor(held, mine)
+    told = "ranks contrast {} images: each must hold as many as the others, so choose a batch size that the ranks share evenly"
+    if views.device.type == "cpu":
+        if (held != mine).any():
+            raise ValueError(told.format(held.tolist()))
+    else:  # reading the numbers would make the host wait in each step
+        torch._assert_async((held == mine).all(), told.format("different numbers of"))

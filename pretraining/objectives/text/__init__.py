@@ -1,0 +1,1 @@
+"""Objectives on text, one file each, and their collates."""

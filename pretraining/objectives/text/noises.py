@@ -1,0 +1,262 @@
+"""BART's noises: each takes a batch of documents and gives a damaged one; any of them combine, in the order listed.
+
+Every draw is keyed by example and by the noise's place in the list (`view`), so a row is damaged alike in any batch and a noise may be
+listed twice. Counts are exact: `fraction` of a row means ceil(fraction * what it counts), as in fairseq.
+
+Shapes: B rows, T places (documents without special tokens, then padding), S sentences or spans.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+
+from pretraining.objectives.text.masking import lowest, shuffled
+from pretraining.random import Keys, bits, integers, uniform
+
+
+class Documents(NamedTuple):
+    """A batch of documents on their way through the noises: row b is its first `lengths[b]` places."""
+
+    tokens: np.ndarray  # int64 [B, T]
+    lengths: np.ndarray  # int64 [B]
+    word_starts: np.ndarray  # bool [B, T]
+    sentence_starts: np.ndarray  # bool [B, T]
+
+    def inside(self) -> np.ndarray:
+        """Mark the places that hold a token. bool [B, T]."""
+        return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+    def take(self, places: np.ndarray, lengths: np.ndarray) -> Documents:
+        """Give the documents whose place t is now what `places` [B, T'] says."""
+        width = int(lengths.max(initial=0))
+        moved = [
+            np.take_along_axis(part, places[:, :width], 1)
+            for part in (self.tokens, self.word_starts, self.sentence_starts)
+        ]
+        return Documents(moved[0], lengths, moved[1], moved[2])
+
+    def keep(self, kept: np.ndarray) -> Documents:
+        """Give the documents without the places where `kept` [B, T] is False, closing the gaps."""
+        kept = kept & self.inside()
+        return self.take(np.argsort(~kept, axis=1, kind="stable"), kept.sum(1))
+
+
+class Replacements(NamedTuple):
+    """What stands in for a token: [MASK], or a draw from `ordinary_ids`, which holds no special token."""
+
+    mask_id: int
+    ordinary_ids: np.ndarray
+
+    def draw(self, keys: Keys, name: str, count: int, view: int, random: np.ndarray) -> np.ndarray:
+        """Give a random token where `random` [B, count] says so, else [MASK]. int64 [B, count]."""
+        ids = self.ordinary_ids[integers(keys, f"{name}.id", len(self.ordinary_ids), count, view)]
+        return np.where(random, ids, self.mask_id)
+
+
+class Noise(ABC):
+    """One way to damage documents."""
+
+    @abstractmethod
+    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+        """Damage each document with the draws of its key."""
+
+
+def part_of(count: np.ndarray, fraction: float) -> np.ndarray:
+    """Give ceil(fraction * count), without the extra one that float error would add. int64."""
+    return np.ceil(np.round(fraction * count, 9)).astype(np.int64)
+
+
+class TokenMasking(Noise):
+    """Replace `fraction` of the tokens by [MASK], of which `random_share` by random tokens instead."""
+
+    def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
+        self.fraction, self.random_share = fraction, random_share
+
+    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+        """Replace tokens in place."""
+        width = documents.tokens.shape[1]
+        hit = lowest(
+            shuffled(documents.inside(), keys, "token_masking", view), part_of(documents.lengths, self.fraction)
+        )
+        random = np.asarray(uniform(keys, "token_masking.random", width, view)) < self.random_share
+        instead = replacements.draw(keys, "token_masking", width, view, random)
+        return documents._replace(tokens=np.where(hit, instead, documents.tokens))
+
+
+class TokenReplacement(TokenMasking):
+    """Replace `fraction` of the tokens by random tokens."""
+
+    def __init__(self, *, fraction: float) -> None:
+        super().__init__(fraction=fraction, random_share=1.0)
+
+
+class TokenDeletion(Noise):
+    """Delete `fraction` of the tokens; nothing shows where."""
+
+    def __init__(self, *, fraction: float) -> None:
+        self.fraction = fraction
+
+    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+        """Delete tokens."""
+        order = shuffled(documents.inside(), keys, "token_deletion", view)
+        return documents.keep(~lowest(order, part_of(documents.lengths, self.fraction)))
+
+
+class TokenInsertion(Noise):
+    """Insert as many new tokens as `fraction` of the document: `random_share` of them random tokens, the rest [MASK]."""
+
+    def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
+        self.fraction, self.random_share = fraction, random_share
+
+    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+        """Insert tokens at distinct uniform places."""
+        count = part_of(documents.lengths, self.fraction)
+        return insert(documents, replacements, keys, view, count, self.random_share)
+
+
+class SentencePermutation(Noise):
+    """Permute `fraction` of a document's sentences among themselves; the others stay where they are."""
+
+    def __init__(self, *, fraction: float) -> None:
+        self.fraction = fraction
+
+    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+        """Reorder whole sentences."""
+        inside = documents.inside()
+        starts = documents.sentence_starts & inside
+        starts[:, :1] = inside[:, :1]
+        sentence = np.maximum(np.cumsum(starts, 1) - 1, 0)  # [B, T]
+        counts = starts.sum(1)
+        exists = np.arange(counts.max(initial=0)) < counts[:, None]  # [B, S]
+        moving = lowest(shuffled(exists, keys, "sentence_permutation.which", view), part_of(counts, self.fraction))
+        # The moving sentences, in place order and in drawn order: the i-th of the latter goes where the i-th of the former was.
+        there = np.argsort(~moving, axis=1, kind="stable")
+        drawn = np.argsort(shuffled(moving, keys, "sentence_permutation.order", view), axis=1)
+        slot = np.broadcast_to(np.arange(exists.shape[1]), exists.shape).copy()
+        rows, rank = np.nonzero(np.arange(exists.shape[1]) < moving.sum(1)[:, None])
+        slot[rows, drawn[rows, rank]] = there[rows, rank]
+        turn = np.where(inside, np.take_along_axis(slot, sentence, 1) if slot.size else 0, inside.shape[1])
+        return documents.take(np.argsort(turn, axis=1, kind="stable"), documents.lengths)
+
+
+class DocumentRotation(Noise):
+    """With `probability`, start a document at a uniformly drawn token and append what stood before it."""
+
+    def __init__(self, *, probability: float) -> None:
+        self.probability = probability
+
+    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+        """Rotate documents."""
+        lengths = documents.lengths[:, None]
+        rotated = uniform(keys, "document_rotation", 1, view) < self.probability
+        offset = integers(keys, "document_rotation.offset", lengths, 1, view) * rotated
+        places = np.arange(documents.tokens.shape[1])
+        turned = np.where(places < lengths, (places + offset) % np.maximum(lengths, 1), places)
+        return documents.take(turned, documents.lengths)
+
+
+class TextInfilling(Noise):
+    """Hide spans of Poisson length behind one [MASK] each; a span of length 0 inserts a [MASK] where nothing is missing.
+
+    The spans' lengths add up to `fraction` of the document's words (`whole_words`) or tokens. They start at distinct places but
+    may overlap, and then share a [MASK]: with fraction 0.3 and mean 3, 26.8 % of a document of 510 tokens are hidden by about 42.8.
+    A `random_share` of the spans shows a random token instead of [MASK].
+    """
+
+    def __init__(
+        self, *, fraction: float, mean_length: float, random_share: float = 0.0, whole_words: bool = True
+    ) -> None:
+        if mean_length <= 0:
+            raise ValueError(
+                f"text infilling needs a mean span length above 0, got {mean_length}: for insertions take TokenInsertion"
+            )
+        self.fraction, self.random_share, self.whole_words = fraction, random_share, whole_words
+        self.mean_length = mean_length
+        self.lengths_below = poisson_cdf(mean_length)
+
+    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+        """Hide spans, then insert the [MASK]s of the empty ones at uniform places."""
+        inside = documents.inside()
+        starts = documents.word_starts & inside if self.whole_words else inside
+        starts[:, :1] = inside[:, :1]
+        spans = self.span_lengths(part_of(starts.sum(1), self.fraction), keys, view)  # [B, S]
+        filled = (spans > 0).sum(1)
+        empty = (spans == 0).sum(1)
+        spans = np.take_along_axis(spans, np.argsort(spans <= 0, axis=1, kind="stable"), 1)
+        order = np.argsort(shuffled(starts, keys, "text_infilling.start", view), 1)[:, : spans.shape[1]]
+        rows, rank = np.nonzero(np.arange(order.shape[1]) < filled[:, None])
+        first = order[rows, rank]
+        behind = _end_of_span(starts, documents.lengths, rows, first, spans[rows, rank])
+        gone = _covered(rows, first + 1, behind, inside.shape)
+        random = np.asarray(uniform(keys, "text_infilling.random", order.shape[1], view)) < self.random_share
+        tokens, word_starts = documents.tokens.copy(), documents.word_starts.copy()
+        tokens[rows, first] = replacements.draw(keys, "text_infilling", order.shape[1], view, random)[rows, rank]
+        word_starts[rows, first] = True
+        hidden = documents._replace(tokens=tokens, word_starts=word_starts).keep(~gone)
+        return insert(hidden, replacements, keys, view, empty, self.random_share)
+
+    def span_lengths(self, budget: np.ndarray, keys: Keys, view: int) -> np.ndarray:
+        """Draw lengths until they add up to `budget` [B], cutting the last; -1 behind it. int64 [B, S]."""
+        count = max(4, int(budget.max(initial=0) * 1.5 / self.mean_length))
+        while True:
+            drawn = bits(keys, "text_infilling.length", count, view)
+            lengths = np.searchsorted(self.lengths_below, drawn * 2.0**-32, side="right")
+            total = np.cumsum(lengths, 1)
+            if (total[:, -1] >= budget).all():
+                break
+            count *= 2
+        before = total - lengths
+        lengths = np.where(before < budget[:, None], np.minimum(lengths, budget[:, None] - before), -1)
+        return lengths[:, : int((lengths >= 0).sum(1).max(initial=0))]
+
+
+def poisson_cdf(mean: float) -> np.ndarray:
+    """Give P(length <= k) for k = 0, 1, ... up to 127 or where the tail is below 1e-7, without the last: bounds to search."""
+    counts = np.arange(128)
+    log_mass = counts * np.log(mean) - mean - np.cumsum(np.log(np.maximum(counts, 1)))
+    mass = np.exp(log_mass)
+    mass = mass[: int(np.flatnonzero(mass >= 1e-7)[-1]) + 1]
+    return np.cumsum(mass / mass.sum())[:-1]
+
+
+def insert(
+    documents: Documents, replacements: Replacements, keys: Keys, view: int, count: np.ndarray, random_share: float
+) -> Documents:
+    """Insert `count` [B] tokens per document at distinct uniform places; ceil(random_share * count) are random ones."""
+    lengths = documents.lengths + count
+    width = int(lengths.max(initial=0))
+    places = np.arange(width) < lengths[:, None]
+    order = shuffled(places, keys, "insertion", view)
+    new = lowest(order, count)
+    random = lowest(order, part_of(count, random_share))
+    source = np.maximum(np.cumsum(~new, 1) - 1, 0)
+    moved = [
+        np.take_along_axis(np.pad(part, ((0, 0), (0, 1))), np.minimum(source, part.shape[1]), 1)
+        for part in (documents.tokens, documents.word_starts, documents.sentence_starts)
+    ]
+    tokens = np.where(new, replacements.draw(keys, "insertion", width, view, random), moved[0])
+    return Documents(tokens, lengths, moved[1] | new, moved[2] & ~new)
+
+
+def _end_of_span(
+    starts: np.ndarray, lengths: np.ndarray, rows: np.ndarray, first: np.ndarray, words: np.ndarray
+) -> np.ndarray:
+    """Give the place behind `words` words from place `first`, at most the document's end."""
+    flat_places = np.nonzero(starts)[1]
+    per_row = starts.sum(1)
+    offset = np.cumsum(per_row) - per_row
+    word = (np.cumsum(starts, 1) - 1)[rows, first] + words
+    within = word < per_row[rows]
+    ends = flat_places[np.minimum(offset[rows] + word, max(flat_places.size - 1, 0))] if flat_places.size else word
+    return np.where(within, ends, lengths[rows])
+
+
+def _covered(rows: np.ndarray, first: np.ndarray, behind: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Mark the places from `first` to before `behind` of each span. bool [B, T]."""
+    width = shape[1] + 1
+    change = np.bincount(rows * width + first, minlength=shape[0] * width)
+    change = change - np.bincount(rows * width + behind, minlength=shape[0] * width)
+    return np.cumsum(change.reshape(shape[0], width), 1)[:, :-1] > 0

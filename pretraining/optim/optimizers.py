@@ -1,0 +1,181 @@
+"""Optimizers and learning-rate schedules, described by plain numbers and built for given parameters.
+
+A schedule is a function of the optimizer step alone, so a resumed run continues it exactly and nothing is rescaled behind a config.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from pretraining.distributed.collectives import local, whole
+
+Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share a rate: `lr_scale` times the schedule's; `decayed` says whether weight decay applies."""
+
+    parameters: list[nn.Parameter]
+    decayed: bool = True
+    lr_scale: float = 1.0
+    names: list[str] = field(default_factory=list)
+
+
+def split_by_decay(named: Iterable[tuple[str, nn.Parameter]], lr_scale: float = 1.0) -> list[ParameterGroup]:
+    """Group trainable parameters by weight decay: matrices and filters take it, vectors (biases, norms) do not."""
+    groups = [ParameterGroup([], decayed, lr_scale) for decayed in (True, False)]
+    for name, parameter in named:
+        if parameter.requires_grad:
+            group = groups[0 if parameter.ndim > 1 else 1]
+            group.parameters.append(parameter)
+            group.names.append(name)
+    return [group for group in groups if group.parameters]
+
+
+def scale_at(
+    step: int,
+    *,
+    schedule: Schedule,
+    warmup_steps: int,
+    max_steps: int,
+    final_fraction: float,
+    warmup_from: float | None = None,
+) -> float:
+    """Give the fraction of the peak rate at optimizer step `step`, counted from 0.
+
+    Warm-up is linear: from `warmup_from` at step 0 to 1 at `warmup_steps`, or where that is null (step + 1) / warmup_steps, so that the
+    first step already learns. Decay then goes to `final_fraction` at `max_steps`.
+    """
+    if step < warmup_steps:
+        return (
+            (step + 1) / warmup_steps
+            if warmup_from is None
+            else warmup_from + (1.0 - warmup_from) * step / warmup_steps
+        )
+    if schedule == "constant":
+        return 1.0
+    if schedule == "inverse_sqrt":
+        return math.sqrt(max(warmup_steps, 1) / max(step + 1, 1))
+    done = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
+    falling = 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return final_fraction + (1.0 - final_fraction) * falling
+
+
+@dataclass(kw_only=True)
+class Optimizer(ABC):
+    """What all optimizers share: a peak rate and its schedule.
+
+    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it, from `warmup_from` of it (null: one
+    step's share). The rate changes every `hold_steps` steps. `decay_vectors` decays biases and norms, too.
+    """
+
+    peak_lr: float
+    warmup_steps: int
+    schedule: Schedule
+    final_fraction: float
+    weight_decay: float
+    warmup_from: float | None = None
+    hold_steps: int = 1
+    decay_vectors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("linear", "cosine", "constant", "inverse_sqrt"):
+            raise ValueError(
+                f"optimizer.schedule={self.schedule!r} is unknown: choose linear, cosine, constant or inverse_sqrt"
+            )
+        if not self.peak_lr > 0 or self.warmup_steps < 0:
+            raise ValueError(
+                f"optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0, got {self.peak_lr} and {self.warmup_steps}"
+            )
+        if self.hold_steps < 1 or not 0.0 <= (self.warmup_from or 0.0) <= 1.0:
+            raise ValueError(
+                "optimizer.hold_steps must be at least 1 and optimizer.warmup_from null or a share from 0 to 1, got "
+                f"{self.hold_steps} and {self.warmup_from}"
+            )
+
+    @abstractmethod
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build the torch optimizer over groups that carry `params`, `lr` and `weight_decay`."""
+
+    def build(self, groups: list[ParameterGroup], max_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Build the optimizer and its per-step schedule for a run of `max_steps`."""
+        optimizer = self.make(
+            [
+                {
+                    "params": group.parameters,
+                    "lr": self.peak_lr * group.lr_scale,
+                    "weight_decay": self.weight_decay if group.decayed or self.decay_vectors else 0.0,
+                    "decayed": group.decayed,
+                }
+                for group in groups
+            ]
+        )
+        return optimizer, LambdaLR(optimizer, self._scale(max_steps))
+
+    def _scale(self, max_steps: int) -> Callable[[int], float]:
+        return lambda step: scale_at(
+            step // self.hold_steps * self.hold_steps,
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            max_steps=max_steps,
+            final_fraction=self.final_fraction,
+            warmup_from=self.warmup_from,
+        )
+
+
+@dataclass(kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), in torch's fused form."""
+
+    betas: tuple[float, float]
+    eps: float
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build torch's AdamW."""
+        return torch.optim.AdamW(groups, betas=(self.betas[0], self.betas[1]), eps=self.eps, fused=True)
+
+
+@dataclass(kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum."""
+
+    momentum: float
+    nesterov: bool
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build torch's SGD."""
+        return torch.optim.SGD(groups, lr=self.peak_lr, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
+
+
+@dataclass(kw_only=True)
+class Adafactor(Optimizer):
+    """Adam with factored second moments, clipped updates and rates relative to the weights (Shazeer & Stern 2018), without momentum.
+
+    The rate at a step is the lesser of the schedule's and 1 / sqrt(step), times the root mean square of the weight.
+    """
+
+    beta2_decay: float
+    clip_update: float
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build torch's Adafactor."""
+        return torch.optim.Adafactor(groups, lr=self.peak_lr, beta2_decay=self.beta2_decay, d=self.clip_update)
+
+
+def clip_by_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scale gradients in place so that their joint 2-norm is at most `max_norm`; returns the norm before. No host synchronisation."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+    gradients = [local(gradient) for gradient in gradients]
+    if max_norm is not None:
+        torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0).to(gradients[0].dtype))
+    return norm

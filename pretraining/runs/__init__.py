@@ -1,0 +1,1 @@
+"""A run is its directory: files, history, where numbers come from."""

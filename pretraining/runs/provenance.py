@@ -1,0 +1,91 @@
+"""Where weights come from, in words that hand-offs, W&B's columns and tables share: objective, backbone, data, budget, code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "pytorch-lightning", "transformers", "torchvision", "wandb")
+COLUMNS = ("name", "objective", "backbone", "data", "budget", "seed", "steps", "examples", "tokens", "flops", "handoff", "wandb")
+LONGEST_TAG = 64  # characters that W&B takes
+
+
+def origin_of(config: Any, written: str) -> dict[str, Any]:
+    """Tell where a pretraining run's weights come from, as far as it is known before training; `written` is its configuration as text."""
+    return {
+        "name": config["name"],
+        "objective": part_name(config["objective"]),
+        "backbone": part_name(config["backbone"]),
+        "data": part_name(config["data"]),
+        "budget": budget_of(config),
+        "seed": config["seed"],
+        "config": hashlib.sha256(written.encode()).hexdigest()[:16],
+        "git_commit": git_commit(),
+    }
+
+
+def part_name(node: Any) -> str:
+    """Name a part after its class, or after what it is one of many of: a transformers or torchvision model."""
+    inner = node.get("config") or {}
+    start = node.get("init_from")
+    return str(start or inner.get("model_type") or node.get("name") or node["_target_"].rpartition(".")[2])
+
+
+def budget_of(config: Any) -> str:
+    """Say what a run was given to spend."""
+    given = {kind: value for kind, value in config["budget"].items() if value is not None}
+    kind, value = next(iter(given.items())) if given else ("steps", config["trainer"]["max_steps"])
+    return f"{value:g} {kind}"
+
+
+def columns(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the columns by which runs are grouped: a pretraining run's own, and the same of what a finetuning run started from."""
+    if origin.get("objective") == "random":
+        return {"name": "never pretrained", "objective": "never pretrained", "seed": origin.get("seed"), "like": origin.get("like")}
+    found = {name: origin[name] for name in COLUMNS if origin.get(name) is not None}
+    if "wandb" in found:
+        project, _, run = found["wandb"].rpartition("/")
+        found["artifact"] = f"{project}/{artifact_name(run)}:latest"
+    return found
+
+
+def artifact_name(run: str) -> str:
+    """Name the artifact of a W&B run's hand-offs."""
+    return f"handoff-{run}"
+
+
+def tags(*words: Any) -> list[str]:
+    """Make tags of what is known of these words, each once and no longer than W&B takes."""
+    return list(dict.fromkeys(str(word)[:LONGEST_TAG] for word in words if word not in (None, "")))
+
+
+def environment() -> dict[str, Any]:
+    """Give what numbers are made with: code, versions, hardware."""
+    import torch
+
+    known = {"git_commit": git_commit(), "python": platform.python_version(), "host": platform.node(), "cores": os.cpu_count()}
+    known |= {package: version(package) for package in PACKAGES}
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return known | {"cpu": _cpu(), "gpus": gpus}
+
+
+def git_commit() -> str | None:
+    """Give the commit of this code, marked where files differ from it; None outside of a checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}{'-changed' if git('status', '--porcelain', '--untracked-files=no') else ''}" if commit else None
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

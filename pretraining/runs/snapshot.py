@@ -1,0 +1,93 @@
+"""The code that a job was submitted with: jobs wait in queues for hours, and edits made meanwhile must not change them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("pretraining", "finetuning", "experiments", "conf", "slurm")  # what a job imports and reads; no data, no settings of the user's
+FOLDER = Path("runs/.snapshots")
+VARIABLE = "PRETRAINING_SNAPSHOT"
+LOCAL_LAUNCHERS = ("basic", "joblib")
+
+
+def submits_jobs(arguments: Sequence[str]) -> bool:
+    """Tell whether a command line hands its jobs to a cluster."""
+    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith("hydra/launcher=")]
+    return bool(chosen) and chosen[-1] not in LOCAL_LAUNCHERS
+
+
+def is_taken() -> bool:
+    """Tell whether this process runs a snapshot already: the submitting command in its second life, or a job."""
+    return VARIABLE in os.environ
+
+
+def submit_from_snapshot() -> None:
+    """Start this command again from a snapshot of its code, with `-m`, which launchers need also for one job; returns in its second life.
+
+    The environment goes along to the jobs, so they import the snapshot too, conf/ included, whatever directory they start in.
+    """
+    if is_taken():
+        return
+    arguments = list(sys.orig_argv)
+    if not {"-m", "--multirun"} & set(sys.argv[1:]):
+        arguments.append("--multirun")
+    environment = taken()
+    print(f"jobs run the code in {environment[VARIABLE]}", file=sys.stderr, flush=True)
+    os.execve(sys.executable, [sys.executable, *arguments[1:]], os.environ | environment)
+
+
+def taken() -> dict[str, str]:
+    """Take a snapshot; give the environment in which Python runs it."""
+    code = str(take(ROOT, FOLDER.resolve()))
+    path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
+    # Safe path: else the current directory, where the edits happen, comes before PYTHONPATH.
+    return {VARIABLE: code, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def take(root: Path, folder: Path) -> Path:
+    """Copy the code in `root` to a directory in `folder` named after its content; equal code is copied once."""
+    files = _files(root)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path}\0{(root / path).stat().st_size}\0".encode() + (root / path).read_bytes())
+    target = folder / digest.hexdigest()[:12]
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder))
+        for path in files:
+            (beside / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, beside / path)
+        beside.chmod(0o755)
+        try:
+            beside.rename(target)
+        except OSError:  # another submission of the same code was first
+            shutil.rmtree(beside)
+    return target
+
+
+def _files(root: Path) -> list[Path]:
+    """List the files of the code: in a checkout what git knows or would add, with their changes; else all but compiled ones."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE]
+    try:
+        listed = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
+        found = [Path(name) for name in listed if name]
+    except (OSError, subprocess.CalledProcessError):
+        found = [path.relative_to(root) for name in CODE for path in (root / name).rglob("*") if "__pycache__" not in path.parts]
+    return sorted(path for path in set(found) if (root / path).is_file())
+
+
+def main() -> None:
+    """Take a snapshot and print what makes jobs use it: `env $(python -m pretraining.snapshot) sbatch slurm/pretrain.sbatch ...`."""
+    print(*(f"{name}={value}" for name, value in taken().items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Weights & Biases gets every run, and nothing waits for it or fails because of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_only
+
+from pretraining.runs.provenance import artifact_name
+from pretraining.distributed.environment import process_rank
+
+AXES = ("examples", "tokens", "flops", "time")  # beside step; in the row of every metric, so that each can be plotted over each
+MODES = ("auto", "online", "offline", "disabled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """How a run appears in W&B. `config` is its whole configuration, with the columns that runs are grouped by."""
+
+    project: str
+    name: str | None
+    group: str | None
+    job_type: str
+    tags: list[str]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+class WandbHistory(Logger):
+    """Weights & Biases: offline unless a key is configured.
+
+    `mode` is auto (online with WANDB_API_KEY or after `wandb login`, else offline), online, offline or disabled. Online, a server is given
+    `patience` seconds to answer at the start (without an answer the run is kept offline) and as many to take the rest at the end.
+    The run id lives in the run directory, so a resumed run continues the same W&B run. Hand-offs above `upload_bytes` go as references.
+    Whatever is logged under one step becomes one row.
+    """
+
+    name = "wandb"
+
+    def __init__(self, directory: Path, *, tracked: Tracked, mode: str, patience: float, upload_bytes: float) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"logger.wandb.mode={mode} is unknown: choose {', '.join(MODES)}")
+        self.directory, self.tracked, self.mode = directory, tracked, mode
+        self.patience, self.upload_bytes = patience, upload_bytes
+        self._run: Any = None
+        self._tried = False
+        self._row: dict[str, Any] = {}
+
+    @property
+    def version(self) -> str:
+        """Give the run id: made once by the first rank, or given by a sweep's agent, and kept in the run directory; "" before that."""
+        path = self.directory / "wandb_id.txt"
+        if not path.exists():
+            if process_rank() > 0:  # it writes nothing: the first rank may not have claimed the directory yet
+                return ""
+            given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+            path.write_text((given or os.urandom(4).hex()) + "\n")
+        return path.read_text().strip()
+
+    @property
+    def path(self) -> str:
+        """Name the run within its entity, and with it the artifact of its hand-off."""
+        return f"{self.tracked.project}/{self.version}"
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Start the W&B run when first needed; None where it cannot be had."""
+        if not self._tried:
+            self._tried = True
+            mode = ("online" if key_configured() else "offline") if self.mode == "auto" else self.mode
+            self._run = self._start(mode)
+            if self._run is None and mode == "online":
+                self._run = self._start("offline")
+        return self._run
+
+    def _start(self, mode: str) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            init_timeout=self.patience,
+            finish_timeout=self.patience if mode == "online" else 0,
+            silent=True,
+            console="off",
+            x_transaction_log_flush_interval=1,  # a killed run keeps all but its last second
+        )
+        about = {name: value for name, value in vars(self.tracked).items() if value is not None}
+        try:
+            run = wandb.init(id=self.version, resume="allow", dir=self.directory, mode=mode, settings=settings, **about)  # type: ignore[arg-type]
+        except (wandb.Error, OSError) as error:
+            kept = "kept offline" if mode == "online" else "left out"
+            print(f"W&B: this run is {kept}: {str(error).splitlines()[0]}", file=sys.stderr)
+            wandb.teardown()  # the client still holds the id of what it could not start
+            return None
+        if mode == "offline":
+            print(
+                f"W&B: offline. `wandb login` sends later runs as they go, `python -m experiments.wandb_sync {self.directory}` this one",
+                file=sys.stderr,
+            )
+        for axis in ("step", *AXES):
+            run.define_metric(axis, hidden=True)
+        run.define_metric("*", step_metric="step")
+        for pattern in ("validation/*", "probe/*"):
+            run.define_metric(pattern, step_metric="step", summary="last,min,max")
+        return run
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the config went along at the start."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Add metrics to the row of `step`; the row before it is sent."""
+        if self._row and self._row["step"] != step:
+            self.save()
+        self._row |= {"step": step, **metrics}
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Send the open row."""
+        row, self._row = self._row, {}
+        if row and self.experiment is not None:
+            self.experiment.log(row)
+
+    @rank_zero_only
+    def log_pictures(self, paths: dict[str, Path], step: int) -> None:
+        """Add pictures to the row of `step`."""
+        if self.experiment is not None:
+            import wandb
+
+            self.log_metrics({name: wandb.Image(str(path)) for name, path in paths.items()}, step)
+
+    @rank_zero_only
+    def log_handoff(self, directory: Path) -> None:
+        """Log a hand-off as the model artifact that this run made."""
+        self.save()
+        if self.experiment is None:
+            return
+        import wandb
+
+        directory = directory.resolve()
+        origin = json.loads((directory / "handoff.json").read_text("utf-8"))["origin"]
+        artifact = wandb.Artifact(artifact_name(self.version), type="model", metadata=origin)
+        if sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) > self.upload_bytes:
+            artifact.add_reference(directory.as_uri())
+        else:
+            artifact.add_dir(str(directory), skip_cache=True, policy="immutable")
+        self.experiment.log_artifact(artifact, aliases=["latest", directory.name])
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close the run with its state; a preempted one is marked so, since another process continues it."""
+        self.save()
+        if self._run is None:
+            return
+        failed = sys.exc_info()[1]
+        if isinstance(failed, SystemExit):
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if status == "success" else 1)
+        self._run, self._tried = None, False
+
+
+def key_configured() -> bool:
+    """Tell whether runs can go online: a key is configured, and WANDB_MODE does not say otherwise. Asks nobody."""
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.exists() and "wandb" in netrc.read_text(errors="ignore")

@@ -1,0 +1,264 @@
+"""Any transformers architecture as a backbone: encoders, decoders and encoder–decoders, fresh or from a checkpoint.
+
+Shapes: B rows, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pretraining.backbones.base import Backbone, Features
+from pretraining.backbones.transformers_loading import LOADERS, Architecture, built, frame, quieten, read
+from pretraining.modality import Tower
+from pretraining.text.backbones.fast_encoder import FastEncoder
+from pretraining.text.cost import TextRow
+from pretraining.text.modality import TEXT
+from pretraining.text.tokenizer import TextPreprocess
+
+Pooling = Literal["mean", "first", "pooler", "last"]
+Implementation = Literal["transformers", "fast"]
+
+
+class TransformersBackbone(Backbone):
+    """A transformers model built from `config` (a dict with `model_type`), or read from `init_from`.
+
+    `architecture` says which automatic class holds it: encoders are the base model; causal and seq2seq models keep their head.
+    `pooling` makes one vector per row: the mean over its tokens, the first token's or the last one's vector, or the model's own pooler
+    (BERT's tanh layer). `vocab_size`, `pad_id` and `frame_ids` (the "first" and "last" id of a text) come from the tokenizer and
+    override those of the config, but not of a checkpoint. `impl` says what computes: transformers (which attends as
+    `config.attn_implementation` says, "sdpa" by default), or for encoders of BERT's kind `FastEncoder`, with the same result.
+    """
+
+    modality = TEXT
+    model: Any  # transformers', whose parts the type checker does not know
+
+    def __init__(
+        self,
+        *,
+        config: dict[str, Any] | None,
+        architecture: Architecture = "encoder",
+        pooling: Pooling = "mean",
+        init_from: str | None = None,
+        vocab_size: int | None = None,
+        pad_id: int | None = None,
+        frame_ids: dict[str, int | None] | None = None,
+        impl: Implementation = "transformers",
+    ) -> None:
+        super().__init__()
+        self.architecture, self.pooling = architecture, pooling
+        ids = {"pad_token_id": pad_id, **frame(architecture, config, pad_id, frame_ids or {})}
+        self.model = built(architecture, config, init_from, vocab_size, ids)
+        self.dim = self.model.config.hidden_size
+        self.max_tokens = getattr(self.model.config, "max_position_embeddings", None)
+        plain = self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
+        plain.pop("transformers_version", None)
+        self.kwargs = {"config": plain, "architecture": architecture, "pooling": pooling}
+        self._first_position = _first_position(self.model)
+        self._check_pooling()
+        self._fast = _fast(self.model, architecture, impl)
+        # A pooler that nothing trains would be an unused parameter to data-parallel backends; it is still exported.
+        if pooling != "pooler" and getattr(self.base, "pooler", None) is not None:
+            self.base.pooler.requires_grad_(False)
+
+    @property
+    def base(self) -> Any:
+        """The model without a language-model head."""
+        return self.model if self.architecture == "encoder" else self.model.base_model
+
+    @property
+    def input_embeddings(self) -> nn.Embedding:
+        """The token embeddings, which language-model heads tie to."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows of several documents are possible: the model must take positions that start over in each."""
+        body = self.base.encoder if self.architecture == "seq2seq" else self.base
+        relative = self.model.config.model_type in ("t5", "mt5", "umt5")
+        return relative or "position_ids" in inspect.signature(body.forward).parameters
+
+    def forward(self, input_ids: Tensor, document_ids: Tensor, token_type_ids: Tensor | None = None) -> Features:
+        """Compute token vectors and one pooled vector per row; a token sees its own document only (and no later token, if causal)."""
+        if self._fast is not None:
+            hidden = self._fast(input_ids, document_ids, token_type_ids, self._position_ids(document_ids))
+            return Features(hidden, self._pool(hidden, document_ids), valid=document_ids > 0)
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": self._mask(document_ids)}
+        if token_type_ids is not None and "token_type_ids" in self._arguments:
+            inputs["token_type_ids"] = token_type_ids
+        if "position_ids" in self._arguments:
+            inputs["position_ids"] = self._position_ids(document_ids)
+        hidden = self._body(**inputs).last_hidden_state
+        return Features(hidden, self._pool(hidden, document_ids), valid=document_ids > 0)
+
+    def at(self, places: Tensor, input_ids: Tensor, document_ids: Tensor) -> Tensor:
+        """Compute token vectors at flat `places` [K] of the batch alone. [K, D]"""
+        if self._fast is not None:
+            return self._fast(input_ids, document_ids, None, self._position_ids(document_ids), places)
+        return self(input_ids=input_ids, document_ids=document_ids).positions.flatten(0, 1).index_select(0, places)
+
+    def set_compute(self, *, compiled: bool, recompute: bool, sharded: bool) -> None:
+        """See `Backbone.set_compute`."""
+        if self._fast is not None:
+            if sharded:
+                raise ValueError(
+                    "backbone.impl=fast reads whole weights: use trainer=ddp, or backbone.impl=transformers"
+                )
+            self._fast.recompute = recompute
+            if compiled:
+                self._fast.compile()
+            return
+        if recompute:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        super().set_compute(compiled=compiled, recompute=False, sharded=sharded)
+
+    @property
+    def _body(self) -> Any:
+        return self.base.encoder if self.architecture == "seq2seq" else self.base
+
+    @property
+    def _arguments(self) -> set[str]:
+        return set(inspect.signature(self._body.forward).parameters)
+
+    def _mask(self, document_ids: Tensor) -> Tensor | dict[str, Tensor]:
+        """Mark which tokens each token sees. bool [B, 1, T, T]; padding sees padding, so that no row of it is empty."""
+        same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+        place = torch.arange(document_ids.shape[1], device=document_ids.device)
+        if self.architecture == "causal":
+            same = same & (place[:, None] >= place[None, :])
+        if self.model.config.model_type == "modernbert":
+            near = (place[:, None] - place[None, :]).abs() <= self.model.config.local_attention // 2
+            return {"full_attention": same, "sliding_attention": same & near}
+        return same
+
+    def _position_ids(self, document_ids: Tensor) -> Tensor:
+        """Number the tokens of each document from the model's first position. int64 [B, T]."""
+        place = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
+        begins = torch.ones_like(document_ids, dtype=torch.bool)
+        begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+        start = torch.where(begins, place, 0).cummax(1).values
+        return place - start + self._first_position
+
+    def _pool(self, hidden: Tensor, document_ids: Tensor) -> Tensor:
+        if self.pooling == "first":
+            return hidden[:, 0]
+        if self.pooling == "pooler":
+            return self.base.pooler(hidden)
+        real = document_ids > 0
+        if self.pooling == "last":
+            place = torch.arange(document_ids.shape[1], device=document_ids.device)
+            return hidden[torch.arange(len(hidden), device=hidden.device), (real * place).argmax(1)]
+        weight = real.to(hidden.dtype)[..., None]
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def _check_pooling(self) -> None:
+        if self.pooling not in ("mean", "first", "pooler", "last"):
+            raise ValueError(f"pooling={self.pooling!r} is unknown: choose mean, first, pooler or last")
+        if self.pooling == "pooler" and getattr(self.base, "pooler", None) is None:
+            raise ValueError(
+                f"{self.model.config.model_type} has no pooler: choose backbone.pooling=mean, first or last"
+            )
+
+    def blocks(self) -> list[nn.Module]:
+        """List embeddings, each layer, and what follows the layers."""
+        layers = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        deep = [layer for stack in layers if _is_layer_stack(stack) for layer in stack]
+        inside = {id(parameter) for layer in deep for parameter in layer.parameters()}
+        rest = [module for module in self.model.modules() if _owns(module, inside)]
+        first = [module for module in rest if isinstance(module, nn.Embedding)]  # of tokens, and of positions
+        root = [m for m in self.base.children() if any(e in set(m.modules()) for e in first)] or first
+        covered = inside | {id(p) for module in root for p in module.parameters()}
+        last = [module for module in rest if any(id(p) not in covered for p in module.parameters(recurse=False))]
+        return [nn.ModuleList(root), *deep, nn.ModuleList(last)] if last else [nn.ModuleList(root), *deep]
+
+    def export(self, directory: Path) -> None:
+        """Write config.json and model.safetensors as `save_pretrained` does."""
+        quieten()
+        self.model.save_pretrained(directory)
+
+    def load(self, directory: Path) -> None:
+        """Read the weights strictly: a weight that is missing, unexpected or of another shape is an error."""
+        loaded = read(self.architecture, str(directory), {})
+        self.model.load_state_dict(loaded.state_dict())
+
+    def forward_flops(self, row: TextRow) -> float:
+        """Count one row's forward pass (2 per multiply-add), of an encoder–decoder the encoder's.
+
+        Embedding look-ups and norms are not counted; masked parts of attention are, since plain attention computes them.
+        """
+        entries = matrix_entries(self._body, without={id(getattr(self.base, "pooler", None))})
+        attention = 4.0 * self.model.config.num_hidden_layers * self.attention_width * row.seen
+        pooler = 2.0 * self.dim**2 if self.pooling == "pooler" else 0.0
+        return row.read * (2.0 * entries + attention) + pooler
+
+    @property
+    def attention_width(self) -> int:
+        """Give the width of all heads together, which is not the model's width everywhere."""
+        config = self.model.config
+        heads = config.num_attention_heads
+        return heads * (getattr(config, "head_dim", None) or self.dim // heads)
+
+    def usage(self) -> str:
+        """Give the lines that load it with transformers alone."""
+        loader = LOADERS[self.architecture]
+        return f'import transformers\n\nmodel = transformers.{loader}.from_pretrained("DIR")'
+
+
+def matrix_entries(module: nn.Module, without: Collection[int] = ()) -> int:
+    """Count the entries of the weight matrices that each position is multiplied by, but not parts whose id is in `without`."""
+    if id(module) in without:
+        return 0
+    own = module.weight.numel() if type(module).__name__ in ("Linear", "Conv1D") else 0  # type: ignore[union-attr, operator]
+    return own + sum(matrix_entries(part, without) for part in module.children())
+
+
+def _fast(model: Any, architecture: Architecture, impl: Implementation) -> FastEncoder | None:
+    if impl not in ("transformers", "fast"):
+        raise ValueError(f"backbone.impl={impl!r} is unknown: choose transformers or fast")
+    if impl == "fast" and architecture != "encoder":
+        raise ValueError(
+            f"backbone.impl=fast computes encoders, and architecture={architecture} is none: choose backbone.impl=transformers"
+        )
+    return FastEncoder(model) if impl == "fast" else None
+
+
+def _first_position(model: nn.Module) -> int:
+    """Tell where a model's positions begin: behind the one that stands for padding, where its table has such (RoBERTa's family)."""
+    tables = [
+        part
+        for name, part in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)
+    ]
+    return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+
+
+def _is_layer_stack(stack: nn.ModuleList) -> bool:
+    return (
+        len(stack) > 0 and sum(p.numel() for p in stack.parameters()) > 0 and len({type(layer) for layer in stack}) == 1
+    )
+
+
+def _owns(module: nn.Module, inside: set[int]) -> bool:
+    return any(id(parameter) not in inside for parameter in module.parameters(recurse=False))
+
+
+def read_checkpoint(name: str) -> Tower:
+    """Read a transformers checkpoint with its tokenizer: a directory, or a name of the hub."""
+    backbone = TransformersBackbone(config=None, init_from=name, architecture=architecture_of(name))
+    return Tower(backbone, TextPreprocess.load(name))
+
+
+def architecture_of(name: str) -> Architecture:
+    """Tell which architecture a checkpoint has, from its config: what its language-model head is, else an encoder."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(name)
+    written = " ".join(config.architectures or [])
+    if config.is_encoder_decoder:
+        return "seq2seq"
+    return "causal" if "CausalLM" in written or "LMHead" in written else "encoder"

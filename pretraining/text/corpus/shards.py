@@ -1,0 +1,124 @@
+"""Writes a corpus shard by shard, so that a killed preparation goes on after its last finished one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from pretraining.cache import sha256
+
+SHARD_TOKENS = 2**24  # closes a shard: 32 MB of uint16, some 70 MB of English, 20 s of one core's work
+
+
+class Encoded(NamedTuple):
+    """Tokens of some documents."""
+
+    tokens: np.ndarray  # uint16 or uint32, flat
+    sentence_lengths: np.ndarray  # int32 [sentences], in tokens
+    document_lengths: np.ndarray  # int32 [documents], in sentences
+
+
+class ShardWriter:
+    """Collects encoded units and writes a shard when it is full.
+
+    `units` counts the units in finished shards, of this run or an earlier one. A shard is complete when its .bin exists: its
+    lengths (.npz) are written before, and both are renamed into place.
+    """
+
+    def __init__(self, directory: Path, *, dtype: str, vocab_size: int) -> None:
+        self.directory, self.dtype, self.vocab_size = directory, np.dtype(dtype), vocab_size
+        self.finished, self.units = 0, 0
+        while self._path(self.finished, "bin").exists():
+            self.units = int(np.load(self._path(self.finished, "npz"))["units"])
+            self.finished += 1
+        self._pending: list[Encoded] = []
+        self.pending_tokens, self._pending_units = 0, 0
+
+    def _path(self, shard: int, suffix: str) -> Path:
+        return self.directory / f"shard-{shard:05d}.{suffix}"
+
+    def add(self, unit: Encoded) -> None:
+        """Take the next unit."""
+        self._pending.append(unit)
+        self.pending_tokens += len(unit.tokens)
+        self._pending_units += 1
+        if self.pending_tokens >= SHARD_TOKENS:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        tokens, sentences, documents = map(np.concatenate, zip(*self._pending, strict=True))
+        self.units += self._pending_units
+        counts = np.bincount(tokens, minlength=self.vocab_size)
+
+        def lengths(file: IO[bytes]) -> None:
+            np.savez(file, sentences=sentences, documents=documents, counts=counts, units=self.units)
+
+        _write(self._path(self.finished, "npz"), lengths)
+        _write(
+            self._path(self.finished, "bin"), lambda file: file.write(tokens.astype(self.dtype, copy=False).tobytes())
+        )
+        self.finished += 1
+        self._pending, self.pending_tokens, self._pending_units = [], 0, 0
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write the offsets of the whole and the manifest, which holds `facts` too."""
+        if self.pending_tokens:
+            self._close_shard()
+        shards = [_Lengths.of(self._path(number, "npz")) for number in range(self.finished)]
+        tokens = [int(shard.counts.sum()) for shard in shards]
+        np.save(
+            self.directory / "counts.npy", sum((shard.counts for shard in shards), np.zeros(self.vocab_size, np.int64))
+        )
+        self._write_offsets("sentence_offsets.npy", "sentences", sum(shard.num_sentences for shard in shards))
+        self._write_offsets("document_offsets.npy", "documents", sum(shard.num_documents for shard in shards))
+        files = [self._path(number, "bin").name for number in range(self.finished)]
+        arrays = ["sentence_offsets.npy", "document_offsets.npy", "counts.npy"]
+        manifest = {
+            **facts,
+            "vocab_size": self.vocab_size,
+            "dtype": self.dtype.name,
+            "tokens": sum(tokens),
+            "sentences": sum(shard.num_sentences for shard in shards),
+            "documents": sum(shard.num_documents for shard in shards),
+            "shards": [{"file": file, "tokens": count} for file, count in zip(files, tokens, strict=True)],
+            "sha256": {name: sha256(self.directory / name) for name in [*files, *arrays]},
+        }
+        text = json.dumps(manifest, indent=2)
+        _write(self.directory / "manifest.json", lambda file: file.write(text.encode()))
+        for number in range(self.finished):
+            self._path(number, "npz").unlink()
+
+    def _write_offsets(self, name: str, part: str, size: int) -> None:
+        """Turn the shards' lengths into running offsets, one shard in memory at a time."""
+        offsets = np.lib.format.open_memmap(self.directory / name, mode="w+", dtype=np.int64, shape=(size + 1,))
+        offsets[0], filled = 0, 0
+        for number in range(self.finished):
+            lengths = np.load(self._path(number, "npz"))[part]
+            offsets[filled + 1 : filled + 1 + len(lengths)] = offsets[filled] + np.cumsum(lengths, dtype=np.int64)
+            filled += len(lengths)
+        offsets.flush()
+
+
+class _Lengths(NamedTuple):
+    counts: np.ndarray
+    num_sentences: int
+    num_documents: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Lengths:
+        with np.load(path) as stored:
+            return cls(stored["counts"], len(stored["sentences"]), len(stored["documents"]))
+
+
+def _write(path: Path, fill: Any) -> None:
+    """Write a file whole or not at all, also when the machine stops."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)

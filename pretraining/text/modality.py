@@ -1,0 +1,53 @@
+"""What the core asks of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pretraining.data.loader import EVALUATION_SEED
+from pretraining.data.source import Source
+from pretraining.modality import Modality, Row
+from pretraining.text.cost import average_text_row, spans_of
+
+
+class Text(Modality):
+    """Documents as rows of tokens, which the collate plans."""
+
+    name = "text"
+    unit = "tokens"
+    readers = {"hf": "pretraining.text.backbones.transformers_model.read_checkpoint"}  # noqa: RUF012
+
+    def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
+        """Open a split as rows of the collate's plan."""
+        return data.source(split, preprocess, collate.plan, seed=seed if split == "train" else EVALUATION_SEED)
+
+    def backbone_arguments(self, preprocess: Any) -> dict[str, Any]:
+        """Name the vocabulary's size and the ids that padding and the ends of a text have."""
+        frame = {"first": preprocess.bos_id, "last": preprocess.eos_id}
+        return {"vocab_size": preprocess.vocab_size, "pad_id": preprocess.pad_id, "frame_ids": frame}
+
+    def average_row(self, objective: Any, source: Source, collate: Any, preprocess: Any) -> Row:
+        """Count tokens, and the operations where the objective has a formula for unpadded documents."""
+        row = average_text_row(source, collate, preprocess)
+        counter = getattr(objective, "forward_flops", None)
+        return Row(row.tokens, None if counter is None else counter(row))
+
+    def facts(self, train: Any, validation: Any, collate: Any, preprocess: Any) -> dict[str, float]:
+        """Measure the loss of a model that knows the frequencies of tokens alone, and how much of the rows is padding."""
+        spans = spans_of(train.rows(0), collate, preprocess)
+        # Span corruption shortens its rows before they reach the model, so the longest of them is what a row holds.
+        row_tokens = max(collate.max_tokens, int(spans.max(initial=0)))
+        return {
+            "validation/unigram_entropy": validation.corpus.unigram_entropy(),
+            "data/padding_share": 1.0 - float(spans.sum()) / max(train.count(0) * row_tokens, 1),
+        }
+
+    def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
+        """Decode rows: what the model reads, and what it should answer."""
+        examples = collate.describe(batch, count) if hasattr(collate, "describe") else []
+        return [f"example {number + 1}\n{text}" for number, text in enumerate(examples)]
+
+
+TEXT = Text()

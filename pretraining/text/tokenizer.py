@@ -1,0 +1,103 @@
+"""Text to token ids: what travels in the hand-off. A `TokenizerRecipe` (tokenizer_recipes.py) makes one from data."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from pretraining.modality import Preprocess
+from pretraining.text.modality import TEXT
+
+
+class TextPreprocess(Preprocess):
+    """A fast `transformers` tokenizer and the ids that objectives ask for.
+
+    `first_id` opens and `last_id` closes a document; a tokenizer without such a token has None there. `last_id` is the end-of-text
+    token where there is no separator (GPT-2, T5).
+    """
+
+    modality = TEXT
+
+    def __init__(self, *, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = len(tokenizer)
+        self.pad_id: int | None = tokenizer.pad_token_id
+        self.cls_id: int | None = tokenizer.cls_token_id
+        self.sep_id: int | None = tokenizer.sep_token_id
+        self.mask_id: int | None = tokenizer.mask_token_id
+        begin = tokenizer.bos_token_id if tokenizer.bos_token_id != tokenizer.eos_token_id else None
+        self.bos_id: int | None = begin if self.cls_id is None else self.cls_id
+        self.eos_id: int | None = tokenizer.eos_token_id if self.sep_id is None else self.sep_id
+        self.special_ids: np.ndarray = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Name the constructor arguments that the saved files do not hold: none."""
+        return {}
+
+    @property
+    def specials_per_document(self) -> int:
+        """Count the tokens that `first_id` and `last_id` add to a document."""
+        return (self.bos_id is not None) + (self.eos_id is not None)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identify the mapping from text to ids, and the ids of special tokens."""
+        special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True, default=str)
+        return hashlib.sha256((self.tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
+
+    @functools.cached_property
+    def starts_word(self) -> np.ndarray:
+        """Mark the tokens that open a word. bool [vocabulary].
+
+        By the token's own spelling: not "##…" in WordPiece, a leading space in byte-level BPE and SentencePiece. Special tokens
+        are words of their own. A scheme without such marks has a word per token.
+        """
+        described = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(self.vocab_size)))
+        if described["model"]["type"] == "WordPiece":
+            prefix = described["model"]["continuing_subword_prefix"]
+            marks = [not token.startswith(prefix) for token in tokens]
+        else:
+            steps = json.dumps([described["pre_tokenizer"], described["decoder"]])
+            spaces = ("Ġ", "Ċ", "ĉ") if '"ByteLevel"' in steps else ("▁",) if '"Metaspace"' in steps else ("",)
+            marks = [token.startswith(spaces) for token in tokens]
+        table = np.array(marks, dtype=bool)
+        table[self.special_ids] = True
+        return table
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Give the ids of each text, without special tokens: "[MASK]" in a text is seven characters of it."""
+        return [np.array(ids, dtype=np.int64) for ids in encode_plain(self.tokenizer.backend_tokenizer, texts)]
+
+    def save(self, directory: Path) -> None:
+        """Write the files that `transformers.AutoTokenizer.from_pretrained(directory)` reads."""
+        self.tokenizer.save_pretrained(directory)
+
+    @classmethod
+    def load(cls, directory: Path | str, **kwargs: Any) -> TextPreprocess:
+        """Read a saved tokenizer; also any directory or hub name that holds one."""
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ValueError(
+                f"preprocess: the tokenizer in {directory} has no fast version (tokenizer.json): convert it with transformers first"
+            )
+        return cls(tokenizer=tokenizer)
+
+
+def encode_plain(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Encode texts as nothing but text, whatever names of special tokens they hold."""
+    before = tokenizer.encode_special_tokens
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()  # a pretrained tokenizer's file, or an earlier call, may have set either
+    tokenizer.no_padding()
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    tokenizer.encode_special_tokens = before
+    return [one.ids for one in encoded]

@@ -1,0 +1,203 @@
+"""How a text preprocess comes about: trained on the training split, or taken from somewhere else."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pretraining.cache import build_once, key
+from pretraining.text.tokenizer import TextPreprocess
+
+FORMAT = 1  # raised when the same recipe and text would give another tokenizer
+
+
+class TrainingText(Protocol):
+    """What a recipe needs of a data set."""
+
+    cache_dir: Path
+
+    def fingerprint(self) -> str:
+        """Identify the text."""
+        ...
+
+    def sample(self, split: str, max_bytes: int) -> Iterator[str]:
+        """Give documents of a split, about `max_bytes` of them at most."""
+        ...
+
+
+class TokenizerRecipe(ABC):
+    """Makes a `TextPreprocess` out of a data set."""
+
+    @abstractmethod
+    def fit(self, data: TrainingText) -> TextPreprocess:
+        """Give the preprocess for `data`; the same data give the same one."""
+
+
+class TrainedRecipe(TokenizerRecipe):
+    """A tokenizer trained on the first `sample_bytes` of the training split (spread over its files), and kept in the data's cache."""
+
+    def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int) -> None:
+        self.vocab_size, self.lowercase, self.sample_bytes = vocab_size, lowercase, sample_bytes
+
+    @abstractmethod
+    def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+        """Train on texts."""
+
+    def fit(self, data: TrainingText) -> TextPreprocess:
+        """Train, or read what was trained before from the same text."""
+        parts = {"recipe": type(self).__name__, **vars(self), "data": data.fingerprint(), "format": FORMAT}
+        directory = build_once(
+            data.cache_dir / "tokenizers" / key(parts),
+            lambda partial: TextPreprocess(tokenizer=self.train(data.sample("train", self.sample_bytes))).save(partial),
+        )
+        return TextPreprocess.load(directory)
+
+
+class WordPiece(TrainedRecipe):
+    """BERT's scheme: its normaliser, words cut at punctuation and around Chinese characters, pieces marked with ##."""
+
+    def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+        """Train on texts.
+
+        The library's trainer numbers continuing characters (##a) in the order of a randomly keyed hash table and breaks ties by
+        number. So a first pass finds which there are, and a second gets them in order: the same text gives the same vocabulary.
+        """
+        names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+        sample = list(texts)
+        alphabet = self._alphabet(sample)
+        characters = self._vocabulary(sample, alphabet, [], vocab_size=0)
+        continuing = sorted(token for token in characters if token.startswith("##") and len(token) == 3)
+        vocabulary = self._vocabulary(sample, alphabet, [*names.values(), *continuing], vocab_size=self.vocab_size)
+        return _wrapped(self._tokenizer(vocabulary), names)
+
+    def _tokenizer(self, vocabulary: dict[str, int]) -> Tokenizer:
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        return tokenizer
+
+    def _alphabet(self, sample: list[str]) -> list[str]:
+        """List the most frequent characters; each takes up to two places of the vocabulary, so they get half of it at most."""
+        normalise = normalizers.BertNormalizer(lowercase=self.lowercase).normalize_str
+        counts: Counter[str] = Counter()
+        for text in sample:
+            counts.update(normalise(text))
+        del counts[" "]
+        return sorted(sorted(counts, key=lambda character: (-counts[character], character))[: self.vocab_size // 4])
+
+    def _vocabulary(
+        self, sample: list[str], alphabet: list[str], fixed: list[str], *, vocab_size: int
+    ) -> dict[str, int]:
+        tokenizer = self._tokenizer({})
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size,
+            special_tokens=fixed,
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(sample, trainer)
+        return tokenizer.get_vocab()
+
+
+class ByteBPE(TrainedRecipe):
+    """RoBERTa's scheme: byte-pair encoding of UTF-8 bytes, where nothing is unknown and spaces belong to the word after them.
+
+    Sentences are encoded one at a time, so each opens with a space.
+    """
+
+    def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+        """Train on texts."""
+        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        tokenizer = Tokenizer(models.BPE(unk_token=None))
+        if self.lowercase:
+            tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=list(names.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
+
+
+class Unigram(TrainedRecipe):
+    """A unigram language model over pieces (Kudo 2018), as SentencePiece trains it: spaces are part of pieces, as "▁"."""
+
+    def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+        """Train on texts."""
+        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        tokenizer = Tokenizer(models.Unigram())
+        steps = [
+            normalizers.NFKC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            *([normalizers.Lowercase()] if self.lowercase else []),
+        ]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=self.vocab_size, special_tokens=list(names.values()), unk_token=names["unk"], show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        scores = dict(json.loads(tokenizer.to_str())["model"]["vocab"])
+        special = [(name, scores.pop(name)) for name in names.values()]
+        tokenizer.model = models.Unigram(
+            [*special, *_in_order(scores)], unk_id=list(names).index("unk"), byte_fallback=False
+        )
+        return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
+
+
+def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
+    """Give pieces from the most probable on, the same for the same text.
+
+    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters that it adds to a
+    vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any order. So scores are rounded, and the
+    least probable characters are put in the order of the alphabet.
+    """
+    rounded = {piece: round(score, 6) for piece, score in scores.items()}
+    characters = [piece for piece in rounded if len(piece) == 1]
+    border = min((score for piece, score in rounded.items() if len(piece) > 1), default=0.0) + 1e-4 * len(characters)
+    rare = sorted(piece for piece in characters if rounded[piece] <= border)
+    rounded |= dict(zip(rare, sorted((rounded[piece] for piece in rare), reverse=True), strict=True))
+    return sorted(rounded.items(), key=lambda item: (-item[1], item[0]))
+
+
+class PretrainedTokenizer(TokenizerRecipe):
+    """An existing fast tokenizer: a directory or a hub name. Needed to continue from a checkpoint."""
+
+    def __init__(self, *, path: str) -> None:
+        self.path = path
+
+    def fit(self, data: TrainingText) -> TextPreprocess:
+        """Read it; the data has no say."""
+        try:
+            return TextPreprocess.load(self.path)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"preprocess.path={self.path}: no tokenizer there (a directory with tokenizer.json, or a hub name); "
+                f"transformers says: {str(error).splitlines()[0]}"
+            ) from error
+
+
+def _wrapped(tokenizer: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
+    """Give a trained tokenizer BERT's template and the names of its special tokens."""
+    cls, sep = names["cls"], names["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+    special = {f"{role}_token": token for role, token in names.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
