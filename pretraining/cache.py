@@ -1,4 +1,6 @@
-"""Directories that are built once, however many processes ask for them at the same time, and however often one is killed at it."""
+"""Directories that are built once, however many processes ask for them at the same time, and however often one is
+killed at it.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def pause_for_tests() -> None:
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Give `directory`, complete; where it does not exist, `build` fills `<directory>.partial`, which is then renamed.
 
-    One process builds and the others wait for it. What a killed build left in the partial directory is there for the next
-    one to continue from, or to overwrite.
+    One process builds and the others wait for it. What a killed build left in the partial directory is there for the
+    next one to continue from, or to overwrite.
     """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def collate(examples, keys):
     return {
         "values": torch.from_numpy(examples.values),
         "drawn": torch.from_numpy(uniform(keys, "test", 2)),
-        "tokens": len(examples.values),
+        "units": len(examples.values),
     }
 
 

@@ -118,7 +118,7 @@ def check_modalities(config: DictConfig) -> None:
         )
     if config.probe is not None and not kinds["data"].probes:
         raise RunError(
-            f"probe= watches features, which say little of {kinds['data']} (data={class_name(config.data)}): set probe=none"
+            f"probe= is not for {kinds['data']} (data={class_name(config.data)}): set probe=none"
         )
 
 

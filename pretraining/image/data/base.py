@@ -24,7 +24,10 @@ class ImageExamples(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """One split. `images` may be a memory map, or decode what is asked of it: it has a length, a shape and takes an array of rows."""
+    """One split.
+
+    `images` may be a memory map, or decode what is asked of it: it has a length, a shape and takes an array of rows.
+    """
 
     images: Any  # uint8 [N, C, H, W]
     labels: np.ndarray | None  # int64 [N]
@@ -101,7 +104,8 @@ class ImageData(ABC):
         opened = self.split(split)
         if split == "train" and len(opened.images) < self.batch_size:
             raise ValueError(
-                f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}: lower data.batch_size"
+                f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}: lower "
+                "data.batch_size"
             )
         return ImageSource(opened)
 

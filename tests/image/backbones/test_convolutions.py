@@ -11,7 +11,7 @@ from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 CODE = """
 import json, sys, torch
 from torch import nn
-from pretraining.backbones.torchvision import TorchvisionBackbone
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -48,7 +48,7 @@ NETWORKS = [
 
 def test_every_convolution_of_resnets_has_the_gradients_of_fp32_in_bf16():
     poison = os.environ | {"MALLOC_PERTURB_": "128"}  # glibc fills what it hands out with 0x7f: 3e38 in fp32 and bf16
-    command, root = [sys.executable, "-c", CODE, json.dumps(NETWORKS)], Path(__file__).resolve().parents[2]
+    command, root = [sys.executable, "-c", CODE, json.dumps(NETWORKS)], Path(__file__).resolve().parents[3]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=poison).stdout
     for name, shape, error in json.loads(shown.splitlines()[-1]):
         assert error is not None and error < 0.01, (name, shape, error)

@@ -56,7 +56,7 @@ def transformer():
 
 def masked(count=1, **changes):
     torch.manual_seed(0)
-    given = {"hidden_share": 0.75, "decoder": DECODER, **changes}
+    given = {"mask_ratio": 0.75, "decoder": DECODER, **changes}
     return MaskedAutoencoder(backbone=transformer(), optimizer=plain_sgd(), views=views(count), **given)
 
 
@@ -170,7 +170,7 @@ def test_places_are_those_of_the_published_code():
 
 
 def test_an_exact_share_is_hidden_and_depends_on_the_image_alone():
-    objective = masked(hidden_share=0.75)
+    objective = masked(mask_ratio=0.75)
     whole = objective.on_device(batch_of(range(BATCH)))
     assert objective.visible == 4 and (whole["order"].sort(1).values == torch.arange(16)).all()
     assert objective.counts(whole)["squared_error"] == 12 * BATCH
@@ -178,7 +178,7 @@ def test_an_exact_share_is_hidden_and_depends_on_the_image_alone():
     part = objective.on_device(batch_of([5, 2]))
     assert torch.equal(part["order"], whole["order"][[5, 2]]) and torch.equal(part["views"], whole["views"][[5, 2]])
     keys = batch_of(range(BATCH))["keys"]
-    visible = torch.stack([objective.damage(keys, view, torch.device("cpu"))["order"][:, :4] for view in range(200)])
+    visible = torch.stack([objective.draw_corruption(keys, view, torch.device("cpu"))[:, :4] for view in range(200)])
     often = torch.bincount(visible.flatten(), minlength=16) / (200 * BATCH)
     assert (
         (often - 0.25).abs() < 5 * math.sqrt(0.25 * 0.75 / (200 * BATCH))
@@ -188,13 +188,17 @@ def test_an_exact_share_is_hidden_and_depends_on_the_image_alone():
 def test_the_encoder_sees_the_visible_patches_and_nothing_else():
     objective = masked().eval()
     batch = objective.on_device(batch_of(range(2)))
-    before = objective.rebuilt(batch)
+    before = objective.rebuild(batch)
     hidden = batch["order"][:, objective.visible :]
     blotted = patches_of(batch["views"], PATCH)
     blotted.scatter_(1, hidden[..., None].expand(-1, -1, blotted.shape[2]), 9.0)
     image = blotted.reshape(2, 4, 4, PATCH, PATCH, 3).permute(0, 5, 1, 3, 2, 4).reshape(2, 3, SIZE, SIZE)
-    assert torch.equal(objective.rebuilt({**batch, "views": image}), before)
-    assert not torch.equal(objective.rebuilt({**batch, "views": image + 1}), before)
+
+    def seen(images):
+        return {**batch, "inputs": {**batch["inputs"], "images": images}}
+
+    assert torch.equal(objective.rebuild(seen(image)), before)
+    assert not torch.equal(objective.rebuild(seen(image + 1)), before)
 
 
 def test_a_perfect_answer_costs_nothing_and_none_costs_the_variance():
@@ -208,7 +212,7 @@ def test_a_perfect_answer_costs_nothing_and_none_costs_the_variance():
     )  # of patches scaled by the unbiased deviation
     truth = patches_of(batch["views"], PATCH)
     variance, mean = torch.var_mean(truth, 2, keepdim=True)
-    objective.rebuilt = lambda _: (truth - mean) / (variance + 1e-6).sqrt()
+    objective.rebuild = lambda _: (truth - mean) / (variance + 1e-6).sqrt()
     assert objective.loss(batch).terms["squared_error"].total.item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -218,14 +222,14 @@ def test_a_perfect_answer_costs_nothing_and_none_costs_the_variance():
 def test_noise_is_normal_and_depends_on_the_image_alone():
     objective = denoising(noise=0.3)
     keys = Keys(3, "train", torch.zeros(64, dtype=torch.long), torch.arange(64))
-    noise = objective.damage(keys, 0, torch.device("cpu"))["noise"]
+    noise = objective.draw_corruption(keys, 0, torch.device("cpu"))
     assert noise.shape == (64, 3, SIZE, SIZE)
     values = noise.double().flatten() / 0.3
     count = len(values)
     assert abs(values.mean()) < 5 / math.sqrt(count) and abs(values.var() - 1) < 5 * math.sqrt(2 / count)
     assert abs((values.abs() < 1).double().mean() - 0.6827) < 5 * math.sqrt(0.22 / count)
     assert abs((values[1:] * values[:-1]).mean()) < 5 / math.sqrt(count)
-    assert torch.equal(objective.damage(keys.select(torch.tensor([7])), 0, torch.device("cpu"))["noise"][0], noise[7])
+    assert torch.equal(objective.draw_corruption(keys.select(torch.tensor([7])), 0, torch.device("cpu"))[0], noise[7])
 
 
 def test_the_loss_is_the_mean_square_of_what_the_decoder_misses():
@@ -237,7 +241,7 @@ def test_the_loss_is_the_mean_square_of_what_the_decoder_misses():
     assert term.count == BATCH and (term.total / BATCH).item() == pytest.approx(
         batch["views"].square().mean().item(), rel=1e-5
     )
-    objective.rebuilt = lambda batch: batch["views"] + batch["noise"]
+    objective.rebuild = lambda batch: batch["inputs"]["images"]
     assert (objective.loss(batch).terms["squared_error"].total / BATCH).item() == pytest.approx(
         0.25, rel=0.03
     )  # the noise's variance
@@ -319,7 +323,7 @@ def test_a_denoiser_s_hand_off_loads_in_torchvision(tmp_path):
     card = json.loads((run / "handoff" / "last" / "handoff.json").read_text())
     assert card["origin"]["objective"] == "DenoisingImages"
     weights = load_file(run / "handoff" / "last" / "model.safetensors")
-    rebuilt = TorchvisionBackbone(**card["backbone"]["kwargs"])
+    rebuilt = TorchvisionBackbone(**card["towers"]["image"]["backbone"]["kwargs"])
     rebuilt.model.load_state_dict(weights, strict=True)
     assert 0 < json.loads((run / "metrics.json").read_text())["validation/squared_error"] < 1.0
 
@@ -330,8 +334,8 @@ def test_a_masked_autoencoder_on_a_network_without_patches_is_refused(tmp_path):
         match="hides patches of a vision transformer: set backbone=vit_tiny, or take objective=denoising_image",
     ):
         run_of("denoising_image_mae", tmp_path, "backbone=resnet_tiny")
-    with pytest.raises(RunError, match=r"objective.hidden_share=0.99 of 16 patches leaves 0 visible"):
-        run_of("denoising_image_mae", tmp_path, "objective.hidden_share=0.99")
+    with pytest.raises(RunError, match=r"objective.mask_ratio=0.99 of 16 patches leaves 0 visible"):
+        run_of("denoising_image_mae", tmp_path, "objective.mask_ratio=0.99")
     with pytest.raises(RunError, match=r"objective.noise=0"):
         run_of("denoising_image", tmp_path, "objective.noise=0")
     assert not list(tmp_path.iterdir())

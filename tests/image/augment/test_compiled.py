@@ -131,7 +131,7 @@ SCRIPT = """
 import torch, numpy as np, sys
 sys.path.insert(0, {folder!r})
 from test_compiled import OFF, images, keys
-from pretraining.augment import Views
+from pretraining.image.augment import Views
 print(Views(count=1, **OFF)(images(), keys()).sum().item())
 try:
     Views(count=1, impl="compiled", **OFF)
