@@ -117,9 +117,7 @@ def check_modalities(config: DictConfig) -> None:
             f"backbone={class_name(config.backbone)} reads {kinds['backbone']}: choose three of one kind"
         )
     if config.probe is not None and not kinds["data"].probes:
-        raise RunError(
-            f"probe= is not for {kinds['data']} (data={class_name(config.data)}): set probe=none"
-        )
+        raise RunError(f"probe= is not for {kinds['data']} (data={class_name(config.data)}): set probe=none")
 
 
 def class_name(node: DictConfig) -> str:
