@@ -98,11 +98,7 @@ class Progress:
         if self._left and (seconds or complete):
             words += f" · {'about' if complete else 'more than'} {clock(seconds)} left"
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(
-            Text(self._study.name, style="bold"),
-            ProgressBar(everything, done, width=24),
-            Text(words),
-        )
+        grid.add_row(Text(self._study.name, style="bold"), ProgressBar(everything, done, width=24), Text(words))
         lines = [
             Text.from_markup(
                 f"  [blue]▸[/] {escape(node.title())}  [dim]{_position(self._study.run_dir(node))} {clock(time.time() - since)}[/]"
@@ -131,10 +127,7 @@ def shown(study: Study) -> Iterator[Progress]:
         console = Console(file=terminal)
         progress = Progress(study, console)
         if progress.found_done:
-            console.print(
-                f"{progress.found_done} of {len(study.nodes)} runs are done already",
-                highlight=False,
-            )
+            console.print(f"{progress.found_done} of {len(study.nodes)} runs are done already", highlight=False)
         # Piped into a file, each run is one line and nothing is redrawn.
         with Live(
             progress if console.is_terminal else Text(""),

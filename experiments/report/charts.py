@@ -94,10 +94,7 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
     xs, ys = [v for line in drawn for v in line.x], [v for line in drawn for v in line.y]
     across = _axis(ticks(min(xs), max(xs)), left, WIDTH - right)
     upward = _axis(ticks(min(ys), max(ys)), bottom, top)
-    parts = [
-        _frame(across, upward, left, WIDTH - right, top, bottom),
-        _labels(x_label, y_label, left, height),
-    ]
+    parts = [_frame(across, upward, left, WIDTH - right, top, bottom), _labels(x_label, y_label, left, height)]
     for line in drawn:
         px = [(round(across.place(x), 1), round(upward.place(y), 1)) for x, y in zip(line.x, line.y, strict=True)]
         path = "M" + " L".join(f"{x:g},{y:g}" for x, y in px)
@@ -119,9 +116,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
     left, right, row, y = 10, 14, 38, 12
     ends = [v for bar in bars for v in (bar.mean, bar.high, *bar.points, 0.0) if v == v]
     across = _axis(
-        ticks(min([*ends, *(bar.low for bar in bars if bar.low == bar.low)]), max(ends)),
-        left,
-        WIDTH - right,
+        ticks(min([*ends, *(bar.low for bar in bars if bar.low == bar.low)]), max(ends)), left, WIDTH - right
     )
     body, group = [], None
     for bar in bars:
@@ -147,10 +142,7 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, 
     heights = [v for p in points for v in (p.y, p.low, p.high) if v == v]
     across = _axis(ticks(0.0, max(p.x for p in points)), left, WIDTH - right)
     upward = _axis(ticks(min(heights), max(heights)), bottom, top)
-    parts = [
-        _frame(across, upward, left, WIDTH - right, top, bottom),
-        _labels(x_label, y_label, left, height),
-    ]
+    parts = [_frame(across, upward, left, WIDTH - right, top, bottom), _labels(x_label, y_label, left, height)]
     places = _side_by_side([across.place(p.x) for p in points], right=WIDTH - right)
     for on_the_left in (True, False):
         # Names stand towards the middle, one below the other where points are level.

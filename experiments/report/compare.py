@@ -148,8 +148,7 @@ def _contrasts(results: Results) -> list[Contrast]:
     for cell in results.cells():
         for first, second in combinations(results.arms(cell), 2):
             one, other = _paired(
-                results.values(cell, first, pretrained=True),
-                results.values(cell, second, pretrained=True),
+                results.values(cell, first, pretrained=True), results.values(cell, second, pretrained=True)
             )
             if not one:
                 continue

@@ -48,9 +48,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
 
 
 def paired_difference(
-    first: Mapping[Key, float],
-    second: Mapping[Key, float],
-    confidence: float = CONFIDENCE,
+    first: Mapping[Key, float], second: Mapping[Key, float], confidence: float = CONFIDENCE
 ) -> Interval | None:
     """Interval of first - second over the replicates that both have; None when they share none."""
     shared = [key for key in first if key in second]

@@ -48,10 +48,7 @@ def write(results: Results) -> Path:
     panels = plots.panels(results)
     figures = {**plots.bars(comparison), **plots.cost(comparison)}
     (directory / "plots").mkdir(parents=True, exist_ok=True)
-    for name, svg in {
-        **figures,
-        **{c.name: c.svg for panel in panels for c in panel.charts},
-    }.items():
+    for name, svg in {**figures, **{c.name: c.svg for panel in panels for c in panel.charts}}.items():
         (directory / "plots" / f"{name}.svg").write_text(standalone(svg))
     write_csv(results, directory / "results.csv")
     content = {
@@ -149,13 +146,7 @@ def environment() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     if git.returncode == 0:
         found["commit"] = git.stdout.strip()
     return found
@@ -207,8 +198,5 @@ def _templates(*, html: bool) -> jinja2.Environment:
         "amount": amount,
         "resampled": resampled,
     }
-    found.globals |= {
-        "PRETRAINING": PRETRAINING,
-        "FAILED": FAILED,
-    }
+    found.globals |= {"PRETRAINING": PRETRAINING, "FAILED": FAILED}
     return found

@@ -93,10 +93,7 @@ class Results(NamedTuple):
 
 def save_study(study: Study) -> None:
     """Write study.json: the graph, so that a report needs neither the yaml nor Hydra."""
-    content = study._asdict() | {
-        "directory": str(study.directory),
-        "nodes": [asdict(node) for node in study.nodes],
-    }
+    content = study._asdict() | {"directory": str(study.directory), "nodes": [asdict(node) for node in study.nodes]}
     fresh = study.directory / "study.json.fresh"
     fresh.write_text(json.dumps(content, indent=1))
     fresh.replace(study.directory / "study.json")

@@ -245,19 +245,11 @@ def _cells(task: str, entry: Mapping[str, Any]) -> Iterator[tuple[Cell, list[str
         amounts = [(f"{n} per class", [override("shots", n)]) for n in entry["shots"]]
     metric = entry.get("metric") or "test/accuracy"
     for mode, (labels, amount) in itertools.product(entry["modes"], amounts):
-        yield (
-            Cell(task, mode, labels, metric),
-            [*entry["overrides"], override("mode", mode), *amount],
-        )
+        yield (Cell(task, mode, labels, metric), [*entry["overrides"], override("mode", mode), *amount])
 
 
 def _finetuning_node(
-    start: _Start,
-    seed: int,
-    cell: Cell,
-    overrides: tuple[str, ...],
-    config: dict[str, Any],
-    directory: Path,
+    start: _Start, seed: int, cell: Cell, overrides: tuple[str, ...], config: dict[str, Any], directory: Path
 ) -> Node:
     # Label subset, head and never-pretrained weights are drawn anew under each pretraining seed
     # (else its replicates would share them), and alike for all arms (so differences are paired).

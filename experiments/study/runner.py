@@ -281,10 +281,7 @@ def run_study(study: Study, *, executor: Executor, watch: Watch, retry_failed: b
             if needed in (FAILED, SKIPPED):
                 waiting.remove(node)
                 status[node.name] = SKIPPED
-                watch.ended(
-                    node,
-                    journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed"),
-                )
+                watch.ended(node, journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed"))
             elif (needed == DONE or (executor.chains and node.needs in submitted)) and executor.busy < executor.slots:
                 waiting.remove(node)
                 submitted.add(node.name)

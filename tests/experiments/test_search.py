@@ -67,11 +67,7 @@ def test_what_varies_is_told_from_what_stands():
         "optimizer.warmup_steps=int(interval(1, 9))",
     ]
     space, fixed = space_of(["objective=simclr", *varied])
-    assert space == {
-        **RATE,
-        "seed": [1, 2],
-        "optimizer.warmup_steps": {"low": 1, "high": 9, "log": False, "int": True},
-    }
+    assert space == {**RATE, "seed": [1, 2], "optimizer.warmup_steps": {"low": 1, "high": 9, "log": False, "int": True}}
     assert fixed == ("objective=simclr",)
     with pytest.raises(StudyError, match="nothing varies"):
         space_of(["objective=simclr"])

@@ -103,11 +103,7 @@ def test_a_run_whose_numbers_are_gone_is_not_done(study):
 
 def test_adding_a_seed_runs_just_that(study):
     carry_out(study)
-    more = expand(
-        fabricated.spec(finetuning_seeds=[1, 2, 3]),
-        directory=study.directory,
-        resolve=fabricated.resolve,
-    )
+    more = expand(fabricated.spec(finetuning_seeds=[1, 2, 3]), directory=study.directory, resolve=fabricated.resolve)
     before = len(calls(study))
     carry_out(more)
     assert len(calls(study)) - before == 2 * 2 * 2
@@ -132,11 +128,7 @@ def test_two_processes_share_the_runs_and_one_that_dies_takes_only_its_own(study
 
 
 def test_a_second_runner_of_the_same_study_is_refused(tmp_path):
-    with (
-        only_one(tmp_path),
-        pytest.raises(StudyError, match="another process runs the study"),
-        only_one(tmp_path),
-    ):
+    with only_one(tmp_path), pytest.raises(StudyError, match="another process runs the study"), only_one(tmp_path):
         pass
     with only_one(tmp_path):
         pass
