@@ -5,7 +5,6 @@ import subprocess
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-import fabricated
 import numpy as np
 import pytest
 from rich.console import Console
@@ -13,11 +12,12 @@ from rich.console import Console
 from experiments.report import charts
 from experiments.report import write as report
 from experiments.report.compare import compare
-from experiments.report.table import table
-from experiments.report.words import in_words
+from experiments.report.table import result_table
+from experiments.report.words import describe
 from experiments.study.collect import collect, load_study, save_study
 from experiments.study.graph import expand
 from experiments.study.runner import Here, run_study
+from tests.experiments import fabricated
 
 CHROMIUM = shutil.which("chromium")
 
@@ -100,7 +100,7 @@ def test_a_planted_difference_is_reported_and_a_planted_null_is_not(tmp_path):
         "docs_topic": True,
         "digits": False,
     }
-    words = " ".join(in_words(compare(results)))
+    words = " ".join(describe(compare(results)))
     assert "digits, full, 1 % of labels: simclr reaches accuracy" in words
     assert "no difference to its never-pretrained twin" in words
     assert "above its never-pretrained twin" in words
@@ -126,7 +126,7 @@ def test_one_pretraining_counts_finetuning_seeds_and_says_so(tmp_path):
         (5, 1, "finetuning seeds of one pretraining")
     }
     console = Console(width=170, record=True)
-    console.print(table(comparison, "title"))
+    console.print(result_table(comparison, "title"))
     assert "do not say how another" in console.export_text()
 
 
@@ -137,10 +137,10 @@ def test_several_pretrainings_are_the_unit_and_too_few_are_not_tested(tmp_path):
     three = compare(collect(finished(tmp_path, **changes, pretraining_seeds=[1, 2, 3])))
     assert {(row.value.n, row.unit) for row in three.rows} == {(3, "pretraining seeds")}
     assert [contrast.p for contrast in three.contrasts] == [None]
-    assert "Too few pretraining seeds to test" in " ".join(in_words(three))
+    assert "Too few pretraining seeds to test" in " ".join(describe(three))
     six = compare(collect(finished(tmp_path, **changes, pretraining_seeds=[1, 2, 3, 4, 5, 6])))
     assert 2 / 64 <= six.contrasts[0].p <= 1
-    assert "shows no difference to" in " ".join(in_words(six))
+    assert "shows no difference to" in " ".join(describe(six))
     assert set(six.ranks) == {"masking_rate 0.15", "masking_rate 0.3"}
 
 

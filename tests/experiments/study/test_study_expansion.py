@@ -1,10 +1,10 @@
 from pathlib import Path
 
-import fabricated
 import pytest
 
 from experiments.study.graph import expand, override
 from experiments.study.spec import StudyError
+from tests.experiments import fabricated
 
 HERE = Path("studies/invented")
 
@@ -71,7 +71,7 @@ def test_finetuning_seeds_are_drawn_anew_within_each_pretraining_seed():
     assert seeds == {(1, 1001), (1, 1002), (2, 2001), (2, 2002)}
 
 
-def test_a_grid_makes_an_arm_of_each_point_and_arms_of_one_look_share_a_twin():
+def test_a_grid_makes_an_arm_of_each_point_and_arms_that_are_untrained_alike_share_a_twin():
     pretrain = {"masked_language": {"overrides": ["backbone=bert"], "grid": {"collate.masking_rate": [0.15, 0.3]}}}
     finetune = {"docs_topic": {"overrides": ["task=docs_topic"], "modes": ["full"]}}
     study = expand(fabricated.spec(pretrain=pretrain, finetune=finetune), directory=HERE, resolve=fabricated.resolve)
