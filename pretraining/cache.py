@@ -4,6 +4,7 @@ killed at it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def key(parts: dict[str, Any]) -> str:
@@ -32,6 +33,77 @@ def pause_for_tests() -> None:
     seconds = os.environ.get("PRETRAINING_SLOW_WRITES")
     if seconds:
         time.sleep(float(seconds))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of a directory's files, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that takes the place of `path` at the end of the block, once it is on disk; if the block fails, `path` is untouched.
+
+    One process at a time may write to a path. What a killed one leaves (`.NAME.writing`) is overwritten by the next.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with temporary.open(mode, **options) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replace_file(path) as file:
+        file.write(text)
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock a file, which is made if need be, until it is closed or this process dies; None where another process has locked it.
+
+    Its content stays: it may tell of the process that has the lock. Nobody removes the file, which would let two owners
+    in.
+    """
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def lock(path: Path, waiting: str | None = None) -> IO[str]:
+    """Lock a file as `try_lock` does, waiting for other processes to release it; `waiting` is said where there are any."""
+    file = try_lock(path)
+    if file is None:
+        if waiting is not None:
+            print(waiting, file=sys.stderr, flush=True)
+        file = path.open("a+", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process has locked a file; needs the right to read it alone."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:

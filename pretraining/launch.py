@@ -266,7 +266,7 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     objective.backbone.set_compute(
         compiled=settings.compile, recompute=settings.recompute, sharded=settings.strategy == "fsdp"
     )
-    origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True))
+    origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True), parts.data.modality.unit)
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
     trainer = train(

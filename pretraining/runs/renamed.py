@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MODULES = {  # of classes that a configuration or a hand-off may name
@@ -60,15 +60,32 @@ def current_name(target: str) -> str:
     return MODULES.get(target) or f"{MODULES.get(module, module)}.{name}"
 
 
-def current(tree: Any, prefix: str = "") -> Any:
+def former_name(target: str) -> str:
+    """Name a class by the place where an earlier release had it."""
+    module, _, name = target.rpartition(".")
+    before = {new: old for old, new in MODULES.items()}
+    return before.get(target) or f"{before.get(module, module)}.{name}"
+
+
+def current(tree: Any) -> Any:
     """Bring a tree of plain containers up to date: the classes that it names, and its keys."""
+    return _renamed(tree, current_name, KEYS)
+
+
+def former(tree: Any) -> Any:
+    """Name classes and keys of a tree as an earlier release did: what is hashed stays the same when they move."""
+    return _renamed(tree, former_name, {new: old for old, new in KEYS.items()})
+
+
+def _renamed(tree: Any, class_name: Callable[[str], str], keys: Mapping[str, str], prefix: str = "") -> Any:
     if isinstance(tree, dict):
-        named = {KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix): (key, part) for key, part in tree.items()}
-        return {
-            new: current_name(part) if key == "_target_" else current(part, f"{prefix}{key}.")
-            for new, (key, part) in named.items()
-        }
-    return [current(part, prefix) for part in tree] if isinstance(tree, list) else tree
+        fresh = {}
+        for key, part in tree.items():
+            name = keys.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix)
+            target = key == "_target_"
+            fresh[name] = class_name(part) if target else _renamed(part, class_name, keys, f"{prefix}{key}.")
+        return fresh
+    return [_renamed(part, class_name, keys, prefix) for part in tree] if isinstance(tree, list) else tree
 
 
 def current_overrides(overrides: Sequence[str]) -> list[str]:

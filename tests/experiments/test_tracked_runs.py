@@ -3,10 +3,10 @@
 import json
 
 import pytest
-import wandb_files
 
 from finetuning import launch as finetuning
 from pretraining import launch as pretraining
+from tests.experiments import wandb_files
 
 PRETRAIN = [
     "objective=simclr", "data=digits", "backbone.width=8", "data.batch_size=32", "trainer.max_steps=12", "trainer.log_every=4",

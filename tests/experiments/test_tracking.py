@@ -6,11 +6,10 @@ import time
 
 import pytest
 import wandb
-import wandb_files
-import wandb_stub
 
 from pretraining.runs import provenance as lineage
 from pretraining.runs.wandb_logger import Tracked, WandbHistory, key_configured
+from tests.experiments import wandb_files, wandb_stub
 
 KEY = "0123456789" * 4
 ORIGIN = {

@@ -5,12 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-import fabricated
 import pytest
 
 from experiments.study.graph import expand
-from experiments.study.runner import Here, Journal, Processes, only_one, run_study
+from experiments.study.runner import Here, Journal, Processes, lock_study, run_study
 from experiments.study.spec import StudyError
+from tests.experiments import fabricated
 
 
 @pytest.fixture
@@ -103,11 +103,7 @@ def test_a_run_whose_numbers_are_gone_is_not_done(study):
 
 def test_adding_a_seed_runs_just_that(study):
     carry_out(study)
-    more = expand(
-        fabricated.spec(finetuning_seeds=[1, 2, 3]),
-        directory=study.directory,
-        resolve=fabricated.resolve,
-    )
+    more = expand(fabricated.spec(finetuning_seeds=[1, 2, 3]), directory=study.directory, resolve=fabricated.resolve)
     before = len(calls(study))
     carry_out(more)
     assert len(calls(study)) - before == 2 * 2 * 2
@@ -132,22 +128,18 @@ def test_two_processes_share_the_runs_and_one_that_dies_takes_only_its_own(study
 
 
 def test_a_second_runner_of_the_same_study_is_refused(tmp_path):
-    with (
-        only_one(tmp_path),
-        pytest.raises(StudyError, match="another process runs the study"),
-        only_one(tmp_path),
-    ):
+    with lock_study(tmp_path), pytest.raises(StudyError, match="another process runs the study"), lock_study(tmp_path):
         pass
-    with only_one(tmp_path):
+    with lock_study(tmp_path):
         pass
 
 
 STUDY_OF_TWO_PROCESSES = """
 import sys
 from pathlib import Path
-import fabricated
+from tests.experiments import fabricated
 from test_study_runner import carry_out
-from experiments.study import expand
+from experiments.study.graph import expand
 if __name__ == "__main__":
     spec = fabricated.spec(finetuning_seeds=[1, 2])
     carry_out(expand(spec, directory=Path(sys.argv[1]), resolve=fabricated.resolve), workers=2)
@@ -159,7 +151,7 @@ def test_a_study_killed_outright_takes_its_processes_along_and_goes_on_later(stu
     sabotage(study, **{sleeper.name: "sleep"})
     script = study.directory / "main.py"
     script.write_text(STUDY_OF_TWO_PROCESSES)
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3])])
     parent = subprocess.Popen(
         [sys.executable, str(script), str(study.directory)], env=os.environ | {"PYTHONPATH": paths}
     )

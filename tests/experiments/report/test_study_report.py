@@ -5,7 +5,6 @@ import subprocess
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-import fabricated
 import numpy as np
 import pytest
 from rich.console import Console
@@ -13,11 +12,12 @@ from rich.console import Console
 from experiments.report import charts
 from experiments.report import write as report
 from experiments.report.compare import compare
-from experiments.report.table import table
-from experiments.report.words import in_words
+from experiments.report.table import result_table
+from experiments.report.words import describe
 from experiments.study.collect import collect, load_study, save_study
 from experiments.study.graph import expand
 from experiments.study.runner import Here, run_study
+from tests.experiments import fabricated
 
 CHROMIUM = shutil.which("chromium")
 
@@ -35,10 +35,7 @@ def finished(directory, sabotage=None, **changes):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    study = finished(
-        tmp_path_factory.mktemp("study") / "s",
-        sabotage="digits-frozen-1-of-labels-simclr-s1003",
-    )
+    study = finished(tmp_path_factory.mktemp("study") / "s", sabotage="digits-frozen-1-of-labels-simclr-s1003")
     return report.write(collect(study))
 
 
@@ -85,11 +82,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_anywhere(written):
 def test_every_table_and_chart_beside_the_page_is_there(written):
     directory = written.parent
     names = {path.name for path in (directory / "plots").iterdir()}
-    assert {
-        "bars-docs-topic.svg",
-        "bars-digits.svg",
-        "curve-simclr-validation-loss-over-tokens.svg",
-    } <= names
+    assert {"bars-docs-topic.svg", "bars-digits.svg", "curve-simclr-validation-loss-over-tokens.svg"} <= names
     assert (directory / "plots" / "bars-digits.svg").read_text().startswith('<svg class="chart"')
     with (directory / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -107,7 +100,7 @@ def test_a_planted_difference_is_reported_and_a_planted_null_is_not(tmp_path):
         "docs_topic": True,
         "digits": False,
     }
-    words = " ".join(in_words(compare(results)))
+    words = " ".join(describe(compare(results)))
     assert "digits, full, 1 % of labels: simclr reaches accuracy" in words
     assert "no difference to its never-pretrained twin" in words
     assert "above its never-pretrained twin" in words
@@ -133,26 +126,21 @@ def test_one_pretraining_counts_finetuning_seeds_and_says_so(tmp_path):
         (5, 1, "finetuning seeds of one pretraining")
     }
     console = Console(width=170, record=True)
-    console.print(table(comparison, "title"))
+    console.print(result_table(comparison, "title"))
     assert "do not say how another" in console.export_text()
 
 
 def test_several_pretrainings_are_the_unit_and_too_few_are_not_tested(tmp_path):
-    pretrain = {
-        "mlm": {
-            "overrides": ["objective=mlm", "backbone=bert"],
-            "grid": {"collate.masking_rate": [0.15, 0.3]},
-        }
-    }
+    pretrain = {"mlm": {"overrides": ["objective=mlm", "backbone=bert"], "grid": {"collate.masking_rate": [0.15, 0.3]}}}
     finetune = {"docs_topic": {"overrides": ["task=docs_topic"], "modes": ["full"]}}
     changes = {"pretrain": pretrain, "finetune": finetune, "finetuning_seeds": [1, 2]}
     three = compare(collect(finished(tmp_path, **changes, pretraining_seeds=[1, 2, 3])))
     assert {(row.value.n, row.unit) for row in three.rows} == {(3, "pretraining seeds")}
     assert [contrast.p for contrast in three.contrasts] == [None]
-    assert "Too few pretraining seeds to test" in " ".join(in_words(three))
+    assert "Too few pretraining seeds to test" in " ".join(describe(three))
     six = compare(collect(finished(tmp_path, **changes, pretraining_seeds=[1, 2, 3, 4, 5, 6])))
     assert 2 / 64 <= six.contrasts[0].p <= 1
-    assert "shows no difference to" in " ".join(in_words(six))
+    assert "shows no difference to" in " ".join(describe(six))
     assert set(six.ranks) == {"masking_rate 0.15", "masking_rate 0.3"}
 
 
@@ -169,14 +157,7 @@ def test_a_report_can_be_written_before_anything_has_finished(tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH; the page is also parsed without it")
 def test_a_browser_opens_the_page_without_errors_or_requests(written, tmp_path):
-    flags = [
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-sync",
-    ]
+    flags = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
     flags += ["disable-background-networking", "disable-component-update", "enable-logging=stderr"]
     flags += [f"user-data-dir={tmp_path / 'profile'}", f"log-net-log={tmp_path / 'net.json'}"]
     flags += ["virtual-time-budget=3000", "dump-dom"]

@@ -1,13 +1,13 @@
 import json
 import os
 
-import fabricated
 import pytest
 from rich.console import Console
 
 from experiments import launch, ls
 from experiments.study.graph import expand
 from experiments.study.spec import StudyError
+from tests.experiments import fabricated
 
 COMMANDS = launch.Commands(fabricated.resolve, fabricated.run, lambda overrides: 7)
 
@@ -81,8 +81,8 @@ def test_every_study_shipped_expands_against_the_real_configuration(tmp_path):
     names = [path.stem for path in (launch.CONF / "study").glob("*.yaml")]
     assert names
     for name in names:
-        config = launch.resolved("experiments", [f"study={name}"])
-        study = expand(config["study"], directory=tmp_path, resolve=launch.resolved)
+        config = launch.resolve_config("experiments", [f"study={name}"])
+        study = expand(config["study"], directory=tmp_path, resolve=launch.resolve_config)
         assert study.name == name
         assert study.nodes
 

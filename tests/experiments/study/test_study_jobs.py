@@ -4,7 +4,6 @@ import json
 import stat
 import sys
 
-import fabricated
 import pytest
 
 from experiments.study.graph import expand
@@ -12,6 +11,7 @@ from experiments.study.runner import Journal, run_study
 from experiments.study.slurm import queue
 from experiments.study.slurm_jobs import SlurmJobs
 from experiments.study.spec import StudyError
+from tests.experiments import fabricated
 
 COMMAND = f"""#!{sys.executable} -S
 import json, os, pathlib, sys

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import pretraining.launch
-from experiments.search import search
-from experiments.search.search import Plan, Worker, space_of
+from experiments.search import __main__ as search
+from experiments.search.__main__ import parse_space
+from experiments.search.worker import Plan, Worker
 from experiments.study.spec import StudyError
 
 pytest.importorskip("optuna", reason="needs the extra tune")
@@ -66,17 +67,13 @@ def test_what_varies_is_told_from_what_stands():
         "seed=1,2",
         "optimizer.warmup_steps=int(interval(1, 9))",
     ]
-    space, fixed = space_of(["objective=simclr", *varied])
-    assert space == {
-        **RATE,
-        "seed": [1, 2],
-        "optimizer.warmup_steps": {"low": 1, "high": 9, "log": False, "int": True},
-    }
+    space, fixed = parse_space(["objective=simclr", *varied])
+    assert space == {**RATE, "seed": [1, 2], "optimizer.warmup_steps": {"low": 1, "high": 9, "log": False, "int": True}}
     assert fixed == ("objective=simclr",)
     with pytest.raises(StudyError, match="nothing varies"):
-        space_of(["objective=simclr"])
+        parse_space(["objective=simclr"])
     with pytest.raises(StudyError, match="places and resumes its trials itself"):
-        space_of(["seed=1,2", "run_dir=here"])
+        parse_space(["seed=1,2", "run_dir=here"])
 
 
 def test_the_best_trial_is_the_best_that_ran_and_the_table_is_sorted(tmp_path, capsys):
@@ -101,7 +98,7 @@ def test_a_second_worker_adds_no_trial_to_a_search_that_has_enough(tmp_path):
 def test_hopeless_trials_end_early(tmp_path):
     worker = Worker(plan(tmp_path, trials=20, pruner="median"))
     worker.work()
-    rows = search.results(worker)
+    rows = search.list_results(worker)
     states = [row["state"] for row in rows]
     assert len(rows) == 20 and 0 < states.count("pruned") < 16
     pruned = [row for row in rows if row["state"] == "pruned"]
@@ -120,7 +117,7 @@ def test_a_setting_that_cannot_be_trained_with_is_a_failed_trial(tmp_path, monke
     monkeypatch.setattr(pretraining.launch, "main", fails)
     worker = Worker(plan(tmp_path, space={"seed": [1, 2]}, trials=8))
     worker.work()
-    rows = search.results(worker)
+    rows = search.list_results(worker)
     assert {row["said"] for row in rows if row["state"] == "fail"} == {"RuntimeError: out of <luck>"}
     assert {row["seed"] for row in rows if row["state"] == "complete"} == {1}
 
@@ -150,7 +147,7 @@ def test_a_killed_worker_s_trial_is_carried_out_with_its_settings_by_another(tmp
     worker.work()
     held = dict(word.split("=", 1) for word in (tmp_path / "held").read_text().splitlines())
     assert (Path(held["run_dir"]) / "begun").exists()
-    assert len(search.results(worker)) == 8 and begun(tmp_path) == [1] * 8
+    assert len(search.list_results(worker)) == 8 and begun(tmp_path) == [1] * 8
 
 
 def test_workers_share_a_search_and_none_repeats_another_s_trial(tmp_path):
@@ -162,7 +159,7 @@ def test_workers_share_a_search_and_none_repeats_another_s_trial(tmp_path):
         worker.join(120)
         assert worker.exitcode == 0
     assert begun(tmp_path) == [1] * 8
-    assert len(search.results(Worker(plan(tmp_path, trials=8)))) == 8
+    assert len(search.list_results(Worker(plan(tmp_path, trials=8)))) == 8
 
 
 @pytest.mark.slow

@@ -2,16 +2,15 @@
 
 import json
 
-import fabricated
 import pytest
 import wandb
-import wandb_stub
 
 from experiments import dashboard, wandb_sweep
 from experiments.study.collect import collect, save_study
 from experiments.study.graph import expand
 from experiments.study.runner import Here, run_study
-from experiments.study.spec import StudyError
+from experiments.study.spec import StudyError, exit_code
+from tests.experiments import fabricated, wandb_stub
 
 KEY = "0123456789" * 4
 PRETRAIN = {"mlm": {"overrides": ["objective=mlm", "backbone=bert"], "grid": {"collate.fraction": [0.15, 0.4]}}}
@@ -100,7 +99,7 @@ def test_a_place_without_a_study_is_an_error(tmp_path):
 def test_runs_that_have_not_finished_make_an_empty_dashboard(tmp_path):
     workspaces()
     study = expand(fabricated.spec(), directory=tmp_path, resolve=fabricated.resolve)
-    assert dashboard.specification(collect(study), dashboard.Place("", "ssl"))["report"]
+    assert dashboard.specification(collect(study), dashboard.Project("", "ssl"))["report"]
 
 
 def test_a_hydra_sweep_becomes_one_whose_agents_run_our_command(capsys):
@@ -116,5 +115,5 @@ def test_a_hydra_sweep_becomes_one_whose_agents_run_our_command(capsys):
     assert found["metric"] == {"name": "validation/loss", "goal": "minimize"}
     assert wandb_sweep.main(["pretraining", "seed=1,2"]) == 0
     assert "${args_no_hyphens}" in capsys.readouterr().out
-    assert wandb_sweep.main(["pretraining", "seed=1"]) == 2
-    assert "nothing varies" in capsys.readouterr().err
+    assert exit_code("wandb_sweep", lambda: wandb_sweep.main(["pretraining", "seed=1"])) == 2
+    assert "wandb_sweep: nothing varies" in capsys.readouterr().err

@@ -80,20 +80,13 @@ def test_holm_equals_the_worked_example():
 
 
 def test_average_rank_shares_ties():
-    scores = {
-        "a": {"x": 0.9, "y": 0.5},
-        "b": {"x": 0.8, "y": 0.5},
-        "c": {"x": 0.7, "y": 0.4, "z": 1.0},
-    }
+    scores = {"a": {"x": 0.9, "y": 0.5}, "b": {"x": 0.8, "y": 0.5}, "c": {"x": 0.7, "y": 0.4, "z": 1.0}}
     expected = scipy.stats.rankdata([[-0.9, -0.8, -0.7], [-0.5, -0.5, -0.4]], axis=1).mean(axis=0)
     assert list(average_rank(scores).values()) == pytest.approx(expected)
 
 
 def test_finetuning_seeds_are_averaged_within_their_pretraining():
-    assert within_pretraining({(1, 1): 0.2, (1, 2): 0.4, (2, 1): 0.5}) == {
-        1: pytest.approx(0.3),
-        2: 0.5,
-    }
+    assert within_pretraining({(1, 1): 0.2, (1, 2): 0.4, (2, 1): 0.5}) == {1: pytest.approx(0.3), 2: 0.5}
 
 
 def test_the_intervals_cover_the_truth_as_often_as_they_say():

@@ -3,14 +3,14 @@
 import json
 import math
 
-import fabricated
 import pytest
 
 from experiments import launch
-from experiments.search.tuning import settle, tuned
-from experiments.study.graph import arms_of, expand
+from experiments.search.tuning import decide, tune_arms
+from experiments.study.graph import expand, list_arms
 from experiments.study.runner import Here
 from experiments.study.spec import StudyError
+from tests.experiments import fabricated
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
@@ -19,12 +19,12 @@ TUNE = {"trials": 6, "space": SPACE}
 
 
 def arms(**changes):
-    return list(arms_of(fabricated.spec(**changes), fabricated.resolve))
+    return list(list_arms(fabricated.spec(**changes), fabricated.resolve))
 
 
 def search(directory, tune=TUNE, run=fabricated.run):
     said = []
-    chosen = tuned(arms(), tune, directory, Here(directory, run), said.append)
+    chosen = tune_arms(arms(), tune, directory, Here(directory, run), said.append)
     return {arm: fabricated.resolve("pretraining", overrides)["optimizer"] for arm, overrides in chosen.items()}, said
 
 
@@ -89,9 +89,9 @@ def test_hours_become_steps_once_per_arm_before_any_run(tmp_path):
 
     spec = fabricated.spec(budget={"hours": 0.5})
     for _ in range(2):
-        settled = settle(spec, arms(budget={"hours": 0.5}), tmp_path, lambda: None, measure, print)
-    assert settled.steps == {"masked_language": 101, "simclr": 102} and len(measured) == 2
-    study = expand(spec, directory=tmp_path, resolve=fabricated.resolve, settled=settled)
+        decided = decide(spec, arms(budget={"hours": 0.5}), tmp_path, lambda: None, measure, print)
+    assert decided.steps == {"masked_language": 101, "simclr": 102} and len(measured) == 2
+    study = expand(spec, directory=tmp_path, resolve=fabricated.resolve, decided=decided)
     pretraining = [node for node in study.nodes if node.cell is None]
     assert ["budget.steps=101" in node.overrides for node in pretraining] == [True, False]
     assert not any(part.startswith("budget.hours") for node in pretraining for part in node.overrides)

@@ -1,10 +1,10 @@
 from pathlib import Path
 
-import fabricated
 import pytest
 
 from experiments.study.graph import expand, override
 from experiments.study.spec import StudyError
+from tests.experiments import fabricated
 
 HERE = Path("studies/invented")
 
@@ -30,10 +30,7 @@ def test_names_do_not_depend_on_where_the_study_is_kept_or_how_fast_it_goes():
     assert [node.name for node in elsewhere] == [node.name for node in nodes()]
     entry = {
         "masked_language": {
-            "overrides": [
-                *fabricated.SPEC["pretrain"]["masked_language"]["overrides"],
-                "data.workers=2",
-            ]
+            "overrides": [*fabricated.SPEC["pretrain"]["masked_language"]["overrides"], "data.workers=2"]
         }
     }
     faster = nodes(pretrain={**fabricated.SPEC["pretrain"], **entry})
@@ -42,14 +39,7 @@ def test_names_do_not_depend_on_where_the_study_is_kept_or_how_fast_it_goes():
 
 def test_a_changed_setting_changes_the_name_of_its_run_and_of_all_that_depends_on_it():
     entry = {
-        "simclr": {
-            "overrides": [
-                "objective=simclr",
-                "data=digits",
-                "backbone=resnet",
-                "objective.temperature=0.2",
-            ]
-        }
+        "simclr": {"overrides": ["objective=simclr", "data=digits", "backbone=resnet", "objective.temperature=0.2"]}
     }
     before, after = nodes(), nodes(pretrain={**fabricated.SPEC["pretrain"], **entry})
     changed = {b.source.arm for b, a in zip(before, after, strict=True) if a.name != b.name}
@@ -58,10 +48,7 @@ def test_a_changed_setting_changes_the_name_of_its_run_and_of_all_that_depends_o
 
 
 def test_adding_a_seed_adds_runs_and_renames_none():
-    before, after = (
-        {n.name for n in nodes()},
-        {n.name for n in nodes(finetuning_seeds=[1, 2, 3, 4, 5, 6])},
-    )
+    before, after = ({n.name for n in nodes()}, {n.name for n in nodes(finetuning_seeds=[1, 2, 3, 4, 5, 6])})
     assert before < after
     assert len(after - before) == 2 * 2 * 2
     more = {n.name for n in nodes(pretraining_seeds=[1, 2])}
@@ -84,19 +71,10 @@ def test_finetuning_seeds_are_drawn_anew_within_each_pretraining_seed():
     assert seeds == {(1, 1001), (1, 1002), (2, 2001), (2, 2002)}
 
 
-def test_a_grid_makes_an_arm_of_each_point_and_arms_of_one_look_share_a_twin():
-    pretrain = {
-        "masked_language": {
-            "overrides": ["backbone=bert"],
-            "grid": {"collate.masking_rate": [0.15, 0.3]},
-        }
-    }
+def test_a_grid_makes_an_arm_of_each_point_and_arms_that_are_untrained_alike_share_a_twin():
+    pretrain = {"masked_language": {"overrides": ["backbone=bert"], "grid": {"collate.masking_rate": [0.15, 0.3]}}}
     finetune = {"docs_topic": {"overrides": ["task=docs_topic"], "modes": ["full"]}}
-    study = expand(
-        fabricated.spec(pretrain=pretrain, finetune=finetune),
-        directory=HERE,
-        resolve=fabricated.resolve,
-    )
+    study = expand(fabricated.spec(pretrain=pretrain, finetune=finetune), directory=HERE, resolve=fabricated.resolve)
     assert list(study.twins) == ["masking_rate 0.15", "masking_rate 0.3"]
     assert set(study.twins.values()) == {"masking_rate 0.15"}
     assert len(study.nodes) == 2 + 3 * 5
@@ -120,14 +98,8 @@ def test_a_ready_checkpoint_can_stand_beside_the_arms():
     [
         ({"finetune": {"t": {"overrides": [], "mode": ["full"]}}}, "unknown key 'mode'"),
         ({"finetune": {"t": {"overrides": []}}}, "lacks the key 'modes'"),
-        (
-            {"finetune": {"t": {"overrides": [], "modes": ["full"], "arms": ["bart"]}}},
-            "names 'bart'; the study has",
-        ),
-        (
-            {"finetune": {"t": {"overrides": [], "modes": ["full"], "shots": [1], "fractions": [1]}}},
-            "give one of them",
-        ),
+        ({"finetune": {"t": {"overrides": [], "modes": ["full"], "arms": ["bart"]}}}, "names 'bart'; the study has"),
+        ({"finetune": {"t": {"overrides": [], "modes": ["full"], "shots": [1], "fractions": [1]}}}, "give one of them"),
         ({"finetuning_seeds": []}, "list of different seeds"),
         ({"pretraining_seeds": [1, 1]}, "list of different seeds"),
         ({"pretrain": {}, "finetune": {}}, "nothing to compare"),

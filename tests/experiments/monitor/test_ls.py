@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments import ls
-from experiments.monitor.run_status import standings
+from experiments.monitor.run_status import find_runs
 from pretraining.runs.directory import RunDirectory
 
 ROWS = "step,time,train/loss,validation/loss\n10,5.0,3.0,\n20,10.0,2.5,2.75\n30,15.0,2.25,\n"
@@ -57,7 +57,7 @@ def no_slurm(tmp_path, monkeypatch):
 
 
 def found(directory):
-    return {run.path.name: run for run in standings(directory, ls.slurm.queue() if ls.slurm.is_here() else {})}
+    return {run.path.name: run for run in find_runs(directory, ls.slurm.queue() if ls.slurm.is_here() else {})}
 
 
 def test_a_run_is_done_running_pending_or_stopped_and_says_how_far_it_is(tmp_path, queue):
@@ -73,7 +73,7 @@ def test_a_run_is_done_running_pending_or_stopped_and_says_how_far_it_is(tmp_pat
         "dead": "stopped",
     }
     assert runs["done"].value == "validation/loss 2.000" and runs["dead"].value == "train/loss 2.250"
-    assert runs["far"].position == "30 of 50" and runs["far"].seconds_left == pytest.approx(20 * 10 / 20)
+    assert str(runs["far"].position) == "30 of 50" and runs["far"].seconds_left == pytest.approx(20 * 10 / 20)
     assert [runs[name].package for name in ("far", "dead")] == ["pretraining", "finetuning"]
 
 
