@@ -91,14 +91,8 @@ class Denoising(Objective):
     def loss(self, batch: Batch) -> Loss:
         """Predict the targets of a batch of `DenoiseText`."""
         memory = self.backbone(**batch["inputs"]).positions
-        # Targets are padded at their ends, which a causal decoder's real positions never see: it needs no mask of its own.
-        decoded = self.backbone.model.get_decoder()(
-            input_ids=batch["decoder_input_ids"],
-            encoder_hidden_states=memory,
-            encoder_attention_mask=batch["inputs"]["document_ids"],
-            use_cache=False,
-        )
-        hidden = decoded.last_hidden_state.flatten(0, 1).index_select(0, batch["target_positions"])
+        decoded = self.backbone.decode(batch["decoder_input_ids"], memory, batch["inputs"]["document_ids"])
+        hidden = decoded.flatten(0, 1).index_select(0, batch["target_positions"])
         return vocabulary_loss("denoising", self.backbone, hidden, batch["labels"], with_accuracy=not self.training)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
