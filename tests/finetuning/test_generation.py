@@ -84,7 +84,7 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             architecture=architecture,
             vocab_size=preprocess.vocab_size,
             pad_id=preprocess.pad_id,
-            frame_ids={"first": preprocess.bos_id, "last": preprocess.eos_id},
+            frame_ids={"bos": preprocess.bos_id, "eos": preprocess.eos_id},
         )
         found[name] = handoff.write(
             root / name / "step-0000001",

@@ -25,8 +25,8 @@ class Tokenized(NamedTuple):
 class ShardWriter:
     """Collects tokenized units and writes a shard when it is full.
 
-    `units` counts the units in finished shards, of this run or an earlier one. A shard is complete when its .bin exists: its
-    lengths (.npz) are written before, and both are renamed into place.
+    `units` counts the units in finished shards, of this run or an earlier one. A shard is complete when its .bin
+    exists: its lengths (.npz) are written before, and both are renamed into place.
     """
 
     def __init__(self, directory: Path, *, dtype: str, vocab_size: int) -> None:
