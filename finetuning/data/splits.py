@@ -11,10 +11,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.random import Keys, uniform
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["SPLITS", "Examples", "Split", "Splits", "strata", "subset"]
 T = TypeVar("T")
 
 

@@ -6,8 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -15,33 +14,15 @@ from transformers import PreTrainedTokenizerFast
 from pretraining.cache import build_once, key
 from pretraining.text.tokenizer import TextPreprocess
 
+if TYPE_CHECKING:
+    from pretraining.text.data.base import TextData
+
+FRAMED = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}  # RoBERTa's special tokens
 FORMAT = 1  # raised when the same recipe and text would give another tokenizer
 
 
-class TrainingText(Protocol):
-    """What a recipe needs of a data set."""
-
-    cache_dir: Path
-
-    def fingerprint(self) -> str:
-        """Identify the text."""
-        ...
-
-    def sample(self, split: str, max_bytes: int) -> Iterator[str]:
-        """Give documents of a split, about `max_bytes` of them at most."""
-        ...
-
-
-class TokenizerRecipe(ABC):
-    """Makes a `TextPreprocess` out of a data set."""
-
-    @abstractmethod
-    def fit(self, data: TrainingText) -> TextPreprocess:
-        """Give the preprocess for `data`; the same data give the same one."""
-
-
-class TrainedRecipe(TokenizerRecipe):
-    """A tokenizer trained on the first `sample_bytes` of the training split (spread over its files), and kept in the data's cache."""
+class TrainedRecipe(ABC):
+    """A tokenizer trained on `sample_bytes` of the training split, from all its files, and kept in the data's cache."""
 
     def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int) -> None:
         self.vocab_size, self.lowercase, self.sample_bytes = vocab_size, lowercase, sample_bytes
@@ -50,7 +31,7 @@ class TrainedRecipe(TokenizerRecipe):
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
 
-    def fit(self, data: TrainingText) -> TextPreprocess:
+    def fit(self, data: TextData) -> TextPreprocess:
         """Train, or read what was trained before from the same text."""
         parts = {"recipe": type(self).__name__, **vars(self), "data": data.fingerprint(), "format": FORMAT}
         directory = build_once(
@@ -66,8 +47,9 @@ class WordPiece(TrainedRecipe):
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts.
 
-        The library's trainer numbers continuing characters (##a) in the order of a randomly keyed hash table and breaks ties by
-        number. So a first pass finds which there are, and a second gets them in order: the same text gives the same vocabulary.
+        The library's trainer numbers continuing characters (##a) in the order of a randomly keyed hash table and breaks
+        ties by number. So a first pass finds which there are, and a second gets them in order: the same text gives the
+        same vocabulary.
         """
         names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
         sample = list(texts)
@@ -85,7 +67,7 @@ class WordPiece(TrainedRecipe):
         return tokenizer
 
     def _alphabet(self, sample: list[str]) -> list[str]:
-        """List the most frequent characters; each takes up to two places of the vocabulary, so they get half of it at most."""
+        """List the most frequent characters: each takes up to two places, so that they get half of the vocabulary."""
         normalise = normalizers.BertNormalizer(lowercase=self.lowercase).normalize_str
         counts: Counter[str] = Counter()
         for text in sample:
@@ -109,42 +91,64 @@ class WordPiece(TrainedRecipe):
 
 
 class ByteBPE(TrainedRecipe):
-    """RoBERTa's scheme: byte-pair encoding of UTF-8 bytes, where nothing is unknown and spaces belong to the word after them.
+    """RoBERTa's scheme: byte-pair encoding of UTF-8, where nothing is unknown; a space belongs to the word after it.
 
     Sentences are encoded one at a time, so each opens with a space.
     """
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
-        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        tokenizer = self._merged(texts, self.vocab_size, list(FRAMED.values()))
+        return _wrapped(tokenizer, {**FRAMED, "bos": "<s>", "eos": "</s>"})
+
+    def _merged(self, texts: Iterator[str], vocab_size: int, special_tokens: list[str]) -> Tokenizer:
+        """Learn the merges of bytes."""
         tokenizer = Tokenizer(models.BPE(unk_token=None))
         if self.lowercase:
             tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            special_tokens=list(names.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
+            vocab_size=vocab_size, special_tokens=special_tokens, initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
+        return tokenizer
 
 
-class Unigram(TrainedRecipe):
-    """A unigram language model over pieces (Kudo 2018), as SentencePiece trains it: spaces are part of pieces, as "▁"."""
+class SentinelBPE(ByteBPE):
+    """Byte-level BPE with T5's special tokens: <pad> 0, </s> 1, <unk> 2, <extra_id_0> last and the others before it.
+
+    `vocab_size` counts the sentinels.
+    """
+
+    def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int, sentinels: int) -> None:
+        super().__init__(vocab_size=vocab_size, lowercase=lowercase, sample_bytes=sample_bytes)
+        self.sentinels = sentinels
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
-        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
-        tokenizer = Tokenizer(models.Unigram())
-        steps = [
-            normalizers.NFKC(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            *([normalizers.Lowercase()] if self.lowercase else []),
-        ]
-        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer = self._merged(texts, self.vocab_size - self.sentinels, ["<pad>", "</s>", "<unk>"])
+        names = [f"<extra_id_{number}>" for number in reversed(range(self.sentinels))]
+        tokenizer.add_special_tokens(names)
+        end = [("</s>", tokenizer.token_to_id("</s>"))]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A </s>", pair="$A </s> $B </s>", special_tokens=end
+        )
+        special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "extra_special_tokens": names}
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
+
+
+class Unigram(TrainedRecipe):
+    """A unigram language model over pieces (Kudo 2018), as SentencePiece trains it: spaces are part of pieces ("▁")."""
+
+    def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+        """Train on texts."""
+        names, tokenizer = FRAMED, Tokenizer(models.Unigram())
+        lower = [normalizers.Lowercase()] if self.lowercase else []
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), *lower]
+        )
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(
@@ -153,18 +157,17 @@ class Unigram(TrainedRecipe):
         tokenizer.train_from_iterator(texts, trainer)
         scores = dict(json.loads(tokenizer.to_str())["model"]["vocab"])
         special = [(name, scores.pop(name)) for name in names.values()]
-        tokenizer.model = models.Unigram(
-            [*special, *_in_order(scores)], unk_id=list(names).index("unk"), byte_fallback=False
-        )
+        pieces, unknown = [*special, *_in_order(scores)], list(names).index("unk")
+        tokenizer.model = models.Unigram(pieces, unk_id=unknown, byte_fallback=False)
         return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
 
 
 def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
-    """Give pieces from the most probable on, the same for the same text.
+    """Sort pieces from the most probable on, the same for the same text.
 
-    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters that it adds to a
-    vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any order. So scores are rounded, and the
-    least probable characters are put in the order of the alphabet.
+    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters
+    that it adds to a vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any
+    order. So scores are rounded, and the least probable characters are put in the order of the alphabet.
     """
     rounded = {piece: round(score, 6) for piece, score in scores.items()}
     characters = [piece for piece in rounded if len(piece) == 1]
@@ -174,13 +177,13 @@ def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(rounded.items(), key=lambda item: (-item[1], item[0]))
 
 
-class PretrainedTokenizer(TokenizerRecipe):
+class PretrainedTokenizer:
     """An existing fast tokenizer: a directory or a hub name. Needed to continue from a checkpoint."""
 
     def __init__(self, *, path: str) -> None:
         self.path = path
 
-    def fit(self, data: TrainingText) -> TextPreprocess:
+    def fit(self, data: TextData) -> TextPreprocess:
         """Read it; the data has no say."""
         try:
             return TextPreprocess.load(self.path)
@@ -192,7 +195,7 @@ class PretrainedTokenizer(TokenizerRecipe):
 
 
 def _wrapped(tokenizer: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
-    """Give a trained tokenizer BERT's template and the names of its special tokens."""
+    """Wrap a trained tokenizer with BERT's template and the names of its special tokens."""
     cls, sep = names["cls"], names["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",

@@ -21,9 +21,8 @@ from pretraining import handoff
 from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.sentinels import SentinelBPE
 from pretraining.text.tokenizer import TextPreprocess
-from pretraining.text.tokenizer_recipes import ByteBPE
+from pretraining.text.tokenizer_recipes import ByteBPE, SentinelBPE
 from tests.finetuning.conftest import WORDS, Finetune, write
 
 BART = {
@@ -85,7 +84,7 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             architecture=architecture,
             vocab_size=preprocess.vocab_size,
             pad_id=preprocess.pad_id,
-            frame_ids={"first": preprocess.bos_id, "last": preprocess.eos_id},
+            frame_ids={"bos": preprocess.bos_id, "eos": preprocess.eos_id},
         )
         found[name] = handoff.write(
             root / name / "step-0000001",

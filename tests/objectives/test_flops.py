@@ -48,7 +48,7 @@ def text(name, backbone, *overrides):
         *overrides,
         vocab_size=VOCABULARY,
         pad_id=0,
-        frame_ids={"first": 1, "last": 2},
+        frame_ids={"bos": 1, "eos": 2},
     )
 
 

@@ -1,4 +1,4 @@
-"""Documents that were there before: equal ones by a digest, similar ones by MinHash, both in memory that is small beside the text.
+"""Documents that were there before: equal ones by a digest, similar ones by MinHash, in little memory.
 
 Shapes: D documents of a unit, N bytes of their texts, M bins of a signature, K bands.
 """
@@ -6,6 +6,8 @@ Shapes: D documents of a unit, N bytes of their texts, M bins of a signature, K 
 from __future__ import annotations
 
 import numpy as np
+
+from pretraining.text.corpus.corpus import expand_runs
 
 SHINGLE = 32  # bytes: some five or six words
 BINS = 128
@@ -37,9 +39,9 @@ class Seen:
 class NearDuplicates:
     """Finds documents whose sets of shingles resemble those of an earlier one.
 
-    Bands of a MinHash signature are compared: with k bands of r bins each, two documents of similarity s (Jaccard's) meet with
-    probability 1 - (1 - s^r)^k, which rises steeply around (1/k)^(1/r); r is chosen so that this is nearest to `similarity`.
-    Memory is 8 bytes per band and document.
+    Bands of a MinHash signature are compared: with k bands of r bins each, two documents of similarity s (Jaccard's)
+    meet with probability 1 - (1 - s^r)^k, which rises steeply around (1/k)^(1/r); r is chosen so that this is nearest
+    to `similarity`. Memory is 8 bytes per band and document.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -58,19 +60,15 @@ class NearDuplicates:
 
 
 def signatures(contents: list[bytes]) -> np.ndarray:
-    """Compute MinHash signatures by one permutation: the least hash among the shingles that fall into each bin. uint64 [D, M].
+    """Compute MinHash signatures: the least hash among the shingles that fall into each bin. uint64 [D, M].
 
     An empty bin takes the value of the next one that is not, marked by the distance (Shrivastava & Li 2014).
     """
     sizes = np.array([len(content) for content in contents])
     owner = np.repeat(np.arange(len(contents)), sizes - SHINGLE + 1)
-    begins = np.cumsum(sizes) - sizes
-    offset = np.arange(len(owner)) - np.repeat(
-        np.cumsum(sizes - SHINGLE + 1) - (sizes - SHINGLE + 1), sizes - SHINGLE + 1
-    )
+    place = expand_runs(np.cumsum(sizes) - sizes, sizes - SHINGLE + 1)  # of each shingle
     flat = np.frombuffer(b"".join(contents), dtype=np.uint8)
     words = np.ndarray((len(flat) - 7,), dtype="<u8", buffer=flat, strides=(1,))  # each run of eight bytes
-    place = begins[owner] + offset
     hashes = words[place]
     for step in range(8, SHINGLE, 8):
         hashes = _mixed(hashes) ^ words[place + step]
