@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from finetuning.data.splits import SPLITS, Splits
+from finetuning.data.splits import Splits
+from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 
 

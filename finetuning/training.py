@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from finetuning.closed_form import fit
 from finetuning.data.base import LabelledData
-from finetuning.data.splits import SPLITS, Splits
+from finetuning.data.splits import Splits
 from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.cached import CachedVectors
 from finetuning.metrics.bootstrap import Numbers
 from finetuning.task import Predictions, Task
 from finetuning.watch import StayOpen, Watch
 from pretraining.data.loader import EvalLoader, StepLoader
+from pretraining.data.splits import SPLITS
 from pretraining.distributed.collectives import rank, world_size
 from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings

@@ -31,7 +31,7 @@ def gradient_of(module, micro_batches, tmp_path, *, rank=0, world=1):
     module.settings = StepSettings(seed=5, max_steps=1)
     strategy = "single" if world == 1 else "ddp"
     settings = TrainerSettings(max_steps=1, precision="fp64", devices=world, strategy=strategy)
-    steps = Steps([Step(0, micro_batches, examples=1, tokens=1)])
+    steps = Steps([Step(0, micro_batches, examples=1, units=1)])
     build_trainer(settings, [], [], tmp_path).fit(module, steps)
     return {
         name: (before[name] - parameter.detach()).numpy()

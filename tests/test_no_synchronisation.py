@@ -13,7 +13,7 @@ from pretraining.engine.trainer import TrainerSettings, build_trainer
 from pretraining.objectives.text.masked_language import MaskedLanguage
 from pretraining.optim.optimizers import AdamW
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from tests.backbones.test_transformers import SMALL, packed_rows
+from tests.text.test_transformers import SMALL, packed_rows
 
 WAITING = {
     "_local_scalar_dense",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetuning.data.base import LabelledData
-from finetuning.data.splits import SPLITS, Examples
+from finetuning.data.splits import Examples
+from pretraining.data.splits import SPLITS
 from pretraining.text.data.docs_topic import docs_topic
 from pretraining.text.modality import TEXT
 

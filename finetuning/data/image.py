@@ -11,9 +11,10 @@ import pyarrow
 import pyarrow.parquet
 
 from finetuning.data.base import LabelledData
-from finetuning.data.splits import SPLITS, Examples
+from finetuning.data.splits import Examples
 from finetuning.data.tables import class_names, find_splits
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.image.data.base import ImageData, ImageSet
 from pretraining.image.data.builtin import Cifar10, Digits

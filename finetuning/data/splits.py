@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.random import Keys, uniform
-
-SPLITS = ("train", "validation", "test")
 
 
 class Examples(NamedTuple):

@@ -10,11 +10,11 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from pretraining.data.splits import SPLIT_ALIASES
 from pretraining.errors import RunError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 CARVE = "carve"  # instead of a split's name: take it out of train, even where one of that name exists
-ALIASES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 def read_table(path: Path) -> pa.Table:
@@ -112,7 +112,7 @@ def _saved(path: Path, named: dict[str, str | None]) -> dict[str, pa.Table]:
     for split, name in named.items():
         if name == CARVE:
             continue
-        match = next((key for key in ((name,) if name else ALIASES[split]) if key in loaded), None)
+        match = next((key for key in ((name,) if name else SPLIT_ALIASES[split]) if key in loaded), None)
         if name and match is None:
             raise RunError(
                 f"got data.split.{split}={name}, but {path} holds the splits {', '.join(loaded)}: name one of them"
@@ -143,7 +143,7 @@ def _is_split(file: Path, split: str) -> bool:
     return any(
         part == alias or part.startswith(f"{alias}-")
         for part in (file.stem, file.parent.name)
-        for alias in ALIASES[split]
+        for alias in SPLIT_ALIASES[split]
     )
 
 

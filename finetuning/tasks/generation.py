@@ -80,13 +80,7 @@ class Generation(Task):
         """Score the vocabulary at each target token, the ones before it given. [N, V]"""
         hidden = features.positions
         if "decoder_input_ids" in batch:
-            # Targets are padded at their ends, which a causal decoder's real positions never see: it needs no mask of its own.
-            hidden = self.backbone.model.get_decoder()(
-                input_ids=batch["decoder_input_ids"],
-                encoder_hidden_states=hidden,
-                encoder_attention_mask=batch["inputs"]["document_ids"],
-                use_cache=False,
-            ).last_hidden_state
+            hidden = self.backbone.decode(batch["decoder_input_ids"], hidden, batch["inputs"]["document_ids"])
         return scores(self.backbone, hidden.flatten(0, 1).index_select(0, batch["target_positions"]))
 
     def criterion(self, logits: Tensor, batch: Batch) -> Term:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetuning.data.splits import SPLITS, Examples, Splits
+from finetuning.data.splits import Examples, Splits
 from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.windows import WindowInputs, Windows
 from finetuning.metrics import squad
@@ -21,6 +21,7 @@ from finetuning.metrics.bootstrap import RESAMPLES, Intervals, Numbers, bootstra
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
 from pretraining.backbones.base import Features
+from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch, Term
 from pretraining.errors import RunError
 

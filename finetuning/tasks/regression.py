@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetuning.data.splits import SPLITS, Examples, Splits
+from finetuning.data.splits import Examples, Splits
 from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
 from finetuning.metrics.regression import regression
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
+from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch, Term
 from pretraining.errors import RunError
 

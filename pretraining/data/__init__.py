@@ -1,1 +1,1 @@
-"""Sources of text and images, their preparation, and the order in which they are served."""
+"""Rows by number, whatever they are: how they are split, mixed, and served in order."""

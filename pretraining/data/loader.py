@@ -1,8 +1,9 @@
 """Serves optimizer steps: which examples belong to a step is decided by its place in the run, and by nothing else.
 
-Epochs are keyed permutations of a plan's rows, laid end to end; step s is the next `batch_size` of them, so rows that do not fill a
-step open the next epoch's first. A step is cut into `accumulate` chunks and each chunk into equal shares of the ranks: the same
-examples, masks and views whatever the workers and ranks, fresh or resumed. The position is two integers.
+Epochs are keyed permutations of a plan's rows, laid end to end; step s is the next `batch_size` of them, so rows that
+do not fill a step open the next epoch's first. A step is cut into `accumulate` chunks and each chunk into equal shares
+of the ranks: the same examples and draws whatever the workers and ranks, fresh or resumed. The position is three
+integers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pretraining.random import Keys, permuted
 
 Collate = Callable[[Any, Keys], Batch]
 Examples = TypeVar("Examples", bound=tuple)
+NO_ROWS = "has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
 EVALUATION_SEED = 0  # of masks and views in evaluation: the same for each run, so that their losses can be compared
 
 
@@ -89,8 +91,8 @@ def collated(collate: Collate, examples: Any, keys: Keys) -> Batch:
 class StepLoader:
     """Iterates over the steps that remain of a run of `max_steps`; each step once.
 
-    It keeps the position in `state_dict`, counted when a step is handed out (not when a worker prefetched it). `wait_seconds` adds up
-    the time that the consumer spent waiting.
+    It keeps the position in `state_dict`, counted when a step is handed out (not when a worker prefetched it).
+    `wait_seconds` adds up the time that the consumer spent waiting.
     """
 
     def __init__(
@@ -107,9 +109,7 @@ class StepLoader:
     ) -> None:
         check_batch_size(batch_size, accumulate, ranks[1])
         if source.count(0) == 0:
-            raise ValueError(
-                "the training data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
-            )
+            raise ValueError(f"the training data {NO_ROWS}")
         self.source, self.batch_size, self.max_steps = source, batch_size, max_steps
         self.workers, self.wait_seconds = workers, 0.0
         self._steps = _Steps(source, collate, seed=seed, accumulate=accumulate, ranks=ranks, max_steps=max_steps)
@@ -154,20 +154,12 @@ class StepLoader:
             yield step
 
     def state_dict(self) -> dict[str, int]:
-        """Give the position after the last step handed out."""
+        """Copy the position after the last step handed out."""
         return dict(self._position)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from a saved position."""
         self._position = {name: int(state[name]) for name in ("step", "epoch", "consumed")}
-
-    def examples_of(self, step: int) -> list[tuple[int, int]]:
-        """List (epoch, row) of each example of a step over all ranks, in the step's order: for replays and tests."""
-        walk = StepLoader(
-            self.source, self._steps.collate, batch_size=self.batch_size, max_steps=step + 1, seed=self._steps.seed
-        )
-        *_, (_, (_, segments)) = walk._places()
-        return [(part.epoch, int(row)) for part in segments for row in self._steps._rows(part)]
 
 
 def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
@@ -185,8 +177,8 @@ def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
 class EvalLoader:
     """Iterates over a split in its own order, in equally many batches on each rank; yields (batch, share).
 
-    The share is 1, or 0 for a batch repeated to make up the number. The rows left over by the last full batch form a smaller
-    one, unless `full_batches` (losses that compare the examples of a batch need equal ones).
+    The share is 1, or 0 for a batch repeated to make up the number. The rows left over by the last full batch form a
+    smaller one, unless `full_batches` (losses that compare the examples of a batch need equal ones).
     """
 
     def __init__(
@@ -201,9 +193,7 @@ class EvalLoader:
         rows = source.count(0)
         batch_size = min(batch_size, rows)
         if rows == 0:
-            raise ValueError(
-                "the evaluation data has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
-            )
+            raise ValueError(f"the evaluation data {NO_ROWS}")
         stop = rows - rows % batch_size if full_batches else rows
         self.source, self.collate, self.ranks = source, collate, ranks
         self.batches = [np.arange(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]

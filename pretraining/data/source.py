@@ -40,7 +40,7 @@ def class_count(source: Source) -> int | None:
 
 
 def require_classes(source: Source, wanted: int | None) -> int:
-    """Decide how many classes to learn: `wanted`, or all that the training data has. Data without labels are an error."""
+    """Decide how many classes to learn: `wanted`, or all of the training data; data without labels are an error."""
     found = class_count(source)
     if found is None:
         raise ValueError(

@@ -1,19 +1,41 @@
-"""Fixed splits of labelled examples, with each class in its share."""
+"""The three splits of any data: their names, and how examples are divided where a source has fewer."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
 from pretraining.random import permuted
 
+SPLITS = ("train", "validation", "test")
+SPLIT_ALIASES = {  # what sources call them, the usual name first
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+T = TypeVar("T")
+
+
+def names_of_splits(there: Collection[str]) -> dict[str, str]:
+    """Map our splits to the names that a source has for them, as far as it has them."""
+    found = {split: [name for name in aliases if name in there] for split, aliases in SPLIT_ALIASES.items()}
+    return {split: names[0] for split, names in found.items() if names}
+
+
+def missing_shares(given: Collection[str], *, validation: float, test: float) -> dict[str, float]:
+    """Name the shares of the training examples that stand for the splits not `given`: arguments of the two below."""
+    shares = {"validation": validation, "test": test}
+    return {f"{name}_share": 0.0 if name in given else share for name, share in shares.items()}
+
 
 def stratified(
     labels: np.ndarray, *, validation_share: float, test_share: float, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Split rows so that each class keeps its shares; a function of labels, shares and seed. Sorted int64 row numbers per split."""
-    parts: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    """Split rows so that each class keeps its shares: int64 row numbers per split, sorted."""
+    parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         rows = rows[permuted(np.arange(len(rows)), len(rows), seed=seed, epoch=int(label), stream="split")]
@@ -25,9 +47,18 @@ def stratified(
 
 
 def split_of(text: str, *, validation_share: float, test_share: float) -> str:
-    """Assign a document to a split by its hash: wherever it comes from, in whatever order, equal documents share their split."""
+    """Assign a text to a split by its hash: equal texts share their split, wherever and in what order they come."""
     digest = hashlib.blake2b(text.strip().encode(), digest_size=8, person=b"split").digest()
     place = int.from_bytes(digest, "little") / 2**64
     if place < test_share:
         return "test"
     return "validation" if place < test_share + validation_share else "train"
+
+
+def carved(
+    examples: Iterable[T], split: str, given: Collection[str], shares: dict[str, float], text: Callable[[T], str] = str
+) -> Iterator[T]:
+    """Keep what belongs to `split` of the source's split of that name, or of its training examples, by their `text`."""
+    if split in given and (split != "train" or not any(shares.values())):
+        return iter(examples)
+    return (example for example in examples if split_of(text(example), **shares) == split)

@@ -46,12 +46,13 @@ MODULES = {  # of classes that a configuration or a hand-off may name
     "pretraining.objectives.supervised_text": "pretraining.objectives.text.supervised",
     "pretraining.optim": "pretraining.optim.optimizers",
     "pretraining.preprocess.image": "pretraining.image.preprocess",
-    "pretraining.preprocess.sentinels": "pretraining.text.sentinels",
+    "pretraining.preprocess.sentinels": "pretraining.text.tokenizer_recipes",
     "pretraining.preprocess.text": "pretraining.text.tokenizer",
     "pretraining.preprocess.tokenizer_recipes": "pretraining.text.tokenizer_recipes",
     "pretraining.trainer": "pretraining.engine.trainer",
 }
 KEYS = {  # of configurations: from their root to the key
+    "collate.damage": "collate.corruption",
     "objective.hidden_share": "objective.mask_ratio",
     "task.align": "task.inputs.align",
     "task.max_tokens": "task.inputs.max_tokens",

@@ -19,8 +19,8 @@ from pretraining.text.modality import TEXT
 class TextPreprocess(Preprocess):
     """A fast `transformers` tokenizer and the ids that objectives ask for.
 
-    `first_id` opens and `last_id` closes a document; a tokenizer without such a token has None there. `last_id` is the end-of-text
-    token where there is no separator (GPT-2, T5).
+    `bos_id` opens and `eos_id` closes a document; a tokenizer without such a token has None there. `eos_id` is the
+    end-of-text token where there is no separator (GPT-2, T5).
     """
 
     modality = TEXT
@@ -44,8 +44,21 @@ class TextPreprocess(Preprocess):
 
     @property
     def specials_per_document(self) -> int:
-        """Count the tokens that `first_id` and `last_id` add to a document."""
+        """Count the tokens that `bos_id` and `eos_id` add to a document."""
         return (self.bos_id is not None) + (self.eos_id is not None)
+
+    @functools.cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        """List the ids of all but the special tokens. int64, ascending."""
+        return np.setdiff1d(np.arange(self.vocab_size), self.special_ids)
+
+    @functools.cached_property
+    def sentinel_ids(self) -> np.ndarray:
+        """List the ids of <extra_id_0>, <extra_id_1>, ...; empty where there are none. int64."""
+        known, sentinels = self.tokenizer.get_vocab(), []
+        while (name := f"<extra_id_{len(sentinels)}>") in known:
+            sentinels.append(known[name])
+        return np.array(sentinels, dtype=np.int64)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -57,8 +70,8 @@ class TextPreprocess(Preprocess):
     def starts_word(self) -> np.ndarray:
         """Mark the tokens that open a word. bool [vocabulary].
 
-        By the token's own spelling: not "##…" in WordPiece, a leading space in byte-level BPE and SentencePiece. Special tokens
-        are words of their own. A scheme without such marks has a word per token.
+        By the token's own spelling: not "##…" in WordPiece, a leading space in byte-level BPE and SentencePiece. Special
+        tokens are words of their own. A scheme without such marks has a word per token.
         """
         described = json.loads(self.tokenizer.backend_tokenizer.to_str())
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(self.vocab_size)))
@@ -74,7 +87,7 @@ class TextPreprocess(Preprocess):
         return table
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Give the ids of each text, without special tokens: "[MASK]" in a text is seven characters of it."""
+        """Encode texts without special tokens: "[MASK]" in a text is six characters of it."""
         return [np.array(ids, dtype=np.int64) for ids in encode_plain(self.tokenizer.backend_tokenizer, texts)]
 
     def save(self, directory: Path) -> None:
@@ -87,7 +100,8 @@ class TextPreprocess(Preprocess):
         tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ValueError(
-                f"preprocess: the tokenizer in {directory} has no fast version (tokenizer.json): convert it with transformers first"
+                f"preprocess: the tokenizer in {directory} has no fast version (tokenizer.json): convert it with "
+                "transformers first"
             )
         return cls(tokenizer=tokenizer)
 

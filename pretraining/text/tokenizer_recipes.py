@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from pretraining.cache import build_once, key
 from pretraining.text.tokenizer import TextPreprocess
 
+FRAMED = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}  # RoBERTa's special tokens
 FORMAT = 1  # raised when the same recipe and text would give another tokenizer
 
 
@@ -28,7 +29,7 @@ class TrainingText(Protocol):
         ...
 
     def sample(self, split: str, max_bytes: int) -> Iterator[str]:
-        """Give documents of a split, about `max_bytes` of them at most."""
+        """Read documents of a split, about `max_bytes` of them at most."""
         ...
 
 
@@ -37,11 +38,11 @@ class TokenizerRecipe(ABC):
 
     @abstractmethod
     def fit(self, data: TrainingText) -> TextPreprocess:
-        """Give the preprocess for `data`; the same data give the same one."""
+        """Make the preprocess for `data`; the same data give the same one."""
 
 
 class TrainedRecipe(TokenizerRecipe):
-    """A tokenizer trained on the first `sample_bytes` of the training split (spread over its files), and kept in the data's cache."""
+    """A tokenizer trained on `sample_bytes` of the training split (of each file the same), and kept in the data's cache."""
 
     def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int) -> None:
         self.vocab_size, self.lowercase, self.sample_bytes = vocab_size, lowercase, sample_bytes
@@ -66,8 +67,9 @@ class WordPiece(TrainedRecipe):
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts.
 
-        The library's trainer numbers continuing characters (##a) in the order of a randomly keyed hash table and breaks ties by
-        number. So a first pass finds which there are, and a second gets them in order: the same text gives the same vocabulary.
+        The library's trainer numbers continuing characters (##a) in the order of a randomly keyed hash table and breaks
+        ties by number. So a first pass finds which there are, and a second gets them in order: the same text gives the
+        same vocabulary.
         """
         names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
         sample = list(texts)
@@ -116,20 +118,45 @@ class ByteBPE(TrainedRecipe):
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
-        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        tokenizer = self._merged(texts, self.vocab_size, list(FRAMED.values()))
+        return _wrapped(tokenizer, {**FRAMED, "bos": "<s>", "eos": "</s>"})
+
+    def _merged(self, texts: Iterator[str], vocab_size: int, special_tokens: list[str]) -> Tokenizer:
+        """Learn the merges of bytes."""
         tokenizer = Tokenizer(models.BPE(unk_token=None))
         if self.lowercase:
             tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            special_tokens=list(names.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
+            vocab_size=vocab_size, special_tokens=special_tokens, initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
+        return tokenizer
+
+
+class SentinelBPE(ByteBPE):
+    """Byte-level BPE with T5's special tokens: <pad> 0, </s> 1, <unk> 2, and <extra_id_0> downwards from the highest id.
+
+    `vocab_size` counts the sentinels.
+    """
+
+    def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int, sentinels: int) -> None:
+        super().__init__(vocab_size=vocab_size, lowercase=lowercase, sample_bytes=sample_bytes)
+        self.sentinels = sentinels
+
+    def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+        """Train on texts."""
+        tokenizer = self._merged(texts, self.vocab_size - self.sentinels, ["<pad>", "</s>", "<unk>"])
+        names = [f"<extra_id_{number}>" for number in reversed(range(self.sentinels))]
+        tokenizer.add_special_tokens(names)
+        end = [("</s>", tokenizer.token_to_id("</s>"))]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A </s>", pair="$A </s> $B </s>", special_tokens=end
+        )
+        special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "extra_special_tokens": names}
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
 
 
 class Unigram(TrainedRecipe):
@@ -137,14 +164,11 @@ class Unigram(TrainedRecipe):
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
-        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
-        tokenizer = Tokenizer(models.Unigram())
-        steps = [
-            normalizers.NFKC(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            *([normalizers.Lowercase()] if self.lowercase else []),
-        ]
-        tokenizer.normalizer = normalizers.Sequence(steps)
+        names, tokenizer = FRAMED, Tokenizer(models.Unigram())
+        lower = [normalizers.Lowercase()] if self.lowercase else []
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), *lower]
+        )
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(
@@ -153,18 +177,17 @@ class Unigram(TrainedRecipe):
         tokenizer.train_from_iterator(texts, trainer)
         scores = dict(json.loads(tokenizer.to_str())["model"]["vocab"])
         special = [(name, scores.pop(name)) for name in names.values()]
-        tokenizer.model = models.Unigram(
-            [*special, *_in_order(scores)], unk_id=list(names).index("unk"), byte_fallback=False
-        )
+        pieces, unknown = [*special, *_in_order(scores)], list(names).index("unk")
+        tokenizer.model = models.Unigram(pieces, unk_id=unknown, byte_fallback=False)
         return _wrapped(tokenizer, {**names, "bos": "<s>", "eos": "</s>"})
 
 
 def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
-    """Give pieces from the most probable on, the same for the same text.
+    """Sort pieces from the most probable on, the same for the same text.
 
-    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters that it adds to a
-    vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any order. So scores are rounded, and the
-    least probable characters are put in the order of the alphabet.
+    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters that
+    it adds to a vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any order. So
+    scores are rounded, and the least probable characters are put in the order of the alphabet.
     """
     rounded = {piece: round(score, 6) for piece, score in scores.items()}
     characters = [piece for piece in rounded if len(piece) == 1]
@@ -192,7 +215,7 @@ class PretrainedTokenizer(TokenizerRecipe):
 
 
 def _wrapped(tokenizer: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
-    """Give a trained tokenizer BERT's template and the names of its special tokens."""
+    """Wrap a trained tokenizer with BERT's template and the names of its special tokens."""
     cls, sep = names["cls"], names["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",

@@ -21,9 +21,8 @@ from pretraining import handoff
 from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.sentinels import SentinelBPE
 from pretraining.text.tokenizer import TextPreprocess
-from pretraining.text.tokenizer_recipes import ByteBPE
+from pretraining.text.tokenizer_recipes import ByteBPE, SentinelBPE
 from tests.finetuning.conftest import WORDS, Finetune, write
 
 BART = {

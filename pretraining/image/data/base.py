@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pretraining.data.splits import SPLITS
 from pretraining.image.modality import IMAGE
-
-SPLITS = ("train", "validation", "test")
 
 
 class ImageExamples(NamedTuple):

@@ -12,16 +12,11 @@ from typing import Any
 import numpy as np
 
 from pretraining.cache import sha256
-from pretraining.data.splits import stratified
+from pretraining.data.splits import missing_shares, names_of_splits, stratified
 from pretraining.image.data.base import ImageData, ImageSet, check_split
 from pretraining.image.data.decode import Decoding, Encoded, pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-ALIASES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
 HASHED_WHOLE = (
     256 * 2**20
 )  # bytes: images up to this size are known by their content, larger ones by their files' sizes and times
@@ -73,8 +68,7 @@ class EncodedImages(ImageData):
         """Take the part of the training images that stands for `split`."""
         train = self.tables["train"]
         labels = np.zeros(len(train.encoded), np.int64) if train.labels is None else train.labels
-        shares = {name: 0.0 if name in self.tables else SHARE for name in ("validation", "test")}
-        rows = stratified(labels, validation_share=shares["validation"], test_share=shares["test"])[split]
+        rows = stratified(labels, **missing_shares(self.tables, validation=SHARE, test=SHARE))[split]
         if not len(rows):
             raise ValueError(
                 f"{len(train.encoded)} images are too few to set some apart for {split}: give more, or a {split} split"
@@ -101,7 +95,8 @@ class ImageFolder(EncodedImages):
             raise FileNotFoundError(
                 f"data.path={path} {what} (seen from {Path.cwd()}): set data.path to a folder of images"
             )
-        folders = {split: root / name for split, names in ALIASES.items() for name in names if (root / name).is_dir()}
+        names = names_of_splits([part.name for part in root.iterdir() if part.is_dir()])
+        folders = {split: root / name for split, name in names.items()}
         folders = folders if "train" in folders else {"train": root}
         class_names = _classes(folders["train"])
         self.tables = {split: _listed(folder, class_names, path) for split, folder in folders.items()}
@@ -221,7 +216,7 @@ class HubImages(EncodedImages):
             cache_dir=cache_dir,
         )
         splits = _loaded(name)
-        found = {split: splits[alias] for split, aliases in ALIASES.items() for alias in aliases if alias in splits}
+        found = {split: splits[name] for split, name in names_of_splits(splits).items()}
         if "train" not in found:
             raise ValueError(
                 f"data.name={name} has the splits {', '.join(splits)}, but no train: choose another data set"

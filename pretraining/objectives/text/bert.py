@@ -6,30 +6,29 @@ Shapes: B pairs, T tokens, K predictions of a micro-batch (padded).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.objectives.init_from import PAIR_HEADS, TOKEN_HEADS
-from pretraining.objectives.text.masked_language import NO_LABEL, MaskTokens, TokenHead, token_loss
+from pretraining.objectives.text.masked_language import MaskTokens, TokenHead
 from pretraining.objectives.text.masking import Unit
 from pretraining.objectives.text.next_sentence import PairHead, PairSentences, assemble_pairs, pair_batch
 from pretraining.objectives.text.sentence_pairs import Negatives
+from pretraining.objectives.text.vocabulary_loss import counted, tied_vocabulary_loss
 from pretraining.optim.optimizers import Optimizer
 from pretraining.random import Keys
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.cost import TextRow
 from pretraining.text.modality import TEXT
-from pretraining.text.plan import Rows, TextExamples
+from pretraining.text.plan import TextExamples
 from pretraining.text.tokenizer import TextPreprocess
 
 
-class MaskPairs:
-    """Turns pairs of segments into rows with hidden tokens: `PairSentences`, then `MaskTokens`."""
+class MaskPairs(PairSentences):
+    """Turns pairs of segments into rows with hidden tokens: what `PairSentences` lays out, `MaskTokens` hides."""
 
     def __init__(
         self,
@@ -43,32 +42,17 @@ class MaskPairs:
         mask_share: float,
         random_share: float,
     ) -> None:
-        self.pairs = PairSentences(
-            preprocess=preprocess, max_tokens=max_tokens, negatives=negatives, short_share=short_share
-        )
+        rows: dict[str, Any] = {"preprocess": preprocess, "max_tokens": max_tokens}
+        super().__init__(**rows, negatives=negatives, short_share=short_share)
         self.masking = MaskTokens(
-            preprocess=preprocess,
-            max_tokens=max_tokens,
-            fraction=fraction,
-            unit=unit,
-            mask_share=mask_share,
-            random_share=random_share,
+            **rows, fraction=fraction, unit=unit, mask_share=mask_share, random_share=random_share
         )
-        self.preprocess, self.max_tokens = preprocess, max_tokens
-
-    def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
-        """Draw an epoch's pairs."""
-        return self.pairs.plan(corpus, seed, epoch)
-
-    def spans(self, rows: Rows) -> np.ndarray:
-        """Give the tokens of each pair, special ones included."""
-        return self.pairs.spans(rows)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay pairs out and hide tokens."""
         input_ids, segments, special = assemble_pairs(examples, self.max_tokens, self.preprocess)
-        hidden = self.masking.hide(input_ids, special, keys)
-        return hidden | pair_batch(examples, segments, hidden["inputs"]["input_ids"])
+        hidden, targets = self.masking.hide(input_ids, special, keys)
+        return pair_batch(examples, segments, hidden) | targets
 
 
 class Bert(Objective):
@@ -90,9 +74,8 @@ class Bert(Objective):
         features = self.backbone(**batch["inputs"])
         hidden = features.positions.flatten(0, 1).index_select(0, batch["target_positions"])
         states, bias, embeddings = self.token_head(hidden), self.token_head.bias, self.backbone.input_embeddings.weight
-        report = not self.training
-        tokens = token_loss(
-            "mlm", states, embeddings, bias, batch["labels"], with_accuracy=report, weight=self.mlm_weight
+        tokens = tied_vocabulary_loss(
+            "mlm", states, embeddings, bias, batch["labels"], with_accuracy=not self.training, weight=self.mlm_weight
         )
         pairs = self.pair_head(features.pooled, batch["is_random"])
         nsp = pairs.terms["nsp"]._replace(weight=self.nsp_weight)
@@ -100,11 +83,10 @@ class Bert(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the hidden tokens and the pairs."""
-        labels, pairs = batch["labels"], batch["is_random"]
-        return {"mlm": (labels != NO_LABEL).sum(), "nsp": torch.full((), len(pairs), device=pairs.device)}
+        pairs = batch["is_random"]
+        return {"mlm": counted(batch["labels"]), "nsp": torch.full((), len(pairs), device=pairs.device)}
 
     def forward_flops(self, row: TextRow) -> float:
         """Count the backbone on all tokens, one head on the hidden ones and the other on the pair."""
-        return (
-            self.backbone.forward_flops(row) + row.target_positions * self.token_head.flops() + self.pair_head.flops()
-        )
+        heads = row.target_positions * self.token_head.flops() + self.pair_head.flops()
+        return self.backbone.forward_flops(row) + heads

@@ -6,63 +6,41 @@ Shapes: B rows, T tokens, K predictions of a micro-batch (padded).
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pretraining.kernels.cross_entropy import NO_LABEL
 from pretraining.objectives.base import Batch, Loss, Objective
-from pretraining.objectives.text.vocabulary_loss import vocabulary_loss
+from pretraining.objectives.text.vocabulary_loss import counted, padded_targets, vocabulary_loss
 from pretraining.optim.optimizers import Optimizer
 from pretraining.random import Keys
 from pretraining.text.backbones.language_head import check_head
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.corpus.corpus import Corpus
+from pretraining.text.collate import PackedDocuments, assemble, text_batch
 from pretraining.text.cost import TextRow
 from pretraining.text.modality import TEXT
-from pretraining.text.plan import Rows, TextExamples, assemble, document_spans, pack_documents
+from pretraining.text.plan import TextExamples
 from pretraining.text.tokenizer import TextPreprocess
 
-PREDICTIONS_MULTIPLE = 64
 
-
-class NextTokens:
+class NextTokens(PackedDocuments):
     """Turns documents into packed rows and each token's successor: the collate of causal language modelling.
 
     A document's tokens see and predict only tokens of the same document; its end token is predicted, its first token is not.
     """
 
     def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
+        super().__init__(preprocess, max_tokens)
         if preprocess.eos_id is None:
             raise ValueError(
                 "causal language modelling needs a tokenizer with an end token: choose another preprocess="
             )
-        self.preprocess, self.max_tokens = preprocess, max_tokens
-
-    def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
-        """Pack whole documents into rows; the same rows each epoch, in another order."""
-        return pack_documents(corpus, self.max_tokens, self.preprocess.specials_per_document)
-
-    def spans(self, rows: Rows) -> np.ndarray:
-        """Give the tokens of each document, special ones included."""
-        return document_spans(rows, self.preprocess.specials_per_document)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay rows out; nothing is drawn."""
         input_ids, document_ids, _ = assemble(examples, self.max_tokens, self.preprocess)
         followed = np.zeros(document_ids.shape, dtype=bool)
         followed[:, :-1] = (document_ids[:, :-1] == document_ids[:, 1:]) & (document_ids[:, :-1] > 0)
-        places = np.flatnonzero(followed)
-        padding = -len(places) % PREDICTIONS_MULTIPLE
-        labels = input_ids.reshape(-1)[places + 1].astype(np.int64)
-        return {
-            "inputs": {
-                "input_ids": torch.from_numpy(input_ids.astype(np.int64)),
-                "document_ids": torch.from_numpy(document_ids.astype(np.int64)),
-            },
-            "target_positions": torch.from_numpy(np.pad(places, (0, padding))),
-            "labels": torch.from_numpy(np.pad(labels, (0, padding), constant_values=NO_LABEL)),
-            "units": int((document_ids > 0).sum()),
-        }
+        positions = np.flatnonzero(followed)
+        return text_batch(input_ids, document_ids) | padded_targets(positions, input_ids.reshape(-1)[positions + 1])
 
 
 class CausalLanguage(Objective):
@@ -75,8 +53,8 @@ class CausalLanguage(Objective):
         super().__init__(backbone=backbone, optimizer=optimizer)
         if backbone.architecture != "causal":
             raise ValueError(
-                f"causal language modelling needs a decoder, but {backbone.model.config.model_type} is a model of architecture="
-                f"{backbone.architecture}: choose backbone=gpt2_tiny or gpt2, or set backbone.architecture=causal"
+                f"causal language modelling needs a decoder, but {backbone.model.config.model_type} is a model of "
+                f"architecture={backbone.architecture}: choose backbone=gpt2_tiny or gpt2, or set backbone.architecture=causal"
             )
         check_head(backbone)
 
@@ -88,11 +66,9 @@ class CausalLanguage(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the predicted tokens."""
-        return {"causal": (batch["labels"] != NO_LABEL).sum()}
+        return {"causal": counted(batch["labels"])}
 
     def forward_flops(self, row: TextRow) -> float:
         """Count the backbone on all tokens and the model's head on those that are predicted."""
-        return (
-            self.backbone.forward_flops(row)
-            + 2.0 * row.target_positions * self.backbone.model.get_output_embeddings().weight.numel()
-        )
+        head = 2.0 * self.backbone.model.get_output_embeddings().weight.numel()
+        return self.backbone.forward_flops(row) + row.target_positions * head

@@ -19,6 +19,7 @@ from pretraining.objectives.text.sentence_pairs import SPECIALS, Negatives, chec
 from pretraining.optim.optimizers import Optimizer
 from pretraining.random import Keys
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.collate import padding_of, text_batch
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.cost import TextRow
 from pretraining.text.modality import TEXT
@@ -40,15 +41,12 @@ class PairSentences:
     ) -> None:
         if preprocess.bos_id is None or preprocess.eos_id is None:
             raise ValueError(
-                "pairs of segments need a tokenizer with a first and a separating token ([CLS], [SEP]): choose another preprocess="
+                "pairs of segments need a tokenizer with a first and a separating token ([CLS], [SEP]): choose another "
+                "preprocess="
             )
         check_pairs(max_tokens, negatives)
-        self.preprocess, self.max_tokens, self.negatives, self.short_share = (
-            preprocess,
-            max_tokens,
-            negatives,
-            short_share,
-        )
+        self.preprocess, self.max_tokens = preprocess, max_tokens
+        self.negatives, self.short_share = negatives, short_share
 
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Draw an epoch's pairs; another epoch has others."""
@@ -58,24 +56,19 @@ class PairSentences:
         return cached_rows(corpus, parts, lambda: plan_pairs(corpus, **settings, **place))  # type: ignore[arg-type]
 
     def spans(self, rows: Rows) -> np.ndarray:
-        """Give the tokens of each pair, special ones included."""
+        """Measure each pair, special tokens included. int64 [B]."""
         return row_spans(rows, SPECIALS)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay pairs out; nothing is left to draw."""
         input_ids, segments, _ = assemble_pairs(examples, self.max_tokens, self.preprocess)
-        return pair_batch(examples, segments, torch.from_numpy(input_ids))
+        return pair_batch(examples, segments, input_ids)
 
 
-def pair_batch(examples: TextExamples, segments: np.ndarray, input_ids: Tensor) -> Batch:
+def pair_batch(examples: TextExamples, segments: np.ndarray, input_ids: np.ndarray) -> Batch:
     """Make a batch of pairs of their tokens [B, T]; `segments` [B, T] is 0 at padding, 1 in A and 2 in B."""
-    inputs = {
-        "input_ids": input_ids,
-        "document_ids": torch.from_numpy((segments > 0).astype(np.int64)),
-        "token_type_ids": torch.from_numpy((segments == 2).astype(np.int64)),
-    }
     is_random = torch.from_numpy(np.array(examples.columns["label"], dtype=np.int64))
-    return {"inputs": inputs, "is_random": is_random, "units": int((segments > 0).sum())}
+    return text_batch(input_ids, segments > 0, token_type_ids=segments == 2) | {"is_random": is_random}
 
 
 def assemble_pairs(
@@ -83,7 +76,7 @@ def assemble_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay pairs out as `[CLS] A [SEP] B [SEP] padding`.
 
-    Gives input_ids int64 [B, T]; segments int64 [B, T], 0 at padding, 1 up to the first [SEP], then 2; special bool [B, T].
+    Returns input_ids int64 [B, T]; segments int64 [B, T], 0 at padding, 1 up to the first [SEP], then 2; special bool [B, T].
     """
     if (examples.row_pieces != 2).any():
         raise ValueError("a row of sentence pairs has two pieces: take the plan of this collate")
@@ -95,8 +88,7 @@ def assemble_pairs(
         raise ValueError(f"a pair of {end.max()} tokens does not fit into max_tokens={max_tokens}: plan shorter pairs")
     segments = (place < end) * (1 + (place > a_end))
     special = (place == 0) | (place == a_end) | (place >= end - 1)
-    pad_id = 0 if preprocess.pad_id is None else preprocess.pad_id
-    input_ids = np.where(place < end, np.int64(preprocess.eos_id), np.int64(pad_id))
+    input_ids = np.where(place < end, np.int64(preprocess.eos_id), np.int64(padding_of(preprocess)))
     input_ids[:, 0] = preprocess.bos_id
     input_ids[~special] = examples.tokens
     return input_ids, segments, special
@@ -121,11 +113,8 @@ class PairHead(nn.Module):
         scores = scores if scores.dtype == torch.float64 else scores.float()
         count = torch.full((), len(labels), device=labels.device)
         total = F.cross_entropy(scores, labels, reduction="sum")
-        correct = (scores.argmax(-1) == labels).sum()
-        return Loss(
-            {"nsp": Term(total, count)},
-            {"nsp_accuracy": Term(correct, count), "nsp_negatives": Term(labels.sum(), count)},
-        )
+        metrics = {"nsp_accuracy": (scores.argmax(-1) == labels).sum(), "nsp_negatives": labels.sum()}
+        return Loss({"nsp": Term(total, count)}, {name: Term(value, count) for name, value in metrics.items()})
 
 
 class NextSentence(Objective):
@@ -146,8 +135,8 @@ class NextSentence(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the pairs."""
-        labels = batch["is_random"]
-        return {"nsp": torch.full((), len(labels), device=labels.device)}
+        pairs = batch["is_random"]
+        return {"nsp": torch.full((), len(pairs), device=pairs.device)}
 
     def forward_flops(self, row: TextRow) -> float:
         """Count the backbone on all tokens and the head on the pair."""

@@ -1,6 +1,6 @@
-"""BART's noises: each takes a batch of documents and gives a damaged one; any of them combine, in the order listed.
+"""BART's noises: each takes a batch of documents and returns a corrupted one; any of them combine, in the order listed.
 
-Every draw is keyed by example and by the noise's place in the list (`view`), so a row is damaged alike in any batch and a noise may be
+Every draw is keyed by example and by the noise's place in the list (`view`), so a row is corrupted alike in any batch and a noise may be
 listed twice. Counts are exact: `fraction` of a row means ceil(fraction * what it counts), as in fairseq.
 
 Shapes: B rows, T places (documents without special tokens, then padding), S sentences or spans.
@@ -17,7 +17,7 @@ from pretraining.objectives.text.masking import lowest, shuffled
 from pretraining.random import Keys, bits, integers, uniform
 
 
-class Documents(NamedTuple):
+class DocumentBatch(NamedTuple):
     """A batch of documents on their way through the noises: row b is its first `lengths[b]` places."""
 
     tokens: np.ndarray  # int64 [B, T]
@@ -29,16 +29,16 @@ class Documents(NamedTuple):
         """Mark the places that hold a token. bool [B, T]."""
         return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
-    def take(self, places: np.ndarray, lengths: np.ndarray) -> Documents:
+    def take(self, places: np.ndarray, lengths: np.ndarray) -> DocumentBatch:
         """Give the documents whose place t is now what `places` [B, T'] says."""
         width = int(lengths.max(initial=0))
         moved = [
             np.take_along_axis(part, places[:, :width], 1)
             for part in (self.tokens, self.word_starts, self.sentence_starts)
         ]
-        return Documents(moved[0], lengths, moved[1], moved[2])
+        return DocumentBatch(moved[0], lengths, moved[1], moved[2])
 
-    def keep(self, kept: np.ndarray) -> Documents:
+    def keep(self, kept: np.ndarray) -> DocumentBatch:
         """Give the documents without the places where `kept` [B, T] is False, closing the gaps."""
         kept = kept & self.inside()
         return self.take(np.argsort(~kept, axis=1, kind="stable"), kept.sum(1))
@@ -57,11 +57,11 @@ class Replacements(NamedTuple):
 
 
 class Noise(ABC):
-    """One way to damage documents."""
+    """One way to corrupt documents."""
 
     @abstractmethod
-    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
-        """Damage each document with the draws of its key."""
+    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
+        """Corruption each document with the draws of its key."""
 
 
 def part_of(count: np.ndarray, fraction: float) -> np.ndarray:
@@ -75,7 +75,7 @@ class TokenMasking(Noise):
     def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
         self.fraction, self.random_share = fraction, random_share
 
-    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
         """Replace tokens in place."""
         width = documents.tokens.shape[1]
         hit = lowest(
@@ -99,7 +99,7 @@ class TokenDeletion(Noise):
     def __init__(self, *, fraction: float) -> None:
         self.fraction = fraction
 
-    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
         """Delete tokens."""
         order = shuffled(documents.inside(), keys, "token_deletion", view)
         return documents.keep(~lowest(order, part_of(documents.lengths, self.fraction)))
@@ -111,7 +111,7 @@ class TokenInsertion(Noise):
     def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
         self.fraction, self.random_share = fraction, random_share
 
-    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
         """Insert tokens at distinct uniform places."""
         count = part_of(documents.lengths, self.fraction)
         return insert(documents, replacements, keys, view, count, self.random_share)
@@ -123,7 +123,7 @@ class SentencePermutation(Noise):
     def __init__(self, *, fraction: float) -> None:
         self.fraction = fraction
 
-    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
         """Reorder whole sentences."""
         inside = documents.inside()
         starts = documents.sentence_starts & inside
@@ -148,7 +148,7 @@ class DocumentRotation(Noise):
     def __init__(self, *, probability: float) -> None:
         self.probability = probability
 
-    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
         """Rotate documents."""
         lengths = documents.lengths[:, None]
         rotated = uniform(keys, "document_rotation", 1, view) < self.probability
@@ -177,7 +177,7 @@ class TextInfilling(Noise):
         self.mean_length = mean_length
         self.lengths_below = poisson_cdf(mean_length)
 
-    def __call__(self, documents: Documents, replacements: Replacements, keys: Keys, view: int) -> Documents:
+    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
         """Hide spans, then insert the [MASK]s of the empty ones at uniform places."""
         inside = documents.inside()
         starts = documents.word_starts & inside if self.whole_words else inside
@@ -223,8 +223,8 @@ def poisson_cdf(mean: float) -> np.ndarray:
 
 
 def insert(
-    documents: Documents, replacements: Replacements, keys: Keys, view: int, count: np.ndarray, random_share: float
-) -> Documents:
+    documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int, count: np.ndarray, random_share: float
+) -> DocumentBatch:
     """Insert `count` [B] tokens per document at distinct uniform places; ceil(random_share * count) are random ones."""
     lengths = documents.lengths + count
     width = int(lengths.max(initial=0))
@@ -238,7 +238,7 @@ def insert(
         for part in (documents.tokens, documents.word_starts, documents.sentence_starts)
     ]
     tokens = np.where(new, replacements.draw(keys, "insertion", width, view, random), moved[0])
-    return Documents(tokens, lengths, moved[1] | new, moved[2] & ~new)
+    return DocumentBatch(tokens, lengths, moved[1] | new, moved[2] & ~new)
 
 
 def _end_of_span(

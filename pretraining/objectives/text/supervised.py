@@ -5,19 +5,18 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 
 from pretraining.engine.batch import Batch
 from pretraining.objectives.supervised import Supervised
 from pretraining.random import Keys
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.collate import assemble, describe_row, padded_width, text_batch
+from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.cost import TextRow
 from pretraining.text.data.labelled import first_tokens
 from pretraining.text.modality import TEXT
-from pretraining.text.plan import Rows, TextExamples, assemble
+from pretraining.text.plan import Rows, TextExamples
 from pretraining.text.tokenizer import TextPreprocess
 
 
@@ -27,33 +26,20 @@ class LabelledTexts:
     def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
         self.preprocess, self.max_tokens = preprocess, max_tokens
 
-    def plan(self, corpus: Any, seed: int, epoch: int) -> Rows:
+    def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Give each document a row; the same rows each epoch, in another order."""
         return first_tokens(corpus, self.max_tokens, self.preprocess.specials_per_document)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay rows out with their classes."""
         longest = int(examples.piece_lengths.max()) + self.preprocess.specials_per_document
-        input_ids, document_ids, _ = assemble(examples, min(self.max_tokens, -(-longest // 8) * 8), self.preprocess)
-        return {
-            "inputs": {
-                "input_ids": torch.from_numpy(input_ids.astype(np.int64)),
-                "document_ids": torch.from_numpy(document_ids.astype(np.int64)),
-            },
-            "labels": torch.from_numpy(examples.columns["labels"]),
-            "units": int((document_ids > 0).sum()),
-        }
+        input_ids, document_ids, _ = assemble(examples, min(self.max_tokens, padded_width(longest)), self.preprocess)
+        return text_batch(input_ids, document_ids) | {"labels": torch.from_numpy(examples.columns["labels"])}
 
     def describe(self, batch: Batch, count: int) -> list[str]:
         """Decode rows: what the model reads, and the number of its class."""
-        texts = []
-        for ids, document_ids, label in zip(
-            batch["inputs"]["input_ids"][:count], batch["inputs"]["document_ids"], batch["labels"], strict=False
-        ):
-            texts.append(
-                f"  input   {self.preprocess.tokenizer.decode(ids[document_ids > 0])}\n  target  class {int(label)}"
-            )
-        return texts
+        labels = batch["labels"][:count].tolist()
+        return [describe_row(self.preprocess, batch, row, f"class {label}") for row, label in enumerate(labels)]
 
 
 class SupervisedText(Supervised):

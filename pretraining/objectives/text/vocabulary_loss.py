@@ -1,28 +1,61 @@
-"""The loss over a language model's own head, without ever holding the scores of a whole batch.
+"""What is predicted over the vocabulary, and its loss, without ever holding the scores of a whole batch.
 
-Shapes: K predictions, D width, V vocabulary.
+Shapes: K predictions of a micro-batch (padded), D width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pretraining.engine.batch import Term
-from pretraining.kernels.cross_entropy import NO_LABEL
+from pretraining.engine.batch import Batch, Term
+from pretraining.kernels.cross_entropy import NO_LABEL, vocabulary_cross_entropy
 from pretraining.objectives.base import Loss
 from pretraining.text.backbones.language_head import scores
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 
+PREDICTIONS_MULTIPLE = 64  # predictions are padded to a multiple of it
 SCORES_AT_ONCE = 2**28  # more than so many are computed in chunks, and again in the backward pass
+
+
+def padded_targets(positions: np.ndarray, labels: np.ndarray, at_least: int = 0) -> Batch:
+    """Make the part of a batch that says what is predicted where: flat positions in [B, T], padded with position 0, and labels,
+    padded with `NO_LABEL`. int64 [K] each; K holds `at_least` so many.
+    """
+    count = max(len(positions), at_least)
+    padding = -(-count // PREDICTIONS_MULTIPLE) * PREDICTIONS_MULTIPLE - len(positions)
+    labels = np.pad(labels.astype(np.int64, copy=False), (0, padding), constant_values=NO_LABEL)
+    return {"target_positions": torch.from_numpy(np.pad(positions, (0, padding))), "labels": torch.from_numpy(labels)}
+
+
+def counted(labels: Tensor) -> Tensor:
+    """Count the predictions, without padding. []"""
+    return (labels != NO_LABEL).sum()
+
+
+def tied_vocabulary_loss(
+    name: str,
+    states: Tensor,
+    embeddings: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    *,
+    with_accuracy: bool,
+    weight: float = 1.0,
+) -> Loss:
+    """Sum the cross-entropy of scores `states` [K, D] times `embeddings` [V, D] plus `bias` [V] at `labels` [K], in fp32 at least."""
+    total = vocabulary_cross_entropy(states, embeddings, bias, labels)
+    correct = (F.linear(states, embeddings, bias).argmax(-1) == labels).sum() if with_accuracy else None
+    return _loss(name, labels, total, correct, weight)
 
 
 def vocabulary_loss(
     name: str, backbone: TransformersBackbone, hidden: Tensor, labels: Tensor, *, with_accuracy: bool
 ) -> Loss:
-    """Sum the cross-entropy of `hidden` [K, D] at `labels` [K]; `NO_LABEL` entries count for nothing."""
+    """Sum the cross-entropy of the model's own scores of `hidden` [K, D] at `labels` [K], in fp32 at least."""
 
     def one(part: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         found = scores(backbone, part)
@@ -36,5 +69,10 @@ def vocabulary_loss(
         pairs = zip(hidden.split(size), labels.split(size), strict=True)
         parts = [checkpoint(one, part, wanted, use_reentrant=False, preserve_rng_state=False) for part, wanted in pairs]
         total, correct = (torch.stack(values).sum() for values in zip(*parts, strict=True))
-    count = (labels != NO_LABEL).sum()
-    return Loss({name: Term(total, count)}, {f"{name}_accuracy": Term(correct, count)} if with_accuracy else {})
+    return _loss(name, labels, total, correct if with_accuracy else None)
+
+
+def _loss(name: str, labels: Tensor, total: Tensor, correct: Tensor | None, weight: float = 1.0) -> Loss:
+    count = counted(labels)
+    metrics = {} if correct is None else {f"{name}_accuracy": Term(correct, count)}
+    return Loss({name: Term(total, count, weight)}, metrics)

@@ -102,6 +102,20 @@ class TransformersBackbone(Backbone):
             return self._fast(input_ids, document_ids, None, self._position_ids(document_ids), places)
         return self(input_ids=input_ids, document_ids=document_ids).positions.flatten(0, 1).index_select(0, places)
 
+    def decode(self, decoder_input_ids: Tensor, memory: Tensor, document_ids: Tensor) -> Tensor:
+        """Run the decoder on its own inputs [B, U] over the encoder's vectors `memory` [B, T, D]; hidden states [B, U, D].
+
+        `document_ids` [B, T] are the encoder's: its padding is not read. What is written is padded at its end, which a causal decoder's
+        real positions never see: it needs no mask of its own.
+        """
+        decoded = self.model.get_decoder()(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=memory,
+            encoder_attention_mask=document_ids,
+            use_cache=False,
+        )
+        return decoded.last_hidden_state
+
     def set_compute(self, *, compiled: bool, recompute: bool, sharded: bool) -> None:
         """See `Backbone.set_compute`."""
         if self._fast is not None:

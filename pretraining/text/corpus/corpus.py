@@ -1,18 +1,17 @@
 """Tokens on disk: what preparation leaves and plans read from.
 
-A corpus is a directory: manifest.json, shard-*.bin (token ids, uint16 or uint32, whole documents each), sentence_offsets.npy
-(int64 [sentences + 1], in tokens), document_offsets.npy (int64 [documents + 1], in sentences), counts.npy (int64 [vocabulary]).
-Token positions run through the shards as if they were one.
+A corpus is a directory: manifest.json, shard-*.bin (token ids, uint16 or uint32, whole documents each),
+sentence_offsets.npy (int64 [sentences + 1], in tokens), document_offsets.npy (int64 [documents + 1], in sentences),
+counts.npy (int64 [vocabulary]). Token positions run through the shards as if they were one.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-from pretraining.cache import sha256
 
 
 class Corpus:
@@ -50,38 +49,48 @@ class Corpus:
         return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
 
     def read(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Gather runs of tokens, one after the other: uint16 or uint32 [sum of lengths]. A run lies within one document."""
+        """Gather runs of tokens, each within one document, one after the other. uint16 or uint32 [sum of lengths]."""
         if len(self.shards) == 1:
-            ends = np.cumsum(lengths)
-            places = np.repeat(starts - ends + lengths, lengths)
-            places += np.arange(len(places))
-            return self.shards[0].take(places)
+            return self.shards[0].take(expand_runs(starts, lengths))
         shards = np.searchsorted(self._shard_starts, starts, side="right") - 1
         first = starts - self._shard_starts[shards]
-        # Runs of a batch are spread over all shards, most of which get one or two: slices are cheaper than a gather per shard.
-        runs = zip(shards.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
-        pieces = [self.shards[shard][start:stop] for shard, start, stop in runs]
+        # Runs of a batch are spread over all shards, most of which get one or two: slices are cheaper than a gather per
+        # shard.
+        slices = zip(shards.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
+        pieces = [self.shards[shard][start:stop] for shard, start, stop in slices]
         return np.concatenate([np.empty(0, self.shards[0].dtype), *pieces])
 
-    def sentence(self, number: int) -> np.ndarray:
-        """Give one sentence's tokens."""
-        start, stop = self.sentence_offsets[number : number + 2]
-        return self.read(np.array([start]), np.array([stop - start]))
+    def facts(self) -> dict[str, Any]:
+        """Describe what it holds and where it lies."""
+        return {
+            "documents": self.num_documents,
+            "sentences": self.num_sentences,
+            "tokens": self.num_tokens,
+            "unigram_entropy": round(self.unigram_entropy(), 4),
+            "directory": str(self.directory),
+        }
+
+    def counts(self) -> np.ndarray:
+        """Read how often each token of the vocabulary occurs. int64 [vocabulary]."""
+        return np.load(self.directory / "counts.npy")
 
     def unigram_entropy(self) -> float:
         """Compute the entropy of this split's own token distribution, in nats per token.
 
         A model that knows how often each token occurs in this very split, and nothing else, predicts at this loss.
         """
-        counts = np.load(self.directory / "counts.npy")
-        shares = counts[counts > 0] / counts.sum()
-        return float(-(shares * np.log(shares)).sum())
+        counts = self.counts()
+        return entropy(counts / counts.sum())
 
-    def verify(self) -> None:
-        """Compare each file with its checksum (reads everything)."""
-        for name, expected in self.manifest["sha256"].items():
-            if sha256(self.directory / name) != expected:
-                raise ValueError(
-                    f"{self.directory / name} is not what was written (its sha256 differs): "
-                    f"delete {self.directory}, and it will be prepared again"
-                )
+
+def entropy(shares: np.ndarray) -> float:
+    """Compute the entropy of a distribution, in nats."""
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
+def expand_runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """List the positions in runs, one run after the other. int64 [sum of lengths]."""
+    positions = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    positions += np.arange(len(positions))
+    return positions

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pretraining.text.corpus.corpus import expand_runs
+
 SHINGLE = 32  # bytes: some five or six words
 BINS = 128
 SMALLEST = 8 * SHINGLE  # bytes; the shingles of a shorter text are too few to compare
@@ -64,13 +66,9 @@ def signatures(contents: list[bytes]) -> np.ndarray:
     """
     sizes = np.array([len(content) for content in contents])
     owner = np.repeat(np.arange(len(contents)), sizes - SHINGLE + 1)
-    begins = np.cumsum(sizes) - sizes
-    offset = np.arange(len(owner)) - np.repeat(
-        np.cumsum(sizes - SHINGLE + 1) - (sizes - SHINGLE + 1), sizes - SHINGLE + 1
-    )
+    place = expand_runs(np.cumsum(sizes) - sizes, sizes - SHINGLE + 1)  # of each shingle
     flat = np.frombuffer(b"".join(contents), dtype=np.uint8)
     words = np.ndarray((len(flat) - 7,), dtype="<u8", buffer=flat, strides=(1,))  # each run of eight bytes
-    place = begins[owner] + offset
     hashes = words[place]
     for step in range(8, SHINGLE, 8):
         hashes = _mixed(hashes) ^ words[place + step]

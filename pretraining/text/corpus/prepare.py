@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -27,14 +27,13 @@ from pretraining.cache import build_once, key
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.corpus.duplicates import NearDuplicates, Seen
 from pretraining.text.corpus.sentences import LineSplitter, RuleSplitter, SentenceSplitter, describe
-from pretraining.text.corpus.shards import Encoded, ShardWriter
+from pretraining.text.corpus.shards import ShardWriter, Tokenized
 from pretraining.text.corpus.word_cache import WordCache
 from pretraining.text.tokenizer import TextPreprocess
 
 FORMAT = 1  # raised when the same input would give other bytes
 UNIT_BYTES = 2**20
 FEW_UNITS = 8  # up to here other processes and a progress bar are not worth their start
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +69,11 @@ class Preparation:
 
     @property
     def splitter(self) -> SentenceSplitter:
-        """Give what cuts documents into sentences."""
+        """What cuts documents into sentences."""
         return LineSplitter() if self.layout == "sentences" else self.sentence_splitter
 
 
-class Documents(Protocol):
+class DocumentSet(Protocol):
     """What preparation needs of a data set."""
 
     cache_dir: Path
@@ -85,7 +84,7 @@ class Documents(Protocol):
         ...
 
     def texts(self, split: str) -> Iterator[str]:
-        """Give a split's documents in a fixed order."""
+        """Read a split's documents in a fixed order."""
         ...
 
     def num_bytes(self, split: str) -> int | None:
@@ -93,31 +92,18 @@ class Documents(Protocol):
         ...
 
 
-def prepare(data: Documents, preprocess: TextPreprocess) -> dict[str, Corpus]:
-    """Prepare every split of a data set."""
-    return {split: prepare_split(data, split, preprocess) for split in SPLITS}
-
-
-def prepare_split(data: Documents, split: str, preprocess: TextPreprocess) -> Corpus:
+def prepare_split(data: DocumentSet, split: str, preprocess: TextPreprocess) -> Corpus:
     """Open a split's corpus; where the cache has none for exactly this input, make it."""
-    near = data.preparation.near_duplicates
-    fingerprint = key(
-        {
-            **({} if near is None else {"near_duplicates": near}),
-            "data": data.fingerprint(),
-            "split": split,
-            "preprocess": preprocess.digest,
-            "sentence_splitter": describe(data.preparation.splitter),
-            "deduplicate": data.preparation.deduplicate,
-            "format": FORMAT,
-        }
-    )
-    facts = {"fingerprint": fingerprint, "format": FORMAT, "split": split, "preprocess": preprocess.digest}
+    part, facts = data.preparation, {"format": FORMAT, "split": split, "preprocess": preprocess.digest}
+    near = {} if part.near_duplicates is None else {"near_duplicates": part.near_duplicates}
+    cleaning = {"sentence_splitter": describe(part.splitter), "deduplicate": part.deduplicate, **near}
+    fingerprint = key({"data": data.fingerprint(), **facts, **cleaning})
+    facts = {"fingerprint": fingerprint, **facts}
     directory = data.cache_dir / "corpora" / fingerprint
     return Corpus(build_once(directory, lambda partial: _build(partial, data, split, preprocess, facts)))
 
 
-def _build(partial: Path, data: Documents, split: str, preprocess: TextPreprocess, facts: dict[str, object]) -> None:
+def _build(partial: Path, data: DocumentSet, split: str, preprocess: TextPreprocess, facts: dict[str, Any]) -> None:
     if (partial / "manifest.json").exists():  # killed between the last write and the renaming
         return
     dtype = "uint16" if preprocess.vocab_size <= 2**16 else "uint32"
@@ -127,13 +113,13 @@ def _build(partial: Path, data: Documents, split: str, preprocess: TextPreproces
     head = list(itertools.islice(units, FEW_UNITS))
     many = len(head) == FEW_UNITS
     workers = data.preparation.workers or len(os.sched_getaffinity(0))
-    with tqdm(
-        desc=f"preparing {split}",
-        total=data.num_bytes(split),
-        unit="B",
-        unit_scale=True,
-        disable=None if many else True,
-    ) as progress:
+    shown: dict[str, Any] = {
+        "desc": f"preparing {split}",
+        "unit": "B",
+        "unit_scale": True,
+        "disable": None if many else True,
+    }
+    with tqdm(total=data.num_bytes(split), **shown) as progress:
         progress.update(writer.units * UNIT_BYTES)
         for encoded in _encoded(encoder, itertools.chain(head, units), workers if many else 1):
             writer.add(encoded)
@@ -145,7 +131,7 @@ def _build(partial: Path, data: Documents, split: str, preprocess: TextPreproces
 
 
 def _units(texts: Iterable[str], preparation: Preparation, *, skip: int) -> Iterator[list[str]]:
-    """Cut a stream of documents into units of about `UNIT_BYTES`, before duplicates are dropped; the first `skip` are not given."""
+    """Cut documents into units of about `UNIT_BYTES`, leave the first `skip` out, and drop duplicates from the others."""
     seen = Seen()
     similar = None if preparation.near_duplicates is None else NearDuplicates(preparation.near_duplicates)
     unit: list[str] = []
@@ -153,10 +139,9 @@ def _units(texts: Iterable[str], preparation: Preparation, *, skip: int) -> Iter
     size = number = 0
 
     def kept() -> list[str]:
-        fresh = (
-            seen.add(np.array(digests, dtype=np.uint64)) if preparation.deduplicate else np.ones(len(unit), dtype=bool)
-        )
-        remaining = list(itertools.compress(unit, fresh))
+        remaining = unit
+        if preparation.deduplicate:
+            remaining = list(itertools.compress(unit, seen.add(np.array(digests, dtype=np.uint64))))
         return remaining if similar is None else list(itertools.compress(remaining, similar.add(remaining)))
 
     for text in texts:
@@ -180,13 +165,13 @@ class _Encoder:
     def __init__(self, tokenizer: Tokenizer, splitter: SentenceSplitter, dtype: str) -> None:
         self.encode, self.splitter, self.dtype = WordCache(tokenizer), splitter, dtype
 
-    def __call__(self, texts: list[str]) -> Encoded:
+    def __call__(self, texts: list[str]) -> Tokenized:
         """Tokenize sentence by sentence; what has no tokens is left out."""
         documents = [self.splitter(text) for text in texts]
         tokens, lengths = self.encode(list(itertools.chain.from_iterable(documents)), self.dtype)
         owner = np.repeat(np.arange(len(documents)), np.array([len(part) for part in documents], dtype=np.int64))
         sentences = np.bincount(owner[lengths > 0], minlength=len(documents)).astype(np.int32)
-        return Encoded(tokens, lengths[lengths > 0].astype(np.int32), sentences[sentences > 0])
+        return Tokenized(tokens, lengths[lengths > 0].astype(np.int32), sentences[sentences > 0])
 
 
 _encoder: _Encoder  # of a worker process
@@ -195,31 +180,29 @@ _encoder: _Encoder  # of a worker process
 def _start(encoder: _Encoder, parent: int) -> None:
     global _encoder
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = (
-        "false"  # its threads do not survive a fork, and processes are parallel enough
-    )
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     _encoder = encoder
 
 
 def _leave_with(parent: int) -> None:
-    """End this process when its parent was killed: it would wait for work for ever, and hold the lock that it inherited."""
+    """End this process when its parent was killed: it would wait for ever, and hold the lock that it inherited."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
-def _encode(texts: list[str]) -> Encoded:
+def _encode(texts: list[str]) -> Tokenized:
     return _encoder(texts)
 
 
-def _encoded(encoder: _Encoder, units: Iterable[list[str]], workers: int) -> Iterator[Encoded]:
+def _encoded(encoder: _Encoder, units: Iterable[list[str]], workers: int) -> Iterator[Tokenized]:
     """Encode units, in order, with at most two per process in flight."""
     if workers == 1:
         yield from map(encoder, units)
         return
     context = multiprocessing.get_context("fork")  # hands over the tokenizer and any splitter without pickling them
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(encoder, os.getpid())) as pool:
-        waiting: deque[Future[Encoded]] = deque()
+        waiting: deque[Future[Tokenized]] = deque()
         for unit in units:
             waiting.append(pool.submit(_encode, unit))
             if len(waiting) >= 2 * workers:

@@ -14,8 +14,8 @@ from pretraining.cache import sha256
 SHARD_TOKENS = 2**24  # closes a shard: 32 MB of uint16, some 70 MB of English, 20 s of one core's work
 
 
-class Encoded(NamedTuple):
-    """Tokens of some documents."""
+class Tokenized(NamedTuple):
+    """Some documents as tokens."""
 
     tokens: np.ndarray  # uint16 or uint32, flat
     sentence_lengths: np.ndarray  # int32 [sentences], in tokens
@@ -23,7 +23,7 @@ class Encoded(NamedTuple):
 
 
 class ShardWriter:
-    """Collects encoded units and writes a shard when it is full.
+    """Collects tokenized units and writes a shard when it is full.
 
     `units` counts the units in finished shards, of this run or an earlier one. A shard is complete when its .bin exists: its
     lengths (.npz) are written before, and both are renamed into place.
@@ -35,13 +35,13 @@ class ShardWriter:
         while self._path(self.finished, "bin").exists():
             self.units = int(np.load(self._path(self.finished, "npz"))["units"])
             self.finished += 1
-        self._pending: list[Encoded] = []
+        self._pending: list[Tokenized] = []
         self.pending_tokens, self._pending_units = 0, 0
 
     def _path(self, shard: int, suffix: str) -> Path:
         return self.directory / f"shard-{shard:05d}.{suffix}"
 
-    def add(self, unit: Encoded) -> None:
+    def add(self, unit: Tokenized) -> None:
         """Take the next unit."""
         self._pending.append(unit)
         self.pending_tokens += len(unit.tokens)
@@ -58,9 +58,8 @@ class ShardWriter:
             np.savez(file, sentences=sentences, documents=documents, counts=counts, units=self.units)
 
         _write(self._path(self.finished, "npz"), lengths)
-        _write(
-            self._path(self.finished, "bin"), lambda file: file.write(tokens.astype(self.dtype, copy=False).tobytes())
-        )
+        content = tokens.astype(self.dtype, copy=False).tobytes()
+        _write(self._path(self.finished, "bin"), lambda file: file.write(content))
         self.finished += 1
         self._pending, self.pending_tokens, self._pending_units = [], 0, 0
 
@@ -70,9 +69,8 @@ class ShardWriter:
             self._close_shard()
         shards = [_Lengths.of(self._path(number, "npz")) for number in range(self.finished)]
         tokens = [int(shard.counts.sum()) for shard in shards]
-        np.save(
-            self.directory / "counts.npy", sum((shard.counts for shard in shards), np.zeros(self.vocab_size, np.int64))
-        )
+        counts = sum((shard.counts for shard in shards), np.zeros(self.vocab_size, np.int64))
+        np.save(self.directory / "counts.npy", counts)
         self._write_offsets("sentence_offsets.npy", "sentences", sum(shard.num_sentences for shard in shards))
         self._write_offsets("document_offsets.npy", "documents", sum(shard.num_documents for shard in shards))
         files = [self._path(number, "bin").name for number in range(self.finished)]

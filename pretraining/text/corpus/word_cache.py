@@ -1,4 +1,4 @@
-"""Encoding word by word from a cache: most words of a text were seen before, and looking one up is much cheaper than encoding it."""
+"""Encoding word by word from a cache: most words were seen before, and looking one up is cheaper than encoding it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from pretraining.text.corpus.corpus import expand_runs
 from pretraining.text.tokenizer import encode_plain
 
 WORDS = 2**17  # kept at a time: some 30 MB
@@ -19,9 +20,9 @@ _LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD
 class WordCache:
     """Encodes sentences exactly as `encode_plain` does.
 
-    That a sentence's ids are those of its words, one after the other, holds for tokenizers that never look across a single space: BERT's
-    splitting, byte-level BPE with GPT-2's pattern, SentencePiece's spaces as marks. Others, and sentences with white space that is not
-    one plain space between words, are encoded whole.
+    A sentence's ids are those of its words, one after the other, where a tokenizer never looks across a single space:
+    BERT's splitting, byte-level BPE with GPT-2's pattern, SentencePiece's spaces as marks. Others, and sentences with
+    white space that is not one plain space between words, are encoded whole.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -30,7 +31,7 @@ class WordCache:
         self._forget()
 
     def __call__(self, sentences: list[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-        """Give the ids of all sentences, without special tokens, and the length of each: [tokens] of `dtype`, int64 [sentences]."""
+        """Encode sentences without special tokens: all ids [tokens] of `dtype`, and how many each has, int64 [sentences]."""
         if self._prefix is None:
             return _flat(encode_plain(self.tokenizer, sentences), dtype)
         words = [sentence.split(" ") for sentence in sentences]
@@ -65,20 +66,16 @@ class WordCache:
 
     def _gathered(self, numbers: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """Put the ids of words one after the other: the ids, and how many each word has."""
-        lengths = self._sizes[numbers]
-        ends = np.cumsum(lengths)
-        starts = (np.cumsum(self._sizes) - self._sizes)[numbers]
-        places = np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
-        return self._ids[places].astype(dtype), lengths
+        starts, lengths = (np.cumsum(self._sizes) - self._sizes)[numbers], self._sizes[numbers]
+        return self._ids[expand_runs(starts, lengths)].astype(dtype), lengths
 
     def _with_whole(
         self, sentences: list[str], odd: np.ndarray, tokens: np.ndarray, borders: np.ndarray, dtype: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Put whole encodings in the places of the sentences `odd`."""
         pieces = np.split(tokens, borders[1:-1])
-        for number, ids in zip(
-            odd.tolist(), encode_plain(self.tokenizer, [sentences[number] for number in odd]), strict=True
-        ):
+        encoded = encode_plain(self.tokenizer, [sentences[number] for number in odd])
+        for number, ids in zip(odd.tolist(), encoded, strict=True):
             pieces[number] = np.array(ids, dtype=dtype)
         return np.concatenate(pieces), np.array([len(piece) for piece in pieces], dtype=np.int64)
 
@@ -93,12 +90,11 @@ def _flat(ids: list[list[int]], dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _prefix_of_later_words(tokenizer: Tokenizer) -> str | None:
-    """Tell what stands before a word that is not a sentence's first, "" where that makes no difference; None: words are not enough."""
+    """Tell what stands before a word that is not a sentence's first ("": nothing); None: words are not enough."""
     described = json.loads(tokenizer.to_str())
     plain = all(token["special"] for token in described["added_tokens"])
-    normal = all(
-        step["type"] in _LOCAL_NORMALIZERS or step == _SPACES_AS_ONE for step in _steps(described["normalizer"])
-    )
+    steps = _steps(described["normalizer"])
+    normal = all(step["type"] in _LOCAL_NORMALIZERS or step == _SPACES_AS_ONE for step in steps)
     splitting = _steps(described["pre_tokenizer"])
     if not plain or not normal or len(splitting) != 1:
         return None

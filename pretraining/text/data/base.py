@@ -9,65 +9,61 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.cache import key, sha256
-from pretraining.data.splits import split_of
+from pretraining.data.splits import carved, missing_shares
 from pretraining.text.corpus.corpus import Corpus
-from pretraining.text.corpus.prepare import SPLITS, Preparation, prepare_split
-from pretraining.text.data.files import LAYOUTS, find, kind_of, read_texts
+from pretraining.text.corpus.prepare import Preparation, prepare_split
+from pretraining.text.data.files import LAYOUTS, files_of_splits, kind_of, read_texts
 from pretraining.text.modality import TEXT
 from pretraining.text.plan import PlannedText, Rows
 from pretraining.text.tokenizer import TextPreprocess
 
-HASHED_WHOLE = (
-    64 * 2**20
-)  # bytes: sources up to this size are known by their content, larger ones by their files' sizes and times
+HASHED_WHOLE = 64 * 2**20  # bytes: sources up to this size are known by their content, larger ones by sizes and times
 
 
 class TextData(ABC):
     """Documents in three splits, and how a run reads them.
 
-    `max_tokens`: of a row, special tokens included. `batch_size`: rows per optimizer step, over all ranks and micro-batches.
-    `workers`: loading processes per rank. `cache_dir`: of everything prepared; safe to share and to delete.
+    `max_tokens`: of a row, special tokens included. `batch_size`: rows per optimizer step, over all ranks and
+    micro-batches. `workers`: loading processes per rank. `cache_dir`: of everything prepared; safe to share and to
+    delete.
     """
 
     modality = TEXT
+    preparation = Preparation()
 
     def __init__(
-        self,
-        *,
-        max_tokens: int,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-        preparation: Preparation | None = None,
+        self, max_tokens: int, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str | Path
     ) -> None:
-        self.max_tokens, self.batch_size, self.eval_batch_size, self.workers = (
-            max_tokens,
-            batch_size,
-            eval_batch_size,
-            workers,
-        )
+        self.max_tokens, self.workers = max_tokens, workers
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.cache_dir = Path(cache_dir).expanduser()
-        self.preparation = preparation or Preparation()
 
     @abstractmethod
     def texts(self, split: str) -> Iterator[str]:
-        """Give the documents of a split in a fixed order."""
+        """Read the documents of a split in a fixed order."""
 
     @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Name all that the documents of all splits depend on."""
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return key(self.identity())
+
     def fingerprint(self) -> str:
-        """Identify all that the documents of all splits depend on."""
+        """Identify the documents of all splits."""
+        return self._fingerprint
 
     def num_bytes(self, split: str) -> int | None:
         """Estimate the size of a split's text, where that is possible without reading it."""
         return None
 
     def sample(self, split: str, max_bytes: int) -> Iterator[str]:
-        """Give documents of a split until they make `max_bytes`."""
+        """Read documents of a split until they make `max_bytes`."""
         return capped(self.texts(split), max_bytes)
 
     def documents(self, split: str) -> Iterator[list[str]]:
-        """Give the documents of a split as lists of sentences."""
+        """Read the documents of a split as lists of sentences."""
         return map(self.preparation.splitter, self.texts(split))
 
     def corpus(self, split: str, preprocess: TextPreprocess) -> Corpus:
@@ -80,50 +76,26 @@ class TextData(ABC):
 
     def prepare(self, split: str, preprocess: TextPreprocess) -> list[dict[str, Any]]:
         """Make what training would make of a split on first use; returns what each corpus holds."""
-        return [
-            {
-                "split": split,
-                "documents": corpus.num_documents,
-                "sentences": corpus.num_sentences,
-                "tokens": corpus.num_tokens,
-                "unigram_entropy": round(corpus.unigram_entropy(), 4),
-                "directory": str(corpus.directory),
-            }
-            for corpus in self.corpora(split, preprocess)
-        ]
+        return [{"split": split, **corpus.facts()} for corpus in self.corpora(split, preprocess)]
 
     def source(
         self, split: str, preprocess: TextPreprocess, plan: Callable[[Corpus, int, int], Rows], *, seed: int
-    ) -> PlannedText:
-        """Open a split as rows of `plan(corpus, seed, epoch)`; a training split that does not fill one batch is an error."""
+    ) -> Any:
+        """Open a split as rows of `plan(corpus, seed, epoch)`; a training split of less than one batch is an error."""
         corpus = self.corpus(split, preprocess)
         planned = PlannedText(corpus, functools.partial(plan, corpus, seed))
         rows = planned.count(0)
         if split == "train" and rows < self.batch_size:
             raise ValueError(
-                f"the training split makes {rows} rows of data.max_tokens={self.max_tokens} (it has {corpus.num_tokens} tokens), less "
-                f"than one batch of data.batch_size={self.batch_size}: give more text (data.path=), or lower data.batch_size or "
-                "data.max_tokens"
+                f"the training split makes {rows} rows of data.max_tokens={self.max_tokens} (it has "
+                f"{corpus.num_tokens} tokens), less than one batch of data.batch_size={self.batch_size}: give more "
+                "text (data.path=), or lower data.batch_size or data.max_tokens"
             )
         return planned
 
 
-def cut_shares(given: Collection[str], preparation: Preparation) -> dict[str, float]:
-    """Give the arguments of `split_of` that cut the splits which a source lacks out of its training documents."""
-    shares = {"validation": preparation.validation_share, "test": preparation.test_share}
-    return {f"{name}_share": 0.0 if name in given else share for name, share in shares.items()}
-
-
-def cut_out(texts: Iterator[str], split: str, given: Collection[str], preparation: Preparation) -> Iterator[str]:
-    """Keep what belongs to `split` of the documents of the source's own split of that name, or of its training documents."""
-    shares = cut_shares(given, preparation)
-    if split in given and (split != "train" or not any(shares.values())):
-        return texts
-    return (text for text in texts if split_of(text, **shares) == split)
-
-
 def capped(texts: Iterator[str], max_bytes: int) -> Iterator[str]:
-    """Give texts until they make `max_bytes` of UTF-8; the last one is cut."""
+    """Pass texts on until they make `max_bytes` of UTF-8; the last one is cut."""
     for text in texts:
         if max_bytes <= 0:
             return
@@ -132,11 +104,16 @@ def capped(texts: Iterator[str], max_bytes: int) -> Iterator[str]:
         max_bytes -= len(data)
 
 
+def shares_of(preparation: Preparation, given: Collection[str] = ()) -> dict[str, float]:
+    """Name the shares of the training documents that stand for the splits a source lacks."""
+    return missing_shares(given, validation=preparation.validation_share, test=preparation.test_share)
+
+
 class TextFiles(TextData):
     """Local .txt, .jsonl, .csv and .parquet files: see `files.py`.
 
-    `path` is a file, a directory or a glob; or one for each of train, validation and test. A split that is not given is cut out of
-    the training documents by their hash, with `preparation.validation_share` and `test_share`.
+    `path` is a file, a directory or a glob; or one for each of train, validation and test. A split that is not given is
+    cut out of the training documents by their hash, with `preparation.validation_share` and `test_share`.
     """
 
     def __init__(
@@ -150,64 +127,40 @@ class TextFiles(TextData):
         cache_dir: str,
         preparation: Preparation | None = None,
     ) -> None:
-        preparation = preparation or Preparation()
-        if preparation.layout not in LAYOUTS:
-            raise ValueError(f"data.preparation.layout={preparation.layout}: choose one of {', '.join(LAYOUTS)}")
-        super().__init__(
-            max_tokens=max_tokens,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-            preparation=preparation,
-        )
-        given = {"train": path} if isinstance(path, str) else dict(path)
-        if "train" not in given or not set(given) <= set(SPLITS):
-            raise ValueError(
-                f"data.path has the splits {sorted(given)}: give train, and validation and test where there are such files"
-            )
-        key_of = (lambda split: "data.path") if isinstance(path, str) else "data.path.{}".format
-        self.files = {split: find(pattern, key=key_of(split)) for split, pattern in given.items()}
+        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
+        self.preparation = preparation or Preparation()
+        if self.preparation.layout not in LAYOUTS:
+            raise ValueError(f"data.preparation.layout={self.preparation.layout}: choose one of {', '.join(LAYOUTS)}")
+        self.files = files_of_splits(path)
 
-    @functools.cached_property
-    def _fingerprint(self) -> str:
+    def identity(self) -> dict[str, Any]:
+        """Name the files: by content up to 64 MB, by names, sizes and modification times (in nanoseconds) above."""
         paths = [(split, path) for split, files in self.files.items() for path in files]
         whole = sum(path.stat().st_size for _, path in paths) <= HASHED_WHOLE
         known = [(split, path.name, sha256(path) if whole else _size_and_time(path)) for split, path in paths]
-        part = self.preparation
-        return key(
-            {
-                "files": known,
-                "column": part.text_column,
-                "layout": part.layout,
-                "shares": [part.validation_share, part.test_share],
-            }
-        )
-
-    def fingerprint(self) -> str:
-        """Identify the files: by content up to 64 MB, by names, sizes and modification times (in nanoseconds) above."""
-        return self._fingerprint
+        column, layout = self.preparation.text_column, self.preparation.layout
+        return {"files": known, "column": column, "layout": layout, "shares": [*shares_of(self.preparation).values()]}
 
     def num_bytes(self, split: str) -> int | None:
         """Add up the files, unless they are compressed."""
         files = self.files.get(split, self.files["train"])
         if any(path.suffix.lower() != kind_of(path) or kind_of(path) == ".parquet" for path in files):
             return None
-        shares = cut_shares(self.files, self.preparation)
+        shares = shares_of(self.preparation, self.files)
         share = 1.0 - sum(shares.values()) if split == "train" else shares[f"{split}_share"] or 1.0
         return int(sum(path.stat().st_size for path in files) * share)
 
     def texts(self, split: str) -> Iterator[str]:
-        """Give the documents of a split, file by file."""
+        """Read the documents of a split, file by file."""
         for path in self.files.get(split, self.files["train"]):
             yield from self._of_file(path, split)
 
     def _of_file(self, path: Path, split: str) -> Iterator[str]:
         texts = read_texts(path, column=self.preparation.text_column, layout=self.preparation.layout)
-        return cut_out(texts, split, self.files, self.preparation)
+        return carved(texts, split, self.files, shares_of(self.preparation, self.files))
 
     def sample(self, split: str, max_bytes: int) -> Iterator[str]:
-        """Give documents until they make `max_bytes`, the same number of bytes of each file at most."""
+        """Read documents until they make `max_bytes`, the same number of bytes of each file at most."""
         files = self.files.get(split, self.files["train"])
         for path in files:
             yield from capped(self._of_file(path, split), max_bytes // len(files))

@@ -13,43 +13,39 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
+from pretraining.data.splits import SPLITS
+
 KINDS = (".txt", ".jsonl", ".csv", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 LAYOUTS = ("paragraphs", "sentences", "lines", "files")
-MAX_DOCUMENT = (
-    2**20
-)  # characters; a longer document of a .txt file goes on as the next, so that no file has to fit in memory
+MAX_DOCUMENT = 2**20  # characters; a longer document of a .txt file goes on as the next: no file has to fit in memory
 TAKEN = "we take .txt, .jsonl, .csv and .parquet, and .gz or .zst of the first three"
 
 
 def kind_of(path: Path) -> str:
-    """Give a file's extension without that of its compression."""
+    """Read a file's extension, without that of its compression."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSIONS else path.suffix.lower()
 
 
 def find(pattern: str, *, key: str) -> list[Path]:
-    """List the files that a path, a directory or a glob names, in the order of their names; `key` is what errors call it."""
+    """List the files of a path, a directory or a glob in the order of their names; `key` is what errors call it."""
     expanded = Path(pattern).expanduser()
     if expanded.is_dir():
         paths = [path for path in expanded.rglob("*") if path.is_file() and kind_of(path) in KINDS]
-        if not paths:
-            raise FileNotFoundError(
-                f"{key}={pattern} is a directory without a text file: {TAKEN}; set {key} to another path"
-            )
+        missing = f"is a directory without a text file: {TAKEN}; set {key} to another path"
     else:
         paths = [path for path in map(Path, glob.glob(str(expanded), recursive=True)) if path.is_file()]
-        if not paths:
-            what = "matches no file" if glob.has_magic(pattern) else "does not exist"
-            raise FileNotFoundError(
-                f"{key}={pattern} {what} (seen from {Path.cwd()}): set {key} to a file, a directory or a glob"
-            )
+        missing = "matches no file" if glob.has_magic(pattern) else "does not exist"
+        missing += f" (seen from {Path.cwd()}): set {key} to a file, a directory or a glob"
+    if not paths:
+        raise FileNotFoundError(f"{key}={pattern} {missing}")
     for path in paths:
         if kind_of(path) not in KINDS:
             raise ValueError(
@@ -61,8 +57,19 @@ def find(pattern: str, *, key: str) -> list[Path]:
     return sorted(paths)
 
 
+def files_of_splits(path: str | Mapping[str, str]) -> dict[str, list[Path]]:
+    """List the files of `data.path`: of all data, or of each split that it names."""
+    if isinstance(path, str):
+        return {"train": find(path, key="data.path")}
+    if "train" not in path or not set(path) <= set(SPLITS):
+        raise ValueError(
+            f"data.path has the splits {sorted(path)}: give train, and validation and test where there are such files"
+        )
+    return {split: find(pattern, key=f"data.path.{split}") for split, pattern in path.items()}
+
+
 def read_texts(path: Path, *, column: str, layout: str) -> Iterator[str]:
-    """Give the documents of a file; those without a letter of text are left out."""
+    """Read the documents of a file; those without a letter of text are left out."""
     kind = kind_of(path)
     if kind == ".txt":
         texts = _documents(_lines(path), layout)
@@ -85,13 +92,13 @@ def _lines(path: Path) -> Iterator[str]:
                 position += len(line)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {position + error.start} ({error.reason}): "
-            "convert the file (iconv -t utf-8), or leave it out of data.path"
+            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {position + error.start} "
+            f"({error.reason}): convert the file (iconv -t utf-8), or leave it out of data.path"
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
-            f"{path} cannot be decompressed after {position} bytes of text ({error}): it is damaged or cut short; fetch it again, "
-            "or leave it out of data.path"
+            f"{path} cannot be decompressed after {position} bytes of text ({error}): it is damaged or cut short; "
+            "fetch it again, or leave it out of data.path"
         ) from error
 
 
@@ -104,7 +111,7 @@ def _opened(path: Path) -> Any:
 
 
 class _Zstd(io.RawIOBase):
-    """A zstd file of any number of frames, as a raw stream. (The library's own reader takes a cut file for a whole one.)"""
+    """A zstd file of any number of frames, as a raw stream. (The library's own takes a cut file for a whole one.)"""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -207,19 +214,21 @@ def _parquet_values(path: Path, column: str) -> Iterator[str]:
         raise ValueError(missing_column(str(path), column, names)) from error
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(
-            f"{path} cannot be read as parquet ({str(error).splitlines()[0]}): it is damaged or cut short; write it again, or leave "
-            "it out of data.path"
+            f"{path} cannot be read as parquet ({str(error).splitlines()[0]}): it is damaged or cut short; "
+            "write it again, or leave it out of data.path"
         ) from error
 
 
 def _string(value: Any, place: str, column: str) -> str:
     if value is not None and not isinstance(value, str):
         raise ValueError(
-            f"{place}: column {column!r} holds {type(value).__name__}, not text: set data.preparation.text_column to one that does"
+            f"{place}: column {column!r} holds {type(value).__name__}, not text: "
+            "set data.preparation.text_column to one that does"
         )
     return value or ""
 
 
 def missing_column(place: str, column: str, there: list[str]) -> str:
     """Word the error of a table without the column."""
-    return f"{place} has no column {column!r}, but {', '.join(map(repr, there)) or 'none'}: set data.preparation.text_column to one of them"
+    names = ", ".join(map(repr, there)) or "none"
+    return f"{place} has no column {column!r}, but {names}: set data.preparation.text_column to one of them"

@@ -17,11 +17,11 @@ import pyarrow.parquet
 from datasets.exceptions import DatasetsError
 
 from pretraining.cache import build_once, key
+from pretraining.data.splits import carved, names_of_splits
 from pretraining.text.corpus.prepare import Preparation
-from pretraining.text.data.base import TextData, cut_out
+from pretraining.text.data.base import TextData, shares_of
 from pretraining.text.data.files import missing_column, read_texts
 
-ALIASES = {"validation": ("validation", "valid", "val", "dev"), "train": ("train",), "test": ("test",)}
 ROWS_PER_GROUP = 1000
 
 
@@ -44,15 +44,8 @@ class HubText(TextData):
         cache_dir: str,
         preparation: Preparation | None = None,
     ) -> None:
-        super().__init__(
-            max_tokens=max_tokens,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-            preparation=preparation,
-        )
-        self.name, self.max_bytes = name, max_bytes
+        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
+        self.name, self.max_bytes, self.preparation = name, max_bytes, preparation or Preparation()
         local = Path(name).expanduser()
         self._path, _, configuration = (str(local), "", "") if local.exists() else name.partition(":")
         self._configuration = configuration or None
@@ -67,11 +60,9 @@ class HubText(TextData):
     @functools.cached_property
     def given(self) -> dict[str, str]:
         """Map our splits to the names that the data set has for them."""
-        directory = build_once(
-            self.cache_dir / "hub" / key({"name": self.name, "state": self._state}), self._write_splits
-        )
-        there = json.loads((directory / "splits.json").read_text())
-        given = {split: alias for split, aliases in ALIASES.items() for alias in reversed(aliases) if alias in there}
+        place = self.cache_dir / "hub" / key({"name": self.name, "state": self._state})
+        there = json.loads((build_once(place, self._write_splits) / "splits.json").read_text())
+        given = names_of_splits(there)
         if "train" not in given:
             raise ValueError(
                 f"data.name={self.name} has the splits {there}, but none is called train: choose a data set that has one"
@@ -84,15 +75,10 @@ class HubText(TextData):
         (directory / "splits.json").write_text(json.dumps(list(map(str, names))))
 
     def _local(self, split: str) -> Path:
-        """Give the directory of what was read of one of the data set's splits."""
-        parts = {
-            "name": self.name,
-            "state": self._state,
-            "split": self.given[split],
-            "column": self.preparation.text_column,
-            "max_bytes": self.max_bytes,
-        }
-        return build_once(self.cache_dir / "hub" / key(parts), functools.partial(self._read, self.given[split]))
+        """Find what was read of one of the data set's splits, or read it: a directory."""
+        parts = {"name": self.name, "state": self._state, "split": self.given[split], "max_bytes": self.max_bytes}
+        place = self.cache_dir / "hub" / key({**parts, "column": self.preparation.text_column})
+        return build_once(place, functools.partial(self._read, self.given[split]))
 
     def _read(self, split: str, directory: Path) -> None:
         """Write the column's values to texts.parquet until they make `max_bytes`, and what they are to facts.json."""
@@ -109,7 +95,8 @@ class HubText(TextData):
                 texts = [record[column] or "" for record in group]
                 if not all(isinstance(text, str) for text in texts):
                     raise ValueError(
-                        f"data.name={self.name}: column {column!r} is not text: set data.preparation.text_column to one that is"
+                        f"data.name={self.name}: column {column!r} is not text: set data.preparation.text_column to one "
+                        "that is"
                     )
                 for text in texts:
                     digest.update(text.encode() + b"\0")
@@ -120,20 +107,20 @@ class HubText(TextData):
     def _facts(self, split: str) -> dict[str, Any]:
         return json.loads((self._local(split) / "facts.json").read_text())
 
-    def fingerprint(self) -> str:
-        """Identify what was read by its content."""
-        part = self.preparation
+    def identity(self) -> dict[str, Any]:
+        """Name what was read by its content."""
         contents = {split: self._facts(split)["sha256"] for split in sorted(self.given)}
-        return key({"contents": contents, "shares": [part.validation_share, part.test_share]})
+        return {"contents": contents, "shares": [*shares_of(self.preparation).values()]}
 
     def num_bytes(self, split: str) -> int | None:
-        """Give the size of the split's text where the data set has that split."""
+        """Look up the size of the split's text where the data set has that split."""
         return self._facts(split)["bytes"] if split in self.given and split != "train" else None
 
     def texts(self, split: str) -> Iterator[str]:
-        """Give the documents of a split in the data set's order."""
+        """Read the documents of a split in the data set's order."""
         stored = self._local(split if split in self.given else "train") / "texts.parquet"
-        return cut_out(read_texts(stored, column="text", layout="files"), split, self.given, self.preparation)
+        texts = read_texts(stored, column="text", layout="files")
+        return carved(texts, split, self.given, shares_of(self.preparation, self.given))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -16,13 +17,12 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from pretraining.cache import key
-from pretraining.data.splits import split_of
+from pretraining.data.splits import SPLITS, carved, missing_shares
 from pretraining.text.corpus.corpus import Corpus
-from pretraining.text.corpus.prepare import SPLITS, Preparation
+from pretraining.text.corpus.prepare import Preparation
 from pretraining.text.data.base import TextData
 from pretraining.text.data.docs_topic import Labelled, docs_topic
-from pretraining.text.data.files import find, kind_of
+from pretraining.text.data.files import files_of_splits, kind_of
 from pretraining.text.plan import Rows
 from pretraining.text.tokenizer import TextPreprocess
 
@@ -34,8 +34,8 @@ class LabelledCorpus(Corpus):
         super().__init__(directory)
         if len(labels) != self.num_documents:
             raise ValueError(
-                f"{len(labels)} labelled texts made {self.num_documents} documents: remove texts that hold nothing but white space or "
-                "characters that the tokenizer does not know"
+                f"{len(labels)} labelled texts made {self.num_documents} documents: remove texts that hold nothing but "
+                "white space or characters that the tokenizer does not know"
             )
         self.labels, self.class_names, self.class_count = labels, class_names, len(class_names)
 
@@ -48,8 +48,8 @@ def first_tokens(corpus: Corpus, max_tokens: int, specials: int) -> Rows:
     """Give each document a row of its own: its first tokens, with its class in the column `labels`."""
     if not isinstance(corpus, LabelledCorpus):
         raise ValueError(
-            "this objective learns from labels, but the data has none: set data=labelled_text or data=docs_topic, or choose another "
-            "objective"
+            "this objective learns from labels, but the data has none: set data=labelled_text or data=docs_topic, or "
+            "choose another objective"
         )
     starts = np.asarray(corpus.sentence_offsets[corpus.document_offsets[:-1]])
     ends = np.asarray(corpus.sentence_offsets[corpus.document_offsets[1:]])
@@ -57,24 +57,22 @@ def first_tokens(corpus: Corpus, max_tokens: int, specials: int) -> Rows:
     return Rows(np.arange(len(starts) + 1, dtype=np.int64), starts, lengths, {"labels": corpus.labels})
 
 
-class LabelledText(TextData):
-    """Texts with classes. Objectives that need no labels read them as documents like any others."""
+class LabelledDocuments(TextData):
+    """Documents with classes. Objectives that need no labels read them like any others."""
+
+    preparation = Preparation(deduplicate=False)  # one document per label
 
     @abstractmethod
     def labelled(self, split: str) -> Labelled:
-        """Give a split's texts and their classes, in a fixed order."""
+        """Read a split's texts and their classes, in a fixed order."""
 
     def texts(self, split: str) -> Iterator[str]:
-        """Give the texts of a split."""
+        """Read the texts of a split."""
         return iter(self.labelled(split).texts)
 
-    def fingerprint(self) -> str:
-        """Identify the texts by their content; the labels are not part of what is prepared."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        return key({split: self.labelled(split).texts for split in SPLITS})
+    def identity(self) -> dict[str, Any]:
+        """Name the texts by their content; the labels are not part of what is prepared."""
+        return {split: self.labelled(split).texts for split in SPLITS}
 
     def corpus(self, split: str, preprocess: TextPreprocess) -> Corpus:
         """Open a split's tokens, with the class of each document."""
@@ -83,25 +81,15 @@ class LabelledText(TextData):
         return LabelledCorpus(directory, np.array(part.labels, dtype=np.int64), tuple(part.class_names))
 
 
-class DocsTopicText(LabelledText):
+class DocsTopicText(LabelledDocuments):
     """Which family of the standard library a docstring is from: the texts and splits of the task `docs_topic`."""
 
-    def __init__(self, *, max_tokens: int, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
-        super().__init__(
-            max_tokens=max_tokens,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-            preparation=Preparation(deduplicate=False),  # one document per label
-        )
-
     def labelled(self, split: str) -> Labelled:
-        """Give a split's docstrings and families."""
+        """Read a split's docstrings and families."""
         return docs_topic(split, cache_dir=str(self.cache_dir))
 
 
-class LabelledTextFiles(LabelledText):
+class LabelledTextFiles(LabelledDocuments):
     """Tables (.parquet, .csv, .jsonl) of texts with a class: the columns `text` and `label`, a string or an integer.
 
     `path` is a file, a directory or a glob; or one for each of train, validation and test. Splits that are not given are cut out of the
@@ -120,36 +108,21 @@ class LabelledTextFiles(LabelledText):
         workers: int,
         cache_dir: str,
     ) -> None:
-        super().__init__(
-            max_tokens=max_tokens,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-            preparation=Preparation(deduplicate=False),
-        )
-        given = {"train": path} if isinstance(path, str) else dict(path)
-        if "train" not in given or not set(given) <= set(SPLITS):
-            raise ValueError(
-                f"data.path has the splits {sorted(given)}: give train, and validation and test where there are such files"
-            )
-        self.columns, self.shares = dict(columns), dict(shares)
-        self.files = {split: find(pattern, key="data.path") for split, pattern in given.items()}
+        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
+        self.columns, self.shares, self.files = dict(columns), dict(shares), files_of_splits(path)
 
     @functools.cached_property
-    def tables(self) -> dict[str, tuple[list[str], list[str]]]:
+    def tables(self) -> dict[str, list[tuple[str, str]]]:
         """Read the texts and labels of every split."""
         read = {split: self._read(files) for split, files in self.files.items()}
-        shares = {f"{split}_share": 0.0 if split in read else self.shares[split] for split in SPLITS[1:]}
-        cut: dict[str, tuple[list[str], list[str]]] = {split: ([], []) for split in SPLITS}
-        for text, label in zip(*read["train"], strict=True):
-            texts, labels = cut[split_of(text, **shares)]
-            texts.append(text)
-            labels.append(label)
-        return {split: cut[split] if split == "train" or split not in read else read[split] for split in SPLITS}
+        shares = missing_shares(read, validation=self.shares["validation"], test=self.shares["test"])
+        return {
+            split: list(carved(read.get(split, read["train"]), split, read, shares, text=lambda pair: pair[0]))
+            for split in SPLITS
+        }
 
-    def _read(self, files: list[Path]) -> tuple[list[str], list[str]]:
-        texts, labels = [], []
+    def _read(self, files: list[Path]) -> list[tuple[str, str]]:
+        pairs = []
         for path in files:
             table = _table(path)
             missing = [name for name in self.columns.values() if name not in table.column_names]
@@ -163,21 +136,20 @@ class LabelledTextFiles(LabelledText):
                     raise ValueError(
                         f"row {number} of {path} has the text {text!r} and the label {label!r}: give a text and a class"
                     )
-                texts.append(text)
-                labels.append(str(label))
-        return texts, labels
+                pairs.append((text, str(label)))
+        return pairs
 
     def labelled(self, split: str) -> Labelled:
-        """Give a split's texts and the numbers of their classes, which are those of the training texts in the order of their names."""
-        names = sorted(set(self.tables["train"][1]))
+        """Read a split's texts and the numbers of their classes, which are those of the training texts in order."""
+        names = sorted({label for _, label in self.tables["train"]})
         numbers = {name: number for number, name in enumerate(names)}
-        texts, labels = self.tables[split]
+        labels = [label for _, label in self.tables[split]]
         unknown = set(labels) - numbers.keys()
         if unknown:
             raise ValueError(
                 f"the {split} split has the class {min(unknown)!r}, which no training text has: remove it, or add such texts"
             )
-        return Labelled(texts, [numbers[label] for label in labels], names)
+        return Labelled([text for text, _ in self.tables[split]], [numbers[label] for label in labels], names)
 
 
 def _table(path: Path) -> pyarrow.Table:

@@ -1,7 +1,4 @@
-"""Text that every python installation carries: documents to pretrain on, and a labelled task from the same documents.
-
-Nothing is downloaded, and nothing imported to be read.
-"""
+"""Text that every python installation carries: nothing is downloaded, and nothing imported to be read."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import platform
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pretraining.cache import build_once, key
 from pretraining.data.splits import split_of
@@ -22,7 +20,7 @@ VALIDATION_SHARE, TEST_SHARE = 0.1, 0.1  # fixed: the labelled task takes its do
 
 
 def stdlib_documents(cache_dir: Path) -> list[Docstring]:
-    """Give the documents of this python, without duplicates (capitals and white space aside), in the order of files and lines."""
+    """Read the documents of this python, without duplicates (but for capitals and white space), in the order of files."""
     return _documents(cache_dir.expanduser())
 
 
@@ -51,30 +49,16 @@ class StdlibDocs(TextData):
     validation, 10 % for testing.
     """
 
-    def __init__(self, *, max_tokens: int, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
-        super().__init__(
-            max_tokens=max_tokens,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-        )
-
     def texts(self, split: str) -> Iterator[str]:
-        """Give the documents of a split in the order of files and lines."""
+        """Read the documents of a split in the order of files and lines."""
         return (document.text for document in stdlib_documents(self.cache_dir) if stdlib_split(document) == split)
 
-    def fingerprint(self) -> str:
-        """Identify the documents by their text."""
-        return _fingerprint(self.cache_dir)
+    def identity(self) -> dict[str, Any]:
+        """Name the documents by their text."""
+        texts = [document.text for document in stdlib_documents(self.cache_dir)]
+        return {"documents": texts, "shares": [VALIDATION_SHARE, TEST_SHARE]}
 
 
 def stdlib_split(document: Docstring) -> str:
     """Tell which split a document of the standard library is in."""
     return split_of(document.text, validation_share=VALIDATION_SHARE, test_share=TEST_SHARE)
-
-
-@functools.lru_cache(maxsize=1)
-def _fingerprint(cache_dir: Path) -> str:
-    shares = [VALIDATION_SHARE, TEST_SHARE]
-    return key({"documents": [document.text for document in stdlib_documents(cache_dir)], "shares": shares})

@@ -94,7 +94,7 @@ def test_a_tokenizer_is_trained_once_per_text_and_recipe(tmp_path):
 
 def test_training_in_another_process_gives_the_same_tokenizer():
     script = (
-        "from pretraining.text.tokenizer_recipes import *\nfrom tests.preprocess.test_text import TEXTS\n"
+        "from pretraining.text.tokenizer_recipes import *\nfrom tests.text.test_tokenizer import TEXTS\n"
         "for recipe in (WordPiece, ByteBPE):\n"
         "    print(TextPreprocess(tokenizer=recipe(vocab_size=400, lowercase=True, sample_bytes=1).train(iter(TEXTS))).digest)"
     )

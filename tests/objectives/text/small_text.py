@@ -10,9 +10,8 @@ import torch
 from pretraining.random import Keys
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.plan import PlannedText
-from pretraining.text.sentinels import SentinelBPE
 from pretraining.text.tokenizer import TextPreprocess
-from pretraining.text.tokenizer_recipes import ByteBPE, WordPiece
+from pretraining.text.tokenizer_recipes import ByteBPE, SentinelBPE, WordPiece
 from tests.one_step import plain_sgd
 
 OPTIMIZER = plain_sgd()

@@ -13,7 +13,18 @@ from pretraining.objectives.text.denoising import DenoiseText, Denoising
 from pretraining.objectives.text.masked_language import NO_LABEL
 from pretraining.objectives.text.next_sentence import NextSentence, PairSentences
 from pretraining.objectives.text.noises import SentencePermutation, TextInfilling
-from tests.objectives.small_text import BART, BERT, GPT2, OPTIMIZER, T5, backbone, batches, corpus, mean_of, preprocess
+from tests.objectives.text.small_text import (
+    BART,
+    BERT,
+    GPT2,
+    OPTIMIZER,
+    T5,
+    backbone,
+    batches,
+    corpus,
+    mean_of,
+    preprocess,
+)
 from tests.one_step import assert_same_gradient, gradient_of
 from tests.ranks import in_ranks
 
@@ -38,14 +49,14 @@ def next_sentence(tmp_path):
 
 
 def bart(tmp_path):
-    collate = DenoiseText(preprocess=preprocess("byte_bpe"), max_tokens=64, damage=Bart(noises=NOISES))
+    collate = DenoiseText(preprocess=preprocess("byte_bpe"), max_tokens=64, corruption=Bart(noises=NOISES))
     model = Denoising(backbone=backbone(BART, "byte_bpe", architecture="seq2seq"), optimizer=OPTIMIZER)
     return model, collate, corpus("byte_bpe", tmp_path)
 
 
 def t5(tmp_path):
     collate = DenoiseText(
-        preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=SpanCorruption(density=0.15, mean_length=3.0)
+        preprocess=preprocess("sentinel_bpe"), max_tokens=64, corruption=SpanCorruption(density=0.15, mean_length=3.0)
     )
     model = Denoising(backbone=backbone(T5, "sentinel_bpe", architecture="seq2seq"), optimizer=OPTIMIZER)
     return model, collate, corpus("sentinel_bpe", tmp_path)

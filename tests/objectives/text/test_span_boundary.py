@@ -10,7 +10,7 @@ from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.objectives.text.masked_language import MaskedLanguage, MaskTokens
 from pretraining.objectives.text.span_boundary import LONGEST, NO_LABEL, neighbours
 from pretraining.text.plan import PlannedText
-from tests.objectives.small_text import BERT, OPTIMIZER, backbone, batches, corpus, preprocess
+from tests.objectives.text.small_text import BERT, OPTIMIZER, backbone, batches, corpus, preprocess
 from tests.one_step import assert_same_gradient, gradient_of
 
 

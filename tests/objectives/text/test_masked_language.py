@@ -49,8 +49,7 @@ def batch_of(chosen):
             target_positions.append(place * TOKENS + number)
             labels.append(int(ids[row, number]) - 1)
     return {
-        "input_ids": ids[list(chosen)],
-        "documents": documents[list(chosen)],
+        "inputs": {"input_ids": ids[list(chosen)], "document_ids": documents[list(chosen)]},
         "target_positions": torch.tensor(target_positions),
         "labels": torch.tensor(labels),
     }
@@ -134,8 +133,7 @@ def test_scores_equal_those_of_transformers_on_the_same_weights():
     labels[:, 3:6] = ids[:, 4:7]
     expected = peer(input_ids=ids, labels=labels).loss
     batch = {
-        "input_ids": ids,
-        "documents": torch.ones_like(ids),
+        "inputs": {"input_ids": ids, "document_ids": torch.ones_like(ids)},
         "target_positions": (labels != NO_LABEL).flatten().nonzero()[:, 0],
     }
     term = objective.loss({**batch, "labels": labels[labels != NO_LABEL]}).terms["mlm"]

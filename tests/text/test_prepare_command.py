@@ -39,5 +39,7 @@ def test_the_command_prints_a_line_per_split_and_a_second_run_finds_everything(t
 
 
 def test_images_are_refused():
-    with pytest.raises(RunError, match="data=Digits is image: only text is prepared ahead of training"):
+    with pytest.raises(
+        RunError, match="data=Digits is image, of which nothing is prepared ahead of training: start the run"
+    ):
         prepare_all(["data=digits"])

@@ -6,9 +6,9 @@ import torch
 from pretraining.kernels.attention import PLAIN_UP_TO, lay_out
 from pretraining.objectives.text.masked_language import MaskedLanguage
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from tests.backbones.test_transformers import FAMILIES, SMALL, packed_rows
 from tests.one_step import plain_sgd
 from tests.runs import assert_same_end, finish, kill_group, start, text_overrides, wait_for, write_corpus
+from tests.text.test_transformers import FAMILIES, SMALL, packed_rows
 
 FAST = ("bert", "roberta", "roberta-prelayernorm", "modernbert")
 TOLERANCE = {"modernbert": 3e-6}  # transformers turns queries and keys in single precision, whatever the model's
@@ -240,16 +240,20 @@ def objectives(backbone):
     ids, documents = packed_rows()
     places = torch.tensor([2, 3, 9, 14, 40, 41, 42, 70, 0])
     labels = torch.where(places > 0, ids.flatten()[places], -100)
-    rows = {"input_ids": ids, "documents": documents, "target_positions": places, "labels": labels}
-    whole = (documents > 0).long()
-    pairs = {"token_type_ids": whole * (torch.arange(32) > 9), "is_random": torch.tensor([0, 1, 1])}
+    whole, is_random = (documents > 0).long(), torch.tensor([0, 1, 1])
+    packed = {"input_ids": ids, "document_ids": documents}
+    paired = {"input_ids": ids, "document_ids": whole, "token_type_ids": whole * (torch.arange(32) > 9)}
+    targets = {"target_positions": places, "labels": labels}
     parts = {"backbone": backbone, "optimizer": plain_sgd()}
     torch.manual_seed(4)
     return {
-        "masked_language": (MaskedLanguage(**parts), rows),
-        "spanbert": (MaskedLanguage(**parts, boundary_weight=1.0), rows),
-        "bert": (Bert(**parts, mlm_weight=1.0, nsp_weight=1.0), {**rows, **pairs, "documents": whole}),
-        "next_sentence": (NextSentence(**parts), {"input_ids": ids, **pairs, "documents": whole}),
+        "masked_language": (MaskedLanguage(**parts), {"inputs": packed, **targets}),
+        "spanbert": (MaskedLanguage(**parts, boundary_weight=1.0), {"inputs": packed, **targets}),
+        "bert": (
+            Bert(**parts, mlm_weight=1.0, nsp_weight=1.0),
+            {"inputs": paired, **targets, "is_random": is_random},
+        ),
+        "next_sentence": (NextSentence(**parts), {"inputs": paired, "is_random": is_random}),
     }
 
 

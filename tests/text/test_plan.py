@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from pretraining.text import plan as planning
+from pretraining.text.collate import assemble
 from pretraining.text.corpus.corpus import Corpus
-from pretraining.text.corpus.shards import Encoded, ShardWriter
+from pretraining.text.corpus.shards import ShardWriter, Tokenized
 from pretraining.text.packing import best_fit, cut
 from pretraining.text.plan import (
     PlannedText,
     Rows,
     TextExamples,
-    assemble,
     one_document_per_row,
     pack_documents,
     padding_share,
@@ -30,7 +30,7 @@ def make_corpus(directory, documents):
     sentences = np.array([length for document in documents for length in document], np.int32)
     writer = ShardWriter(directory, dtype="uint16", vocab_size=60_000)
     tokens = np.arange(10, 10 + sentences.sum(), dtype=np.uint16)
-    writer.add(Encoded(tokens, sentences, np.array([len(document) for document in documents], np.int32)))
+    writer.add(Tokenized(tokens, sentences, np.array([len(document) for document in documents], np.int32)))
     writer.finish({"fingerprint": "made"})
     return Corpus(directory)
 

@@ -28,7 +28,7 @@ def collate(examples, keys):
     return {
         "values": torch.from_numpy(examples.values),
         "drawn": torch.from_numpy(uniform(keys, "test", 2)),
-        "tokens": len(examples.values),
+        "units": len(examples.values),
     }
 
 
@@ -96,14 +96,6 @@ def test_a_resumed_loader_serves_what_remained(stop, workers):
     second = loader(workers=2 - workers)
     second.load_state_dict(state)
     assert_same(served(loader()), before + served(second))
-
-
-def test_the_examples_of_a_step_can_be_named_afterwards():
-    steps = list(loader(accumulate=2))
-    for number in (0, 7, 19):
-        named = loader().examples_of(number)
-        values = torch.cat([batch["values"] for batch in steps[number].micro_batches]).tolist()
-        assert [1000 * epoch + row for epoch, row in named] == values
 
 
 def test_another_seed_is_another_order():

@@ -7,7 +7,7 @@ import pytest
 
 from pretraining.objectives.text.noises import (
     DocumentRotation,
-    Documents,
+    DocumentBatch,
     Replacements,
     SentencePermutation,
     TextInfilling,
@@ -41,7 +41,7 @@ def documents(rows, tokens, seed=0, ragged=False):
     draw = np.random.default_rng(seed)
     lengths = draw.integers(1, tokens + 1, rows) if ragged else np.full(rows, tokens)
     ids = np.where(np.arange(tokens) < lengths[:, None], draw.integers(SPECIAL, VOCABULARY, (rows, tokens)), 0)
-    return Documents(ids, lengths, draw.random((rows, tokens)) < 0.75, draw.random((rows, tokens)) < 0.05)
+    return DocumentBatch(ids, lengths, draw.random((rows, tokens)) < 0.75, draw.random((rows, tokens)) < 0.05)
 
 
 def row_of(noised, row):
@@ -181,7 +181,7 @@ def test_every_order_of_three_sentences_is_equally_likely():
     rows = 12_000
     tokens = np.broadcast_to(np.array([10, 11, 12]), (rows, 3)).copy()
     whole = np.ones((rows, 3), bool)
-    before = Documents(tokens, np.full(rows, 3), whole, whole)
+    before = DocumentBatch(tokens, np.full(rows, 3), whole, whole)
     noised = SentencePermutation(fraction=1.0)(before, REPLACEMENTS, keys_of(range(rows)), 0)
     shares = np.unique(noised.tokens @ [100, 10, 1], return_counts=True)[1] / rows
     assert len(shares) == 6 and np.abs(shares - 1 / 6).max() < 0.014  # four standard deviations
@@ -190,7 +190,7 @@ def test_every_order_of_three_sentences_is_equally_likely():
 def test_rotation_starts_at_a_uniform_token_and_happens_as_often_as_asked():
     rows = 12_000
     tokens = np.broadcast_to(np.arange(10, 16), (rows, 6)).copy()
-    before = Documents(tokens, np.full(rows, 6), np.ones((rows, 6), bool), np.ones((rows, 6), bool))
+    before = DocumentBatch(tokens, np.full(rows, 6), np.ones((rows, 6), bool), np.ones((rows, 6), bool))
     noised = DocumentRotation(probability=1.0)(before, REPLACEMENTS, keys_of(range(rows)), 0)
     assert np.abs(np.bincount(noised.tokens[:, 0] - 10) / rows - 1 / 6).max() < 0.014
     assert ((np.diff(noised.tokens, axis=1) % 6) == 1).all()
@@ -205,14 +205,14 @@ def run(noises, before, keys):
 
 
 @pytest.mark.parametrize("noises", [*([noise] for noise in EVERY), EVERY, EVERY[::-1]])
-def test_a_document_is_damaged_the_same_in_any_batch_and_its_input_is_left_alone(noises):
+def test_a_document_is_corrupted_the_same_in_any_batch_and_its_input_is_left_alone(noises):
     before = documents(40, 60, ragged=True)
     copies = [part.copy() for part in before]
     whole = run(noises, before, keys_of(range(40)))
     assert all(map(np.array_equal, before, copies))
     for some in ([0], [3, 17, 39], list(range(10, 20))):
         width = int(before.lengths[some].max())
-        part = Documents(*(array[some][:, :width] if array.ndim == 2 else array[some] for array in before))
+        part = DocumentBatch(*(array[some][:, :width] if array.ndim == 2 else array[some] for array in before))
         noised = run(noises, part, keys_of(some))
         assert [row_of(noised, place) for place in range(len(some))] == [row_of(whole, row) for row in some]
 
@@ -226,7 +226,7 @@ def test_a_noise_listed_twice_draws_anew():
 
 @pytest.mark.parametrize("noise", EVERY, ids=lambda noise: type(noise).__name__)
 def test_documents_of_one_token_and_of_none_survive(noise):
-    before = Documents(np.array([[7], [0]]), np.array([1, 0]), np.ones((2, 1), bool), np.ones((2, 1), bool))
+    before = DocumentBatch(np.array([[7], [0]]), np.array([1, 0]), np.ones((2, 1), bool), np.ones((2, 1), bool))
     for epoch in range(20):
         noised = noise(before, REPLACEMENTS, keys_of([0, 1], epoch), 0)
         assert noised.lengths[1] == 0 and 0 <= noised.lengths[0] <= 2

@@ -11,7 +11,7 @@ from pretraining.objectives.text.bert import Bert
 from pretraining.objectives.text.masked_language import NO_LABEL, MaskedLanguage
 from pretraining.objectives.text.next_sentence import NextSentence
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from tests.objectives.small_text import BERT, OPTIMIZER, preprocess
+from tests.objectives.text.small_text import BERT, OPTIMIZER, preprocess
 from tests.runs import text_overrides, write_corpus
 
 SHAPE = {name: value for name, value in BERT.items() if name != "model_type"}
@@ -36,8 +36,7 @@ def batch(ids):
     labels[:, 3:6] = ids[:, 4:7]
     target_positions = (labels != NO_LABEL).flatten().nonzero()[:, 0]
     return {
-        "input_ids": ids,
-        "documents": torch.ones_like(ids),
+        "inputs": {"input_ids": ids, "document_ids": torch.ones_like(ids)},
         "target_positions": target_positions,
         "labels": labels[labels != NO_LABEL],
     }, labels

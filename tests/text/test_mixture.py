@@ -80,7 +80,7 @@ def test_rows_tell_the_lengths_of_an_epoch(opened):
 def test_the_entropy_is_that_of_the_mixed_distribution(opened):
     _, _, source = opened
     counts = [np.load(corpus.directory / "counts.npy") for corpus in source.corpus.corpora]
-    shares = source._shares / source._shares.sum()
+    shares = source.shares / source.shares.sum()
     mixed = sum(share * count / count.sum() for share, count in zip(shares, counts, strict=True))
     expected = -sum(p * np.log(p) for p in mixed if p)
     assert source.corpus.unigram_entropy() == pytest.approx(expected)

@@ -25,15 +25,15 @@ def test_next_sentence_builds_the_same_pairs_as_bert():
 
 
 def test_bart_permutes_all_sentences_and_infills_30_percent_of_the_words():
-    permutation, infilling = collate_of("denoising_bart").damage.noises
+    permutation, infilling = collate_of("denoising_bart").corruption.noises
     assert permutation._target_.endswith("SentencePermutation") and permutation.fraction == 1.0
     assert infilling._target_.endswith("TextInfilling") and infilling.whole_words
     assert (infilling.fraction, infilling.mean_length, infilling.random_share) == (0.3, 3.5, 0.1)
 
 
 def test_t5_hides_15_percent_in_spans_of_three():
-    damage = collate_of("denoising_t5").damage
-    assert (damage.density, damage.mean_length) == (0.15, 3.0)
+    corruption = collate_of("denoising_t5").corruption
+    assert (corruption.density, corruption.mean_length) == (0.15, 3.0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pretraining.objectives.text.masked_language import NO_LABEL
 from pretraining.objectives.text.next_sentence import PairSentences
 from pretraining.objectives.text.noises import SentencePermutation, TextInfilling, TokenDeletion, TokenInsertion
 from pretraining.text.plan import PlannedText, Rows
-from tests.objectives.small_text import batches, corpus, keys_of, preprocess
+from tests.objectives.text.small_text import batches, corpus, keys_of, preprocess
 
 PAIRS = {"max_tokens": 48, "negatives": "random", "short_share": 0.1}
 MASKING = {"fraction": 0.15, "unit": "whole_word", "mask_share": 0.8, "random_share": 0.1}
@@ -29,12 +29,12 @@ def masked_pairs():
 
 def bart(*noises):
     noises = noises or (SentencePermutation(fraction=1.0), TextInfilling(fraction=0.3, mean_length=3.5))
-    return DenoiseText(preprocess=preprocess("byte_bpe"), max_tokens=64, damage=Bart(noises=noises)), "byte_bpe"
+    return DenoiseText(preprocess=preprocess("byte_bpe"), max_tokens=64, corruption=Bart(noises=noises)), "byte_bpe"
 
 
 def t5():
-    damage = SpanCorruption(density=0.15, mean_length=3.0)
-    return DenoiseText(preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=damage), "sentinel_bpe"
+    corruption = SpanCorruption(density=0.15, mean_length=3.0)
+    return DenoiseText(preprocess=preprocess("sentinel_bpe"), max_tokens=64, corruption=corruption), "sentinel_bpe"
 
 
 def next_tokens():
@@ -50,25 +50,29 @@ def plain(rows, number, source):
     return source.read(rows.starts[pieces], rows.lengths[pieces])
 
 
+def laid_out(batch):
+    """List the tensors of a batch that have a row per example."""
+    decoder = [batch["decoder_input_ids"]] if "decoder_input_ids" in batch else []
+    return [*batch["inputs"].values(), *decoder]
+
+
 @pytest.mark.parametrize("build", EVERY)
 def test_a_row_becomes_the_same_in_any_batch(tmp_path, build):
     collate, kind = build()
     source = corpus(kind, tmp_path)
     (whole,) = batches(collate, source, range(12))
     parts = batches(collate, source, range(12), parts=6)
-    for name in ("input_ids", "documents", "decoder_input_ids", "token_type_ids"):
-        if name in whole:
-            for number, part in enumerate(parts):
-                width = part[name].shape[1]
-                assert torch.equal(whole[name][2 * number : 2 * number + 2, :width], part[name])
+    for rows, *cut in zip(laid_out(whole), *map(laid_out, parts), strict=True):
+        for number, part in enumerate(cut):
+            assert torch.equal(rows[2 * number : 2 * number + 2, : part.shape[1]], part)
     if "labels" in whole:
         joined = torch.cat([part["labels"][part["labels"] != NO_LABEL] for part in parts])
         assert torch.equal(whole["labels"][whole["labels"] != NO_LABEL], joined)
-    assert whole["tokens"] == sum(part["tokens"] for part in parts)
+    assert whole["units"] == sum(part["units"] for part in parts)
 
 
 @pytest.mark.parametrize("build", [masked_pairs, bart, t5])
-def test_an_epoch_damages_anew_and_the_same_epoch_alike(tmp_path, build):
+def test_an_epoch_is_corrupted_anew_and_the_same_epoch_alike(tmp_path, build):
     collate, kind = build()
     text = PlannedText(source := corpus(kind, tmp_path), collate.plan(source, 1, 0))
     first, again, later = (collate(text.read(0, np.arange(8)), keys_of(range(8), epoch)) for epoch in (0, 0, 1))
@@ -119,7 +123,7 @@ def test_masks_never_touch_special_tokens_of_pairs(tmp_path):
     assert (torch.bincount(places // 48, minlength=40) >= 1).all()
 
 
-def test_bart_reads_the_damaged_document_and_writes_the_whole_one(tmp_path):
+def test_bart_reads_the_corrupted_document_and_writes_the_whole_one(tmp_path):
     collate, kind = bart()
     source, words = corpus(kind, tmp_path), preprocess(kind)
     rows = collate.plan(source, 1, 0)
@@ -234,11 +238,11 @@ def test_a_tokenizer_without_the_tokens_that_are_needed_is_refused():
         ValueError, match=r"span corruption needs a tokenizer with sentinels .*choose preprocess=sentinel_bpe"
     ):
         DenoiseText(
-            preprocess=preprocess("byte_bpe"), max_tokens=64, damage=SpanCorruption(density=0.15, mean_length=3.0)
+            preprocess=preprocess("byte_bpe"), max_tokens=64, corruption=SpanCorruption(density=0.15, mean_length=3.0)
         )
     with pytest.raises(ValueError, match="need a tokenizer with a mask and an end token: choose preprocess=byte_bpe"):
         DenoiseText(
-            preprocess=preprocess("sentinel_bpe"), max_tokens=64, damage=Bart(noises=[TokenDeletion(fraction=0.1)])
+            preprocess=preprocess("sentinel_bpe"), max_tokens=64, corruption=Bart(noises=[TokenDeletion(fraction=0.1)])
         )
     with pytest.raises(ValueError, match="pairs of segments need a tokenizer with a first and a separating token"):
         PairSentences(preprocess=preprocess("sentinel_bpe"), **PAIRS)
@@ -255,7 +259,8 @@ def test_settings_that_mean_nothing_are_refused():
 
 def test_sentinel_ids_descend_from_the_end_of_the_vocabulary_as_in_t5():
     words = preprocess("sentinel_bpe")
-    collate, _ = t5()
     assert words.vocab_size == 500 and (words.pad_id, words.eos_id) == (0, 1) and words.bos_id is None
-    assert collate.vocabulary.sentinel_ids.tolist() == list(range(499, 399, -1))
-    assert np.isin(collate.vocabulary.sentinel_ids, words.special_ids).all()
+    assert words.sentinel_ids.tolist() == list(range(499, 399, -1))
+    assert np.isin(words.sentinel_ids, words.special_ids).all()
+    assert sorted([*words.ordinary_ids, *words.special_ids]) == list(range(500))
+    assert preprocess("byte_bpe").sentinel_ids.tolist() == []

@@ -10,9 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from pretraining.text.corpus import word_cache
 from pretraining.text.corpus.word_cache import WordCache
-from pretraining.text.sentinels import SentinelBPE
 from pretraining.text.tokenizer import encode_plain
-from pretraining.text.tokenizer_recipes import ByteBPE, Unigram, WordPiece
+from pretraining.text.tokenizer_recipes import ByteBPE, SentinelBPE, Unigram, WordPiece
 
 TEXTS = [
     "The quick brown fox isn't lazy, it's 42 (forty-two) years old!",
