@@ -19,7 +19,7 @@ from experiments.report import write as report
 from experiments.report.compare import compare
 from experiments.report.table import result_table
 from experiments.search.tuning import decide, needs_decisions
-from experiments.study.collect import collect, save_study
+from experiments.study.collect import collect, refuse_former_study, save_study
 from experiments.study.graph import FINETUNING, PRETRAINING, Resolve, expand, list_arms
 from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, lock_study, run_study
 from experiments.study.spec import StudyError, exit_code
@@ -74,6 +74,7 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=110)
     config = resolve_config("experiments", overrides)
     spec, directory = config["study"], Path(config["study_dir"])
+    refuse_former_study(directory)
     study = expand(spec, directory=directory, resolve=commands.resolve)
 
     def executor() -> Executor:

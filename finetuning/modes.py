@@ -1,4 +1,4 @@
-"""How a pretrained backbone is transferred: what of it trains, at which rates, or which solver is put on its vectors.
+"""How a pretrained backbone is transferred: what of it trains, at which rates, or which closed form is fitted to its vectors.
 
 A frozen part takes no gradient, no optimizer memory, and stays in evaluation mode, so its norm statistics do not move either.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,17 @@ from pretraining.optim.optimizers import ParameterGroup, split_by_decay
 
 
 class Mode:
-    """A way of transferring. By default everything trains at one rate."""
+    """A way of transferring. By default everything trains at one rate. The fields of a subclass are its settings."""
 
-    frozen: ClassVar[bool] = False  # the backbone never changes, so its vectors may be computed once
-    solved: ClassVar[bool] = False  # the head is solved from those vectors, not trained step by step
+    frozen = False  # the backbone never changes
+    cache = False  # its vectors are computed once, where the task's head reads single ones
+    closed_form = False  # the head is fitted to them as a whole, not trained step by step
 
     def begin(self, backbone: Backbone) -> None:
         """Decide what trains, before the optimizer is built."""
 
     def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
-        """Decide what trains from this step on; tells whether anything changed."""
+        """Decide what trains from this step on; returns whether anything changed."""
         return False
 
     def finish(self, backbone: Backbone) -> None:
@@ -40,23 +41,26 @@ class Mode:
         return split_by_decay([*named(backbone, "backbone"), *named(head, "head")])
 
 
+@dataclass(kw_only=True)
 class Full(Mode):
     """Everything trains. Block i of n runs at `layer_decay` ** (n - i) of the head's rate, input first.
 
     The first `head_steps` train the head alone.
     """
 
-    def __init__(self, *, layer_decay: float, head_steps: int) -> None:
-        if not 0 < layer_decay <= 1 or head_steps < 0:
+    layer_decay: float
+    head_steps: int
+    released: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1 or self.head_steps < 0:
             raise RunError(
-                f"got mode.layer_decay={layer_decay} and mode.head_steps={head_steps}: give a decay above 0 and at most 1, "
-                "and a number of steps"
+                f"got mode.layer_decay={self.layer_decay} and mode.head_steps={self.head_steps}: give a decay above 0 and at "
+                "most 1, and a number of steps"
             )
-        self.layer_decay, self.head_steps = layer_decay, head_steps
-        self.released = True
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Give each block its rate."""
+        """Group by block."""
         return layer_groups(backbone, head, self.layer_decay)
 
     def begin(self, backbone: Backbone) -> None:
@@ -75,49 +79,51 @@ class Full(Mode):
         return True
 
 
+@dataclass(kw_only=True)
 class Frozen(Mode):
     """Feature extraction: only the head trains; with `cache`, on vectors that are computed once."""
 
     frozen = True
-
-    def __init__(self, *, cache: bool) -> None:
-        self.cache = cache
+    cache: bool
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze all."""
         backbone.requires_grad_(False)
 
 
+@dataclass(kw_only=True)
 class LinearProbe(Frozen):
     """Logistic (or ridge) regression on the vectors, its L2 penalty chosen on validation among `penalties`.
 
     `standardize` scales each feature first.
     """
 
-    solved = True
+    closed_form = True
+    cache: bool = field(default=True, init=False)
+    penalties: list[float]
+    standardize: bool
 
-    def __init__(self, *, penalties: list[float], standardize: bool) -> None:
-        super().__init__(cache=True)
-        if not penalties or min(penalties) <= 0:
-            raise RunError(f"got mode.penalties={penalties}: give one or more positive L2 penalties")
-        self.penalties, self.standardize = sorted(penalties, reverse=True), standardize
+    def __post_init__(self) -> None:
+        if not self.penalties or min(self.penalties) <= 0:
+            raise RunError(f"got mode.penalties={self.penalties}: give one or more positive L2 penalties")
 
 
+@dataclass(kw_only=True)
 class NearestNeighbours(Frozen):
     """The classes of the `k` training vectors nearest by cosine, each with weight exp(similarity / temperature)."""
 
-    solved = True
+    closed_form = True
+    cache: bool = field(default=True, init=False)
+    k: int
+    temperature: float
 
-    def __init__(self, *, k: int, temperature: float) -> None:
-        super().__init__(cache=True)
-        self.k, self.temperature = k, temperature
 
-
+@dataclass(kw_only=True)
 class Partial(Mode):
     """Embeddings (or stem) and the first `frozen_blocks` blocks after them stay as they are."""
 
-    def __init__(self, *, frozen_blocks: int, layer_decay: float) -> None:
-        self.frozen_blocks, self.layer_decay = frozen_blocks, layer_decay
+    frozen_blocks: int
+    layer_decay: float
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze the first blocks."""
@@ -128,30 +134,32 @@ class Partial(Mode):
                 f"embeddings: give 0 to {len(blocks) - 1}"
             )
         later = {id(parameter) for block in blocks[self.frozen_blocks + 1 :] for parameter in block.parameters()}
-        for block in blocks[
-            : self.frozen_blocks + 1
-        ]:  # an encoder–decoder's embeddings are no module apart from its layers
+        # An encoder–decoder's embeddings are no module apart from its layers.
+        for block in blocks[: self.frozen_blocks + 1]:
             for parameter in block.parameters():
                 parameter.requires_grad_(parameter.requires_grad and id(parameter) in later)
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Give each remaining block its rate."""
+        """Group by block."""
         return layer_groups(backbone, head, self.layer_decay)
 
 
+@dataclass(kw_only=True)
 class GradualUnfreezing(Mode):
     """The head trains first; then one more block from the top joins, evenly over the first `share` of the run (Howard & Ruder 2018)."""
 
-    def __init__(self, *, share: float, layer_decay: float) -> None:
-        if not 0 < share <= 1:
+    share: float
+    layer_decay: float
+    least: int = field(default=0, init=False)  # of the blocks train from the first step on
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
             raise RunError(
-                f"got mode.share={share}: give the share of the run in which blocks are released, above 0 and at most 1"
+                f"got mode.share={self.share}: give the share of the run in which blocks are released, above 0 and at most 1"
             )
-        self.share, self.layer_decay = share, layer_decay
-        self.least = 0  # of the blocks train from the first step on
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Give each block its rate; a block without gradient takes no step and no optimizer state yet."""
+        """Group by block; a block without gradient takes no step and no optimizer state yet."""
         self.least = 0 if any(True for _ in head.parameters()) else 1  # something must train from the first step on
         return layer_groups(backbone, head, self.layer_decay)
 
@@ -176,14 +184,16 @@ class GradualUnfreezing(Mode):
         return min(count, max(self.least, math.floor(step / max(1, round(self.share * max_steps)) * (count + 1))))
 
 
+@dataclass(kw_only=True)
 class Lora(Mode):
     """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W stays frozen.
 
     At the end they are merged. `targets` are ends of module names; empty means every linear layer.
     """
 
-    def __init__(self, *, rank: int, scale: float, targets: list[str]) -> None:
-        self.rank, self.scale, self.targets = rank, scale, targets
+    rank: int
+    scale: float
+    targets: list[str]
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze all and put an update on each chosen layer."""
@@ -230,7 +240,7 @@ def is_linear(part: nn.Module) -> bool:
 
 
 def named(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name the parameters of `module` as its owner does."""
+    """List the parameters of `module` under the names that they have in its owner."""
     for name, parameter in module.named_parameters():
         yield f"{prefix}.{name}", parameter
 
@@ -245,11 +255,8 @@ def layer_groups(backbone: Backbone, head: nn.Module, decay: float) -> list[Para
     groups, seen = split_by_decay(named(head, "head")), set()
     blocks = trainable_blocks(backbone)
     for place in reversed(range(len(blocks))):
-        fresh = [
-            (name, parameter)
-            for name, parameter in named(blocks[place], f"backbone.blocks.{place}")
-            if id(parameter) not in seen
-        ]
+        block = named(blocks[place], f"backbone.blocks.{place}")
+        fresh = [(name, parameter) for name, parameter in block if id(parameter) not in seen]
         seen |= {id(parameter) for _, parameter in fresh}
         groups += split_by_decay(fresh, decay ** (len(blocks) - place))
     return groups

@@ -21,12 +21,12 @@ class StayOpen(Logger):
 
     @property
     def name(self) -> str | None:
-        """Give the logger's name."""
+        """The logger's name."""
         return self.inner.name
 
     @property
     def version(self) -> int | str | None:
-        """Give the logger's version."""
+        """The logger's version."""
         return self.inner.version
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

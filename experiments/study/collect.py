@@ -13,9 +13,11 @@ import yaml
 
 from experiments.study.graph import FINETUNING, PRETRAINING, Cell, Node, Study, Weights
 from experiments.study.runner import Journal
+from experiments.study.spec import StudyError
 from pretraining.cache import replace_text
 from pretraining.runs.renamed import current
 
+FORMAT = 2  # of study.json: another release names runs otherwise
 Value = TypeVar("Value")
 BySeeds = dict[tuple[int, int], Value]
 """(pretraining seed, finetuning seed) -> what is known of that run."""
@@ -93,13 +95,24 @@ class Results(NamedTuple):
 def save_study(study: Study) -> None:
     """Write study.json: the graph, so that a report needs neither the yaml nor Hydra."""
     nodes = [asdict(node) for node in study.nodes]
-    content = study._asdict() | {"directory": str(study.directory), "nodes": nodes}
+    content = study._asdict() | {"directory": str(study.directory), "nodes": nodes, "format": FORMAT}
     replace_text(study.directory / "study.json", json.dumps(content, indent=1))
+
+
+def refuse_former_study(directory: Path) -> None:
+    """Refuse a directory whose runs another release named: it would take none of them for done."""
+    path = directory / "study.json"
+    if path.exists() and json.loads(path.read_text()).get("format") != FORMAT:
+        raise StudyError(
+            f"study_dir={directory} holds a study of another release, whose runs this one would do again: choose another "
+            "study_dir=, or finish it with the release that began it"
+        )
 
 
 def load_study(directory: Path) -> Study:
     """Read study.json back; the directory may have been moved."""
     content = json.loads((directory / "study.json").read_text())
+    content.pop("format", None)
     nodes = []
     for raw in content["nodes"]:
         cell = Cell(*raw["cell"]) if raw["cell"] else None

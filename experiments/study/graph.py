@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.study.spec import check
-from pretraining.runs.renamed import former
 
 Resolve = Callable[[str, Sequence[str]], dict[str, Any]]
 """(command, overrides) -> the resolved configuration that the command would run with."""
@@ -192,14 +191,11 @@ def _logged_as(spec: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _identifying(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the part of a configuration that decides what comes out, under the names of the first release.
-
-    A class that moves, or a key that is renamed, leaves the names of runs as they are: what is done stays done.
-    """
+    """Take the part of a configuration that decides what comes out."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if isinstance(data := kept.get("data"), Mapping):
         kept["data"] = {key: value for key, value in data.items() if key not in NOT_IDENTITY_OF_DATA}
-    return former(kept)
+    return kept
 
 
 def _untrained(config: Mapping[str, Any]) -> str:

@@ -7,16 +7,14 @@ may see depends on the run's `seed`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.random import Keys, uniform
-
-__all__ = ["SPLITS", "Examples", "Split", "Splits", "strata", "subset"]
-T = TypeVar("T")
 
 
 class Examples(NamedTuple):
@@ -33,7 +31,7 @@ class Examples(NamedTuple):
         return cls(columns, np.arange(next(iter(sizes.values()))))
 
     def take(self, places: np.ndarray) -> Examples:
-        """Give the examples at `places` of this set."""
+        """Select the examples at `places` of this set."""
         return Examples(self.columns, self.rows[places])
 
     def column(self, name: str) -> list:
@@ -43,7 +41,7 @@ class Examples(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Count the examples."""
+        """The number of examples."""
         return len(self.rows)
 
 
@@ -56,22 +54,21 @@ class Splits(NamedTuple):
     class_names: list[str] | None  # of integer labels, where the data knows them
 
 
+@dataclass(kw_only=True)
 class Split:
     """Where the splits come from: names of files or stored splits, and the shares to carve where one is missing."""
 
-    def __init__(
-        self,
-        *,
-        train: str | None,
-        validation: str | None,
-        test: str | None,
-        validation_fraction: float,
-        test_fraction: float,
-        seed: int,
-    ) -> None:
-        self.named = {"train": train, "validation": validation, "test": test}
-        self.fractions = {"validation": validation_fraction, "test": test_fraction}
-        self.seed = seed
+    train: str | None
+    validation: str | None
+    test: str | None
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+
+    @property
+    def named(self) -> dict[str, str | None]:
+        """What each split is called."""
+        return {name: getattr(self, name) for name in SPLITS}
 
     def complete(self, found: dict[str, Examples], class_names: list[str] | None) -> Splits:
         """Carve the missing splits out of train, stratified by label where labels are classes; empty splits are errors."""
@@ -87,7 +84,7 @@ class Split:
         return Splits(**splits, class_names=class_names)
 
     def _carve(self, examples: Examples, name: str) -> tuple[Examples, Examples]:
-        share = self.fractions[name]
+        share = getattr(self, f"{name}_fraction")
         if not 0 < share < 1:
             raise RunError(
                 f"got data.split.{name}_fraction={share} and no {name} split in the data: give a share between 0 and 1"
