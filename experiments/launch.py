@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -23,7 +21,8 @@ from experiments.study.collect import collect, save_study
 from experiments.study.graph import PRETRAINING, Resolve, arms_of, expand
 from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, only_one, run_study
 from experiments.study.spec import StudyError
-from pretraining.cli.help import CONF
+from pretraining.cli.compose import CONF, compose
+from pretraining.errors import RunError
 
 ROOTS = {PRETRAINING: "pretrain", "finetuning": "finetune", "experiments": "study"}
 
@@ -39,13 +38,10 @@ class Commands(NamedTuple):
 def resolved(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration that a command would run with, as plain containers; takes no torch."""
     try:
-        with initialize_config_dir(str(CONF), version_base=None):
-            config = compose(ROOTS[command], overrides=list(overrides))
+        config = compose(overrides, ROOTS[command], conf=CONF, complete=False)
         container = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        asked = " ".join(overrides)
-        said = str(error).split("\nConfig search path")[0].split("\nSet the environment")[0]
-        raise StudyError(f"{command} cannot be configured with {asked}:\n{said}") from error
+    except (RunError, OmegaConfBaseException) as error:
+        raise StudyError(f"{command} cannot be configured with {' '.join(overrides)}:\n{error}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

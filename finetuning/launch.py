@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -26,6 +25,7 @@ from pretraining.cli.configuration import class_name, class_of, complete, instan
 from pretraining.cli.configuration import compose as compose_any
 from pretraining.cli.spawn import needs_ranks, run_ranks
 from pretraining.distributed.collectives import rank
+from pretraining.distributed.environment import process_rank
 from pretraining.engine.precision import Precision, choose_precision
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
@@ -107,11 +107,7 @@ def _finetune(
     loggers = make_loggers(
         config, directory.path, job_type="finetune", tags=known, origin=start | {"handoff": origin["sha256"]}
     )
-    ranks = (
-        (int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))), settings.ranks)
-        if settings.ranks > 1
-        else (0, 1)
-    )
+    ranks = (process_rank(), settings.ranks) if settings.ranks > 1 else (0, 1)
     trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
     outcome = finetune(
         task,

@@ -1,7 +1,7 @@
 """What fixed feature vectors are worth: solvers on them (logistic and ridge regression, nearest neighbours) and measures of their geometry.
 
-Functions of matrices, used while pretraining and in finetuning. They compute in at least single precision, whatever they are given and
-whatever autocast is in force.
+Functions of matrices, used while pretraining and in finetuning. They compute in at least single precision, whatever
+they are given and whatever autocast is in force.
 
 Shapes: N examples, D width, C classes (or outputs).
 """
@@ -58,8 +58,8 @@ def logistic_regression(
 ) -> Linear:
     """Minimise  mean cross-entropy + penalty / 2 * |weight|^2  by L-BFGS in float64; the bias is free.
 
-    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. `start` (a neighbouring penalty's solution)
-    saves iterations.
+    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. `start` (a neighbouring penalty's
+    solution) saves iterations.
     """
     vectors = vectors.double()
     weight = (start.weight.clone() if start else vectors.new_zeros(count, vectors.shape[1])).requires_grad_()
@@ -100,8 +100,9 @@ def nearest_neighbours(
 ) -> Tensor:
     """Score each class by its neighbours among the `k` most similar (cosine) training vectors, each with exp(similarity / temperature).
 
-    The protocol of Wu et al. 2018 ("Unsupervised feature learning via non-parametric instance discrimination", section 3.4), with
-    published k 200 and temperature 0.1 or 0.07. Shares of the total weight, so that rows sum to 1. [queries, C]
+    The protocol of Wu et al. 2018 ("Unsupervised feature learning via non-parametric instance discrimination", section
+    3.4), with published k 200 and temperature 0.1 or 0.07. Shares of the total weight, so that rows sum to 1. [queries,
+    C]
     """
     with torch.autocast(vectors.device.type, enabled=False):
         bank = unit(vectors)
@@ -115,7 +116,7 @@ def nearest_neighbours(
     return torch.cat(scores)
 
 
-# -- geometry --------------------------------------------------------------------------------------------------------------
+# -- geometry ----------------------------------------------------------------------------------------------------------
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -126,8 +127,9 @@ def unit(vectors: Tensor) -> Tensor:
 def effective_rank(vectors: Tensor) -> float:
     """Compute RankMe: exp of the entropy of the singular values' shares (Garrido et al. 2023, equation 1; Roy & Vetterli 2007).
 
-    From 1 (all vectors on one line) to min(N, D) (all directions alike). Vectors are taken as they are, neither centred nor scaled.
-    Singular values below 1e-8 of the largest are lost to the Gram matrix, which is many times cheaper, and would not show.
+    From 1 (all vectors on one line) to min(N, D) (all directions alike). Vectors are taken as they are, neither centred
+    nor scaled. Singular values below 1e-8 of the largest are lost to the Gram matrix, which is many times cheaper, and
+    would not show.
     """
     vectors = vectors.double()
     gram = vectors.T @ vectors if len(vectors) > vectors.shape[1] else vectors @ vectors.T
@@ -161,8 +163,8 @@ def uniformity(vectors: Tensor) -> float:
 def feature_spread(vectors: Tensor) -> float:
     """Compute the standard deviation of the unit vectors' features, averaged over features, times the root of D.
 
-    1 where they spread evenly over the sphere, 0 where they have collapsed to a point (Chen & He 2021, "Exploring simple Siamese
-    representation learning", section 4.1).
+    1 where they spread evenly over the sphere, 0 where they have collapsed to a point (Chen & He 2021, "Exploring
+    simple Siamese representation learning", section 4.1).
     """
     points = unit(vectors)
     return float(points.std(0, correction=0).mean()) * math.sqrt(points.shape[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from experiments.monitor.progress import steps
 from experiments.study.graph import FINETUNING, PRETRAINING
 from experiments.study.runner import DONE, RUNNING
 from experiments.study.slurm import Job
+from pretraining.cache import is_locked
 
 PENDING, STOPPED = "pending", "stopped"
 HEADLINES = ("test/accuracy", "test/f1_macro", "test/f1", "test/bleu", "validation/loss")
@@ -105,16 +105,9 @@ def _package(path: Path) -> str:
 
 def _holder(lock: Path) -> tuple[dict[str, Any], bool]:
     """Who works or has worked in a run directory, and whether it still does."""
-    try:
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                held = False
-            except BlockingIOError:
-                held = True
-            return json.loads(file.read() or "{}"), held
-    except FileNotFoundError:
+    if not lock.exists():
         return {}, False
+    return json.loads(lock.read_text() or "{}"), is_locked(lock)
 
 
 def _rows(history: Path) -> list[dict[str, str]]:

@@ -2,13 +2,9 @@
 
 import base64
 import csv
-import os
-import platform
 import shlex
-import subprocess
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +17,10 @@ from experiments.report.words import amount, between, clock, cost_in_words, in_w
 from experiments.study.collect import Results, config_difference
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
 from experiments.study.runner import FAILED
+from pretraining.cache import replace_text
+from pretraining.runs.provenance import software
 
 HERE = Path(__file__).parent
-PACKAGES = ("torch", "lightning", "transformers", "torchvision", "numpy", "hydra-core", "wandb")
 # What differs in every run, and says nothing.
 SELF_EVIDENT = {"run_dir", "handoff"}
 
@@ -63,7 +60,7 @@ def write(results: Results) -> Path:
         "bars": plots.bars(comparison),
         "cost_charts": plots.cost(comparison),
         "runs": [_entry(results, node) for node in results.study.nodes],
-        "environment": environment(),
+        "environment": software(),
         "cost_of": {cost.arm: cost_in_words(cost) for cost in comparison.costs},
         "pictures": _pictures(results),
         "spent": [clock(seconds) for seconds in total_seconds(results)],
@@ -72,9 +69,8 @@ def write(results: Results) -> Path:
         "chart_style": STYLE,
     }
     for name in ("report.html", "report.md"):
-        fresh = directory / f"{name}.fresh"
-        fresh.write_text(_templates(html=name.endswith("html")).get_template(f"{name}.jinja").render(content))
-        fresh.replace(directory / name)
+        template = _templates(html=name.endswith("html")).get_template(f"{name}.jinja")
+        replace_text(directory / name, template.render(content))
     return directory / "report.html"
 
 
@@ -135,30 +131,6 @@ def write_csv(results: Results, path: Path) -> None:
             # A never-pretrained twin costs nothing, a ready checkpoint something that nobody counted.
             spent = costs.get(node.source.arm, [None] * 3) if node.source.pretrained else ["", 0, 0]
             writer.writerow([task, mode, labels, *source, metric, value, seconds, *spent, node.name])
-
-
-def environment() -> dict[str, str]:
-    """What the numbers were made with."""
-    found = {
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "cores": str(os.cpu_count()),
-    }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if git.returncode == 0:
-        found["commit"] = git.stdout.strip()
-    return found
 
 
 def command_line(node: Node) -> str:

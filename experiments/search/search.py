@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import fcntl
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +29,7 @@ from rich.table import Table
 
 from experiments.study.graph import identity, override
 from experiments.study.spec import StudyError
+from pretraining.cache import lock, try_lock
 
 PRUNERS = ("median", "hyperband", "none")
 ENDED = "ended"  # what a trial of ours says about itself once it is over
@@ -125,9 +124,9 @@ class Worker:
     def work(self) -> None:
         """Carry out trials until the search has enough of them."""
         while True:
-            with _locked(self.plan.directory / "lock"):  # one worker at a time decides what comes next
+            with lock(self.plan.directory / "lock"):  # one worker at a time decides what comes next
                 trial = self._next()
-                claim = None if trial is None else _try_lock(self._claim(trial.number))
+                claim = None if trial is None else try_lock(self._claim(trial.number))
             if trial is None:
                 return
             assert claim is not None
@@ -140,7 +139,7 @@ class Worker:
         known = self.study.get_trials(deepcopy=False)
         begun = [trial for trial in known if trial.state == self.states.RUNNING]
         for trial in begun:
-            if (free := _try_lock(self._claim(trial.number))) is not None:
+            if (free := try_lock(self._claim(trial.number))) is not None:
                 free.close()  # its worker is gone: the same settings again, which resume in the same run directory
                 begun = [other for other in begun if other is not trial]
                 self.study.enqueue_trial(trial.params)
@@ -196,24 +195,6 @@ def _suggest(trial: Any, key: str, allowed: Any) -> Any:
         return trial.suggest_categorical(key, allowed)
     draw = trial.suggest_int if allowed["int"] else trial.suggest_float
     return draw(key, allowed["low"], allowed["high"], log=allowed["log"])
-
-
-def _try_lock(path: Path) -> Any:
-    """Open and lock a file, or give None if another process has; the lock goes with the process."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def results(worker: Worker) -> list[dict[str, Any]]:

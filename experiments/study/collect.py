@@ -13,6 +13,7 @@ import yaml
 
 from experiments.study.graph import FINETUNING, PRETRAINING, Cell, Node, Source, Study
 from experiments.study.runner import DONE, Journal
+from pretraining.cache import replace_text
 
 Values = dict[tuple[int, int], float]
 """(pretraining seed, finetuning seed) -> the metric."""
@@ -97,9 +98,7 @@ def save_study(study: Study) -> None:
         "directory": str(study.directory),
         "nodes": [asdict(node) for node in study.nodes],
     }
-    fresh = study.directory / "study.json.fresh"
-    fresh.write_text(json.dumps(content, indent=1))
-    fresh.replace(study.directory / "study.json")
+    replace_text(study.directory / "study.json", json.dumps(content, indent=1))
 
 
 def load_study(directory: Path) -> Study:

@@ -4,7 +4,6 @@ Beside ``runs/`` (which the commands write) a study keeps ``state/<run>.json`` (
 run, replaced atomically) and ``logs/<run>.txt`` (everything that the run printed).
 """
 
-import fcntl
 import io
 import json
 import multiprocessing
@@ -24,6 +23,7 @@ from typing import Any, Protocol
 
 from experiments.study.graph import FINETUNING, Node, Study
 from experiments.study.spec import StudyError
+from pretraining.cache import replace_text, try_lock
 
 Run = Callable[[str, Sequence[str]], None]
 """(command, overrides): runs it to its end, or raises."""
@@ -56,9 +56,7 @@ class Journal:
         """Replace the state; a reader sees the old or the new one, never half."""
         path = self.directory / "state" / f"{node.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps(state, indent=1))
-        fresh.replace(path)
+        replace_text(path, json.dumps(state, indent=1))
         return state
 
     def log(self, node: Node) -> Path:
@@ -250,13 +248,10 @@ class Executor(Protocol):
 def only_one(directory: Path) -> Iterator[None]:
     """Refuse a second runner of the study; the kernel frees the lock even after kill -9."""
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"another process runs the study in {directory}: wait for it, or give another study_dir="
-            ) from None
+    lock = try_lock(directory / "lock")
+    if lock is None:
+        raise StudyError(f"another process runs the study in {directory}: wait for it, or give another study_dir=")
+    with lock:
         yield
 
 

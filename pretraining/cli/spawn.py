@@ -1,7 +1,7 @@
 """Starts one process per rank on this machine and waits for them: what `trainer=ddp` does where neither torchrun nor Slurm has done it.
 
-Each rank reads the resolved configuration from a file, so that no rank composes another one, whatever started the first (a single
-run, a sweep, a study).
+Each rank reads the resolved configuration from a file, so that no rank composes another one, whatever started the first
+(a single run, a sweep, a study).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from pretraining.distributed.collectives import _AllReduceSum, is_distributed
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the examples of all ranks, on CPU and GPU.
 
-    Each rank contributes the sum, the square sum and the count of its elements; in float64, because the square of a mean that is
-    large against its spread would cancel. Evaluation, and training in one process, is torch's own.
+    Each rank contributes the sum, the square sum and the count of its elements; in float64, because the square of a
+    mean that is large against its spread would cancel. Evaluation, and training in one process, is torch's own.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What earlier releases called it: configurations, hand-offs and command lines of before keep working for one release."""
+"""Names of earlier releases: their configurations, hand-offs and command lines keep working for one release."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ MODULES = {  # of classes that a configuration or a hand-off may name
 }
 KEYS = {  # of configurations: from their root to the key
     "objective.hidden_share": "objective.mask_ratio",
+    "trainer.recompute": "trainer.activation_checkpointing",
 }
 
 
@@ -63,11 +64,11 @@ def current_name(target: str) -> str:
 def current(tree: Any, prefix: str = "") -> Any:
     """Bring a tree of plain containers up to date: the classes that it names, and its keys."""
     if isinstance(tree, dict):
-        named = {KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix): (key, part) for key, part in tree.items()}
-        return {
-            new: current_name(part) if key == "_target_" else current(part, f"{prefix}{key}.")
-            for new, (key, part) in named.items()
-        }
+        fresh = {}
+        for key, part in tree.items():
+            name = KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix)
+            fresh[name] = current_name(part) if key == "_target_" else current(part, f"{prefix}{key}.")
+        return fresh
     return [current(part, prefix) for part in tree] if isinstance(tree, list) else tree
 
 

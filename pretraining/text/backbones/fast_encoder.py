@@ -116,7 +116,7 @@ class FastEncoder:
             if family == "modernbert"
             else _bert_layers(model, self.pre_norm)
         )
-        self.static, self.recompute = False, False
+        self.static, self.activation_checkpointing = False, False
 
     def compile(self) -> None:
         """Compile each layer; they share their code, so one compilation serves all."""
@@ -148,7 +148,7 @@ class FastEncoder:
             window = self.model.config.local_attention // 2 if kind == "sliding_attention" else None
             last = wanted if number == len(self.layers) - 1 else None
             run: Callable[..., Tensor] = layer
-            if self.recompute and self.model.training:
+            if self.activation_checkpointing and self.model.training:
                 run = _Recomputed(layer)
             stream = run(stream, layout, rates, self.heads, self.pre_norm, window, rotations.get(kind), last)
         if self.pre_norm:

@@ -76,13 +76,6 @@ class TransformersBackbone(Backbone):
         """The token embeddings, which language-model heads tie to."""
         return self.model.get_input_embeddings()
 
-    @property
-    def packs(self) -> bool:
-        """Whether rows of several documents are possible: the model must take positions that start over in each."""
-        body = self.base.encoder if self.architecture == "seq2seq" else self.base
-        relative = self.model.config.model_type in ("t5", "mt5", "umt5")
-        return relative or "position_ids" in inspect.signature(body.forward).parameters
-
     def forward(self, input_ids: Tensor, document_ids: Tensor, token_type_ids: Tensor | None = None) -> Features:
         """Compute token vectors and one pooled vector per row; a token sees its own document only (and no later token, if causal)."""
         if self._fast is not None:
@@ -102,20 +95,20 @@ class TransformersBackbone(Backbone):
             return self._fast(input_ids, document_ids, None, self._position_ids(document_ids), places)
         return self(input_ids=input_ids, document_ids=document_ids).positions.flatten(0, 1).index_select(0, places)
 
-    def set_compute(self, *, compiled: bool, recompute: bool, sharded: bool) -> None:
+    def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
         """See `Backbone.set_compute`."""
         if self._fast is not None:
             if sharded:
                 raise ValueError(
                     "backbone.impl=fast reads whole weights: use trainer=ddp, or backbone.impl=transformers"
                 )
-            self._fast.recompute = recompute
+            self._fast.activation_checkpointing = activation_checkpointing
             if compiled:
                 self._fast.compile()
             return
-        if recompute:
+        if activation_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        super().set_compute(compiled=compiled, recompute=False, sharded=sharded)
+        super().set_compute(compiled=compiled, activation_checkpointing=False, sharded=sharded)
 
     @property
     def _body(self) -> Any:
