@@ -98,13 +98,13 @@ def class_name(node: DictConfig) -> str:
 
 
 def default_run_dir(config: DictConfig) -> str:
-    """Name a run's directory: after its job on a Slurm cluster, where requeues must find it; else after what and when."""
+    """Name a run's directory: on a Slurm cluster after the job, where requeues find it; else after what and when."""
     job = batch_job()
     return f"runs/slurm-{job}" if job else f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """Copy a configuration with values that were decided while the parts were built: a run records what it uses."""
+    """Copy a configuration with values decided while the parts were built: a run records what it uses."""
     config = config.copy()
     for key, value in values.items():
         OmegaConf.update(config, key, value)
@@ -112,7 +112,7 @@ def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
 
 
 def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -> DictConfig:
-    """Fill in what depends on where a run is: its name (after the classes of `parts`), directory, resume on a cluster."""
+    """Fill in a run's name (after the classes of `parts`), its directory, and resume=auto on a cluster."""
     config = config.copy()
     OmegaConf.set_struct(config, True)
     if config.name is None:

@@ -7,7 +7,7 @@ step later, or before anything is evaluated, saved or handed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,9 +89,15 @@ def _save_for_replay(step: Step, directory: Path | None) -> str:
     if directory is None:
         return named
     path = directory / f"nonfinite-step-{step.number:07d}{f'-rank-{rank()}' if world_size() > 1 else ''}.pt"
-    batches = [{k: v.cpu() for k, v in batch.items() if isinstance(v, Tensor)} for batch in step.micro_batches]
+    batches = [_tensors(batch) for batch in step.micro_batches]
     torch.save({"step": step.number, "examples": torch.tensor(examples), "micro_batches": batches}, path)
     return f"{named}; its batch is in {path}"
+
+
+def _tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the tensors of a batch, its backbone's inputs among them, to the CPU."""
+    parts = {name: part for name, part in batch.items() if isinstance(part, (Tensor, Mapping))}
+    return {name: part.cpu() if isinstance(part, Tensor) else _tensors(part) for name, part in parts.items()}
 
 
 def _examples(batch: dict[str, Any]) -> list[tuple[int, int]]:
