@@ -98,14 +98,6 @@ def test_a_resumed_loader_serves_what_remained(stop, workers):
     assert_same(served(loader()), before + served(second))
 
 
-def test_the_examples_of_a_step_can_be_named_afterwards():
-    steps = list(loader(accumulate=2))
-    for number in (0, 7, 19):
-        named = loader().examples_of(number)
-        values = torch.cat([batch["values"] for batch in steps[number].micro_batches]).tolist()
-        assert [1000 * epoch + row for epoch, row in named] == values
-
-
 def test_another_seed_is_another_order():
     assert served(loader())[0][1] != served(loader(seed=8))[0][1]
 

@@ -161,14 +161,6 @@ class StepLoader:
         """Continue from a saved position."""
         self._position = {name: int(state[name]) for name in ("step", "epoch", "consumed")}
 
-    def examples_of(self, step: int) -> list[tuple[int, int]]:
-        """List (epoch, row) of each example of a step over all ranks, in the step's order: for replays and tests."""
-        walk = StepLoader(
-            self.source, self._steps.collate, batch_size=self.batch_size, max_steps=step + 1, seed=self._steps.seed
-        )
-        *_, (_, (_, segments)) = walk._places()
-        return [(part.epoch, int(row)) for part in segments for row in self._steps._rows(part)]
-
 
 def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
     """Refuse a batch size that does not divide into equal micro-batches, naming the values near it that do."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pretraining.cache import sha256
 
 
 class Corpus:
@@ -76,12 +75,3 @@ class Corpus:
         counts = np.load(self.directory / "counts.npy")
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log(shares)).sum())
-
-    def verify(self) -> None:
-        """Compare each file with its checksum (reads everything)."""
-        for name, expected in self.manifest["sha256"].items():
-            if sha256(self.directory / name) != expected:
-                raise ValueError(
-                    f"{self.directory / name} is not what was written (its sha256 differs): "
-                    f"delete {self.directory}, and it will be prepared again"
-                )
