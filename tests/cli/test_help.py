@@ -23,7 +23,7 @@ def printed(*arguments):
 def test_help_names_every_setting_and_option(package, found):
     joined = " ".join(printed("-m", package, "--help").split("\n"))
     assert all(part in joined for part in found), joined
-    assert "hydra:" not in joined
+    assert "hydra:" not in joined and "_transformers" not in joined
 
 
 def test_help_imports_nothing_slow():
