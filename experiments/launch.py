@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -23,8 +21,8 @@ from experiments.study.collect import collect, refuse_former_study, save_study
 from experiments.study.graph import FINETUNING, PRETRAINING, Resolve, expand, list_arms
 from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, lock_study, run_study
 from experiments.study.spec import StudyError, exit_code
-from pretraining.cli.help import CONF
-from pretraining.runs.renamed import current_overrides
+from pretraining.cli.compose import CONF, compose
+from pretraining.errors import RunError
 
 ROOTS = {PRETRAINING: "pretrain", FINETUNING: "finetune", "experiments": "study"}
 
@@ -40,13 +38,10 @@ class Commands(NamedTuple):
 def resolve_config(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Resolve the configuration that a command would run with into plain containers; imports no torch."""
     try:
-        with initialize_config_dir(str(CONF), version_base=None):
-            config = compose(ROOTS[command], overrides=current_overrides(overrides))
+        config = compose(overrides, ROOTS[command], conf=CONF, complete=False)
         container = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        asked = " ".join(overrides)
-        said = str(error).split("\nConfig search path")[0].split("\nSet the environment")[0]
-        raise StudyError(f"{command} cannot be configured with {asked}:\n{said}") from error
+    except (RunError, OmegaConfBaseException) as error:
+        raise StudyError(f"{command} cannot be configured with {' '.join(overrides)}:\n{error}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

@@ -264,7 +264,9 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     if settings.ranks > 1:
         convert_batchnorm(objective)
     objective.backbone.set_compute(
-        compiled=settings.compile, recompute=settings.recompute, sharded=settings.strategy == "fsdp"
+        compiled=settings.compile,
+        activation_checkpointing=settings.activation_checkpointing,
+        sharded=settings.strategy == "fsdp",
     )
     origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True), parts.data.modality.unit)
     loggers = [*run_loggers(config, directory, origin), *planned.observers]

@@ -126,13 +126,13 @@ def masks(setting: Setting, preprocess: TextPreprocess) -> Any:
 
 def train_ours(turn: Turn, setting: Setting) -> Any:
     """Train as the command line does, with loader, step, throughput and metrics.csv; returns the objective."""
-    from pretraining.cli import startup
     from pretraining.data.loader import StepLoader
     from pretraining.engine.batch import StepSettings
+    from pretraining.engine.memory import keep_freed_memory
     from pretraining.engine.precision import choose_precision
     from pretraining.engine.trainer import TrainerSettings, quieten
 
-    startup.install()
+    keep_freed_memory()
     quieten()
     preprocess, source = text(setting.tokens, setting.rows, setting.cache_dir, seed=setting.seed)
     module = _model(setting, preprocess)
@@ -141,7 +141,7 @@ def train_ours(turn: Turn, setting: Setting) -> Any:
     )
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=False)
     module.settings = StepSettings(setting.seed, setting.steps, LEARNING["clip"])
-    module.backbone.set_compute(compiled=setting.compile_model, recompute=False, sharded=False)
+    module.backbone.set_compute(compiled=setting.compile_model, activation_checkpointing=False, sharded=False)
     loader = StepLoader(
         source, masks(setting, preprocess), batch_size=setting.batch, max_steps=setting.steps, seed=setting.seed
     )

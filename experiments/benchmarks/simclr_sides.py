@@ -33,9 +33,9 @@ def ours(connection: Connection, *, batch: int, precision: str, device: str, thr
     import pytorch_lightning as pl
 
     from pretraining.callbacks.throughput import Throughput
-    from pretraining.cli import startup
     from pretraining.data.loader import StepLoader
     from pretraining.engine.batch import StepSettings
+    from pretraining.engine.memory import keep_freed_memory
     from pretraining.engine.precision import choose_precision
     from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
     from pretraining.image.collate import StackImages
@@ -43,7 +43,7 @@ def ours(connection: Connection, *, batch: int, precision: str, device: str, thr
     from pretraining.image.preprocess import ImagePreprocess
     from pretraining.runs.csv_logger import CsvHistory
 
-    startup.install()
+    keep_freed_memory()
     quieten()
     turn = _turn(connection, device, threads)
     module = our_objective()

@@ -47,13 +47,7 @@ def first_step(threads: int) -> float:
 
 def imports(count: int) -> tuple[float, list[tuple[str, float]]]:
     """Give the seconds that importing the command takes, and the packages with the most time of their own."""
-    command = [
-        sys.executable,
-        "-X",
-        "importtime",
-        "-c",
-        "from pretraining import startup; startup.install(); import pretraining.launch",
-    ]
+    command = [sys.executable, "-X", "importtime", "-c", "import pretraining.launch"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
     own: dict[str, float] = {}
     for line in lines:

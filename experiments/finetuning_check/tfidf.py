@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from experiments.study.graph import Cell, Node
 from finetuning.data.splits import Examples, Splits, subset
 from finetuning.launch import compose
-from finetuning.metrics import classification as metrics
-from finetuning.tasks.regression import TextRegression
-from finetuning.tasks.text_classification import TextClassification
+from finetuning.metrics.classification import label_metrics
+from finetuning.metrics.regression import regression
+from finetuning.tasks.classification import Classification
+from finetuning.tasks.regression import Regression
 from pretraining.cli.configuration import class_of, instantiate
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse penalties; the best on validation is tested
@@ -28,11 +29,11 @@ def baseline(node: Node) -> float | None:
     assert node.cell is not None
     config = compose(node.overrides)
     kind = class_of(config.task)
-    if kind not in (TextClassification, TextRegression):
-        return None
     splits: Splits = instantiate(config.data).splits()
+    if kind not in (Classification, Regression) or not _texts(splits.train):
+        return None
     train = subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed)
-    return _fit_and_test(splits._replace(train=train), kind is TextRegression, node.cell)
+    return _fit_and_test(splits._replace(train=train), kind is Regression, node.cell)
 
 
 def _fit_and_test(splits: Splits, real: bool, cell: Cell) -> float:
@@ -64,5 +65,5 @@ def _texts(examples: Examples) -> list[str]:
 
 
 def _measured(labels: np.ndarray, predictions: np.ndarray, real: bool, metric: str) -> float:
-    judge = metrics.regression if real else metrics.label_metrics
+    judge = regression if real else label_metrics
     return judge(labels, predictions)[metric.removeprefix("test/")]

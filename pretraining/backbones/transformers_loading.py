@@ -84,7 +84,8 @@ def read(architecture: Architecture, directory: str, options: dict[str, Any]) ->
     quieten()
     loader = getattr(transformers, LOADERS[architecture])
     model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
-    # The pooler of a base model is new where the checkpoint was written by a masked language model; everything else must be there.
+    # The pooler of a base model is new where the checkpoint was written by a masked language model; everything else
+    # must be there.
     missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
     broken = [*missing, *(str(item) for item in report["mismatched_keys"])]
     if broken:

@@ -18,8 +18,8 @@ from pretraining.objectives.base import Objective
 class Export(pl.Callback):
     """Writes `handoff/step-XXXXXXX` every `every` steps and at the last one.
 
-    `origin` tells what there is to tell about the run so far (called on every rank); `recipe` is the configuration of objective and
-    collate.
+    `origin` tells what there is to tell about the run so far (called on every rank); `recipe` is the configuration of
+    objective and collate.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Quality while training: a linear probe and nearest neighbours on features that the objective computes anyway, and their geometry.
 
-Shapes: B images of this rank's step, b of them in a micro-batch, V views, D width of the features, C classes, S steps that the bank
-remembers, R ranks, N validation images.
+Shapes: B images of this rank's step, b of them in a micro-batch, V views, D width of the features, C classes, S steps
+that the bank remembers, R ranks, N validation images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pretraining.backbones.base import Features
 from pretraining.data.loader import EvalLoader
 from pretraining.distributed.collectives import all_reduce_sum, gather_rows, rank, world_size
 from pretraining.engine.batch import Batch, Step
-from pretraining.engine.watchdog import mark
+from pretraining.engine.watchdog import heartbeat
 from pretraining.modality import Preprocess
 from pretraining.objectives.base import Objective
 
@@ -49,10 +49,10 @@ class ProbeSettings:
 class OnlineProbe(pl.Callback):
     """Trains a linear classifier beside the objective, and measures it on clean validation images every `every` steps and at the end.
 
-    It reads the pooled features that each step computes, of all views, detached: the objective takes no gradient from it and draws no
-    random number less or more. Nearest neighbours are looked up among the last training images' first views. Without labels
-    (`classes` None) only the geometry of the features is measured. Validation images go through the current weights, not their average,
-    since those made what the probe learnt from.
+    It reads the pooled features that each step computes, of all views, detached: the objective takes no gradient from
+    it and draws no random number less or more. Nearest neighbours are looked up among the last training images' first
+    views. Without labels (`classes` None) only the geometry of the features is measured. Validation images go through
+    the current weights, not their average, since those made what the probe learnt from.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class OnlineProbe(pl.Callback):
         self._watch: Any = None
         self._saved: dict[str, Any] | None = None
 
-    # -- features that were computed anyway -------------------------------------------------------------------------------------------
+    # -- features that were computed anyway ----------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the classifier, at zero, and start to watch the backbone."""
@@ -117,9 +117,9 @@ class OnlineProbe(pl.Callback):
         step = trainer.global_step
         if step != trainer.max_steps and (self.every == 0 or step % self.every):
             return
-        mark("validation")
+        heartbeat("validation")
         values = self._measure(pl_module, views)
-        mark("between steps")
+        heartbeat("between steps")
         pl_module.measured |= values
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
@@ -149,7 +149,7 @@ class OnlineProbe(pl.Callback):
             parameter.grad = all_reduce_sum(gradient)
         self.optimizer.step()
 
-    # -- measures ---------------------------------------------------------------------------------------------------------------------
+    # -- measures ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _measure(self, objective: Objective, views: Tensor) -> dict[str, float]:
@@ -210,7 +210,7 @@ class OnlineProbe(pl.Callback):
         correct_linear, correct_knn, count = all_reduce_sum(counts).tolist()
         return {"probe/linear_accuracy": correct_linear / count, "probe/knn_accuracy": correct_knn / count}
 
-    # -- what a checkpoint holds --------------------------------------------------------------------------------------------------------
+    # -- what a checkpoint holds ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Save the classifier, its optimizer and the bank of all ranks (called on every rank)."""

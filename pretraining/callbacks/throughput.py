@@ -67,8 +67,9 @@ def peak_memory(device: torch.device) -> float:
 class Throughput(pl.Callback):
     """Logs training metrics with speed every `every` steps, and keeps the totals that metrics.json and hand-offs report.
 
-    `unit` names what the modality counts (tokens, images). `step_flops` counts one optimizer step of this rank; `wait_seconds` reads how long the loader has kept the loop waiting so far.
-    Every `evaluated_every` steps (0: never) others log at steps of their own, and get the totals beside it.
+    `unit` names what the modality counts (tokens, images). `step_flops` counts one optimizer step of this rank;
+    `wait_seconds` reads how long the loader has kept the loop waiting so far. Every `evaluated_every` steps (0: never)
+    others log at steps of their own, and get the totals beside it.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Throughput(pl.Callback):
 
     def _mark(self) -> dict[str, float]:
         assert self._module is not None
-        return {**self.totals, "steps": self._steps, "data": self.wait_seconds(), **self._module.clock.read()}
+        return {**self.totals, "steps": self._steps, "data": self.wait_seconds(), **self._module.timer.read()}
 
     def _fold(self) -> None:
         """Add what all ranks have done since the last fold to the totals."""

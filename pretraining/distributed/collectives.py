@@ -1,7 +1,7 @@
 """Collectives with the gradient that one process would have computed. Without a process group each is the identity.
 
-Gradients follow one convention: the objective is the SUM over ranks of what each rank computes, and a collective's backward gives
-every rank the derivative of that sum.
+Gradients follow one convention: the objective is the SUM over ranks of what each rank computes, and a collective's
+backward gives every rank the derivative of that sum.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def placed_like(tensor: Tensor, other: Tensor) -> Tensor:
 def shard(module: nn.Module, layers: list[nn.Module], mesh: Any) -> None:
     """Share the weights of `module` out over the ranks of `mesh`, in place (FSDP2): gathered layer by layer, the rest as one.
 
-    The ranks must hold equal weights before. Afterwards weights are whole only inside the `forward` of their layer or of `module`.
+    The ranks must hold equal weights before. Afterwards weights are whole only inside the `forward` of their layer or
+    of `module`.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -78,7 +79,8 @@ def shard(module: nn.Module, layers: list[nn.Module], mesh: Any) -> None:
     for layer in layers:
         if not isinstance(layer, nn.ModuleList):  # a mere list of parts is never called, so nothing would gather it
             fully_shard(layer, mesh=mesh)
-    # By default the root stays whole after a forward without backward (an evaluation), and nobody would find its shares.
+    # By default the root stays whole after a forward without backward (an evaluation), and nobody would find its
+    # shares.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 

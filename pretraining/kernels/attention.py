@@ -1,6 +1,7 @@
 """Attention of documents to themselves: grouped by length on a CPU, masked rows of static shape elsewhere.
 
-Shapes: B rows, T tokens, N tokens of the stream, D width, H heads, d width of a head; G documents of a group, L its longest.
+Shapes: B rows, T tokens, N tokens of the stream, D width, H heads, d width of a head; G documents of a group, L its
+longest.
 """
 
 from __future__ import annotations

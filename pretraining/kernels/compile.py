@@ -1,7 +1,7 @@
 """C code of this package, compiled for the machine that runs it, when it first asks, and kept.
 
-The compiler is the machine's own ($CC, else cc). Where there is none, `library` says so once and gives None; torch's operations then do
-the same, slower.
+The compiler is the machine's own ($CC, else cc). Where there is none, `library` says so once and gives None; torch's
+operations then do the same, slower.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 
 from pretraining.cache import build_once, key
 
-# Sums may be reordered, which vectors need. Not -ffast-math, which makes the whole process round its smallest numbers to zero.
+# Sums may be reordered, which vectors need. Not -ffast-math, which makes the whole process round its smallest numbers
+# to zero.
 FLAGS = [
     "-O3",
     "-std=c11",
@@ -90,8 +91,9 @@ def _compile(compiler: list[str], sources: tuple[Path, ...], target: Path) -> No
 def in_threads(routine: Any, job: Any, *, most: int) -> None:
     """Call the C function `routine(job)` at once in as many threads as torch uses, at most `most`; `job` is a structure.
 
-    The threads are torch's own where its OpenMP is GNU's or takes its calls: others would wait for a core on which one of torch's still
-    looks for work. Raises MemoryError where `job.failed` is then set, as our code does where it finds no memory.
+    The threads are torch's own where its OpenMP is GNU's or takes its calls: others would wait for a core on which one
+    of torch's still looks for work. Raises MemoryError where `job.failed` is then set, as our code does where it finds
+    no memory.
     """
     threads, start = min(torch.get_num_threads(), most), _openmp()
     if threads > 1 and start is not None:

@@ -18,8 +18,9 @@ _SCORES_AT_ONCE = 2**27  # elsewhere: what is held in single precision beside th
 def vocabulary_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
     """Sum -log softmax(hidden @ weight.T + bias)[label] over predictions, `NO_LABEL` entries left out. [], in single precision at least.
 
-    `hidden` [K, D], `weight` [V, D], `bias` [V], `labels` int64 [K]. Products are computed as autocast would; the softmax is not rounded.
-    Its derivative takes the place of the scores, so that neither they nor their gradient are ever copied.
+    `hidden` [K, D], `weight` [V, D], `bias` [V], `labels` int64 [K]. Products are computed as autocast would; the
+    softmax is not rounded. Its derivative takes the place of the scores, so that neither they nor their gradient are
+    ever copied.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

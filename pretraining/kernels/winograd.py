@@ -1,8 +1,8 @@
 """3x3 convolutions of stride 1 on CPUs in bf16 by Winograd's algorithm, in C code (winograd*.c): 2.25 times fewer multiplications.
 
-F(2x2, 3x3) of Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks (section 4.1). It rounds transformed images and
-filters to bf16 where the direct algorithm rounds filters and results alone: outputs and gradients are off by 1.9 to 2.4 times as much
-as the direct algorithm's, 0.4 % of their norm. Sums are fp32.
+F(2x2, 3x3) of Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks (section 4.1). It rounds
+transformed images and filters to bf16 where the direct algorithm rounds filters and results alone: outputs and
+gradients are off by 1.9 to 2.4 times as much as the direct algorithm's, 0.4 % of their norm. Sums are fp32.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def library() -> ctypes.CDLL | None:
 class Convolution(nn.Conv2d):
     """A 3x3 convolution that uses the fast algorithm where it can: in bf16, on a CPU that it suits, on maps of 4x4 and more.
 
-    The batch does not matter to that choice, nor to any bit of an output. `winograd=False` on an instance keeps torch's algorithm.
+    The batch does not matter to that choice, nor to any bit of an output. `winograd=False` on an instance keeps torch's
+    algorithm.
     """
 
     winograd = True

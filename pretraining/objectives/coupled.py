@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pretraining.distributed.collectives import rank
 from pretraining.engine.batch import Batch, Loss
-from pretraining.engine.watchdog import mark
+from pretraining.engine.watchdog import heartbeat
 from pretraining.objectives.base import Objective
 from pretraining.random import seed_everything_at
 
@@ -64,7 +64,7 @@ class CoupledObjective(Objective):
 
     def _represent_again(self, batch: Batch, number: int) -> Tensor:
         """Represent under the same dropout each time."""
-        mark("forward and backward")
+        heartbeat("forward and backward")
         seed_everything_at(self.settings.seed, self.global_step, rank(), number)
         with self.phase("forward"):
             return self(self.represent, batch)  # type: ignore[no-any-return]

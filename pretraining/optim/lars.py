@@ -24,11 +24,13 @@ class LARS(Optimizer):
     `form` says what momentum accumulates, with decayed gradient d = g + weight_decay * w:
 
     - `rate_inside`, Google's: rate * trust * |w| / |d| * d, which is then the step.
-    - `rate_outside`, of lightly, solo-learn and others after Bolts: trust * |w| / (|g| + weight_decay * |w| + eps) * d, of which the
-      step is rate times the sum; with `clip` (LARC) the factor before d is divided by the rate and at most 1.
+    - `rate_outside`, of lightly, solo-learn and others after Bolts: trust * |w| / (|g| + weight_decay * |w| + eps) * d,
+      of which the step is rate times the sum; with `clip` (LARC) the factor before d is divided by the rate and at most
+      1.
 
-    Biases and norms take neither decay nor a ratio, as in all of those recipes; `adapt_vectors` gives them a ratio. A zero weight has
-    ratio 1. A zero gradient leaves only decay (`rate_inside`) or nothing (`rate_outside`) to accumulate.
+    Biases and norms take neither decay nor a ratio, as in all of those recipes; `adapt_vectors` gives them a ratio. A
+    zero weight has ratio 1. A zero gradient leaves only decay (`rate_inside`) or nothing (`rate_outside`) to
+    accumulate.
     """
 
     momentum: float

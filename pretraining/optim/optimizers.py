@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, described by plain numbers and built for given parameters.
 
-A schedule is a function of the optimizer step alone, so a resumed run continues it exactly and nothing is rescaled behind a config.
+A schedule is a function of the optimizer step alone, so a resumed run continues it exactly and nothing is rescaled
+behind a config.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def scale_at(
 ) -> float:
     """Give the fraction of the peak rate at optimizer step `step`, counted from 0.
 
-    Warm-up is linear: from `warmup_from` at step 0 to 1 at `warmup_steps`, or where that is null (step + 1) / warmup_steps, so that the
-    first step already learns. Decay then goes to `final_fraction` at `max_steps`.
+    Warm-up is linear: from `warmup_from` at step 0 to 1 at `warmup_steps`, or where that is null (step + 1) /
+    warmup_steps, so that the first step already learns. Decay then goes to `final_fraction` at `max_steps`.
     """
     if step < warmup_steps:
         return (
@@ -74,8 +75,9 @@ def scale_at(
 class Optimizer(ABC):
     """What all optimizers share: a peak rate and its schedule.
 
-    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it, from `warmup_from` of it (null: one
-    step's share). The rate changes every `hold_steps` steps. `decay_vectors` decays biases and norms, too.
+    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it, from `warmup_from`
+    of it (null: one step's share). The rate changes every `hold_steps` steps. `decay_vectors` decays biases and norms,
+    too.
     """
 
     peak_lr: float

@@ -1,4 +1,4 @@
-"""Where weights come from, in words that hand-offs, W&B's columns and tables share: objective, backbone, data, budget, code."""
+"""Where weights come from, in words that hand-offs, W&B and tables share: objective, backbone, data, budget, code."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def part_name(node: Any) -> str:
 
 
 def budget_of(config: Any) -> str:
-    """Say what a run was given to spend."""
+    """Describe what a run was given to spend."""
     given = {kind: value for kind, value in config["budget"].items() if value is not None}
     kind, value = next(iter(given.items())) if given else ("steps", config["trainer"]["max_steps"])
     return f"{value:g} {kind}"
 
 
 def columns(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the columns by which runs are grouped: a pretraining run's own, and the same of what a finetuning run started from."""
+    """List the columns by which runs are grouped: the origin of the weights that a run makes or starts from."""
     if origin.get("objective") == "random":
         return {"name": "never pretrained", "objective": "never pretrained", "seed": origin.get("seed"), "like": origin.get("like")}
     counted = origin.get("unit", "tokens")  # releases that did not say what they count counted tokens
@@ -67,7 +67,7 @@ def artifact_name(run: str) -> str:
 
 
 def tags(*words: Any) -> list[str]:
-    """Make tags of what is known of these words, each once and no longer than W&B takes."""
+    """Make W&B's tags of the words that are known, each once and no longer than it takes."""
     return list(dict.fromkeys(str(word)[:LONGEST_TAG] for word in words if word not in (None, "")))
 
 
@@ -86,7 +86,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Give the commit of this code, marked where files differ from it; None outside of a checkout."""
+    """Read the commit of this code, marked where files differ from it; None outside of a checkout."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

@@ -13,7 +13,7 @@ PRETRAIN = [
     "trainer.val_every=6", "trainer.precision=fp32", "optimizer.warmup_steps=2", "seed=3", "logger.progress=false",
 ]  # fmt: skip
 FINETUNE = ["task=digits", "mode=linear_probe", "shots=5", "trainer.precision=fp32", "logger.progress=false"]
-AXES = {"step", "examples", "tokens", "flops", "time"}
+AXES = {"step", "examples", "images", "flops", "time"}
 
 
 @pytest.mark.slow

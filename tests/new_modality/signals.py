@@ -40,7 +40,9 @@ class Signals(Modality):
         return {"signals": batch["targets"]}
 
     def show(self, collate, batch, count, path):
-        return [f"signal      {[round(value, 1) for value in row.tolist()]}" for row in batch["inputs"]["signals"][:count]]
+        return [
+            f"signal      {[round(value, 1) for value in row.tolist()]}" for row in batch["inputs"]["signals"][:count]
+        ]
 
 
 SIGNAL = Signals()
@@ -122,7 +124,10 @@ class Convolutions(Backbone):
         return [self.model[0], self.model[2]]
 
     def export(self, directory):
-        save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, directory / "model.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in self.model.state_dict().items()},
+            directory / "model.safetensors",
+        )
 
     def load(self, directory):
         self.model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)

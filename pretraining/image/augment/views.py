@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from pretraining.cli.startup import keep_freed_memory
+from pretraining.engine.memory import keep_freed_memory
 from pretraining.image.augment.colour import HUE, colour_jitter, greyscale, on_rows, put_rows, solarise
 from pretraining.image.augment.compiled import compute, library
 from pretraining.image.augment.constants import constant

@@ -39,17 +39,6 @@ class ImageSet(NamedTuple):
             return None
         return len(self.class_names) or int(np.max(self.labels)) + 1
 
-    def require_labels(self, where: str) -> np.ndarray:
-        """Give the labels; it is an error if there are none, or of one class only."""
-        if self.labels is None:
-            raise ValueError(
-                f"{where} has no labels: put each class into a folder of its name, or name the label column"
-            )
-        if len(np.unique(self.labels)) < 2:
-            only = self.class_names[int(self.labels[0])] if self.class_names else self.labels[0]
-            raise ValueError(f"{where} has one class only ({only}): a classifier needs at least two")
-        return self.labels
-
 
 class ImageSource:
     """A split as rows that a loader asks for by number."""

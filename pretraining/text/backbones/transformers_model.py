@@ -111,20 +111,20 @@ class TransformersBackbone(Backbone):
         )
         return decoded.last_hidden_state
 
-    def set_compute(self, *, compiled: bool, recompute: bool, sharded: bool) -> None:
+    def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
         """See `Backbone.set_compute`."""
         if self._fast is not None:
             if sharded:
                 raise ValueError(
                     "backbone.impl=fast reads whole weights: use trainer=ddp, or backbone.impl=transformers"
                 )
-            self._fast.recompute = recompute
+            self._fast.activation_checkpointing = activation_checkpointing
             if compiled:
                 self._fast.compile()
             return
-        if recompute:
+        if activation_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        super().set_compute(compiled=compiled, recompute=False, sharded=sharded)
+        super().set_compute(compiled=compiled, activation_checkpointing=False, sharded=sharded)
 
     @property
     def _body(self) -> Any:

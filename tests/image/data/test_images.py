@@ -172,20 +172,10 @@ def test_splits_that_exist_are_taken_as_they_are(tmp_path):
     assert all(len(data.split(split).images) == 40 for split in ("train", "validation", "test"))
 
 
-def test_images_without_classes_have_no_labels_and_say_so_when_some_are_needed(tmp_path):
+def test_images_without_classes_have_no_labels(tmp_path):
     source = folder(tmp_path) / "cat"
     split = ImageFolder(path=str(source), decoding=Decoding(size=None), **settings(tmp_path)).split("train")
     assert split.labels is None and len(split.images) == 16
-    with pytest.raises(ValueError, match="no labels"):
-        split.require_labels("data.path")
-
-
-def test_one_class_only_is_named_when_labels_are_needed(tmp_path):
-    split = ImageFolder(
-        path=str(folder(tmp_path, classes=("cat",))), decoding=Decoding(size=None), **settings(tmp_path)
-    ).split("train")
-    with pytest.raises(ValueError, match=r"one class only .cat."):
-        split.require_labels("data.path")
 
 
 @pytest.mark.parametrize("max_cache_gb", [1.0, 0.0])

@@ -74,7 +74,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_step(tmp_path, parts):
 def test_phases_are_timed_with_and_without_cached_representations(tmp_path, parts):
     model = transformer()
     gradient_of(model, split(parts), tmp_path)
-    phases = model.clock.read()
+    phases = model.timer.read()
     assert min(phases[name] for name in ("augment", "forward", "backward")) > 0
 
 

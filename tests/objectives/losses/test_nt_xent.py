@@ -170,9 +170,7 @@ def refusal_of(rank, world):
 
 def test_ranks_with_different_numbers_of_images_are_refused_with_their_numbers():
     for message in in_ranks(refusal_of, 2):
-        assert (
-            "ranks contrast [3, 4] images" in message and "choose a batch size that they share evenly" in message
-        )
+        assert "ranks contrast [3, 4] images" in message and "choose a batch size that they share evenly" in message
 
 
 def test_a_single_image_has_no_negatives_to_be_decoupled_from():

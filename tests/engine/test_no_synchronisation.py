@@ -47,7 +47,8 @@ def batch():
     ids, documents = packed_rows()
     places = torch.tensor([1, 5, 12, 40, 70, 0])
     labels = torch.where(places > 0, ids.flatten()[places], -100)
-    return {"input_ids": ids, "documents": documents, "predicted": places, "labels": labels}
+    inputs = {"input_ids": ids, "document_ids": documents}
+    return {"inputs": inputs, "target_positions": places, "labels": labels}
 
 
 def operations(impl, tmp_path, device="cpu"):
@@ -63,7 +64,7 @@ def operations(impl, tmp_path, device="cpu"):
     class Steps(list):
         """A loader of given steps."""
 
-    steps = Steps([Step(number, [batch(), batch()], examples=3, tokens=92) for number in range(3)])
+    steps = Steps([Step(number, [batch(), batch()], examples=3, units=92) for number in range(3)])
     build_trainer(
         TrainerSettings(accelerator=device, max_steps=3, accumulate=2, precision="fp32"), [], [], tmp_path
     ).fit(module, steps)
@@ -73,7 +74,7 @@ def operations(impl, tmp_path, device="cpu"):
 @pytest.mark.parametrize("impl", ["fast", "transformers"])
 def test_no_operation_of_a_step_makes_the_host_wait(impl, tmp_path, monkeypatch):
     monkeypatch.setattr(Guard, "deferred", True)
-    monkeypatch.setattr(Guard, "settle", lambda *_, **__: None)  # reads a flag that has arrived on the host
+    monkeypatch.setattr(Guard, "flush", lambda *_, **__: None)  # reads a flag that has arrived on the host
     seen = operations(impl, tmp_path)
     assert {"_fused_adamw_", "_softmax", "addmm"} & seen
     assert not (seen & WAITING), sorted(seen & WAITING)

@@ -107,4 +107,4 @@ def test_an_optimizer_that_cannot_leave_a_step_out_is_guarded_at_once():
     guard.deferred = True
     weight.grad = torch.full((2,), float("nan"))
     with pytest.raises(NonFiniteError, match="the gradient of step 3 is not finite"):
-        guard.admit(Step(3, [], 1, 1), weight.grad.norm(), torch.optim.SGD([weight], lr=0.1), [weight], StepSettings())
+        guard.check(Step(3, [], 1, 1), weight.grad.norm(), torch.optim.SGD([weight], lr=0.1), [weight], StepSettings())

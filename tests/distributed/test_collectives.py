@@ -82,8 +82,11 @@ def test_without_a_group_everything_is_the_identity():
 def test_conversion_keeps_weights_statistics_and_names():
     net = network().float()
     net[1].running_mean.uniform_()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net[5].requires_grad_(False)
+    before, weights = {name: value.clone() for name, value in net.state_dict().items()}, list(net.parameters())
     after = convert_batchnorm(net).state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(new is old for new, old in zip(net.parameters(), weights, strict=True))
+    assert not net[5].weight.requires_grad and net[1].weight.requires_grad
     assert isinstance(net[1], SyncBatchNorm) and isinstance(net[5], SyncBatchNorm)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pretraining.runs.checkpoint_files import newest_valid
+from tests.distributed.test_ranks import TWO, assert_same_numbers, one_process, overrides  # noqa: F401 - fixtures
 from tests.runs import assert_same_end, finish, kill_group, start, wait_for
-from tests.test_ranks import TWO, assert_same_numbers, one_process, overrides  # noqa: F401 - fixtures
 
 SHARDED = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
 

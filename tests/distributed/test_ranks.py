@@ -10,6 +10,10 @@ from safetensors.torch import load_file
 from pretraining.runs.checkpoint_files import newest_valid
 from tests.runs import assert_same_end, finish, kill_group, start, text_overrides, wait_for, write_corpus
 
+COLUMNS = {
+    *("train/loss", "validation/loss", "train/gradient_norm", "learning_rate"),
+    *("examples", "tokens", "images", "flops"),
+}
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 
@@ -45,7 +49,8 @@ def assert_same_numbers(first, second, tolerance):
     rows = [list(csv.DictReader((path / "metrics.csv").open())) for path in (first, second)]
     assert len(rows[0]) == len(rows[1]) > 3
     for one, other in zip(*rows, strict=True):
-        for column in ("train/loss", "validation/loss", "train/gradient_norm", "examples", "tokens", "learning_rate"):
+        assert {"tokens", "images"} & set(one)
+        for column in COLUMNS & set(one):
             if one[column] or other[column]:
                 assert float(one[column]) == pytest.approx(float(other[column]), abs=tolerance), column
 

@@ -11,6 +11,7 @@ from pretraining.engine.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, Ato
 from pretraining.errors import CheckpointError
 from pretraining.runs.checkpoint_files import newest_valid
 from tests.runs import assert_same_end, finish, history, kill_group, start, text_overrides, wait_for, write_corpus
+from tests.slow_writes import slow_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_ctrl_c_saves_too(overrides, tmp_path):
 def test_a_kill_inside_a_checkpoint_write_costs_only_that_checkpoint(overrides, uninterrupted, tmp_path, background):
     path = tmp_path / "run"
     mine = [*overrides, f"run_dir={path}", f"trainer.background_checkpoints={background}"]
-    process = start(mine, PRETRAINING_SLOW_WRITES="1.5")
+    process = start(mine, lambda: slow_checkpoints(1.5))
     writing = path / "checkpoints" / ".step-0000010.ckpt.writing"
     wait_for(writing.exists)
     kill_group(process)

@@ -13,6 +13,7 @@ from pretraining.data.loader import StepLoader
 from pretraining.runs.checkpoint_files import newest_valid
 from tests.killing import examples, finish, kill_when, reached, start
 from tests.runs import assert_same_end, kill_group, text_overrides, wait_for, write_corpus
+from tests.slow_writes import slow_checkpoints
 
 pytestmark = pytest.mark.slow
 STEPS = 40
@@ -67,7 +68,7 @@ def kill_once(overrides, ranks, path, how, life, moments):
         end = time.monotonic() + moments.uniform(0, life)
         return kill_when(start(overrides, ranks), lambda: time.monotonic() >= end)
     pattern = {IN_CHECKPOINT: "checkpoints/.step-*.ckpt.writing", IN_HANDOFF: "handoff/.step-*/handoff.json"}[how]
-    return kill_when(start(overrides, ranks, PRETRAINING_SLOW_WRITES="0.3"), lambda: any(path.glob(pattern)))
+    return kill_when(start(overrides, ranks, lambda: slow_checkpoints(0.3)), lambda: any(path.glob(pattern)))
 
 
 def note(path, how):
@@ -151,7 +152,7 @@ def test_a_full_disk_loses_nothing_that_was_there(recipes, small_disk, tmp_path,
         small_disk / "run",
     )
     assert finish([*mine, f"run_dir={whole}"])[0] == 0
-    process = start([*mine, f"run_dir={path}"], PRETRAINING_SLOW_WRITES="0.2")
+    process = start([*mine, f"run_dir={path}"], change=lambda: slow_checkpoints(0.2))
     wait_for(lambda: (path / "checkpoints" / "step-0000008.json").exists())
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file:

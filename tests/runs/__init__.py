@@ -112,17 +112,19 @@ def assert_plain(run_dir: Path) -> None:
     assert not [path for path in (run_dir / "handoff").rglob("*") if path.suffix in pickles]
 
 
-def _child(overrides, environment):
+def _child(overrides, change, environment):
     os.setsid()
     os.environ |= environment
     torch.set_num_threads(1)
+    if change is not None:
+        change()
     with exit_cleanly():
         main(compose(overrides), overrides)
 
 
-def start(overrides, **environment):
-    """Start a run in a forked process, the leader of its own group."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(overrides, environment))
+def start(overrides, change=None, **environment):
+    """Start a run in a forked process, the leader of its own group; `change` is called in it before the run."""
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(overrides, change, environment))
     process.start()
     return process
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.engine.watchdog import EXIT_HUNG, Post, behind_of
+from pretraining.engine.watchdog import EXIT_HUNG, Posted, ranks_behind
 from tests.killing import start
 from tests.runs import kill_group, text_overrides, wait_for, write_corpus
 
@@ -106,10 +106,10 @@ def test_the_ranks_behind_are_those_that_are_silent_or_else_those_that_came_leas
     now = 100.0
 
     def post(step, phase, posted=99.0):
-        return Post(step, phase, 50.0, posted)
+        return Posted(step, phase, 50.0, posted)
 
-    assert behind_of({0: post(7, "update"), 1: post(7, "data")}, silent_after=10, now=now) == [1]
-    assert behind_of({0: post(7, "data"), 1: post(6, "update"), 2: post(7, "data")}, silent_after=10, now=now) == [1]
-    assert behind_of({0: post(7, "data", posted=60.0), 1: post(7, "data")}, silent_after=10, now=now) == [0]
-    assert behind_of({0: post(7, "data"), 1: None}, silent_after=10, now=now) == [1]
-    assert behind_of({0: post(7, "data"), 1: post(7, "data")}, silent_after=10, now=now) == []
+    assert ranks_behind({0: post(7, "update"), 1: post(7, "data")}, silent_after=10, now=now) == [1]
+    assert ranks_behind({0: post(7, "data"), 1: post(6, "update"), 2: post(7, "data")}, silent_after=10, now=now) == [1]
+    assert ranks_behind({0: post(7, "data", posted=60.0), 1: post(7, "data")}, silent_after=10, now=now) == [0]
+    assert ranks_behind({0: post(7, "data"), 1: None}, silent_after=10, now=now) == [1]
+    assert ranks_behind({0: post(7, "data"), 1: post(7, "data")}, silent_after=10, now=now) == []
