@@ -68,7 +68,7 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     # What is piped into a file has no width; rich would cut its lines to 80.
     console = Console() if sys.stdout.isatty() else Console(width=110)
     config = resolve_config("experiments", overrides)
-    spec, directory = config["study"], Path(config["study_dir"])
+    spec, directory = with_search_path(config["study"], overrides), Path(config["study_dir"])
     refuse_former_study(directory)
     study = expand(spec, directory=directory, resolve=commands.resolve)
 
@@ -99,6 +99,16 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
         console.print(sentence, highlight=False)
     tell(f"report: {path}")
     return _farewell(console, status)
+
+
+def with_search_path(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Have each run of a study look for its settings where the study was found (`hydra.searchpath=`)."""
+    found = [given for given in overrides if given.startswith("hydra.searchpath=")]
+    entries = {
+        part: {name: {**entry, "overrides": [*found, *entry["overrides"]]} for name, entry in spec[part].items()}
+        for part in ("pretrain", "finetune")
+    }
+    return {**spec, **entries} if found else dict(spec)
 
 
 def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:

@@ -10,13 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from finetuning.data.base import LabelledData
+from finetuning.data.splits import Examples as Labelled
+from finetuning.inputs.base import EncodedSplit, Inputs
 from pretraining.backbones.base import Backbone, Features
 from pretraining.engine.batch import Term
 from pretraining.modality import Modality, Preprocess, Row
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.random import uniform
 
-SAMPLES, STRIDE = 32, 4
+SAMPLES, STRIDE, NAMES = 32, 4, ["slow", "middle", "fast"]
 
 
 class Signals(Modality):
@@ -49,9 +52,9 @@ SIGNAL = Signals()
 
 
 def made(split):
-    """Make a split: float32 [N, T] and which of three frequencies each is."""
+    """Make a split: float32 [N, T] and the number of each one's frequency."""
     random = np.random.default_rng(("train", "validation", "test").index(split))
-    labels = np.arange(360 if split == "train" else 120) % 3
+    labels = np.arange(360 if split == "train" else 120) % len(NAMES)
     phase, time = random.uniform(0, 2 * np.pi, (len(labels), 1)), np.arange(SAMPLES) / SAMPLES
     waves = np.sin(2 * np.pi * (labels[:, None] + 2) * time + phase)
     return (waves + 0.3 * random.normal(size=waves.shape)).astype(np.float32), labels
@@ -63,7 +66,7 @@ class Examples(NamedTuple):
 
 
 class SignalSource:
-    class_names, class_count = ("slow", "middle", "fast"), 3
+    class_names, class_count = tuple(NAMES), len(NAMES)
 
     def __init__(self, signals, labels):
         self.signals, self.labels = signals, labels
@@ -169,3 +172,35 @@ class FillIn(Objective):
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"fill_in": batch["hidden"].sum()}
+
+
+# -- downstream --------------------------------------------------------------------------------------------------------
+
+
+class LabelledSignals(LabelledData):
+    """Which frequency is it?"""
+
+    modality = SIGNAL
+
+    def found(self):
+        parts = {name: made(name) for name in ("train", "validation", "test")}
+        return {name: Labelled.of(signal=x, label=y.tolist()) for name, (x, y) in parts.items()}, NAMES
+
+
+class EncodedSignals(EncodedSplit):
+    def stack(self, rows):
+        signals = self.examples.columns["signal"]
+        return {"inputs": {"signals": torch.from_numpy(np.stack([signals[row] for row in self.examples.rows[rows]]))}}
+
+
+class SignalInputs(Inputs):
+    modality, columns = SIGNAL, ("signal",)
+
+    def encode(self, examples, targets, preprocess, backbone):
+        return EncodedSignals(examples, targets)
+
+    def on_device(self, inputs, preprocess):
+        return {"signals": preprocess(inputs["signals"])}
+
+    def read(self, path, named, preprocess):
+        return {"signal": list(np.load(path))}
