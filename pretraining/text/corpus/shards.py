@@ -58,8 +58,9 @@ class ShardWriter:
             np.savez(file, sentences=sentences, documents=documents, counts=counts, units=self.units)
 
         _write(self._path(self.finished, "npz"), lengths)
-        content = tokens.astype(self.dtype, copy=False).tobytes()
-        _write(self._path(self.finished, "bin"), lambda file: file.write(content))
+        _write(
+            self._path(self.finished, "bin"), lambda file: file.write(tokens.astype(self.dtype, copy=False).tobytes())
+        )
         self.finished += 1
         self._pending, self.pending_tokens, self._pending_units = [], 0, 0
 
