@@ -1,4 +1,4 @@
-"""What a run knows about its rows before training: their average length, what they see, their padding, and which rows are evaluated."""
+"""What a run knows about its rows before training: their length, what they see, their padding, what is evaluated."""
 
 import functools
 

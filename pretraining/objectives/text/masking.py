@@ -49,7 +49,9 @@ def choose(
     if unit == "token":
         return lowest(shuffled(candidates, keys, "mask.order"), budget)
     if word_starts is None:
-        raise ValueError(f"masking unit {unit!r} needs word_starts: take a tokenizer that knows words, or unit=token")
+        raise ValueError(
+            f"masking unit {unit!r} needs word_starts: take a tokenizer that knows its words, or unit=token"
+        )
     words, runs = number_words(candidates, word_starts)
     if unit == "whole_word":
         return _choose_words(candidates, words, keys, budget)

@@ -1,4 +1,4 @@
-"""From a corpus to batches: plans lose nothing, rows look as published, and batches do not depend on how they were cut."""
+"""From a corpus to batches: plans lose nothing, rows look as published, and batches do not depend on their cuts."""
 
 import numpy as np
 import pytest
