@@ -31,7 +31,7 @@ WIDTH_MULTIPLE = 8  # batches are padded to a multiple of it: few shapes, and al
 class Tokens(EncodedSplit):
     """Token rows, padded to the longest of their batch.
 
-    `types` says which text of a pair each token is of; `positions`, which tokens of a row the head reads (None: the pooled vector).
+    `types` says which text of a pair each token is of; `positions`, which of a row's tokens the head reads, if any.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Tokens(EncodedSplit):
 
 @dataclass(kw_only=True)
 class TextInputs(Inputs):
-    """Texts, or pairs of texts judged together, with their special tokens; more than `max_tokens` are cut and counted."""
+    """Texts, or pairs judged together, of at most `max_tokens` tokens with special ones; longer ones are cut."""
 
     modality = TEXT
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
@@ -138,9 +138,9 @@ def tokenized(
     key: str = "task.inputs.max_tokens",
     **options: Any,
 ) -> Any:
-    """Call the tokenizer; rows longer than `max_tokens` are cut (of a pair, the longer text first) and their number is reported.
+    """Call the tokenizer; rows longer than `max_tokens`, which is `key` in the configuration, are cut and counted.
 
-    `key` is the configuration's name of that length.
+    Of a pair, the longer text is cut first.
     """
     whole = preprocess.tokenizer(*columns, verbose=False, **options)
     if not report_cut(whole["input_ids"], max_tokens, key, max_tokens):

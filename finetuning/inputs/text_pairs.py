@@ -75,8 +75,8 @@ class ContinuedPairs(Pairs):
 class TextPairInputs(TextInputs):
     """Texts (`source`) with what is to be written after each.
 
-    `prefix` opens every source ("summarize: "). A causal model reads prefix, source and `separator`, and learns the target alone.
-    Sources are cut at `max_tokens`, what is learnt at `max_target_tokens`.
+    `prefix` opens every source ("summarize: "). A causal model reads prefix, source and `separator`, and learns the
+    target alone. Sources are cut at `max_tokens`, what is learnt at `max_target_tokens`.
     """
 
     columns = ("source",)
@@ -91,10 +91,11 @@ class TextPairInputs(TextInputs):
             return
         causal = backbone.architecture == "causal"
         if (self.max_tokens + written if causal else max(self.max_tokens, written)) > limit:
+            where = ", source and target together" if causal else " on each side"
             raise RunError(
-                f"got task.inputs.max_tokens={self.max_tokens}, task.inputs.max_target_tokens={self.max_target_tokens} and "
-                f"task.decoding.max_new_tokens={max_new_tokens}, but this backbone has positions for {limit}"
-                f"{', source and target together' if causal else ' on each side'}: lower them"
+                f"got task.inputs.max_tokens={self.max_tokens}, max_target_tokens={self.max_target_tokens} and "
+                f"task.decoding.max_new_tokens={max_new_tokens}, but this backbone has positions for {limit}{where}: "
+                "lower them"
             )
 
     def encode(  # type: ignore[override]
@@ -122,9 +123,7 @@ class TextPairInputs(TextInputs):
         texts = [text + self.separator for text in sources]
         read = _framed(preprocess, texts, (first, separator), self.max_tokens, "task.inputs.max_tokens")
         if not all(map(len, read)):
-            raise RunError(
-                "got an empty source for a model that continues what it reads: give task.inputs.separator or prefix"
-            )
+            raise RunError("got an empty source, which no model can continue: give task.inputs.separator or prefix")
         limit = self.max_target_tokens - 1  # and the end token
         written = _framed(preprocess, targets, ([], []), limit, "task.inputs.max_target_tokens - 1")
         pad_id = preprocess.eos_id if preprocess.pad_id is None else preprocess.pad_id
@@ -152,8 +151,7 @@ def _framed(
     ids = preprocess.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     (first, last), room = frame, limit - len(frame[0])
     if room <= len(last):
-        raise RunError(
-            f"got {key}={limit}, which leaves no room for text beside {len(first) + len(last)} tokens around it: raise it"
-        )
+        around = len(first) + len(last)
+        raise RunError(f"got {key}={limit}, which leaves no room for text beside {around} tokens around it: raise it")
     report_cut(ids, room, key, limit)
     return arrays([[*first, *(row if len(row) <= room else [*row[: room - len(last)], *last])] for row in ids])

@@ -18,14 +18,14 @@ from pretraining.text.tokenizer import TextPreprocess
 
 
 class TaggedTokens(Tokens):
-    """Token rows that also know which words of their sentence have a vector: not those cut off, nor those without any token."""
+    """Token rows that also know which words of their sentence have a vector: none that was cut off or has no token."""
 
     words: list[np.ndarray]  # per row: the word behind each position that the head reads
 
 
 @dataclass(kw_only=True)
 class WordInputs(TextInputs):
-    """Sentences given as `tokens`, lists of words: the head reads each word's first token (`align=first`), or all of its tokens."""
+    """Sentences as lists of words (`tokens`); the head reads each word's first token (`align=first`) or all."""
 
     columns = ("tokens",)
     align: Literal["first", "all"]
