@@ -13,6 +13,7 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.text import TextInputs, Tokens, arrays, has_segments
 from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
+from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
@@ -62,7 +63,8 @@ class WindowInputs(TextInputs):
             offsets.append(np.where(inside[:, None], np.array(found["offset_mapping"][row]), -1))
             spans.append(_tokens_of(targets[question], offsets[-1])[None])
         types = arrays(found["token_type_ids"]) if "token_type_ids" in found else None
-        windows = Windows(examples, spans, ids=arrays(found["input_ids"]), types=types, pad_id=preprocess.pad_id or 0)
+        ids, pad_id = arrays(found["input_ids"]), padding_of(preprocess)
+        windows = Windows(examples, spans, ids=ids, types=types, pad_id=pad_id)
         windows.question, windows.offsets = owners, offsets
         return windows
 

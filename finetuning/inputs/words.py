@@ -14,6 +14,7 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.text import TextInputs, Tokens, arrays, tokenized
 from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
+from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
@@ -48,7 +49,7 @@ class WordInputs(TextInputs):
             positions.append(np.flatnonzero((owners >= 0) & begins))
             words.append(owners[positions[-1]])
         read = [target[own] for target, own in zip(targets, words, strict=True)]
-        ids, pad_id = arrays(found["input_ids"]), preprocess.pad_id or 0
+        ids, pad_id = arrays(found["input_ids"]), padding_of(preprocess)
         encoded = TaggedTokens(examples, read, ids=ids, positions=positions, pad_id=pad_id)
         encoded.words = words
         return encoded

@@ -13,23 +13,22 @@ LOADERS = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq": 
 def frame(
     architecture: Architecture, config: dict[str, Any] | None, pad_id: int | None, frame_ids: dict[str, int | None]
 ) -> dict[str, int | None]:
-    """Name a tokenizer's ids as configurations do; a decoder starts from the padding token in T5's family, else from the last one."""
+    """Name a tokenizer's ids as configurations do; a decoder starts from padding in T5's family, else from the end token."""
     if not frame_ids:
         return {}
-    last = frame_ids["last"]
-    first = (
-        last if frame_ids["first"] is None and architecture == "causal" else frame_ids["first"]
-    )  # GPT-2 has one token for both
-    named = {"bos_token_id": first, "eos_token_id": last}
+    bos_id, eos_id = frame_ids["bos"], frame_ids["eos"]
+    if bos_id is None and architecture == "causal":  # GPT-2 has one token for both
+        bos_id = eos_id
+    named = {"bos_token_id": bos_id, "eos_token_id": eos_id}
     if (
         architecture == "encoder" and config and config.get("model_type") == "modernbert"
-    ):  # whose defaults are those of its own vocabulary
-        named |= {"cls_token_id": first, "sep_token_id": last}
+    ):  # has ids of its own vocabulary
+        named |= {"cls_token_id": bos_id, "sep_token_id": eos_id}
     if architecture == "seq2seq" and config:
         family = config.get("model_type")
-        named["decoder_start_token_id"] = pad_id if family in ("t5", "mt5", "umt5", "longt5", "pegasus") else last
+        named["decoder_start_token_id"] = pad_id if family in ("t5", "mt5", "umt5", "longt5", "pegasus") else eos_id
         if family in ("bart", "mbart"):
-            named["forced_eos_token_id"] = last
+            named["forced_eos_token_id"] = eos_id
     return named
 
 

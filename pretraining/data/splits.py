@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
@@ -19,16 +19,24 @@ SPLIT_ALIASES = {  # what sources call them, the usual name first
 T = TypeVar("T")
 
 
+class Shares(TypedDict):
+    """Shares of the training examples that stand for splits which a source lacks; 0 for those it has."""
+
+    validation_share: float
+    test_share: float
+
+
 def names_of_splits(there: Collection[str]) -> dict[str, str]:
     """Map our splits to the names that a source has for them, as far as it has them."""
     found = {split: [name for name in aliases if name in there] for split, aliases in SPLIT_ALIASES.items()}
     return {split: names[0] for split, names in found.items() if names}
 
 
-def missing_shares(given: Collection[str], *, validation: float, test: float) -> dict[str, float]:
-    """Name the shares of the training examples that stand for the splits not `given`: arguments of the two below."""
-    shares = {"validation": validation, "test": test}
-    return {f"{name}_share": 0.0 if name in given else share for name, share in shares.items()}
+def missing_shares(given: Collection[str], *, validation: float, test: float) -> Shares:
+    """Keep the shares of the splits that are not `given`."""
+    return Shares(
+        validation_share=0.0 if "validation" in given else validation, test_share=0.0 if "test" in given else test
+    )
 
 
 def stratified(
@@ -56,7 +64,7 @@ def split_of(text: str, *, validation_share: float, test_share: float) -> str:
 
 
 def carved(
-    examples: Iterable[T], split: str, given: Collection[str], shares: dict[str, float], text: Callable[[T], str] = str
+    examples: Iterable[T], split: str, given: Collection[str], shares: Shares, text: Callable[[T], str] = str
 ) -> Iterator[T]:
     """Keep what belongs to `split` of the source's split of that name, or of its training examples, by their `text`."""
     if split in given and (split != "train" or not any(shares.values())):

@@ -5,7 +5,7 @@ Shapes: B rows, T tokens of a row.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +16,6 @@ from pretraining.text.plan import Rows, TextExamples, pack_documents
 from pretraining.text.tokenizer import TextPreprocess
 
 WIDTH_MULTIPLE = 8  # of padded rows: few shapes, and aligned matrix products
-
-
-class SpecialTokens(Protocol):
-    """What laying rows out needs of a preprocess."""
-
-    pad_id: int | None
-    bos_id: int | None
-    eos_id: int | None
 
 
 class PackedDocuments:
@@ -37,7 +29,7 @@ class PackedDocuments:
         return pack_documents(corpus, self.max_tokens, self.preprocess.specials_per_document)
 
 
-def padding_of(preprocess: SpecialTokens) -> int:
+def padding_of(preprocess: TextPreprocess) -> int:
     """Name what stands at padding, which nobody reads: any token where the tokenizer has none for it."""
     return 0 if preprocess.pad_id is None else preprocess.pad_id
 
@@ -62,12 +54,12 @@ def describe_row(preprocess: TextPreprocess, batch: Batch, row: int, target: Any
 
 
 def assemble(
-    examples: TextExamples, max_tokens: int, preprocess: SpecialTokens
+    examples: TextExamples, max_tokens: int, preprocess: TextPreprocess
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay pieces out as `[CLS] piece [SEP] [CLS] piece [SEP] … padding`.
 
-    Returns input_ids int32 [B, T]; document_ids int32 [B, T], the pieces of a row numbered from 1 and padding 0; special
-    bool [B, T], True wherever no token of text stands, padding included.
+    Returns input_ids int32 [B, T]; document_ids int32 [B, T], the pieces of a row numbered from 1 and padding 0;
+    special bool [B, T], True wherever no token of text stands, padding included.
     """
     bos_id, eos_id = preprocess.bos_id, preprocess.eos_id
     spans = examples.piece_lengths + ((bos_id is not None) + (eos_id is not None))

@@ -30,7 +30,7 @@ class TextRow(NamedTuple):
 
 
 def average_text_row(source: Any, collate: Any, preprocess: Any) -> TextRow:
-    """Average a split's rows: their tokens over the whole plan; what is hidden, corrupted or written over `SAMPLED_ROWS` of it."""
+    """Average a split's rows: their tokens over the whole plan, what becomes of them over `SAMPLED_ROWS` of it."""
     count = source.count(0)
     rows = np.unique(np.linspace(0, count - 1, min(count, SAMPLED_ROWS)).astype(np.int64))
     # Halfway through the run, which is the mean of what changes linearly over it.

@@ -25,8 +25,8 @@ class Text(Modality):
 
     def backbone_arguments(self, preprocess: Any) -> dict[str, Any]:
         """Name the vocabulary's size and the ids that padding and the ends of a text have."""
-        frame = {"first": preprocess.bos_id, "last": preprocess.eos_id}
-        return {"vocab_size": preprocess.vocab_size, "pad_id": preprocess.pad_id, "frame_ids": frame}
+        frame_ids = {"bos": preprocess.bos_id, "eos": preprocess.eos_id}
+        return {"vocab_size": preprocess.vocab_size, "pad_id": preprocess.pad_id, "frame_ids": frame_ids}
 
     def average_row(self, objective: Any, source: Source, collate: Any, preprocess: Any) -> Row:
         """Count tokens, and the operations where the objective has a formula for unpadded documents."""
@@ -35,7 +35,7 @@ class Text(Modality):
         return Row(row.tokens, None if counter is None else counter(row))
 
     def facts(self, train: Any, validation: Any, collate: Any, preprocess: Any) -> dict[str, float]:
-        """Measure the loss of a model that knows the frequencies of tokens alone, and how much of the rows is padding."""
+        """Measure the loss of a model that knows the frequencies of tokens alone, and the share of padding."""
         spans = spans_of(train.rows(0), collate, preprocess)
         # Span corruption shortens its rows before they reach the model, so the longest of them is what a row holds.
         row_tokens = max(collate.max_tokens, int(spans.max(initial=0)))

@@ -34,10 +34,10 @@ def cut(sentence_offsets: np.ndarray, document_offsets: np.ndarray, capacity: in
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """Pack pieces into rows of `capacity`, the largest first, each into the row where it leaves the least room. int64 [P]: its row.
+    """Pack pieces into rows of `capacity`, the largest first, each where it leaves the least room. int64 [P]: its row.
 
-    Pieces of a size are placed together: a row with the least room that fits one takes as many of them as it holds, because after each
-    it has the least room again. Equal pieces keep their order.
+    Pieces of a size are placed together: a row with the least room that fits one takes as many of them as it holds,
+    because after each it has the least room again. Equal pieces keep their order.
     """
     row_of = np.empty(len(sizes), dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
@@ -65,7 +65,7 @@ class _OpenRows:
         self._rooms: list[int] = []  # ascending
 
     def take(self, size: int, pieces: int) -> tuple[int, np.ndarray, int]:
-        """Take rows of the least room that holds `size`, at most as many as `pieces` fill: the room, the rows, how many each holds."""
+        """Take rows of the least room for `size`, as many as `pieces` fill: the room, the rows, how many each holds."""
         place = bisect.bisect_left(self._rooms, size)
         if place == len(self._rooms):
             per_row = self.capacity // size

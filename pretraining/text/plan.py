@@ -1,6 +1,6 @@
 """Which tokens make a row: plans over a corpus, and the reading of their rows.
 
-Shapes: R rows of a plan, P pieces, N tokens, B rows that are read.
+Shapes: R rows of a plan, P pieces, N tokens, D documents, B rows that are read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pretraining.cache import build_once, key
+from pretraining.random import permuted
 from pretraining.text.corpus.corpus import Corpus, expand_runs
 from pretraining.text.packing import best_fit, cut
 
@@ -94,13 +95,36 @@ def pack_documents(corpus: Corpus, max_tokens: int, specials_per_document: int =
 
 
 def one_document_per_row(corpus: Corpus, max_tokens: int, specials_per_document: int = 2) -> Rows:
-    """Give each document a row of its own, and each further piece of a long one another."""
+    """Make a row of each document, and of each further piece of a long one."""
 
     def build() -> Rows:
         starts, lengths = _cut(corpus, max_tokens, specials_per_document)
         return Rows(np.arange(len(starts) + 1, dtype=np.int64), starts, lengths, {})
 
     return cached_rows(corpus, {"plan": "single", "max_tokens": max_tokens, "specials": specials_per_document}, build)
+
+
+def continuous_rows(corpus: Corpus, row_tokens: int, *, seed: int, epoch: int) -> Rows:
+    """Fill rows with documents end to end, in the epoch's order: `row_tokens` tokens each, but for the last one."""
+    place = {"row_tokens": row_tokens, "seed": seed, "epoch": epoch}
+    parts = {"plan": "continuous", "row_format": FORMAT, **place}
+    return cached_rows(corpus, parts, lambda: cut_stream(corpus.sentence_offsets[corpus.document_offsets], **place))
+
+
+def cut_stream(borders: np.ndarray, row_tokens: int, *, seed: int, epoch: int) -> Rows:
+    """Cut documents between `borders` [D + 1], in the epoch's order, into rows."""
+    count = len(borders) - 1
+    order = permuted(np.arange(count), count, seed=seed, epoch=epoch, stream="continuous_rows")
+    behind = np.cumsum(np.diff(borders)[order])  # where each document ends in the stream [D]
+    total = int(behind[-1]) if count else 0
+    ends = np.unique(np.concatenate([behind, np.arange(row_tokens, total, row_tokens)]))
+    ends = ends[ends > 0]
+    begins = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    document = np.searchsorted(behind, begins, side="right")
+    starts = borders[order[document]] + begins - (behind - np.diff(borders)[order])[document]
+    offsets = np.searchsorted(begins, np.arange(0, total, row_tokens))
+    offsets = np.append(offsets, len(begins)).astype(np.int64)
+    return Rows(offsets, starts.astype(np.int64), (ends - begins).astype(np.int64), {})
 
 
 def _cut(corpus: Corpus, max_tokens: int, specials_per_document: int) -> tuple[np.ndarray, np.ndarray]:

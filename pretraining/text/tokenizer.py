@@ -1,4 +1,4 @@
-"""Text to token ids: what travels in the hand-off. A `TokenizerRecipe` (tokenizer_recipes.py) makes one from data."""
+"""Text to token ids: what travels in the hand-off. A recipe (tokenizer_recipes.py) makes one from data."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TextPreprocess(Preprocess):
     @functools.cached_property
     def sentinel_ids(self) -> np.ndarray:
         """List the ids of <extra_id_0>, <extra_id_1>, ...; empty where there are none. int64."""
-        known, sentinels = self.tokenizer.get_vocab(), []
+        known, sentinels = self.tokenizer.get_vocab(), list[int]()
         while (name := f"<extra_id_{len(sentinels)}>") in known:
             sentinels.append(known[name])
         return np.array(sentinels, dtype=np.int64)
@@ -70,8 +70,8 @@ class TextPreprocess(Preprocess):
     def starts_word(self) -> np.ndarray:
         """Mark the tokens that open a word. bool [vocabulary].
 
-        By the token's own spelling: not "##…" in WordPiece, a leading space in byte-level BPE and SentencePiece. Special
-        tokens are words of their own. A scheme without such marks has a word per token.
+        By the token's own spelling: not "##…" in WordPiece, a leading space in byte-level BPE and SentencePiece.
+        Special tokens are words of their own. A scheme without such marks has a word per token.
         """
         described = json.loads(self.tokenizer.backend_tokenizer.to_str())
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(self.vocab_size)))

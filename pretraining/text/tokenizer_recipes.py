@@ -6,8 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -15,34 +14,15 @@ from transformers import PreTrainedTokenizerFast
 from pretraining.cache import build_once, key
 from pretraining.text.tokenizer import TextPreprocess
 
+if TYPE_CHECKING:
+    from pretraining.text.data.base import TextData
+
 FRAMED = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}  # RoBERTa's special tokens
 FORMAT = 1  # raised when the same recipe and text would give another tokenizer
 
 
-class TrainingText(Protocol):
-    """What a recipe needs of a data set."""
-
-    cache_dir: Path
-
-    def fingerprint(self) -> str:
-        """Identify the text."""
-        ...
-
-    def sample(self, split: str, max_bytes: int) -> Iterator[str]:
-        """Read documents of a split, about `max_bytes` of them at most."""
-        ...
-
-
-class TokenizerRecipe(ABC):
-    """Makes a `TextPreprocess` out of a data set."""
-
-    @abstractmethod
-    def fit(self, data: TrainingText) -> TextPreprocess:
-        """Make the preprocess for `data`; the same data give the same one."""
-
-
-class TrainedRecipe(TokenizerRecipe):
-    """A tokenizer trained on `sample_bytes` of the training split (of each file the same), and kept in the data's cache."""
+class TrainedRecipe(ABC):
+    """A tokenizer trained on `sample_bytes` of the training split, from all its files, and kept in the data's cache."""
 
     def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int) -> None:
         self.vocab_size, self.lowercase, self.sample_bytes = vocab_size, lowercase, sample_bytes
@@ -51,7 +31,7 @@ class TrainedRecipe(TokenizerRecipe):
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
 
-    def fit(self, data: TrainingText) -> TextPreprocess:
+    def fit(self, data: TextData) -> TextPreprocess:
         """Train, or read what was trained before from the same text."""
         parts = {"recipe": type(self).__name__, **vars(self), "data": data.fingerprint(), "format": FORMAT}
         directory = build_once(
@@ -87,7 +67,7 @@ class WordPiece(TrainedRecipe):
         return tokenizer
 
     def _alphabet(self, sample: list[str]) -> list[str]:
-        """List the most frequent characters; each takes up to two places of the vocabulary, so they get half of it at most."""
+        """List the most frequent characters: each takes up to two places, so that they get half of the vocabulary."""
         normalise = normalizers.BertNormalizer(lowercase=self.lowercase).normalize_str
         counts: Counter[str] = Counter()
         for text in sample:
@@ -111,7 +91,7 @@ class WordPiece(TrainedRecipe):
 
 
 class ByteBPE(TrainedRecipe):
-    """RoBERTa's scheme: byte-pair encoding of UTF-8 bytes, where nothing is unknown and spaces belong to the word after them.
+    """RoBERTa's scheme: byte-pair encoding of UTF-8, where nothing is unknown; a space belongs to the word after it.
 
     Sentences are encoded one at a time, so each opens with a space.
     """
@@ -137,7 +117,7 @@ class ByteBPE(TrainedRecipe):
 
 
 class SentinelBPE(ByteBPE):
-    """Byte-level BPE with T5's special tokens: <pad> 0, </s> 1, <unk> 2, and <extra_id_0> downwards from the highest id.
+    """Byte-level BPE with T5's special tokens: <pad> 0, </s> 1, <unk> 2, <extra_id_0> last and the others before it.
 
     `vocab_size` counts the sentinels.
     """
@@ -160,7 +140,7 @@ class SentinelBPE(ByteBPE):
 
 
 class Unigram(TrainedRecipe):
-    """A unigram language model over pieces (Kudo 2018), as SentencePiece trains it: spaces are part of pieces, as "▁"."""
+    """A unigram language model over pieces (Kudo 2018), as SentencePiece trains it: spaces are part of pieces ("▁")."""
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
@@ -185,9 +165,9 @@ class Unigram(TrainedRecipe):
 def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
     """Sort pieces from the most probable on, the same for the same text.
 
-    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters that
-    it adds to a vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any order. So
-    scores are rounded, and the least probable characters are put in the order of the alphabet.
+    The library's trainer keeps pieces in randomly keyed tables: sums differ in their last digits, and the characters
+    that it adds to a vocabulary that lacks them get their scores, a ten-thousandth apart at the lower end, in any
+    order. So scores are rounded, and the least probable characters are put in the order of the alphabet.
     """
     rounded = {piece: round(score, 6) for piece, score in scores.items()}
     characters = [piece for piece in rounded if len(piece) == 1]
@@ -197,13 +177,13 @@ def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(rounded.items(), key=lambda item: (-item[1], item[0]))
 
 
-class PretrainedTokenizer(TokenizerRecipe):
+class PretrainedTokenizer:
     """An existing fast tokenizer: a directory or a hub name. Needed to continue from a checkpoint."""
 
     def __init__(self, *, path: str) -> None:
         self.path = path
 
-    def fit(self, data: TrainingText) -> TextPreprocess:
+    def fit(self, data: TextData) -> TextPreprocess:
         """Read it; the data has no say."""
         try:
             return TextPreprocess.load(self.path)

@@ -1,4 +1,4 @@
-"""Which examples a step holds is decided by its place in the run: not by workers, ranks, micro-batches or what was served before."""
+"""Which examples a step holds is decided by its place in the run: not by workers, ranks, micro-batches or the past."""
 
 from typing import NamedTuple
 
@@ -118,8 +118,8 @@ def test_evaluation_draws_do_not_depend_on_a_run():
 
 
 def test_a_batch_size_that_does_not_divide_names_those_that_do():
-    with pytest.raises(
-        ValueError,
-        match=r"data\.batch_size=10 does not divide into 2 rank\(s\) x trainer\.accumulate=4: set data\.batch_size to 8 or 16",
-    ):
+    divides = (
+        r"data\.batch_size=10 does not divide into 2 rank\(s\) x trainer\.accumulate=4: set data\.batch_size to 8 or 16"
+    )
+    with pytest.raises(ValueError, match=divides):
         check_batch_size(10, 4, 2)

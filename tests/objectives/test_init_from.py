@@ -1,4 +1,4 @@
-"""Continued pretraining: backbone and heads go on from a transformers checkpoint or a hand-off, and nothing half-fitting is loaded."""
+"""Continued pretraining: backbone and heads go on from a checkpoint or a hand-off; nothing half-fitting is loaded."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a run knows about its rows before training: their average length, what they see, their padding, and which rows are evaluated."""
+"""What a run knows about its rows before training: their length, what they see, their padding, what is evaluated."""
 
 import functools
 
@@ -91,7 +91,7 @@ def test_an_average_row_counts_tokens_and_costs_what_the_objective_s_formula_say
 def test_a_backbone_is_told_the_vocabulary_and_the_ids_around_a_text():
     words = preprocess("sentinel_bpe")
     told = TEXT.backbone_arguments(words)
-    assert told == {"vocab_size": 500, "pad_id": 0, "frame_ids": {"first": None, "last": words.eos_id}}
+    assert told == {"vocab_size": 500, "pad_id": 0, "frame_ids": {"bos": None, "eos": words.eos_id}}
 
 
 def test_rows_are_shown_by_what_the_collate_says_of_them(tmp_path):

@@ -96,7 +96,8 @@ def test_training_in_another_process_gives_the_same_tokenizer():
     script = (
         "from pretraining.text.tokenizer_recipes import *\nfrom tests.text.test_tokenizer import TEXTS\n"
         "for recipe in (WordPiece, ByteBPE):\n"
-        "    print(TextPreprocess(tokenizer=recipe(vocab_size=400, lowercase=True, sample_bytes=1).train(iter(TEXTS))).digest)"
+        "    tokenizer = recipe(vocab_size=400, lowercase=True, sample_bytes=1).train(iter(TEXTS))\n"
+        "    print(TextPreprocess(tokenizer=tokenizer).digest)"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     here = [

@@ -34,7 +34,7 @@ FAMILIES = {
     ),
     "llama": ({"model_type": "llama", **SMALL, "num_key_value_heads": 1}, "causal"),
 }
-FRAME = {"first": 3, "last": 4}
+FRAME = {"bos": 3, "eos": 4}
 
 
 def built(family):
@@ -143,6 +143,6 @@ def test_a_decoder_s_ids_are_the_tokenizer_s(model_type, shape, start):
 
 
 def test_a_tokenizer_with_one_token_for_both_ends_gives_it_twice():
-    options = {"architecture": "causal", "vocab_size": 90, "frame_ids": {"first": None, "last": 7}}
+    options = {"architecture": "causal", "vocab_size": 90, "frame_ids": {"bos": None, "eos": 7}}
     config = TransformersBackbone(config=FAMILIES["gpt2"][0], **options).model.config
     assert (config.bos_token_id, config.eos_token_id) == (7, 7)

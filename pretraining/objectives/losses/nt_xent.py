@@ -71,7 +71,8 @@ class _Contrast(torch.autograd.Function):
             total += loss
             if wanted:
                 by_anchor[start : start + rows] = slope @ candidates / temperature
-                by_candidate.addmm_(slope.T, tile, alpha=1.0 / temperature)
+                # In place, but not by `addmm_`, which torch's counter of operations does not see.
+                torch.addmm(by_candidate, slope.T, tile, alpha=1.0 / temperature, out=by_candidate)
         ctx.save_for_backward(*((by_anchor, by_candidate) if wanted else ()))
         return total
 

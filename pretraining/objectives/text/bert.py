@@ -67,7 +67,7 @@ class Bert(Objective):
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         self.mlm_weight, self.nsp_weight = mlm_weight, nsp_weight
-        self.token_head, self.pair_head = TokenHead.of(backbone), PairHead(backbone)
+        self.token_head, self.pair_head = TokenHead(backbone), PairHead(backbone)
 
     def loss(self, batch: Batch) -> Loss:
         """Predict the hidden tokens and classify the pairs of a batch of `MaskPairs`."""

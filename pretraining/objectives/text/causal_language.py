@@ -24,7 +24,8 @@ from pretraining.text.tokenizer import TextPreprocess
 class NextTokens(PackedDocuments):
     """Turns documents into packed rows and each token's successor: the collate of causal language modelling.
 
-    A document's tokens see and predict only tokens of the same document; its end token is predicted, its first token is not.
+    A document's tokens see and predict only tokens of the same document; its end token is predicted, its first token is
+    not.
     """
 
     def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
@@ -54,7 +55,8 @@ class CausalLanguage(Objective):
         if backbone.architecture != "causal":
             raise ValueError(
                 f"causal language modelling needs a decoder, but {backbone.model.config.model_type} is a model of "
-                f"architecture={backbone.architecture}: choose backbone=gpt2_tiny or gpt2, or set backbone.architecture=causal"
+                f"architecture={backbone.architecture}: choose backbone=gpt2_tiny or gpt2, or set "
+                "backbone.architecture=causal"
             )
         check_head(backbone)
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pretraining.objectives.text.continuous_rows import continuous_rows
-from pretraining.objectives.text.noises import DocumentBatch, Noise, Replacements, SentencePermutation
+from pretraining.objectives.text.noises import DocumentBatch, Draws, Noise, SentencePermutation
 from pretraining.objectives.text.span_corruption import Corrupted, choose_spans, corrupt_spans, lengths_for
 from pretraining.random import Keys
 from pretraining.text.corpus.corpus import Corpus, expand_runs
-from pretraining.text.plan import Rows, TextExamples, cached_rows, one_document_per_row
+from pretraining.text.plan import Rows, TextExamples, cached_rows, continuous_rows, one_document_per_row
 from pretraining.text.tokenizer import TextPreprocess
 
 
@@ -40,7 +39,7 @@ class Corruption(ABC):
 
 
 class Bart(Corruption):
-    """A document per row, corrupted by `noises` in their order; the target is the whole document between its special tokens.
+    """A document per row, corrupted by `noises` in their order; the target is the whole document, framed.
 
     Inputs that grew beyond the row (by insertions) lose their last tokens.
     """
@@ -60,7 +59,7 @@ class Bart(Corruption):
             )
 
     def plan(self, corpus: Corpus, preprocess: TextPreprocess, max_tokens: int, seed: int, epoch: int) -> Rows:
-        """Give each document a row, the same each epoch; where sentences are permuted, each of them is a piece."""
+        """Make a row of each document, the same each epoch; where sentences are permuted, each of them is a piece."""
         specials = preprocess.specials_per_document
         rows = one_document_per_row(corpus, max_tokens, specials)
         if not any(isinstance(noise, SentencePermutation) for noise in self.noises):
@@ -69,12 +68,11 @@ class Bart(Corruption):
         return cached_rows(corpus, parts, lambda: cut_at_sentences(rows, corpus.sentence_offsets))
 
     def __call__(self, text: DocumentBatch, preprocess: TextPreprocess, max_tokens: int, keys: Keys) -> Corrupted:
-        """Corrupt documents."""
+        """Apply the noises to documents."""
         assert preprocess.mask_id is not None
-        replacements = Replacements(preprocess.mask_id, preprocess.ordinary_ids)
         noised = text
         for view, noise in enumerate(self.noises):
-            noised = noise(noised, replacements, keys, view)
+            noised = noise(noised, Draws(keys, view, preprocess.mask_id, preprocess.ordinary_ids))
         room = np.minimum(noised.lengths, max_tokens - preprocess.specials_per_document)
         return Corrupted(*framed(noised.tokens, room, preprocess), *framed(text.tokens, text.lengths, preprocess))
 
@@ -99,8 +97,8 @@ class SpanCorruption(Corruption):
         """Refuse a tokenizer without sentinels, an end or a padding token."""
         if not len(preprocess.sentinel_ids) or preprocess.eos_id is None or preprocess.pad_id is None:
             raise ValueError(
-                "span corruption needs a tokenizer with sentinels (<extra_id_0>, <extra_id_1>, ...), an end and a padding "
-                "token: choose preprocess=sentinel_bpe, or preprocess=pretrained_tokenizer with that of T5"
+                "span corruption needs a tokenizer with sentinels (<extra_id_0>, <extra_id_1>, ...), an end and a "
+                "padding token: choose preprocess=sentinel_bpe, or preprocess=pretrained_tokenizer with that of T5"
             )
 
     def plan(self, corpus: Corpus, preprocess: TextPreprocess, max_tokens: int, seed: int, epoch: int) -> Rows:
@@ -123,7 +121,7 @@ class SpanCorruption(Corruption):
 
 
 def unpacked(examples: TextExamples, starts_word: np.ndarray) -> DocumentBatch:
-    """Lay rows out without special tokens; each piece starts a sentence. `starts_word` [V] is a table of the vocabulary."""
+    """Lay rows out without special tokens; each piece starts a sentence. `starts_word` is the tokenizer's table."""
     first_piece = np.cumsum(examples.row_pieces) - examples.row_pieces
     ends = np.concatenate([[0], np.cumsum(examples.piece_lengths)])
     lengths = ends[first_piece + examples.row_pieces] - ends[first_piece]

@@ -1,4 +1,4 @@
-"""Denoising: an encoder reads a corrupted text, a decoder writes what was there (Lewis et al. 2020, "BART"; Raffel et al. 2020, "T5").
+"""Denoising: an encoder reads corrupted text, a decoder writes what was there (Lewis et al. 2020; Raffel et al. 2020).
 
 Shapes: B rows, T encoder tokens, U decoder tokens, K predictions of a micro-batch (padded), D width.
 """
@@ -25,7 +25,7 @@ from pretraining.text.tokenizer import TextPreprocess
 
 
 class DenoiseText:
-    """Turns rows of text into corrupted inputs and clean targets: the collate of denoising. `corruption` is BART's or T5's way."""
+    """Turns rows of text into corrupted inputs and clean targets, in BART's or T5's way: the collate of denoising."""
 
     def __init__(self, *, preprocess: TextPreprocess, max_tokens: int, corruption: Corruption) -> None:
         corruption.check(preprocess)
@@ -104,6 +104,6 @@ class Denoising(Objective):
 
 
 def _reads_memory(name: str) -> bool:
-    """Tell the decoder's projections of what the encoder says (keys and values) by their names in BART's and T5's families."""
+    """Tell by their names the decoder's projections of what the encoder says (keys and values), in BART and T5."""
     *path, last = name.split(".")
     return bool(path) and path[-1] in ("encoder_attn", "EncDecAttention") and last in ("k_proj", "v_proj", "k", "v")

@@ -31,9 +31,10 @@ from pretraining.text.tokenizer import TextPreprocess
 class MaskTokens(PackedDocuments):
     """Turns documents into rows with hidden tokens: the collate of masked language modelling.
 
-    `fraction` of each row's ordinary tokens is predicted, an exact count (`{start, end}`: from one to the other, linearly over the run,
-    and `end` in evaluation); of these, `mask_share` become [MASK], `random_share` a random ordinary token, and the rest stay.
-    Predictions are padded to a multiple of 64, or with `static_shapes` to the same number in each batch.
+    `fraction` of each row's ordinary tokens is predicted, an exact count (`{start, end}`: from one to the other,
+    linearly over the run, and `end` in evaluation); of these, `mask_share` become [MASK], `random_share` a random
+    ordinary token, and the rest stay. Predictions are padded to a multiple of 64, or with `static_shapes` to the same
+    number in each batch.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class MaskTokens(PackedDocuments):
         return text_batch(hidden, document_ids) | targets
 
     def hide(self, input_ids: np.ndarray, special: np.ndarray, keys: Keys) -> tuple[np.ndarray, Batch]:
-        """Hide ordinary tokens of laid-out rows [B, T]: what the model sees [B, T], and the part of a batch that is predicted."""
+        """Hide ordinary tokens of laid-out rows: what the model sees [B, T], and what it is to predict."""
         starts = None if self.unit == "token" else self.preprocess.starts_word[input_ids]
         chosen = choose(~special, keys, fraction=self.fraction_at(keys.progress), unit=self.unit, word_starts=starts)
         hidden = corrupt(
@@ -119,24 +120,15 @@ def _start_and_end(fraction: float | Mapping[str, float]) -> tuple[float, float]
 class TokenHead(nn.Module):
     """BERT's prediction head: a layer, its activation and norm, and the token embeddings as output weights."""
 
-    def __init__(self, *, dim: int, vocab_size: int, initializer_range: float, layer_norm_eps: float) -> None:
+    def __init__(self, backbone: TransformersBackbone) -> None:
         super().__init__()
-        self.dense = nn.Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
-        nn.init.normal_(self.dense.weight, std=initializer_range)
-        nn.init.zeros_(self.dense.bias)
-
-    @classmethod
-    def of(cls, backbone: TransformersBackbone) -> TokenHead:
-        """Build the head that fits a backbone, under its own initialisation."""
         config = backbone.model.config
-        return cls(
-            dim=backbone.dim,
-            vocab_size=config.vocab_size,
-            initializer_range=getattr(config, "initializer_range", 0.02),
-            layer_norm_eps=getattr(config, "layer_norm_eps", getattr(config, "norm_eps", 1e-12)),
-        )
+        self.dense = nn.Linear(backbone.dim, backbone.dim)
+        epsilon = getattr(config, "layer_norm_eps", getattr(config, "norm_eps", 1e-12))
+        self.norm = nn.LayerNorm(backbone.dim, eps=epsilon)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        nn.init.normal_(self.dense.weight, std=getattr(config, "initializer_range", 0.02))
+        nn.init.zeros_(self.dense.bias)
 
     def flops(self) -> float:
         """Count one prediction's forward pass."""
@@ -150,7 +142,8 @@ class TokenHead(nn.Module):
 class MaskedLanguage(Objective):
     """Cross-entropy in nats at the hidden tokens, and nowhere else: no [B, T, V] scores are ever made.
 
-    `boundary_weight` above 0 adds SpanBERT's span-boundary objective, which predicts a hidden token from its span's neighbours.
+    `boundary_weight` above 0 adds SpanBERT's span-boundary objective, which predicts a hidden token from its span's
+    neighbours.
     """
 
     modality = TEXT
@@ -159,7 +152,7 @@ class MaskedLanguage(Objective):
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer, boundary_weight: float = 0.0) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
-        self.head, self.boundary_weight = TokenHead.of(backbone), boundary_weight
+        self.head, self.boundary_weight = TokenHead(backbone), boundary_weight
         if boundary_weight:
             self.boundary_head = BoundaryHead(backbone.dim, vocab_size=len(self.head.bias))
 

@@ -1,7 +1,7 @@
 """Which tokens a masked language model predicts, and what it sees in their place.
 
-Everything is keyed by example, so a row's result is the same in any batch. Each row gets an exact number of predictions:
-round(fraction * candidates), and at least one if it has a candidate.
+Everything is keyed by example, so a row's result is the same in any batch, and each row gets an exact number of
+predictions.
 
 Shapes: B rows, T tokens, W words.
 """
@@ -22,10 +22,10 @@ SPAN_STOP = 0.2  # SpanBERT: a span ends after each word with this probability .
 SPAN_WORDS = 10  # ... and has at most this many words
 
 
-def budgets(candidates: np.ndarray, fraction: float | np.ndarray) -> np.ndarray:
-    """Give how many tokens each row predicts: round(fraction * candidates), at least 1 where there is a candidate. int64 [B].
+def budgets(candidates: np.ndarray, fraction: float) -> np.ndarray:
+    """Count the tokens a row predicts: round(fraction * candidates), at least 1 if it has a candidate. int64 [B].
 
-    `fraction` is one number, or one per row (a schedule). Halves go to the even number, as in BERT's script.
+    Halves go to the even number, as in BERT's script.
     """
     available = candidates.sum(1)
     return np.minimum(np.maximum(np.rint(fraction * available), 1), available).astype(np.int64)
@@ -35,18 +35,19 @@ def choose(
     candidates: np.ndarray,
     keys: Keys,
     *,
-    fraction: float | np.ndarray,
+    fraction: float,
     unit: Unit = "token",
     word_starts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Choose the tokens to predict among `candidates`. bool [B, T].
 
-    `candidates` [B, T] is False at special and padding tokens; `word_starts` [B, T] is True at the first token of each word, and
-    needed for the units above the token. "token" and "span" hit `budgets` exactly; "whole_word" stays at most a word below.
+    `candidates` [B, T] is False at special and padding tokens; `word_starts` [B, T] is True at the first token of each
+    word, and needed for the units above the token. "token" and "span" hit `budgets` exactly; "whole_word" stays at most
+    a word below.
     """
     budget = budgets(candidates, fraction)
     if unit == "token":
-        return _choose_tokens(candidates, keys, budget)
+        return lowest(shuffled(candidates, keys, "mask.order"), budget)
     if word_starts is None:
         raise ValueError(
             f"masking unit {unit!r} needs word_starts: take a tokenizer that knows its words, or unit=token"
@@ -60,7 +61,7 @@ def choose(
 
 
 def number_words(candidates: np.ndarray, word_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number each row's words and its runs of candidates from 0. Both int64 [B, T], meaningless outside of `candidates`.
+    """Number each row's words and its runs of candidates from 0. int64 [B, T] each, only valid in `candidates`.
 
     A word never crosses a token that is no candidate: what follows one starts a word and a run.
     """
@@ -70,7 +71,7 @@ def number_words(candidates: np.ndarray, word_starts: np.ndarray) -> tuple[np.nd
 
 
 def shuffled(eligible: np.ndarray, keys: Keys, slot: str, view: int = 0) -> np.ndarray:
-    """Draw a sort key for each eligible place of a row, and larger ones for the rest; no two eligible ones are equal. int64 [B, N]."""
+    """Draw a sort key for each eligible place of a row, no two alike, and larger ones for the rest. int64 [B, N]."""
     count = eligible.shape[1]
     drawn = (bits(keys, slot, count, view) << _PLACE_BITS) | np.arange(count)
     return np.where(eligible, drawn, _LAST)
@@ -84,14 +85,11 @@ def lowest(order: np.ndarray, how_many: np.ndarray) -> np.ndarray:
     return (order <= limit) & (order < _LAST) & (how_many > 0)[:, None]
 
 
-def _choose_tokens(candidates: np.ndarray, keys: Keys, budget: np.ndarray) -> np.ndarray:
-    return lowest(shuffled(candidates, keys, "mask.order"), budget)
-
-
 def _choose_words(candidates: np.ndarray, words: np.ndarray, keys: Keys, budget: np.ndarray) -> np.ndarray:
     """Take shuffled words until the budget is full, skipping each that would exceed it (BERT's rule).
 
-    A row whose every word is longer than its budget predicts the first tokens of its first drawn word instead of nothing.
+    A row whose every word is longer than its budget predicts the first tokens of its first drawn word instead of
+    nothing.
     """
     rows = np.arange(len(words))[:, None]
     count = int(words.max(initial=-1)) + 1
@@ -101,7 +99,8 @@ def _choose_words(candidates: np.ndarray, words: np.ndarray, keys: Keys, budget:
     turn = np.argsort(shuffled(sizes > 0, keys, "mask.order"), 1)
     left, waiting, taken = budget.copy(), np.take_along_axis(sizes, turn, 1), np.zeros(sizes.shape, dtype=bool)
     first = np.where((sizes > 0).any(1), turn[:, 0], -1) if count else np.full(len(words), -1)
-    # What exceeds the rest of a budget now always will: drop it, take the longest prefix that fits, repeat for what is behind.
+    # What exceeds the rest of a budget now always will: drop it, take the longest prefix that fits, repeat for what is
+    # behind.
     while True:
         waiting[waiting > left[:, None]] = 0
         reach = np.cumsum(waiting, 1)
@@ -134,7 +133,8 @@ def _choose_spans(
 ) -> np.ndarray:
     """Add spans of whole words, from the word of a random token that is not yet chosen, until the budget is full.
 
-    A span ends where its run of candidates does, and the last one is cut inside a word when the budget says so (SpanBERT's rule).
+    A span ends where its run of candidates does, and the last one is cut inside a word when the budget says so
+    (SpanBERT's rule).
     """
     chosen = np.zeros_like(candidates)
     left, active = budget.copy(), np.flatnonzero(budget > 0)
@@ -147,9 +147,8 @@ def _choose_spans(
         place = (np.cumsum(free, 1) > ordinal[:, None]).argmax(1)[:, None]
         words, runs = word[active], run[active]
         beyond = words - np.take_along_axis(words, place, 1)
-        span = (
-            free & (beyond >= 0) & (beyond < lengths[active, turn, None]) & (runs == np.take_along_axis(runs, place, 1))
-        )
+        span = free & (beyond >= 0) & (beyond < lengths[active, turn, None])
+        span &= runs == np.take_along_axis(runs, place, 1)
         span &= np.cumsum(span, 1) <= left[active, None]
         chosen[active] |= span
         left[active] -= span.sum(1)
@@ -169,32 +168,26 @@ def corrupt(
     random_share: float = 0.1,
     per_span: bool = False,
 ) -> np.ndarray:
-    """Give a copy of `input_ids` where a chosen token became [MASK], a random token or stayed, by these shares. [B, T].
+    """Copy `input_ids`, with each chosen token turned into [MASK] or a random token, or kept, by these shares. [B, T].
 
-    Random tokens come from `ordinary_ids`, which holds no special token. With `per_span`, touching chosen tokens share one fate
-    (and still draw a random token each).
+    Random tokens come from `ordinary_ids`, which holds no special token. With `per_span`, touching chosen tokens share
+    one fate (and still draw a random token each).
     """
     result = input_ids.copy()
     flat = np.flatnonzero(chosen)
     if not flat.size:
         return result
     rows, places = np.divmod(flat, chosen.shape[1])
-    rank = _rank_in_row(rows, len(chosen))  # draws go by rank among the chosen: few of them, and padding shifts none
+    sizes = np.bincount(rows, minlength=len(chosen))
+    # Draws go by rank among the chosen of a row: few of them, and padding shifts none.
+    rank = fate_rank = np.arange(rows.size) - (np.cumsum(sizes) - sizes)[rows]
     most = int(rank.max()) + 1
     if per_span:
         opens = np.ones(rows.size, dtype=bool)
         opens[1:] = (np.diff(rows) != 0) | (np.diff(places) != 1)
         fate_rank = rank[opens][np.cumsum(opens) - 1]  # a span's fate is drawn at its first token
-    else:
-        fate_rank = rank
     drawn = uniform(keys, "mask.fate", most)[rows, fate_rank]
     random_ids = ordinary_ids[integers(keys, "mask.random_id", len(ordinary_ids), most)[rows, rank]]
     kept = np.where(drawn < mask_share + random_share, random_ids, input_ids.reshape(-1)[flat])
     result.reshape(-1)[flat] = np.where(drawn < mask_share, mask_id, kept)
     return result
-
-
-def _rank_in_row(rows: np.ndarray, count: int) -> np.ndarray:
-    """Number the entries of sorted `rows` from 0 within each row."""
-    sizes = np.bincount(rows, minlength=count)
-    return np.arange(rows.size) - (np.cumsum(sizes) - sizes)[rows]

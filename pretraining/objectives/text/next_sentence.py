@@ -1,4 +1,4 @@
-"""Next-sentence prediction (Devlin et al. 2019, "BERT", section 3.1) and sentence order prediction (Lan et al. 2020, "ALBERT").
+"""Next-sentence prediction (Devlin et al. 2019, section 3.1), and sentence order prediction (Lan et al. 2020).
 
 Shapes: B pairs, T tokens.
 """
@@ -32,8 +32,8 @@ PLAN_FORMAT = 1  # raised when the same arguments would give other pairs
 class PairSentences:
     """Turns pairs of segments into rows `[CLS] A [SEP] B [SEP]`: the collate of next-sentence prediction.
 
-    Label 0: B follows A. With `negatives` "random", B of a negative comes from another document; with "swapped", the two segments
-    change places. `short_share` of the documents aim at a random length below `max_tokens`.
+    Label 0: B follows A. With `negatives` "random", B of a negative comes from another document; with "swapped", the
+    two segments change places. `short_share` of the documents aim at a random length below `max_tokens`.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ def assemble_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay pairs out as `[CLS] A [SEP] B [SEP] padding`.
 
-    Returns input_ids int64 [B, T]; segments int64 [B, T], 0 at padding, 1 up to the first [SEP], then 2; special bool [B, T].
+    Returns input_ids int64 [B, T]; segments int64 [B, T], 0 at padding, 1 up to the first [SEP], then 2; special bool
+    [B, T].
     """
     if (examples.row_pieces != 2).any():
         raise ValueError("a row of sentence pairs has two pieces: take the plan of this collate")
@@ -118,7 +119,7 @@ class PairHead(nn.Module):
 
 
 class NextSentence(Objective):
-    """Cross-entropy in nats of "B follows A" (0) or not (1). Reports the actual share of negatives, which is above one half."""
+    """Cross-entropy in nats of "B follows A" (0) or not (1). Reports the share of negatives, above one half."""
 
     modality = TEXT
     foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"head.output.": PAIR_HEADS}

@@ -1,7 +1,7 @@
 """BART's noises: each takes a batch of documents and returns a corrupted one; any of them combine, in the order listed.
 
-Every draw is keyed by example and by the noise's place in the list (`view`), so a row is corrupted alike in any batch and a noise may be
-listed twice. Counts are exact: `fraction` of a row means ceil(fraction * what it counts), as in fairseq.
+Every draw is keyed by example and by the noise's place in the list, so a row is corrupted alike in any batch and a
+noise may be listed twice. Counts are exact: `fraction` of a row means ceil(fraction * what it counts), as in fairseq.
 
 Shapes: B rows, T places (documents without special tokens, then padding), S sentences or spans.
 """
@@ -30,42 +30,49 @@ class DocumentBatch(NamedTuple):
         return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     def take(self, places: np.ndarray, lengths: np.ndarray) -> DocumentBatch:
-        """Give the documents whose place t is now what `places` [B, T'] says."""
-        width = int(lengths.max(initial=0))
-        moved = [
-            np.take_along_axis(part, places[:, :width], 1)
-            for part in (self.tokens, self.word_starts, self.sentence_starts)
-        ]
-        return DocumentBatch(moved[0], lengths, moved[1], moved[2])
+        """Move what stands at `places` [B, T'] to places 0 to T'."""
+        places = places[:, : int(lengths.max(initial=0))]
+        tokens, words, sentences = (np.take_along_axis(part, places, 1) for part in (self.tokens, *self[2:]))
+        return DocumentBatch(tokens, lengths, words, sentences)
 
     def keep(self, kept: np.ndarray) -> DocumentBatch:
-        """Give the documents without the places where `kept` [B, T] is False, closing the gaps."""
+        """Delete the places where `kept` [B, T] is False, closing the gaps."""
         kept = kept & self.inside()
         return self.take(np.argsort(~kept, axis=1, kind="stable"), kept.sum(1))
 
 
-class Replacements(NamedTuple):
-    """What stands in for a token: [MASK], or a draw from `ordinary_ids`, which holds no special token."""
+class Draws(NamedTuple):
+    """What a noise draws from, and what it puts in: [MASK], or one of `ordinary_ids`, which holds no special token."""
 
+    keys: Keys
+    view: int  # the noise's place in the list
     mask_id: int
     ordinary_ids: np.ndarray
 
-    def draw(self, keys: Keys, name: str, count: int, view: int, random: np.ndarray) -> np.ndarray:
-        """Give a random token where `random` [B, count] says so, else [MASK]. int64 [B, count]."""
-        ids = self.ordinary_ids[integers(keys, f"{name}.id", len(self.ordinary_ids), count, view)]
-        return np.where(random, ids, self.mask_id)
+    def shuffle(self, eligible: np.ndarray, slot: str) -> np.ndarray:
+        """Draw a sort key for each eligible place of a row, and larger ones for the rest. int64 [B, N]."""
+        return shuffled(eligible, self.keys, slot, self.view)
+
+    def toss(self, slot: str, count: int, probability: float) -> np.ndarray:
+        """Toss `count` coins per row that are True with this probability. bool [B, count]."""
+        return np.asarray(uniform(self.keys, slot, count, self.view)) < probability
+
+    def replacements(self, slot: str, random: np.ndarray) -> np.ndarray:
+        """Draw a random token where `random` [B, N] says so; [MASK] elsewhere. int64 [B, N]."""
+        drawn = integers(self.keys, f"{slot}.id", len(self.ordinary_ids), random.shape[1], self.view)
+        return np.where(random, self.ordinary_ids[drawn], self.mask_id)
 
 
 class Noise(ABC):
     """One way to corrupt documents."""
 
     @abstractmethod
-    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
-        """Corruption each document with the draws of its key."""
+    def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
+        """Corrupt each document with the draws of its key."""
 
 
 def part_of(count: np.ndarray, fraction: float) -> np.ndarray:
-    """Give ceil(fraction * count), without the extra one that float error would add. int64."""
+    """Compute ceil(fraction * count), without the extra one that float error would add. int64."""
     return np.ceil(np.round(fraction * count, 9)).astype(np.int64)
 
 
@@ -75,14 +82,14 @@ class TokenMasking(Noise):
     def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
         self.fraction, self.random_share = fraction, random_share
 
-    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
+    def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Replace tokens in place."""
-        width = documents.tokens.shape[1]
-        hit = lowest(
-            shuffled(documents.inside(), keys, "token_masking", view), part_of(documents.lengths, self.fraction)
+        order = draws.shuffle(documents.inside(), "token_masking")
+        random = draws.toss("token_masking.random", order.shape[1], self.random_share)
+        hit, instead = (
+            lowest(order, part_of(documents.lengths, self.fraction)),
+            draws.replacements("token_masking", random),
         )
-        random = np.asarray(uniform(keys, "token_masking.random", width, view)) < self.random_share
-        instead = replacements.draw(keys, "token_masking", width, view, random)
         return documents._replace(tokens=np.where(hit, instead, documents.tokens))
 
 
@@ -99,22 +106,21 @@ class TokenDeletion(Noise):
     def __init__(self, *, fraction: float) -> None:
         self.fraction = fraction
 
-    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
+    def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Delete tokens."""
-        order = shuffled(documents.inside(), keys, "token_deletion", view)
+        order = draws.shuffle(documents.inside(), "token_deletion")
         return documents.keep(~lowest(order, part_of(documents.lengths, self.fraction)))
 
 
 class TokenInsertion(Noise):
-    """Insert as many new tokens as `fraction` of the document: `random_share` of them random tokens, the rest [MASK]."""
+    """Insert as many tokens as `fraction` of the document: `random_share` of them random tokens, the rest [MASK]."""
 
     def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
         self.fraction, self.random_share = fraction, random_share
 
-    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
+    def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Insert tokens at distinct uniform places."""
-        count = part_of(documents.lengths, self.fraction)
-        return insert(documents, replacements, keys, view, count, self.random_share)
+        return insert(documents, draws, part_of(documents.lengths, self.fraction), self.random_share)
 
 
 class SentencePermutation(Noise):
@@ -123,7 +129,7 @@ class SentencePermutation(Noise):
     def __init__(self, *, fraction: float) -> None:
         self.fraction = fraction
 
-    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
+    def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Reorder whole sentences."""
         inside = documents.inside()
         starts = documents.sentence_starts & inside
@@ -131,10 +137,11 @@ class SentencePermutation(Noise):
         sentence = np.maximum(np.cumsum(starts, 1) - 1, 0)  # [B, T]
         counts = starts.sum(1)
         exists = np.arange(counts.max(initial=0)) < counts[:, None]  # [B, S]
-        moving = lowest(shuffled(exists, keys, "sentence_permutation.which", view), part_of(counts, self.fraction))
-        # The moving sentences, in place order and in drawn order: the i-th of the latter goes where the i-th of the former was.
+        moving = lowest(draws.shuffle(exists, "sentence_permutation.which"), part_of(counts, self.fraction))
+        # The moving sentences, in place order and in drawn order: the i-th of the latter goes where the i-th of the
+        # former was.
         there = np.argsort(~moving, axis=1, kind="stable")
-        drawn = np.argsort(shuffled(moving, keys, "sentence_permutation.order", view), axis=1)
+        drawn = np.argsort(draws.shuffle(moving, "sentence_permutation.order"), axis=1)
         slot = np.broadcast_to(np.arange(exists.shape[1]), exists.shape).copy()
         rows, rank = np.nonzero(np.arange(exists.shape[1]) < moving.sum(1)[:, None])
         slot[rows, drawn[rows, rank]] = there[rows, rank]
@@ -148,22 +155,22 @@ class DocumentRotation(Noise):
     def __init__(self, *, probability: float) -> None:
         self.probability = probability
 
-    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
+    def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Rotate documents."""
         lengths = documents.lengths[:, None]
-        rotated = uniform(keys, "document_rotation", 1, view) < self.probability
-        offset = integers(keys, "document_rotation.offset", lengths, 1, view) * rotated
+        rotated = draws.toss("document_rotation", 1, self.probability)
+        offset = integers(draws.keys, "document_rotation.offset", lengths, 1, draws.view) * rotated
         places = np.arange(documents.tokens.shape[1])
         turned = np.where(places < lengths, (places + offset) % np.maximum(lengths, 1), places)
         return documents.take(turned, documents.lengths)
 
 
 class TextInfilling(Noise):
-    """Hide spans of Poisson length behind one [MASK] each; a span of length 0 inserts a [MASK] where nothing is missing.
+    """Hide spans of Poisson length behind one [MASK] each; one of length 0 inserts a [MASK] where nothing is missing.
 
-    The spans' lengths add up to `fraction` of the document's words (`whole_words`) or tokens. They start at distinct places but
-    may overlap, and then share a [MASK]: with fraction 0.3 and mean 3, 26.8 % of a document of 510 tokens are hidden by about 42.8.
-    A `random_share` of the spans shows a random token instead of [MASK].
+    The spans' lengths add up to `fraction` of the document's words (`whole_words`) or tokens. They start at distinct
+    places but may overlap, and then share a [MASK]: with fraction 0.3 and mean 3, 26.8 % of a document of 510 tokens
+    are hidden by about 42.8. A `random_share` of the spans shows a random token instead of [MASK].
     """
 
     def __init__(
@@ -171,32 +178,31 @@ class TextInfilling(Noise):
     ) -> None:
         if mean_length <= 0:
             raise ValueError(
-                f"text infilling needs a mean span length above 0, got {mean_length}: for insertions take TokenInsertion"
+                f"text infilling needs a mean span length above 0, got {mean_length}: for insertions take "
+                "TokenInsertion"
             )
         self.fraction, self.random_share, self.whole_words = fraction, random_share, whole_words
-        self.mean_length = mean_length
-        self.lengths_below = poisson_cdf(mean_length)
+        self.mean_length, self.lengths_below = mean_length, poisson_cdf(mean_length)
 
-    def __call__(self, documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int) -> DocumentBatch:
+    def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Hide spans, then insert the [MASK]s of the empty ones at uniform places."""
         inside = documents.inside()
         starts = documents.word_starts & inside if self.whole_words else inside
         starts[:, :1] = inside[:, :1]
-        spans = self.span_lengths(part_of(starts.sum(1), self.fraction), keys, view)  # [B, S]
-        filled = (spans > 0).sum(1)
-        empty = (spans == 0).sum(1)
+        spans = self.span_lengths(part_of(starts.sum(1), self.fraction), draws.keys, draws.view)  # [B, S]
+        filled, empty = (spans > 0).sum(1), (spans == 0).sum(1)
         spans = np.take_along_axis(spans, np.argsort(spans <= 0, axis=1, kind="stable"), 1)
-        order = np.argsort(shuffled(starts, keys, "text_infilling.start", view), 1)[:, : spans.shape[1]]
+        order = np.argsort(draws.shuffle(starts, "text_infilling.start"), 1)[:, : spans.shape[1]]
         rows, rank = np.nonzero(np.arange(order.shape[1]) < filled[:, None])
         first = order[rows, rank]
         behind = _end_of_span(starts, documents.lengths, rows, first, spans[rows, rank])
         gone = _covered(rows, first + 1, behind, inside.shape)
-        random = np.asarray(uniform(keys, "text_infilling.random", order.shape[1], view)) < self.random_share
+        random = draws.toss("text_infilling.random", order.shape[1], self.random_share)
         tokens, word_starts = documents.tokens.copy(), documents.word_starts.copy()
-        tokens[rows, first] = replacements.draw(keys, "text_infilling", order.shape[1], view, random)[rows, rank]
+        tokens[rows, first] = draws.replacements("text_infilling", random)[rows, rank]
         word_starts[rows, first] = True
         hidden = documents._replace(tokens=tokens, word_starts=word_starts).keep(~gone)
-        return insert(hidden, replacements, keys, view, empty, self.random_share)
+        return insert(hidden, draws, empty, self.random_share)
 
     def span_lengths(self, budget: np.ndarray, keys: Keys, view: int) -> np.ndarray:
         """Draw lengths until they add up to `budget` [B], cutting the last; -1 behind it. int64 [B, S]."""
@@ -214,7 +220,7 @@ class TextInfilling(Noise):
 
 
 def poisson_cdf(mean: float) -> np.ndarray:
-    """Give P(length <= k) for k = 0, 1, ... up to 127 or where the tail is below 1e-7, without the last: bounds to search."""
+    """Compute P(length <= k) for k = 0, 1, ... up to 127 or a tail below 1e-7, without the last: bounds to search."""
     counts = np.arange(128)
     log_mass = counts * np.log(mean) - mean - np.cumsum(np.log(np.maximum(counts, 1)))
     mass = np.exp(log_mass)
@@ -222,29 +228,23 @@ def poisson_cdf(mean: float) -> np.ndarray:
     return np.cumsum(mass / mass.sum())[:-1]
 
 
-def insert(
-    documents: DocumentBatch, replacements: Replacements, keys: Keys, view: int, count: np.ndarray, random_share: float
-) -> DocumentBatch:
+def insert(documents: DocumentBatch, draws: Draws, count: np.ndarray, random_share: float) -> DocumentBatch:
     """Insert `count` [B] tokens per document at distinct uniform places; ceil(random_share * count) are random ones."""
     lengths = documents.lengths + count
-    width = int(lengths.max(initial=0))
-    places = np.arange(width) < lengths[:, None]
-    order = shuffled(places, keys, "insertion", view)
-    new = lowest(order, count)
-    random = lowest(order, part_of(count, random_share))
-    source = np.maximum(np.cumsum(~new, 1) - 1, 0)
-    moved = [
-        np.take_along_axis(np.pad(part, ((0, 0), (0, 1))), np.minimum(source, part.shape[1]), 1)
-        for part in (documents.tokens, documents.word_starts, documents.sentence_starts)
-    ]
-    tokens = np.where(new, replacements.draw(keys, "insertion", width, view, random), moved[0])
-    return DocumentBatch(tokens, lengths, moved[1] | new, moved[2] & ~new)
+    order = draws.shuffle(np.arange(int(lengths.max(initial=0))) < lengths[:, None], "insertion")
+    new, random = lowest(order, count), lowest(order, part_of(count, random_share))
+    source = np.minimum(np.maximum(np.cumsum(~new, 1) - 1, 0), documents.tokens.shape[1])
+    tokens, words, sentences = (
+        np.take_along_axis(np.pad(part, ((0, 0), (0, 1))), source, 1) for part in (documents.tokens, *documents[2:])
+    )
+    tokens = np.where(new, draws.replacements("insertion", random), tokens)
+    return DocumentBatch(tokens, lengths, words | new, sentences & ~new)
 
 
 def _end_of_span(
     starts: np.ndarray, lengths: np.ndarray, rows: np.ndarray, first: np.ndarray, words: np.ndarray
 ) -> np.ndarray:
-    """Give the place behind `words` words from place `first`, at most the document's end."""
+    """Find the place behind `words` words from place `first`, at most the document's end."""
     flat_places = np.nonzero(starts)[1]
     per_row = starts.sum(1)
     offset = np.cumsum(per_row) - per_row

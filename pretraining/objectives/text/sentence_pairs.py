@@ -1,33 +1,26 @@
-"""BERT's pairs of segments, as rows of a plan: A, then what follows it or something else (Devlin et al. 2019, appendix A.2).
+"""BERT's pairs of segments as rows of a plan: A, then what follows it or something else (Devlin et al. 2019, A.2).
 
-The published walk over a document's sentences is sequential, but documents are independent: all documents of a block take their next
-step at once. Draws are keyed by (seed, epoch, where the chunk starts), so the pairs of a document do not depend on other documents'.
+The published walk over a document's sentences is sequential, but documents are independent: all documents of a block
+take their next step at once. Draws are keyed by (seed, epoch, where the chunk starts), so that the pairs of a document
+do not depend on other documents'.
 
 Shapes: D documents, S sentences, N chunks that start at the same step, R pairs.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from pretraining.random import Keys, bits, integers, uniform
+from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.plan import Rows
 
 Negatives = Literal["random", "swapped"]
 SPECIALS = 3  # [CLS] A [SEP] B [SEP]
 _BLOCK = 1 << 16  # documents that walk together
 _STREAM = "sentence_pairs"
-
-
-class Sentences(Protocol):
-    """What is needed of a corpus: where its sentences and documents begin."""
-
-    num_documents: int
-    num_sentences: int
-    sentence_offsets: np.ndarray  # [S + 1], in tokens
-    document_offsets: np.ndarray  # [D + 1], in sentences
 
 
 class Pairs(NamedTuple):
@@ -42,13 +35,14 @@ class Pairs(NamedTuple):
 
 
 def plan_pairs(
-    corpus: Sentences, *, max_tokens: int, short_share: float, negatives: Negatives, seed: int, epoch: int
+    corpus: Corpus, *, max_tokens: int, short_share: float, negatives: Negatives, seed: int, epoch: int
 ) -> Rows:
-    """Give one epoch's pairs, in corpus order: rows of two pieces, with a column "label" (0: B follows A).
+    """Draw one epoch's pairs, in corpus order: rows of two pieces, with a column "label" (0: B follows A).
 
-    `short_share` of the documents aim at a random shorter length. "random": B of a negative comes from another document, and the
-    sentences it displaced are used again; more than half are negatives, because a chunk of one sentence has nothing to follow it.
-    "swapped": B of a negative precedes A (sentence order prediction), and a chunk of one sentence makes no pair.
+    `short_share` of the documents aim at a random shorter length. "random": B of a negative comes from another
+    document, and the sentences it displaced are used again; more than half are negatives, because a chunk of one
+    sentence has nothing to follow it. "swapped": B of a negative precedes A (sentence order prediction), and a chunk of
+    one sentence makes no pair.
     """
     check_pairs(max_tokens, negatives)
     _check_corpus(corpus, negatives)
@@ -76,16 +70,16 @@ def check_pairs(max_tokens: int, negatives: str) -> None:
         )
 
 
-def _check_corpus(corpus: Sentences, negatives: str) -> None:
+def _check_corpus(corpus: Corpus, negatives: str) -> None:
     if corpus.num_sentences <= corpus.num_documents:
         raise ValueError(
-            f"next-sentence prediction needs sentence boundaries, but each of the {corpus.num_documents} documents of this corpus is "
-            "one sentence: prepare the data with a sentence splitter, or choose objective=masked_language"
+            f"next-sentence prediction needs sentence boundaries, but each of the {corpus.num_documents} documents of "
+            "this corpus is one sentence: prepare the data with a sentence splitter, or take objective=masked_language"
         )
     if negatives == "random" and corpus.num_documents < 2:
         raise ValueError(
-            "next-sentence prediction draws its negatives from another document, but this corpus has only one: mark where documents "
-            "end, or set collate.negatives=swapped"
+            "next-sentence prediction draws its negatives from another document, but this corpus has only one: mark "
+            "where documents end, or set collate.negatives=swapped"
         )
 
 
@@ -94,7 +88,7 @@ def _keys(seed: int, epoch: int, index: np.ndarray) -> Keys:
 
 
 def _targets(block: np.ndarray, most: int, short_share: float, seed: int, epoch: int) -> np.ndarray:
-    """Draw how many tokens each document's pairs aim at: `most`, or for `short_share` of them anything from 2 to that. int64 [D]."""
+    """Draw how many tokens each document's pairs aim at: `most`, or for `short_share` of them 2 to that. int64 [D]."""
     keys = _keys(seed, epoch, block)
     short = uniform(keys, "short")[:, 0] < short_share
     return np.where(short, 2 + integers(keys, "target", most - 1)[:, 0], most)
@@ -140,7 +134,7 @@ def _walk(
 def _elsewhere(
     document: np.ndarray, wanted: np.ndarray, tokens: np.ndarray, documents: np.ndarray, keys: Keys
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a run of sentences of another document, from a random sentence until `wanted` tokens: (first, behind), int64 [N] each."""
+    """Draw a run of `wanted` tokens from a random sentence of another document on: (first, behind), int64 [N] each."""
     other = integers(keys, "document", len(documents) - 2)[:, 0]
     other = other + (other >= document)
     first = documents[other] + integers(keys, "sentence", (documents[other + 1] - documents[other])[:, None])[:, 0]
@@ -148,7 +142,7 @@ def _elsewhere(
 
 
 def _reach(tokens: np.ndarray, first: np.ndarray, wanted: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Give the sentence behind a run from `first` that has `wanted` tokens, if `last` allows; a run has one sentence at least."""
+    """Find the sentence behind a run from `first` of `wanted` tokens, if `last` allows, and one sentence at least."""
     behind = np.searchsorted(tokens, tokens[first].astype(tokens.dtype) + wanted.astype(tokens.dtype), side="left")
     return np.clip(behind, first + 1, last)
 
@@ -172,7 +166,7 @@ def _pieces(
 
 
 def truncated(lengths: np.ndarray, most: int) -> np.ndarray:
-    """Give the lengths [R, 2] after taking tokens from the longer one of each pair, B if equal, until both have `most` at most."""
+    """Shorten the longer one of each pair, B if equal, token by token until both have `most`: lengths [R, 2]."""
     first, second = lengths[:, 0], lengths[:, 1]
     half_first, half_second = most - most // 2, most // 2
     kept = np.where(second <= half_second, np.minimum(first, most - second), np.minimum(first, half_first))

@@ -1,4 +1,4 @@
-"""SpanBERT's span-boundary objective (Joshi et al. 2020, section 3.2): a hidden token from what stands on both sides of its span.
+"""SpanBERT's span-boundary objective (Joshi et al. 2020, section 3.2): a hidden token from both neighbours of its span.
 
 Shapes: B rows, T tokens, K predictions of a micro-batch (padded), D width, V vocabulary.
 """
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretraining.kernels.cross_entropy import NO_LABEL
+from pretraining.objectives.text.vocabulary_loss import NO_LABEL
 
 LONGEST = 15  # tokens of a span that are predicted, from its left end
 PLACE_DIM = 200  # of the embeddings of a token's place in its span
 
 
 class Neighbours(NamedTuple):
-    """For each prediction: the flat places of the tokens before and behind its span, its place in the span, and its label. [K] each."""
+    """Of each prediction: flat places of the tokens around its span, its place in the span, and its label. [K] each."""
 
     before: Tensor
     behind: Tensor
@@ -27,16 +27,15 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(target_positions: Tensor, labels: Tensor, document_ids: Tensor) -> Neighbours:
-    """Find spans among the predictions: runs of neighbouring places. `predicted` [K] ascends, padding (place 0, no label) comes last.
+    """Find spans among the predictions: runs of neighbouring `target_positions` [K], which ascend, with padding last.
 
     A neighbour is a token of the same document, its special tokens included.
     """
     flat, last = document_ids.flatten(), document_ids.numel() - 1
     number = torch.arange(len(target_positions), device=target_positions.device)
     opens = torch.ones_like(target_positions, dtype=torch.bool)
-    opens[1:] = (target_positions[1:] != target_positions[:-1] + 1) | (
-        flat[target_positions[1:]] != flat[target_positions[:-1]]
-    )
+    opens[1:] = target_positions[1:] != target_positions[:-1] + 1
+    opens[1:] |= flat[target_positions[1:]] != flat[target_positions[:-1]]
     opens |= labels == NO_LABEL
     first = torch.where(opens, number, 0).cummax(0).values
     closes = torch.ones_like(opens)
@@ -54,7 +53,7 @@ def neighbours(target_positions: Tensor, labels: Tensor, document_ids: Tensor) -
 
 
 class BoundaryHead(nn.Module):
-    """Two layers over both neighbours' vectors and the place in the span, and the token embeddings as output weights."""
+    """Two layers over both neighbours and the place in the span; the token embeddings are the output weights."""
 
     def __init__(self, dim: int, *, vocab_size: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """T5's span corruption (Raffel et al. 2020, section 3.1.4): spans become sentinels, the target is what they hid.
 
-Lengths are exact: a row of a given length always has the same number of hidden tokens and spans, so inputs and targets have fixed
-shapes without padding (inputs of 512 come from 568 tokens and have targets of 114, end-of-text tokens included).
+Lengths are exact: a row of a given length always has the same number of hidden tokens and spans, so inputs and targets
+have fixed shapes without padding (inputs of 512 come from 568 tokens and have targets of 114, end-of-text tokens
+included).
 
 Shapes: B rows, T tokens, S spans.
 """
@@ -36,9 +37,10 @@ class Corrupted(NamedTuple):
 def span_counts(
     lengths: np.ndarray, density: float, mean_length: float, sentinels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give how many tokens and how many spans are hidden in rows of these lengths. int64 [B] each.
+    """Count the tokens and the spans that are hidden in rows of these lengths. int64 [B] each.
 
-    There is never a span more than there are hidden tokens, visible tokens to part them, or sentinels to stand for them.
+    There is never a span more than there are hidden tokens, visible tokens to part them, or sentinels to stand for
+    them.
     """
     hidden = np.minimum(np.maximum(np.rint(lengths * density), 1), np.maximum(lengths - 1, 0)).astype(np.int64)
     spans = np.maximum(1, np.rint(hidden / mean_length)).astype(np.int64)
@@ -46,7 +48,7 @@ def span_counts(
 
 
 def lengths_for(inputs: int, *, density: float, mean_length: float, sentinels: int = 100) -> Lengths:
-    """Find the longest raw length whose inputs, with sentinels and an end-of-text token, fill at most `inputs` tokens."""
+    """Find the longest raw length whose inputs, with sentinels and end-of-text token, are at most `inputs` tokens."""
 
     def both(raw: int) -> Lengths:
         hidden, spans = (int(part[0]) for part in span_counts(np.array([raw]), density, mean_length, sentinels))
@@ -55,7 +57,8 @@ def lengths_for(inputs: int, *, density: float, mean_length: float, sentinels: i
     raw = 2
     if both(raw).inputs > inputs:
         raise ValueError(
-            f"span corruption needs inputs of at least {both(raw).inputs} tokens, got {inputs}: raise collate.max_tokens"
+            f"span corruption needs inputs of at least {both(raw).inputs} tokens, got {inputs}: "
+            "raise collate.max_tokens"
         )
     while both(raw + 1).inputs <= inputs:
         raw += 1
@@ -65,17 +68,15 @@ def lengths_for(inputs: int, *, density: float, mean_length: float, sentinels: i
 def choose_spans(
     lengths: np.ndarray, keys: Keys, *, density: float, mean_length: float, sentinels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Part each row into visible and hidden runs by turns, each uniformly cut, a visible one first and a hidden one last.
+    """Part rows into visible and hidden runs by turns, each uniformly cut, a visible one first and a hidden one last.
 
-    Gives (hidden, opens): which tokens are hidden, and at which a run of either kind opens. bool [B, T] each.
+    Returns (hidden, opens): which tokens are hidden, and at which a run of either kind opens. bool [B, T] each.
     """
     width = int(lengths.max(initial=0))
     hidden, spans = span_counts(lengths, density, mean_length, sentinels)
-    sizes = [
-        _parts(total, spans, keys, slot)
-        for total, slot in ((lengths - hidden, "corruption.visible"), (hidden, "corruption.hidden"))
-    ]
-    runs = np.stack(sizes, -1).reshape(len(lengths), -1)  # [B, 2S] visible, hidden, visible, ...
+    visible_runs = _parts(lengths - hidden, spans, keys, "corruption.visible")
+    hidden_runs = _parts(hidden, spans, keys, "corruption.hidden")
+    runs = np.stack([visible_runs, hidden_runs], -1).reshape(len(lengths), -1)  # [B, 2S] visible, hidden, visible, ...
     begin = np.cumsum(runs, 1) - runs
     rows, which = np.nonzero(runs)
     opens = np.zeros((len(lengths), width), dtype=bool)
@@ -106,7 +107,7 @@ def corrupt_spans(
     eos_id: int,
     pad_id: int,
 ) -> Corrupted:
-    """Build inputs (each hidden run as one sentinel) and targets (each visible run as one sentinel), both closed by `last_id`.
+    """Make inputs (each hidden run is one sentinel) and targets (each visible run is one), both closed by `eos_id`.
 
     The i-th hidden run and the visible run before it share the i-th of `sentinel_ids`; no sentinel closes the target.
     """
@@ -123,7 +124,7 @@ def corrupt_spans(
 
 
 def _closed(tokens: np.ndarray, kept: np.ndarray, eos_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Close the gaps between kept tokens and append `last_id`. ([B, T'], lengths [B])."""
+    """Close the gaps between kept tokens and append `eos_id`. ([B, T'], lengths [B])."""
     counts = kept.sum(1)
     result = np.full((len(tokens), int(counts.max(initial=0)) + 1), pad_id, dtype=np.int64)
     rows, places = np.nonzero(kept)

@@ -21,13 +21,13 @@ from pretraining.text.tokenizer import TextPreprocess
 
 
 class LabelledTexts:
-    """Turns labelled texts into rows of one document each, cut at `max_tokens`, padded to the longest of their batch."""
+    """Turns labelled texts into rows of one document each, cut at `max_tokens`, padded to the batch's longest."""
 
     def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
         self.preprocess, self.max_tokens = preprocess, max_tokens
 
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
-        """Give each document a row; the same rows each epoch, in another order."""
+        """Make a row of each document; the same rows each epoch, in another order."""
         return first_tokens(corpus, self.max_tokens, self.preprocess.specials_per_document)
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:

@@ -22,8 +22,9 @@ SCORES_AT_ONCE = 2**28  # more than so many are computed in chunks, and again in
 
 
 def padded_targets(positions: np.ndarray, labels: np.ndarray, at_least: int = 0) -> Batch:
-    """Make the part of a batch that says what is predicted where: flat positions in [B, T], padded with position 0, and labels,
-    padded with `NO_LABEL`. int64 [K] each; K holds `at_least` so many.
+    """Make the part of a batch that says what is predicted where: `target_positions` in the flat [B, T], and `labels`.
+
+    Both are padded, with position 0 and `NO_LABEL`, to hold `at_least` so many. int64 [K] each.
     """
     count = max(len(positions), at_least)
     padding = -(-count // PREDICTIONS_MULTIPLE) * PREDICTIONS_MULTIPLE - len(positions)
@@ -46,7 +47,7 @@ def tied_vocabulary_loss(
     with_accuracy: bool,
     weight: float = 1.0,
 ) -> Loss:
-    """Sum the cross-entropy of scores `states` [K, D] times `embeddings` [V, D] plus `bias` [V] at `labels` [K], in fp32 at least."""
+    """Sum the cross-entropy at `labels` [K] of scores `states` [K, D] times `embeddings` [V, D] plus `bias` [V]."""
     total = vocabulary_cross_entropy(states, embeddings, bias, labels)
     correct = (F.linear(states, embeddings, bias).argmax(-1) == labels).sum() if with_accuracy else None
     return _loss(name, labels, total, correct, weight)
@@ -55,7 +56,7 @@ def tied_vocabulary_loss(
 def vocabulary_loss(
     name: str, backbone: TransformersBackbone, hidden: Tensor, labels: Tensor, *, with_accuracy: bool
 ) -> Loss:
-    """Sum the cross-entropy of the model's own scores of `hidden` [K, D] at `labels` [K], in fp32 at least."""
+    """Sum the cross-entropy at `labels` [K] of the model's own scores of `hidden` [K, D], in fp32 at least."""
 
     def one(part: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         found = scores(backbone, part)

@@ -1,7 +1,8 @@
 """The forward pass of transformers' encoders without what a padded batch wastes: `backbone.impl=fast`.
 
-It computes with the modules of a transformers model, whose weights stay where they are and what they are called: what reads checkpoints,
-hands over or finetunes sees nothing of it. What differs from transformers' own pass, under the same weights and to rounding error:
+It computes with the modules of a transformers model, whose weights stay where they are and what they are called: what
+reads checkpoints, hands over or finetunes sees nothing of it. What differs from transformers' own pass, to rounding
+error:
 
 - Padding is left out: tokens make one stream, [N, D]. (Not when compiled or on a GPU, where shapes stay [B * T, D].)
 - Query, key and value are one matrix product.
@@ -13,6 +14,7 @@ Shapes: B rows, T tokens, N tokens of the stream, D width, H heads, K wanted pla
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ PRE_NORM = ("roberta-prelayernorm", "modernbert")
 
 
 class Rates(NamedTuple):
-    """Dropout, 0 in evaluation: of embeddings, attention weights, attention's and the feed-forward part's output, and inside of it."""
+    """Dropout rates, 0 in evaluation: `attended` of attention's output, `inner` inside of the feed-forward part."""
 
     embeddings: float
     weights: float
@@ -39,7 +41,7 @@ class Rates(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One layer, made of a transformers layer's modules. `first_norm` and `second_norm` stand before its two parts, or behind them."""
+    """One layer, made of a transformers layer's modules; its two norms stand before its two parts, or behind them."""
 
     def __init__(
         self, qkv: list[nn.Module], out: nn.Module, norms: tuple[nn.Module, nn.Module], feed_forward: tuple[Any, ...]
@@ -99,23 +101,22 @@ def rotate(projected: Tensor, rotation: tuple[Tensor, Tensor], heads: int) -> Te
 class FastEncoder:
     """Runs a transformers encoder. It is no module, and owns no weight: those of `model` stay the model's.
 
-    `static` keeps padding in the stream, so that shapes depend on nothing in a batch; always so where the model is not on a CPU.
+    `static` keeps padding in the stream, so that shapes depend on nothing in a batch; always so where the model is not
+    on a CPU.
     """
 
     def __init__(self, model: Any) -> None:
         family = model.config.model_type
         if family not in POST_NORM + PRE_NORM:
-            raise ValueError(
-                f"backbone.impl=fast computes {', '.join(POST_NORM + PRE_NORM)}, not {family}: choose backbone.impl=transformers"
-            )
+            known = ", ".join(POST_NORM + PRE_NORM)
+            raise ValueError(f"backbone.impl=fast computes {known}, not {family}: choose backbone.impl=transformers")
         if getattr(model.config, "position_embedding_type", "absolute") != "absolute":
             raise ValueError("backbone.impl=fast has absolute positions only: choose backbone.impl=transformers")
         self.model, self.heads, self.pre_norm = model, model.config.num_attention_heads, family in PRE_NORM
-        self.layers = (
-            [_modern_layer(layer) for layer in model.layers]
-            if family == "modernbert"
-            else _bert_layers(model, self.pre_norm)
-        )
+        if family == "modernbert":
+            self.layers = [_modern_layer(layer) for layer in model.layers]
+        else:
+            self.layers = [_bert_layer(layer, self.pre_norm) for layer in model.encoder.layer]
         self.static, self.recompute = False, False
 
     def compile(self) -> None:
@@ -148,8 +149,8 @@ class FastEncoder:
             window = self.model.config.local_attention // 2 if kind == "sliding_attention" else None
             last = wanted if number == len(self.layers) - 1 else None
             run: Callable[..., Tensor] = layer
-            if self.recompute and self.model.training:
-                run = _Recomputed(layer)
+            if self.recompute and self.model.training:  # keeps a layer's input alone
+                run = functools.partial(checkpoint, layer, use_reentrant=False)
             stream = run(stream, layout, rates, self.heads, self.pre_norm, window, rotations.get(kind), last)
         if self.pre_norm:
             stream = (self.model.final_norm if hasattr(self.model, "final_norm") else self.model.LayerNorm)(stream)
@@ -183,31 +184,17 @@ class FastEncoder:
         if not self.model.training:
             return Rates(0.0, 0.0, 0.0, 0.0, 0.0)
         if config.model_type == "modernbert":
-            return Rates(
-                config.embedding_dropout, config.attention_dropout, config.attention_dropout, config.mlp_dropout, 0.0
-            )
+            attention = config.attention_dropout
+            return Rates(config.embedding_dropout, attention, attention, config.mlp_dropout, 0.0)
         hidden = config.hidden_dropout_prob
         return Rates(hidden, config.attention_probs_dropout_prob, hidden, 0.0, hidden)
 
 
-class _Recomputed:
-    """Keeps a layer's input alone, and computes the layer again in the backward pass."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-
-    def __call__(self, *arguments: Any) -> Tensor:
-        return checkpoint(self.layer, *arguments, use_reentrant=False)  # type: ignore[no-any-return]
-
-
-def _bert_layers(model: Any, pre_norm: bool) -> list[Layer]:
-    found = []
-    for layer in model.encoder.layer:
-        attention, inner, output = layer.attention, layer.intermediate, layer.output
-        norms = (attention.LayerNorm, inner.LayerNorm) if pre_norm else (attention.output.LayerNorm, output.LayerNorm)
-        qkv = [attention.self.query, attention.self.key, attention.self.value]
-        found.append(Layer(qkv, attention.output.dense, norms, (inner.dense, inner.intermediate_act_fn, output.dense)))
-    return found
+def _bert_layer(layer: Any, pre_norm: bool) -> Layer:
+    attention, inner, output = layer.attention, layer.intermediate, layer.output
+    norms = (attention.LayerNorm, inner.LayerNorm) if pre_norm else (attention.output.LayerNorm, output.LayerNorm)
+    qkv = [attention.self.query, attention.self.key, attention.self.value]
+    return Layer(qkv, attention.output.dense, norms, (inner.dense, inner.intermediate_act_fn, output.dense))
 
 
 def _modern_layer(layer: Any) -> Layer:

@@ -19,12 +19,14 @@ def check_head(backbone: TransformersBackbone) -> None:
     config = backbone.model.config
     if backbone.architecture == "encoder" or backbone.model.get_output_embeddings() is None:
         raise ValueError(
-            f"{config.model_type} has no language-model head here: choose a backbone= with architecture causal or seq2seq"
+            f"{config.model_type} has no language-model head here: choose a backbone= with architecture causal or "
+            "seq2seq"
         )
     odd = [name for name in _RESCALED if getattr(config, name, None) not in (None, 1, 1.0)]
     if odd:
         raise ValueError(
-            f"{config.model_type} rescales its scores ({', '.join(odd)}), which this head does not: choose another backbone="
+            f"{config.model_type} rescales its scores ({', '.join(odd)}), which this head does not: choose another "
+            "backbone="
         )
 
 

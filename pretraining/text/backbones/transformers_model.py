@@ -28,11 +28,12 @@ Implementation = Literal["transformers", "fast"]
 class TransformersBackbone(Backbone):
     """A transformers model built from `config` (a dict with `model_type`), or read from `init_from`.
 
-    `architecture` says which automatic class holds it: encoders are the base model; causal and seq2seq models keep their head.
-    `pooling` makes one vector per row: the mean over its tokens, the first token's or the last one's vector, or the model's own pooler
-    (BERT's tanh layer). `vocab_size`, `pad_id` and `frame_ids` (the "first" and "last" id of a text) come from the tokenizer and
-    override those of the config, but not of a checkpoint. `impl` says what computes: transformers (which attends as
-    `config.attn_implementation` says, "sdpa" by default), or for encoders of BERT's kind `FastEncoder`, with the same result.
+    `architecture` says which automatic class holds it: encoders are the base model; causal and seq2seq models keep
+    their head. `pooling` makes one vector per row: the mean over its tokens, the first token's or the last one's
+    vector, or the model's own pooler (BERT's tanh layer). `vocab_size`, `pad_id` and `frame_ids` ("bos" and "eos",
+    which open and close a text) come from the tokenizer and override those of the config, but not of a checkpoint.
+    `impl` says what computes: transformers (which attends as `config.attn_implementation` says, "sdpa" by default), or
+    for encoders of BERT's kind `FastEncoder`, with the same result.
     """
 
     modality = TEXT
@@ -76,24 +77,18 @@ class TransformersBackbone(Backbone):
         """The token embeddings, which language-model heads tie to."""
         return self.model.get_input_embeddings()
 
-    @property
-    def packs(self) -> bool:
-        """Whether rows of several documents are possible: the model must take positions that start over in each."""
-        body = self.base.encoder if self.architecture == "seq2seq" else self.base
-        relative = self.model.config.model_type in ("t5", "mt5", "umt5")
-        return relative or "position_ids" in inspect.signature(body.forward).parameters
-
     def forward(self, input_ids: Tensor, document_ids: Tensor, token_type_ids: Tensor | None = None) -> Features:
-        """Compute token vectors and one pooled vector per row; a token sees its own document only (and no later token, if causal)."""
+        """Compute token vectors and a pooled one per row; a token sees its document only (nothing later, if causal)."""
         if self._fast is not None:
             hidden = self._fast(input_ids, document_ids, token_type_ids, self._position_ids(document_ids))
-            return Features(hidden, self._pool(hidden, document_ids), valid=document_ids > 0)
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": self._mask(document_ids)}
-        if token_type_ids is not None and "token_type_ids" in self._arguments:
-            inputs["token_type_ids"] = token_type_ids
-        if "position_ids" in self._arguments:
-            inputs["position_ids"] = self._position_ids(document_ids)
-        hidden = self._body(**inputs).last_hidden_state
+        else:
+            inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": self._mask(document_ids)}
+            taken = inspect.signature(self._body.forward).parameters
+            if token_type_ids is not None and "token_type_ids" in taken:
+                inputs["token_type_ids"] = token_type_ids
+            if "position_ids" in taken:
+                inputs["position_ids"] = self._position_ids(document_ids)
+            hidden = self._body(**inputs).last_hidden_state
         return Features(hidden, self._pool(hidden, document_ids), valid=document_ids > 0)
 
     def at(self, places: Tensor, input_ids: Tensor, document_ids: Tensor) -> Tensor:
@@ -103,10 +98,10 @@ class TransformersBackbone(Backbone):
         return self(input_ids=input_ids, document_ids=document_ids).positions.flatten(0, 1).index_select(0, places)
 
     def decode(self, decoder_input_ids: Tensor, memory: Tensor, document_ids: Tensor) -> Tensor:
-        """Run the decoder on its own inputs [B, U] over the encoder's vectors `memory` [B, T, D]; hidden states [B, U, D].
+        """Run the decoder on its inputs [B, U] over the encoder's vectors `memory` [B, T, D]: hidden states [B, U, D].
 
-        `document_ids` [B, T] are the encoder's: its padding is not read. What is written is padded at its end, which a causal decoder's
-        real positions never see: it needs no mask of its own.
+        `document_ids` [B, T] are the encoder's: its padding is not read. What is written is padded at its end, which a
+        causal decoder's real positions never see: it needs no mask of its own.
         """
         decoded = self.model.get_decoder()(
             input_ids=decoder_input_ids,
@@ -134,10 +129,6 @@ class TransformersBackbone(Backbone):
     @property
     def _body(self) -> Any:
         return self.base.encoder if self.architecture == "seq2seq" else self.base
-
-    @property
-    def _arguments(self) -> set[str]:
-        return set(inspect.signature(self._body.forward).parameters)
 
     def _mask(self, document_ids: Tensor) -> Tensor | dict[str, Tensor]:
         """Mark which tokens each token sees. bool [B, 1, T, T]; padding sees padding, so that no row of it is empty."""
@@ -203,7 +194,8 @@ class TransformersBackbone(Backbone):
     def forward_flops(self, row: TextRow) -> float:
         """Count one row's forward pass (2 per multiply-add), of an encoder–decoder the encoder's.
 
-        Embedding look-ups and norms are not counted; masked parts of attention are, since plain attention computes them.
+        Embedding look-ups and norms are not counted; masked parts of attention are, since plain attention computes
+        them.
         """
         entries = matrix_entries(self._body, without={id(getattr(self.base, "pooler", None))})
         attention = 4.0 * self.model.config.num_hidden_layers * self.attention_width * row.seen
@@ -212,19 +204,19 @@ class TransformersBackbone(Backbone):
 
     @property
     def attention_width(self) -> int:
-        """Give the width of all heads together, which is not the model's width everywhere."""
+        """The width of all heads together, which is not the model's width everywhere."""
         config = self.model.config
         heads = config.num_attention_heads
         return heads * (getattr(config, "head_dim", None) or self.dim // heads)
 
     def usage(self) -> str:
-        """Give the lines that load it with transformers alone."""
+        """Write the lines that load it with transformers alone."""
         loader = LOADERS[self.architecture]
         return f'import transformers\n\nmodel = transformers.{loader}.from_pretrained("DIR")'
 
 
 def matrix_entries(module: nn.Module, without: Collection[int] = ()) -> int:
-    """Count the entries of the weight matrices that each position is multiplied by, but not parts whose id is in `without`."""
+    """Count the weights that each position is multiplied by, but not those of parts whose id is in `without`."""
     if id(module) in without:
         return 0
     own = module.weight.numel() if type(module).__name__ in ("Linear", "Conv1D") else 0  # type: ignore[union-attr, operator]
@@ -236,25 +228,21 @@ def _fast(model: Any, architecture: Architecture, impl: Implementation) -> FastE
         raise ValueError(f"backbone.impl={impl!r} is unknown: choose transformers or fast")
     if impl == "fast" and architecture != "encoder":
         raise ValueError(
-            f"backbone.impl=fast computes encoders, and architecture={architecture} is none: choose backbone.impl=transformers"
+            f"backbone.impl=fast computes encoders, and architecture={architecture} is none: choose "
+            "backbone.impl=transformers"
         )
     return FastEncoder(model) if impl == "fast" else None
 
 
 def _first_position(model: nn.Module) -> int:
-    """Tell where a model's positions begin: behind the one that stands for padding, where its table has such (RoBERTa's family)."""
-    tables = [
-        part
-        for name, part in model.named_modules()
-        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)
-    ]
-    return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+    """Tell where a model's positions begin: behind the one for padding, where its table has one (RoBERTa)."""
+    parts = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
+    paddings = [part.padding_idx for part in parts if isinstance(part, nn.Embedding) and part.padding_idx is not None]
+    return max(paddings, default=-1) + 1
 
 
 def _is_layer_stack(stack: nn.ModuleList) -> bool:
-    return (
-        len(stack) > 0 and sum(p.numel() for p in stack.parameters()) > 0 and len({type(layer) for layer in stack}) == 1
-    )
+    return any(p.numel() for p in stack.parameters()) and len({type(layer) for layer in stack}) == 1
 
 
 def _owns(module: nn.Module, inside: set[int]) -> bool:

@@ -1,4 +1,4 @@
-"""Documents that were there before: equal ones by a digest, similar ones by MinHash, both in memory that is small beside the text.
+"""Documents that were there before: equal ones by a digest, similar ones by MinHash, in little memory.
 
 Shapes: D documents of a unit, N bytes of their texts, M bins of a signature, K bands.
 """
@@ -39,9 +39,9 @@ class Seen:
 class NearDuplicates:
     """Finds documents whose sets of shingles resemble those of an earlier one.
 
-    Bands of a MinHash signature are compared: with k bands of r bins each, two documents of similarity s (Jaccard's) meet with
-    probability 1 - (1 - s^r)^k, which rises steeply around (1/k)^(1/r); r is chosen so that this is nearest to `similarity`.
-    Memory is 8 bytes per band and document.
+    Bands of a MinHash signature are compared: with k bands of r bins each, two documents of similarity s (Jaccard's)
+    meet with probability 1 - (1 - s^r)^k, which rises steeply around (1/k)^(1/r); r is chosen so that this is nearest
+    to `similarity`. Memory is 8 bytes per band and document.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -60,7 +60,7 @@ class NearDuplicates:
 
 
 def signatures(contents: list[bytes]) -> np.ndarray:
-    """Compute MinHash signatures by one permutation: the least hash among the shingles that fall into each bin. uint64 [D, M].
+    """Compute MinHash signatures: the least hash among the shingles that fall into each bin. uint64 [D, M].
 
     An empty bin takes the value of the next one that is not, marked by the distance (Shrivastava & Li 2014).
     """

@@ -1,7 +1,7 @@
 """From documents to a corpus: read, split into sentences, tokenize in parallel, write shards; once per distinct input.
 
-One process reads; others cut units of about a megabyte into sentences and tokens; the units are written in the order in which they
-were read. So the bytes do not depend on the number of processes, and memory does not grow with the corpus.
+One process reads; others cut units of about a megabyte into sentences and tokens; the units are written in the order in
+which they were read. So the bytes do not depend on the number of processes, and memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ FEW_UNITS = 8  # up to here other processes and a progress bar are not worth the
 class Preparation:
     """How records become documents, and documents tokens.
 
-    `workers`: tokenizing processes, None for one per core. `text_column`: of tables. `layout`: of .txt files, see `files.py`.
-    `sentence_splitter`: see `sentences.py`. `deduplicate`: keep the first of documents that are equal but for white space at
-    their ends. `near_duplicates`: drop documents of about this similarity to an earlier one, see `duplicates.py`.
-    `validation_share`, `test_share`: of documents, for sources that come without such a split.
+    `workers`: tokenizing processes, None for one per core. `text_column`: of tables. `layout`: of .txt files, see
+    `files.py`. `sentence_splitter`: see `sentences.py`. `deduplicate`: keep the first of documents that are equal but
+    for white space at their ends. `near_duplicates`: drop documents of about this similarity to an earlier one, see
+    `duplicates.py`. `validation_share`, `test_share`: of documents, for sources that come without such a split.
     """
 
     workers: int | None = None
@@ -131,7 +131,7 @@ def _build(partial: Path, data: DocumentSet, split: str, preprocess: TextPreproc
 
 
 def _units(texts: Iterable[str], preparation: Preparation, *, skip: int) -> Iterator[list[str]]:
-    """Cut documents into units of about `UNIT_BYTES`, leave the first `skip` out, and drop duplicates from the others."""
+    """Cut documents into units of about `UNIT_BYTES`, leave out the first `skip`, drop duplicates from the others."""
     seen = Seen()
     similar = None if preparation.near_duplicates is None else NearDuplicates(preparation.near_duplicates)
     unit: list[str] = []

@@ -1,4 +1,4 @@
-"""Where sentences end. A splitter is any callable `text -> list of sentences`, set in conf as `preparation.sentence_splitter`."""
+"""Where sentences end: a splitter is any callable `text -> list of sentences` (`preparation.sentence_splitter`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 SentenceSplitter = Callable[[str], list[str]]
 
 ABBREVIATIONS = (
-    "mr mrs ms dr prof st jr sr rev gen col capt lt sgt hon vs cf eg ie e.g i.e viz al fig figs eq eqs sec secs ch vol vols "
-    "no nos pp p ed eds inc ltd co corp dept univ approx ca jan feb mar apr jun jul aug sep sept oct nov dec"
+    "mr mrs ms dr prof st jr sr rev gen col capt lt sgt hon vs cf eg ie e.g i.e viz al fig figs eq eqs sec secs ch vol "
+    "vols no nos pp p ed eds inc ltd co corp dept univ approx ca jan feb mar apr jun jul aug sep sept oct nov dec"
 )
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
-# A full stop and closing marks, where a space and then a capital, a digit or an opening mark follow; a Chinese or Japanese full stop
-# with its closing marks, always; the full stops of Devanagari, Arabic and relatives before a space.
+# A full stop and closing marks, where a space and then a capital, a digit or an opening mark follow; a Chinese or
+# Japanese full stop with its closing marks, always; the full stops of Devanagari, Arabic and relatives before a space.
 _END = re.compile(r"""[.!?]+["'”’»)\]]*(?=\s+["'“‘«(\[]*[^\W_a-z])|[。！？｡]+["'”’」』）)]*|[।॥؟۔](?=\s)""")
 _LAST_WORD = re.compile(r"([^\s(\[\"'“‘]+)\.$")
 
@@ -32,15 +32,14 @@ class RuleSplitter:
     abbreviations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Take a list for a tuple, as yaml has none."""
-        object.__setattr__(self, "abbreviations", tuple(self.abbreviations))
+        object.__setattr__(self, "abbreviations", tuple(self.abbreviations))  # yaml has lists only
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(ABBREVIATIONS.split()) | {word.lower().rstrip(".") for word in self.abbreviations}
 
     def __call__(self, text: str) -> list[str]:
-        """Give the sentences of a text, white space collapsed."""
+        """List the sentences of a text, white space collapsed."""
         return [sentence for block in _BLANK_LINE.split(text) for sentence in self._of_block(" ".join(block.split()))]
 
     def _of_block(self, block: str) -> list[str]:
@@ -67,13 +66,13 @@ class LineSplitter:
     """One sentence per line."""
 
     def __call__(self, text: str) -> list[str]:
-        """Give the lines that are not blank."""
+        """List the lines that are not blank."""
         return [line for line in map(str.strip, text.split("\n")) if line]
 
 
 @dataclasses.dataclass(frozen=True)
 class PysbdSplitter:
-    """The rules of `pysbd` for one of its languages ("en", "de", "zh", …): more careful, and some seventy times slower."""
+    """The rules of `pysbd` for one of its languages ("en", "de", "zh", …): more careful, some seventy times slower."""
 
     language: str
 
@@ -84,7 +83,7 @@ class PysbdSplitter:
         return pysbd.Segmenter(language=self.language, clean=False)
 
     def __call__(self, text: str) -> list[str]:
-        """Give the sentences of a text, white space collapsed."""
+        """List the sentences of a text, white space collapsed."""
         blocks = (" ".join(block.split()) for block in _BLANK_LINE.split(text))
         return [part for block in blocks if block for part in map(str.strip, self._segmenter.segment(block)) if part]
 
@@ -96,6 +95,5 @@ def describe(splitter: SentenceSplitter) -> str:
     if isinstance(splitter, functools.partial):
         return f"{describe(splitter.func)}{splitter.args}{sorted(splitter.keywords.items())}"
     named = splitter if hasattr(splitter, "__qualname__") else type(splitter)
-    return (
-        f"{getattr(named, '__module__', '')}.{named.__qualname__}({sorted(getattr(splitter, '__dict__', {}).items())})"
-    )
+    settings = sorted(getattr(splitter, "__dict__", {}).items())
+    return f"{getattr(named, '__module__', '')}.{named.__qualname__}({settings})"

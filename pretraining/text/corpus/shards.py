@@ -25,8 +25,8 @@ class Tokenized(NamedTuple):
 class ShardWriter:
     """Collects tokenized units and writes a shard when it is full.
 
-    `units` counts the units in finished shards, of this run or an earlier one. A shard is complete when its .bin exists: its
-    lengths (.npz) are written before, and both are renamed into place.
+    `units` counts the units in finished shards, of this run or an earlier one. A shard is complete when its .bin
+    exists: its lengths (.npz) are written before, and both are renamed into place.
     """
 
     def __init__(self, directory: Path, *, dtype: str, vocab_size: int) -> None:
@@ -58,8 +58,9 @@ class ShardWriter:
             np.savez(file, sentences=sentences, documents=documents, counts=counts, units=self.units)
 
         _write(self._path(self.finished, "npz"), lengths)
-        content = tokens.astype(self.dtype, copy=False).tobytes()
-        _write(self._path(self.finished, "bin"), lambda file: file.write(content))
+        _write(
+            self._path(self.finished, "bin"), lambda file: file.write(tokens.astype(self.dtype, copy=False).tobytes())
+        )
         self.finished += 1
         self._pending, self.pending_tokens, self._pending_units = [], 0, 0
 

@@ -31,7 +31,7 @@ class WordCache:
         self._forget()
 
     def __call__(self, sentences: list[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-        """Encode sentences without special tokens: all ids [tokens] of `dtype`, and how many each has, int64 [sentences]."""
+        """Encode sentences without special tokens: all ids [tokens] of `dtype`, and the length of each, int64."""
         if self._prefix is None:
             return _flat(encode_plain(self.tokenizer, sentences), dtype)
         words = [sentence.split(" ") for sentence in sentences]

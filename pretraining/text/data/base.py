@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.cache import key, sha256
-from pretraining.data.splits import carved, missing_shares
+from pretraining.data.splits import Shares, carved, missing_shares
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.corpus.prepare import Preparation, prepare_split
 from pretraining.text.data.files import LAYOUTS, files_of_splits, kind_of, read_texts
@@ -104,8 +104,8 @@ def capped(texts: Iterator[str], max_bytes: int) -> Iterator[str]:
         max_bytes -= len(data)
 
 
-def shares_of(preparation: Preparation, given: Collection[str] = ()) -> dict[str, float]:
-    """Name the shares of the training documents that stand for the splits a source lacks."""
+def shares_of(preparation: Preparation, given: Collection[str] = ()) -> Shares:
+    """Read the shares of the splits that are not `given`."""
     return missing_shares(given, validation=preparation.validation_share, test=preparation.test_share)
 
 
@@ -147,7 +147,8 @@ class TextFiles(TextData):
         if any(path.suffix.lower() != kind_of(path) or kind_of(path) == ".parquet" for path in files):
             return None
         shares = shares_of(self.preparation, self.files)
-        share = 1.0 - sum(shares.values()) if split == "train" else shares[f"{split}_share"] or 1.0
+        cut = {"validation": shares["validation_share"], "test": shares["test_share"]}
+        share = cut[split] or 1.0 if split in cut else 1.0 - sum(cut.values())
         return int(sum(path.stat().st_size for path in files) * share)
 
     def texts(self, split: str) -> Iterator[str]:

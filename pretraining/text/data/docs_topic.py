@@ -13,34 +13,30 @@ from pretraining.text.data.docstrings import Docstring
 from pretraining.text.data.stdlib_docs import stdlib_documents, stdlib_split
 
 FAMILIES: dict[str, str] = {
-    "code analysis": "ast code codeop compileall dis inspect keyword lib2to3 opcode pickletools py_compile pyclbr pydoc rlcompleter "
-    "symtable tabnanny token tokenize",
-    "concurrency": "_threading_local asyncio concurrent multiprocessing queue sched selectors signal subprocess threading",
-    "data types": "_collections_abc _py_abc abc array bisect collections contextlib copy dataclasses enum functools graphlib heapq "
-    "operator pprint reprlib types typing weakref",
-    "debugging": "bdb cProfile cgitb faulthandler linecache logging pdb profile pstats timeit trace traceback tracemalloc warnings",
+    "code analysis": "ast code codeop compileall dis inspect keyword lib2to3 opcode pickletools py_compile pyclbr "
+    "pydoc rlcompleter symtable tabnanny token tokenize",
+    "concurrency": "_threading_local asyncio concurrent multiprocessing queue sched selectors signal subprocess "
+    "threading",
+    "data types": "_collections_abc _py_abc abc array bisect collections contextlib copy dataclasses enum functools "
+    "graphlib heapq operator pprint reprlib types typing weakref",
+    "debugging": "bdb cProfile cgitb faulthandler linecache logging pdb profile pstats timeit trace traceback "
+    "tracemalloc warnings",
     "editor": "idlelib",
-    "files and archives": "_compression _pyio bz2 dbm filecmp fileinput fnmatch genericpath glob gzip io lzma ntpath os pathlib posixpath "
-    "shelve shutil stat tarfile tempfile zipfile",
+    "files and archives": "_compression _pyio bz2 dbm filecmp fileinput fnmatch genericpath glob gzip io lzma ntpath "
+    "os pathlib posixpath shelve shutil stat tarfile tempfile zipfile",
     "formats and markup": "_markupbase configparser csv html json pickle plistlib tomllib xdrlib xml",
     "graphical interface": "curses tkinter turtle turtledemo",
     "imports": "imp importlib modulefinder pkgutil runpy zipimport",
-    "internet": "asynchat asyncore cgi ftplib http imaplib ipaddress netrc nntplib nturl2path poplib smtpd smtplib socket socketserver ssl "
-    "telnetlib urllib webbrowser wsgiref xmlrpc",
+    "internet": "asynchat asyncore cgi ftplib http imaplib ipaddress netrc nntplib nturl2path poplib smtpd smtplib "
+    "socket socketserver ssl telnetlib urllib webbrowser wsgiref xmlrpc",
     "mail": "base64 email mailbox mailcap mimetypes quopri uu",
     "numbers and dates": "_pydecimal _strptime calendar datetime decimal fractions numbers random statistics zoneinfo",
     "packaging": "_aix_support _osx_support distutils ensurepip platform site sysconfig venv zipapp",
     "testing": "doctest unittest",
     "text": "codecs difflib encodings gettext locale re shlex string stringprep textwrap",
 }
-
-
 LARGEST_CLASS = 500  # documents over all splits; the largest families have more than twice as many
-
-
 PLACEHOLDER = "X"  # stands for a module's name
-
-
 ALIASES = {"idlelib": ("idle",), "tkinter": ("tk", "tcl"), "_pydecimal": ("decimal",), "lib2to3": ("2to3",)}
 
 
@@ -53,11 +49,12 @@ class Labelled(NamedTuple):
 
 
 def docs_topic(split: str, *, cache_dir: str = "~/.cache/pretraining") -> Labelled:
-    """Give a split of the task: which family of modules a docstring is from, its module's name masked out.
+    """Read a split of the task: which family of modules a docstring is from, its module's name masked out.
 
-    15 classes. A split's documents are from the same split of `StdlibDocs`: none that is tested on was pretrained on. On CPython 3.11:
-    5,259 / 650 / 650 examples; the most frequent class is 10.0 % of the test split, and tf-idf with logistic regression reaches an accuracy
-    of 0.79 there with all labels, 0.38 with 16 per class (mean of 3 draws), 0.31 with 8.
+    15 classes. A split's documents are from the same split of `StdlibDocs`: none that is tested on was pretrained on.
+    On CPython 3.11: 5,259 / 650 / 650 examples; the most frequent class is 10.0 % of the test split, and tf-idf with
+    logistic regression reaches an accuracy of 0.79 there with all labels, 0.38 with 16 per class (mean of 3 draws),
+    0.31 with 8.
     """
     names = sorted(FAMILIES)
     family_of = {module: label for label, name in enumerate(names) for module in FAMILIES[name].split()}

@@ -38,7 +38,7 @@ class Docstring(NamedTuple):
 
 
 def clean(docstring: str) -> str:
-    """Keep the prose: doctests, signatures, code blocks, grammar, rulers and markup go, list items become paragraphs."""
+    """Keep the prose: doctests, signatures, code, grammar, rulers and markup go, list items become paragraphs."""
     paragraphs: list[list[str]] = [[]]
     skip_deeper_than: int | None = None
     in_doctest = False
@@ -64,10 +64,8 @@ def clean(docstring: str) -> str:
 
 
 def _is_prose(bare: str) -> bool:
-    letters = sum(map(str.isalpha, bare))
-    return (
-        "::=" not in bare and not bare.startswith(("|", "+-", "$ ", "% ")) and 2 * letters >= len(bare.replace(" ", ""))
-    )
+    marked = "::=" in bare or bare.startswith(("|", "+-", "$ ", "% "))
+    return not marked and 2 * sum(map(str.isalpha, bare)) >= len(bare.replace(" ", ""))
 
 
 def _place(line: str, paragraphs: list[list[str]]) -> None:
@@ -94,7 +92,7 @@ def _unmark(text: str) -> str:
 
 
 def library_docstrings(root: Path | None = None) -> Iterator[Docstring]:
-    """Give the docstrings under `root` (by default this interpreter's standard library) in the order of paths, then of lines."""
+    """Read the docstrings under `root` (by default the standard library) in the order of paths, then of lines."""
     root = root or Path(sysconfig.get_paths()["stdlib"])
     for path in source_files(root):
         relative = path.relative_to(root)
@@ -123,22 +121,20 @@ def source_files(root: Path) -> list[Path]:
     """List the python files under `root` in a fixed order, tests and installed packages left out."""
     paths = []
     for folder, folders, files in os.walk(root):
-        folders[:] = [
-            name for name in folders if name not in SKIPPED_FOLDERS
-        ]  # not walked into: site-packages may hold a million files
+        # Not walked into: site-packages may hold a million files.
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
         paths += [Path(folder) / name for name in files if name.endswith(".py")]
     return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
 def language_topics(source: Path | None = None) -> Iterator[Docstring]:
-    """Give the language reference that `help()` shows (pydoc_data/topics.py), a document per section.
+    """Read the language reference that `help()` shows (pydoc_data/topics.py), a document per section.
 
     Topics contain one another whole; their sections are the same text, so that removing duplicates leaves each once.
     """
     source = source or Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"
-    (assignment,) = (
-        node for node in ast.parse(source.read_bytes()).body if isinstance(node, ast.Assign | ast.AnnAssign)
-    )
+    statements = ast.parse(source.read_bytes()).body
+    (assignment,) = (node for node in statements if isinstance(node, ast.Assign | ast.AnnAssign))
     if assignment.value is None:
         return
     for topic in dict(sorted(ast.literal_eval(assignment.value).items())).values():
@@ -151,10 +147,6 @@ def language_topics(source: Path | None = None) -> Iterator[Docstring]:
 def _sections(topic: str) -> list[str]:
     """Cut a topic before each underlined title."""
     lines = topic.splitlines()
-    titles = [
-        i - 1
-        for i in range(1, len(lines))
-        if _RULER.match(lines[i]) and lines[i - 1].strip() and not lines[i].startswith(" ")
-    ]
-    borders = [0, *(title for title in titles if title > 0), len(lines)]
+    rulers = [i for i in range(2, len(lines)) if _RULER.match(lines[i]) and not lines[i].startswith(" ")]
+    borders = [0, *(i - 1 for i in rulers if lines[i - 1].strip()), len(lines)]
     return ["\n".join(lines[start:end]) for start, end in itertools.pairwise(borders)]

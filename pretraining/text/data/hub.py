@@ -1,4 +1,4 @@
-"""Text of anything that `datasets.load_dataset` takes, read once as a stream into local files; training never reads a stream."""
+"""Text of anything that `datasets.load_dataset` takes, read once into local files; training reads no stream."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ ROWS_PER_GROUP = 1000
 class HubText(TextData):
     """A text column of a data set of the hub or of a local directory; `name:configuration` where it has several.
 
-    At most `max_bytes` of each split are read. A split that the data set lacks is cut out of its training documents by their hash,
-    with `preparation.validation_share` and `test_share`. What was read is kept: delete the cache to read a newer version from the hub.
+    At most `max_bytes` of each split are read. A split that the data set lacks is cut out of its training documents by
+    their hash, with `preparation.validation_share` and `test_share`. What was read is kept: delete the cache to read a
+    newer version from the hub.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class HubText(TextData):
         given = names_of_splits(there)
         if "train" not in given:
             raise ValueError(
-                f"data.name={self.name} has the splits {there}, but none is called train: choose a data set that has one"
+                f"data.name={self.name} has the splits {there}, but none is called train: choose one that has it"
             )
         return given
 
@@ -91,12 +92,13 @@ class HubText(TextData):
             records = iter(datasets.load_dataset(self._path, self._configuration, split=split, streaming=True))
             while size < self.max_bytes and (group := list(itertools.islice(records, ROWS_PER_GROUP))):
                 if column not in group[0]:
-                    raise ValueError(missing_column(f"data.name={self.name}, split {split}", column, sorted(group[0])))
+                    place = f"data.name={self.name}, split {split}"
+                    raise ValueError(missing_column(place, column, sorted(group[0])))
                 texts = [record[column] or "" for record in group]
                 if not all(isinstance(text, str) for text in texts):
                     raise ValueError(
-                        f"data.name={self.name}: column {column!r} is not text: set data.preparation.text_column to one "
-                        "that is"
+                        f"data.name={self.name}: column {column!r} is not text: set data.preparation.text_column to "
+                        "one that is"
                     )
                 for text in texts:
                     digest.update(text.encode() + b"\0")
@@ -130,6 +132,6 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (DatasetsError, FileNotFoundError, ConnectionError, ImportError) as error:
         raise FileNotFoundError(
-            f"data.name={name} cannot be read ({' '.join(str(error).split())[:300]}): give a local directory, or the name of a "
-            "data set of the hub, as name:configuration where it has several"
+            f"data.name={name} cannot be read ({' '.join(str(error).split())[:300]}): give a local directory, or the "
+            "name of a data set of the hub, as name:configuration where it has several"
         ) from error

@@ -45,7 +45,7 @@ class LabelledCorpus(Corpus):
 
 
 def first_tokens(corpus: Corpus, max_tokens: int, specials: int) -> Rows:
-    """Give each document a row of its own: its first tokens, with its class in the column `labels`."""
+    """Make a row of each document's first tokens, with its class in the column `labels`."""
     if not isinstance(corpus, LabelledCorpus):
         raise ValueError(
             "this objective learns from labels, but the data has none: set data=labelled_text or data=docs_topic, or "
@@ -92,8 +92,8 @@ class DocsTopicText(LabelledDocuments):
 class LabelledTextFiles(LabelledDocuments):
     """Tables (.parquet, .csv, .jsonl) of texts with a class: the columns `text` and `label`, a string or an integer.
 
-    `path` is a file, a directory or a glob; or one for each of train, validation and test. Splits that are not given are cut out of the
-    training texts by their hash, `validation_share` and `test_share` of them.
+    `path` is a file, a directory or a glob; or one for each of train, validation and test. Splits that are not given
+    are cut out of the training texts by their hash, `validation_share` and `test_share` of them.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class LabelledTextFiles(LabelledDocuments):
         unknown = set(labels) - numbers.keys()
         if unknown:
             raise ValueError(
-                f"the {split} split has the class {min(unknown)!r}, which no training text has: remove it, or add such texts"
+                f"the {split} split has the class {min(unknown)!r}, which no training text has: remove it, or add texts"
             )
         return Labelled([text for text, _ in self.tables[split]], [numbers[label] for label in labels], names)
 

@@ -27,9 +27,9 @@ HUB_BYTES = 10_000_000_000  # of a source from the hub, where it does not say ma
 class Mixture(TextData):
     """Sources with weights: a weight is a source's share of the rows of every epoch.
 
-    A source is {path: …} (local files), {name: …} (of the hub, with max_bytes where wanted) or {builtin: stdlib_docs}, each with a
-    `weight`; weights are divided by their sum. An epoch is as long as it can be without repeating a row of any source; larger sources
-    go on where they were in the next one.
+    A source is {path: …} (local files), {name: …} (of the hub, with max_bytes where wanted) or {builtin: stdlib_docs},
+    each with a `weight`; weights are divided by their sum. An epoch is as long as it can be without repeating a row of
+    any source; larger sources go on where they were in the next one.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ def _opened(number: int, source: Mapping[str, Any], shared: dict[str, Any], prep
     if given == {"builtin": "stdlib_docs"}:
         return StdlibDocs(**shared)
     raise ValueError(
-        f"data.sources[{number}] has the keys {sorted(given)}: give path (local files), name and perhaps max_bytes (hub), "
-        "or builtin: stdlib_docs, beside weight"
+        f"data.sources[{number}] has the keys {sorted(given)}: give path (local files), name and perhaps max_bytes "
+        "(hub), or builtin: stdlib_docs, beside weight"
     )
 
 

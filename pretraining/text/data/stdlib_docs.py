@@ -20,7 +20,7 @@ VALIDATION_SHARE, TEST_SHARE = 0.1, 0.1  # fixed: the labelled task takes its do
 
 
 def stdlib_documents(cache_dir: Path) -> list[Docstring]:
-    """Read the documents of this python, without duplicates (but for capitals and white space), in the order of files."""
+    """Read the documents of this python in the order of files, without duplicates (but for capitals and spaces)."""
     return _documents(cache_dir.expanduser())
 
 
@@ -42,11 +42,11 @@ def _documents(cache_dir: Path) -> list[Docstring]:
 
 
 class StdlibDocs(TextData):
-    """English prose of the standard library: docstrings of its modules, classes and functions, and the language reference.
+    """English prose of the standard library: docstrings of modules, classes and functions, and the language reference.
 
-    Sources are parsed, nothing is imported; doctests, signatures, code blocks, markup and duplicates are removed. On CPython 3.11: 8,288
-    documents of 300,160 words (330,966 before cleaning). The splits are fixed: of the documents, by hash, 80 % are for training, 10 % for
-    validation, 10 % for testing.
+    Sources are parsed, nothing is imported; doctests, signatures, code blocks, markup and duplicates are removed. On
+    CPython 3.11: 8,288 documents of 300,160 words (330,966 before cleaning). The splits are fixed: of the documents, by
+    hash, 80 % are for training, 10 % for validation, 10 % for testing.
     """
 
     def texts(self, split: str) -> Iterator[str]:

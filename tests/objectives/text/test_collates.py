@@ -1,4 +1,4 @@
-"""From a corpus to batches: plans lose nothing, rows look as published, and batches do not depend on how they were cut."""
+"""From a corpus to batches: plans lose nothing, rows look as published, and batches do not depend on their cuts."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,12 @@ import torch
 
 from pretraining.objectives.text.bert import MaskPairs
 from pretraining.objectives.text.causal_language import NextTokens
-from pretraining.objectives.text.continuous_rows import continuous_rows, cut_stream
 from pretraining.objectives.text.corruption import Bart, SpanCorruption, cut_at_sentences
 from pretraining.objectives.text.denoising import DenoiseText
 from pretraining.objectives.text.masked_language import NO_LABEL
 from pretraining.objectives.text.next_sentence import PairSentences
 from pretraining.objectives.text.noises import SentencePermutation, TextInfilling, TokenDeletion, TokenInsertion
-from pretraining.text.plan import PlannedText, Rows
+from pretraining.text.plan import PlannedText, Rows, continuous_rows, cut_stream
 from tests.objectives.text.small_text import batches, corpus, keys_of, preprocess
 
 PAIRS = {"max_tokens": 48, "negatives": "random", "short_share": 0.1}

@@ -197,7 +197,7 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(tmp_path, 
 
 
 def rank_gradients(rank, world, directory):
-    """Take one step with each objective on this rank's quarters of eight rows: three of them on the first rank, one on the other."""
+    """Take one step with each objective on this rank's quarters of eight rows: three of them, or the last one."""
     found = []
     for build in EVERY:
         objective, collate, source = build(directory / f"rank{rank}")

@@ -1,4 +1,4 @@
-"""Which tokens are predicted and what replaces them: exact counts, shares over 10^6 tokens, and independence of the batch."""
+"""Which tokens are predicted and what replaces them: exact counts, shares over 10^6 tokens, the same in any batch."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,8 @@ def test_shares_of_mask_random_and_kept_are_80_10_10_over_a_million_tokens(unit)
     assert np.array_equal(ids, before), "the cached tokens must not be touched"
     assert np.array_equal(seen[~chosen], ids[~chosen])
     masked, kept = (seen == MASK)[chosen].mean(), (seen == ids)[chosen].mean()
-    # 120,000 predictions: three standard deviations are 0.0035, and about twice that for spans; 1 in 995 random draws hits the same id.
+    # 120,000 predictions: three standard deviations are 0.0035, and about twice that for spans; 1 in 995 random draws
+    # hits the same id.
     tolerance = 0.004 if unit == "token" else 0.009
     assert abs(masked - 0.8) < tolerance
     assert abs(kept - (0.1 + 0.1 / len(ORDINARY))) < tolerance

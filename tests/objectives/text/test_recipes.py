@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from pretraining.cli.configuration import compose, instantiate
+from pretraining.cli.configuration import class_of, compose, instantiate
+from pretraining.runs.renamed import current
 from pretraining.text.cost import TextRow
+from pretraining.text.tokenizer_recipes import SentinelBPE
 
 
 def collate_of(objective):
@@ -64,3 +66,17 @@ def test_tiny_backbones_are_what_their_objectives_take_by_default(backbone, obje
         optimizer=instantiate(config.optimizer),
     )
     assert built.forward_flops(TextRow(64, 64, 64, target_positions=10, written_seen=32)) > 0
+
+
+def test_what_denoising_was_configured_with_before_keeps_working_with_a_message(capsys):
+    collate = compose(["objective=denoising_t5", "collate.damage.density=0.3"]).collate
+    assert collate.corruption.density == 0.3 and collate.corruption.mean_length == 3.0
+    assert "collate.damage is called collate.corruption now" in capsys.readouterr().err
+    damage = {"_target_": "pretraining.objectives.damage.SpanCorruption", "density": 0.15, "mean_length": 3.0}
+    collate = {"_target_": "pretraining.objectives.denoising.DenoiseText", "max_tokens": 64, "damage": damage}
+    before = {"collate": collate, "preprocess": {"_target_": "pretraining.preprocess.sentinels.SentinelBPE"}}
+    now = current(before)
+    assert class_of(now["preprocess"]) is SentinelBPE
+    from tests.objectives.text.small_text import preprocess
+
+    assert instantiate(now["collate"], preprocess=preprocess("sentinel_bpe")).corruption.spans["density"] == 0.15

@@ -38,7 +38,7 @@ def flat(sentences):
 
 
 def reference(corpus, *, max_tokens, short_share, negatives, seed, epoch):
-    """The published walk, one document and one sentence at a time, on lists of token positions; only the draws are shared."""
+    """The published walk, one document and one sentence at a time, on token positions; only the draws are shared."""
     tokens, documents = corpus.sentence_offsets, corpus.document_offsets
 
     def sentences(document):
@@ -103,10 +103,11 @@ def test_the_plan_is_the_published_walk_pair_by_pair(most):
 
 
 def test_short_documents_give_more_than_half_negatives_exactly_as_the_walk_implies():
-    """Documents of two short sentences: a whole chunk is a negative with probability 1/2, which leaves a second chunk of one sentence."""
+    """Of two short sentences: a whole chunk is a negative with probability 1/2, which leaves a chunk of one sentence."""
     rows = plan_pairs(corpus_of([2] * 50_000, longest=20), **{**SETTINGS, "short_share": 0.0})
     label = rows.columns["label"]
-    # Per document: half give one positive, half give two negatives: 2/3 of the pairs. Three standard deviations are 0.005.
+    # Per document: half give one positive, half give two negatives: 2/3 of the pairs. Three standard deviations are
+    # 0.005.
     assert abs(label.mean() - 2 / 3) < 0.005
     alone = plan_pairs(corpus_of([1] * 1000 + [2]), **SETTINGS).columns["label"]
     assert alone[:-2].all()  # a chunk of one sentence is always a negative

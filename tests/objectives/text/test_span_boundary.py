@@ -30,7 +30,7 @@ def test_spans_are_runs_between_their_neighbours_in_the_same_document():
     target_positions = torch.tensor([1, 2, 6, 8, 9, 12, 13, 0, 0])
     labels = torch.tensor([10, 11, 12, 13, 14, 15, 16, NO_LABEL, NO_LABEL])
     found = neighbours(target_positions, labels, documents)
-    # Places 8 and 9 open their row, so nothing stands before them; 13 is followed by 14, the last token of its document.
+    # Places 8 and 9 open their row, so nothing stands before them; 13 is followed by 14, its document's last token.
     assert found.labels.tolist() == [10, 11, 12, NO_LABEL, NO_LABEL, 15, 16, NO_LABEL, NO_LABEL]
     assert found.before.tolist()[:3] == [0, 0, 5] and found.behind.tolist()[:3] == [3, 3, 7]
     assert found.place.tolist()[:7] == [0, 1, 0, 0, 1, 0, 1]

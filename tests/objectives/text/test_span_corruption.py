@@ -44,8 +44,8 @@ def test_over_a_million_tokens_fifteen_percent_are_hidden_in_spans_of_three():
     opens[:, 1:] &= ~hidden[:, :-1]
     assert (opens.sum(1) == 28).all()  # round(85 / 3): the mean span is 3.04
     assert not hidden[:, 0].any() and hidden[:, -1].all()
-    # Every composition of 85 into 28 parts is equally likely, so a span has length 1 with probability C(83, 26) / C(84, 27) = 27 / 84.
-    # The share over 56,000 spans: three standard deviations are 0.006.
+    # Every composition of 85 into 28 parts is equally likely, so a span has length 1 with probability C(83, 26) / C(84,
+    # 27) = 27 / 84. The share over 56,000 spans: three standard deviations are 0.006.
     ends = hidden.copy()
     ends[:, :-1] &= ~hidden[:, 1:]
     spans = np.nonzero(ends)[1] - np.nonzero(opens)[1] + 1
