@@ -37,10 +37,14 @@ class Neighbours(nn.Module):
 
 
 def fit(task: Task, train: CachedVectors, validation: EvalLoader) -> list[Numbers]:
-    """Put each candidate head in place, measure it on validation, and leave the best one there; returns what was measured."""
+    """Put each candidate head in place, measure it on validation, and leave the best; returns what was measured."""
     targets = torch.from_numpy(train.all_targets())
-    candidates = _candidates(task, train.flat, targets, _output_layer(task))
-    history = [{**settings, **task.evaluate(validation)} for settings in candidates]
+    layer = task.head[-1] if isinstance(task.head, nn.Sequential) else None
+    if not isinstance(layer, nn.Linear):
+        what = f"got mode={type(task.mode).__name__} for {type(task).__name__}, whose head ends in no linear layer"
+        raise RunError(f"{what}: take mode=frozen or full")
+    candidates = _candidates(task, train.flat, targets, layer)
+    history = [{**settings, **task.validate(validation)} for settings in candidates]
     task.restore_best()
     return history
 
@@ -64,13 +68,3 @@ def _candidates(task: Task, vectors: Tensor, targets: Tensor, layer: nn.Linear) 
         raw = scale.unscaled(found)
         layer.load_state_dict({"weight": raw.weight.float(), "bias": raw.bias.float()})
         yield {"penalty": penalty}
-
-
-def _output_layer(task: Task) -> nn.Linear:
-    layer = task.head[-1] if isinstance(task.head, nn.Sequential) else None
-    if not isinstance(layer, nn.Linear) or not task.cacheable:
-        raise RunError(
-            f"got mode={type(task.mode).__name__} for {type(task).__name__}, whose head is not one linear layer on single "
-            "vectors: take mode=frozen or full"
-        )
-    return layer

@@ -1,4 +1,4 @@
-"""`python -m finetuning.evaluate run_dir=DIR data.path=DIR_OR_FILE [data.KEY=...] [output=FILE]`: a finetuned model on other data.
+"""`python -m finetuning.evaluate run_dir=DIR data.path=DIR_OR_FILE [data.KEY=...] [output=FILE]`: a run on other data.
 
 Measures it on the data's test split where there is one, else on all of it; prints the metrics as json.
 """

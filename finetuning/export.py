@@ -1,7 +1,8 @@
-"""`python -m finetuning.export run_dir=DIR [output=DIR]`: a finetuned model as a folder that `transformers.pipeline` runs.
+"""`python -m finetuning.export run_dir=DIR [output=DIR]`: a finetuned model as a folder that transformers runs.
 
-transformers fixes each architecture's heads: those of a run with head=native always fit; a linear one fits where the architecture has
-nothing else (BERT's tags and spans; its classes with pooling=pooler). Whatever would not give the same scores is refused.
+transformers fixes each architecture's heads: those of a run with head=native always fit; a linear one fits where the
+architecture has nothing else (BERT's tags and spans; its classes with pooling=pooler). What would give other scores is
+refused.
 """
 
 from __future__ import annotations
@@ -35,10 +36,8 @@ def transformers_model(task: Task) -> Any:
     own = task.backbone.base.state_dict()  # type: ignore[union-attr, operator]
     lacking = [name for name in model.base_model.state_dict() if name not in own]
     if lacking:
-        raise RunError(
-            f"{type(model).__name__} has {', '.join(lacking[:3])}, which this backbone does not: it cannot be written in that "
-            "form"
-        )
+        what = f"{type(model).__name__} has {', '.join(lacking[:3])}, which this backbone does not"
+        raise RunError(f"{what}: it cannot be written in that form")
     model.base_model.load_state_dict({name: own[name] for name in model.base_model.state_dict()})
     _fill_head(model, task.head)
     _compare(task, model)
@@ -51,10 +50,8 @@ def _fill_head(model: Any, head: nn.Module) -> None:
     outside = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in inside}
     ours = list(head.parameters())
     if [parameter.shape for parameter in outside.values()] != [parameter.shape for parameter in ours]:
-        raise RunError(
-            f"{type(model).__name__} has a head of {', '.join(outside)}, which is not this run's linear layer: finetune with "
-            "head=native"
-        )
+        what = f"{type(model).__name__} has a head of {', '.join(outside)}, which is not this run's linear layer"
+        raise RunError(f"{what}: finetune with head=native")
     with torch.no_grad():
         for theirs, parameter in zip(outside.values(), ours, strict=True):
             theirs.copy_(parameter)
@@ -70,10 +67,9 @@ def _compare(task: Task, model: Any) -> None:
     theirs = torch.stack([output.start_logits, output.end_logits], -1) if spans else output.logits
     kept = features.valid if task.per_position else slice(None)
     if not torch.allclose(ours[kept], theirs[kept], atol=1e-4):
-        raise RunError(
-            f"{type(model).__name__} makes its vector in another way than pooling={task.backbone.kwargs.get('pooling')}: "
-            "finetune with head=native"
-        )
+        pooling = task.backbone.kwargs.get("pooling")
+        what = f"{type(model).__name__} makes its vector in another way than pooling={pooling}"
+        raise RunError(f"{what}: finetune with head=native")
 
 
 def cli() -> None:

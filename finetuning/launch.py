@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits, subset
 from finetuning.modes import Full, Mode
-from finetuning.saving import lineage, load_head, save_model, save_results, saved_facts
+from finetuning.saving import load_head, save_model, save_results, saved_facts
 from finetuning.task import Task, TaskParts
 from finetuning.training import Run, encode, finetune
 from finetuning.transformers_heads import native, with_native_layers
@@ -55,7 +55,7 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     settings: TrainerSettings = instantiate(config.trainer)
     if settings.strategy == "fsdp":
         raise RunError(
-            "trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu and trainer.accumulate="
+            "trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu, trainer.accumulate="
         )
     if needs_ranks(settings):
         code = run_ranks("finetuning.launch", config, settings.devices)
@@ -66,7 +66,7 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
 
 
 def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
-    """Carry out one run as (one rank of) this process. What can be wrong with the input is found before the directory is made."""
+    """Carry out one run as (one rank of) this process. Errors of its input are found before it has a directory."""
     started, path = time.perf_counter(), Path(config.run_dir)
     RunDirectory.refuse_taken(path, resume=config.resume)
     config, planned, origin = prepared(config)
@@ -78,15 +78,16 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         metrics = carry_out(config, planned, origin, directory)
         if rank() == 0:
             directory.write_metrics(metrics | {"seconds": time.perf_counter() - started})
-            shown = headline(planned.task, metrics)
-            print(f"run: {path}  " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()), file=sys.stderr)
+            name = planned.task.select.removeprefix("-")
+            shown = [f"{key} {metrics[key]:.4f}" for key in (f"validation/{name}", f"test/{name}") if key in metrics]
+            print("  ".join([f"run: {path}", *shown]), file=sys.stderr)
     finally:
         directory.release()
     return path
 
 
 def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
-    """Build a configuration's parts: the configuration with what was decided on the way, the run, and where its weights are from."""
+    """Build a run: the configuration with what was decided on the way, the parts, and where the weights come from."""
     source = read_handoff(config)
     data: LabelledData = instantiate(config.data)
     splits = data.splits()
@@ -105,19 +106,19 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         show=config.logger.progress,
     )
     found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
-    return decided(config, found), planned, lineage(config.handoff, source)
+    lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
+    return decided(config, found), planned, {"handoff": config.handoff, **lineage}
 
 
 def read_handoff(config: DictConfig) -> Handoff:
-    """Read the weights to start from; a task or data of another modality than theirs is an error, before the data are read."""
+    """Read the weights to start from; a task or data of another modality is an error, before the data are read."""
     wanted = {"task": class_of(config.task.inputs).modality, "data": class_of(config.data).modality}
     source = handoff.read(config.handoff, modality=wanted["data"], tower=config.tower, seed=config.seed)
     have = source.backbone.modality
     if set(wanted.values()) != {have}:
-        raise RunError(
-            f"handoff={config.handoff} is for {have}, but task={class_name(config.task)} reads {wanted['task']} and "
-            f"data={class_name(config.data)} is {wanted['data']}: choose a task and data for {have}, or another hand-off"
-        )
+        what = f"handoff={config.handoff} is for {have}, but task={class_name(config.task)} reads {wanted['task']}"
+        what += f" and data={class_name(config.data)} is {wanted['data']}"
+        raise RunError(f"{what}: choose a task and data for {have}, or another hand-off")
     return source
 
 
@@ -156,7 +157,7 @@ def repooled(backbone: Backbone, pooling: str) -> Backbone:
 
 
 def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
-    """Train, test and write everything but metrics.json, whose presence says that the rest is there; returns what goes into it."""
+    """Train, test and write all but metrics.json, whose presence says that the rest is there; returns its content."""
     task, start = planned.task, origin["origin"]
     known = tags(
         class_name(config.task),
@@ -209,13 +210,7 @@ def is_finished(path: Path, config: DictConfig) -> bool:
     return True
 
 
-def headline(task: Task, metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Pick the numbers that are printed at the end."""
-    name = task.select.removeprefix("-")
-    return {key: metrics[key] for key in (f"validation/{name}", f"test/{name}") if key in metrics}
-
-
-# -- commands on a finished run -----------------------------------------------------------------------------------------------------
+# -- commands on a finished run ---------------------------------------------------------------------------------------
 
 
 def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
@@ -226,7 +221,7 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     config = up_to_date(config)
     source = handoff.read(str(run_dir / "model" / "last"), modality=class_of(config.data).modality)
     task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
-    load_head(task, run_dir)
+    load_head(task, run_dir, facts["neighbours"])
     return config, task.eval()
 
 

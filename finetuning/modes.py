@@ -1,6 +1,6 @@
-"""How a pretrained backbone is transferred: what of it trains, at which rates, or which closed form is fitted to its vectors.
+"""How a pretrained backbone is transferred: what of it trains, at which rates, or what is fitted to its vectors.
 
-A frozen part takes no gradient, no optimizer memory, and stays in evaluation mode, so its norm statistics do not move either.
+A frozen part takes no gradient and no optimizer memory, and stays in evaluation mode: its norm statistics do not move.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pretraining.optim.optimizers import ParameterGroup, split_by_decay
 class Mode:
     """A way of transferring. By default everything trains at one rate. The fields of a subclass are its settings."""
 
+    layer_decay: float | None = None  # each block's rate over that of the block after it; None: all have one rate
     frozen = False  # the backbone never changes
     cache = False  # its vectors are computed once, where the task's head reads single ones
     closed_form = False  # the head is fitted to them as a whole, not trained step by step
@@ -38,7 +39,9 @@ class Mode:
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
         """Group everything that trains at some time in the run."""
-        return split_by_decay([*named(backbone, "backbone"), *named(head, "head")])
+        if self.layer_decay is None:
+            return split_by_decay([*named(backbone, "backbone"), *named(head, "head")])
+        return layer_groups(backbone, head, self.layer_decay)
 
 
 @dataclass(kw_only=True)
@@ -54,14 +57,8 @@ class Full(Mode):
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1 or self.head_steps < 0:
-            raise RunError(
-                f"got mode.layer_decay={self.layer_decay} and mode.head_steps={self.head_steps}: give a decay above 0 and at "
-                "most 1, and a number of steps"
-            )
-
-    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Group by block."""
-        return layer_groups(backbone, head, self.layer_decay)
+            what = f"got mode.layer_decay={self.layer_decay} and mode.head_steps={self.head_steps}"
+            raise RunError(f"{what}: give a decay above 0 and at most 1, and a number of steps")
 
     def begin(self, backbone: Backbone) -> None:
         """Note what the backbone itself lets train (a pooler that nothing reads stays out)."""
@@ -129,24 +126,18 @@ class Partial(Mode):
         """Freeze the first blocks."""
         blocks = trainable_blocks(backbone)
         if not 0 <= self.frozen_blocks < len(blocks):
-            raise RunError(
-                f"got mode.frozen_blocks={self.frozen_blocks}, but the backbone has {len(blocks) - 1} blocks after its "
-                f"embeddings: give 0 to {len(blocks) - 1}"
-            )
+            has = f"but the backbone has {len(blocks) - 1} blocks after its embeddings"
+            raise RunError(f"got mode.frozen_blocks={self.frozen_blocks}, {has}: give 0 to {len(blocks) - 1}")
         later = {id(parameter) for block in blocks[self.frozen_blocks + 1 :] for parameter in block.parameters()}
         # An encoder–decoder's embeddings are no module apart from its layers.
         for block in blocks[: self.frozen_blocks + 1]:
             for parameter in block.parameters():
                 parameter.requires_grad_(parameter.requires_grad and id(parameter) in later)
 
-    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Group by block."""
-        return layer_groups(backbone, head, self.layer_decay)
-
 
 @dataclass(kw_only=True)
 class GradualUnfreezing(Mode):
-    """The head trains first; then one more block from the top joins, evenly over the first `share` of the run (Howard & Ruder 2018)."""
+    """The head trains first; blocks join from the top, over the first `share` of the run (Howard & Ruder 2018)."""
 
     share: float
     layer_decay: float
@@ -154,14 +145,12 @@ class GradualUnfreezing(Mode):
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise RunError(
-                f"got mode.share={self.share}: give the share of the run in which blocks are released, above 0 and at most 1"
-            )
+            raise RunError(f"got mode.share={self.share}: give the share of the run that releases blocks, in (0, 1]")
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
         """Group by block; a block without gradient takes no step and no optimizer state yet."""
         self.least = 0 if any(True for _ in head.parameters()) else 1  # something must train from the first step on
-        return layer_groups(backbone, head, self.layer_decay)
+        return super().groups(backbone, head)
 
     def begin(self, backbone: Backbone) -> None:
         """Note each block's parameters, as far as the backbone itself lets them train."""
@@ -186,7 +175,7 @@ class GradualUnfreezing(Mode):
 
 @dataclass(kw_only=True)
 class Lora(Mode):
-    """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W stays frozen.
+    """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W is frozen.
 
     At the end they are merged. `targets` are ends of module names; empty means every linear layer.
     """
@@ -199,14 +188,13 @@ class Lora(Mode):
         """Freeze all and put an update on each chosen layer."""
         # A head that is tied to the embeddings stays: merging into it would change them too.
         tied = {id(part.weight) for part in backbone.modules() if isinstance(part, nn.Embedding)}
-        linear = {
-            name: part for name, part in backbone.named_modules() if is_linear(part) and id(part.weight) not in tied
-        }
+        parts = {name: part for name, part in backbone.named_modules() if type(part).__name__ in ("Linear", "Conv1D")}
+        linear = {name: part for name, part in parts.items() if id(part.weight) not in tied}  # Conv1D is GPT-2's
         chosen = {name: part for name, part in linear.items() if not self.targets or name.endswith(tuple(self.targets))}
         if not chosen:
+            there = ", ".join(list(linear)[:6]) or "it has none"
             raise RunError(
-                f"got mode.targets={self.targets}, which matches none of the backbone's linear layers: "
-                f"{', '.join(list(linear)[:6]) or 'it has none'}"
+                f"got mode.targets={self.targets}, which matches none of the backbone's linear layers: {there}"
             )
         backbone.requires_grad_(False)
         for layer in chosen.values():
@@ -234,11 +222,6 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down)
 
 
-def is_linear(part: nn.Module) -> bool:
-    """Tell a linear layer; GPT-2's are transformers' Conv1D, which keeps the transposed matrix."""
-    return isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
-
-
 def named(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
     """List the parameters of `module` under the names that they have in its owner."""
     for name, parameter in module.named_parameters():
@@ -251,7 +234,7 @@ def trainable_blocks(backbone: Backbone) -> list[nn.Module]:
 
 
 def layer_groups(backbone: Backbone, head: nn.Module, decay: float) -> list[ParameterGroup]:
-    """Group by rate: the head at 1, the block nearest to it at `decay`, the next at `decay` squared, and so on to the input."""
+    """Group by rate: the head at 1, the block nearest to it at `decay`, the next at its square, and so on."""
     groups, seen = split_by_decay(named(head, "head")), set()
     blocks = trainable_blocks(backbone)
     for place in reversed(range(len(blocks))):
@@ -272,6 +255,5 @@ def rest_frozen(backbone: Backbone) -> None:
 def refuse_ranks(what: str) -> None:
     """Refuse what changes the trainable parameters between steps: data-parallel training fixes them at its start."""
     if world_size() > 1:
-        raise RunError(
-            f"got {what} on {world_size()} ranks, which take one set of trainable parameters: set trainer.devices=1"
-        )
+        why = f"on {world_size()} ranks, which take one set of trainable parameters"
+        raise RunError(f"got {what} {why}: set trainer.devices=1")

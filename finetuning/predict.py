@@ -1,7 +1,7 @@
-"""`python -m finetuning.predict run_dir=DIR input=FILE [output=FILE]`: what a finetuned model says about new inputs, as json lines.
+"""`python -m finetuning.predict run_dir=DIR input=FILE [output=FILE]`: what a model says of new inputs, in json lines.
 
-The input is a table with the run's columns (parquet, csv, tsv, jsonl), a text file or `-` (stdin) with a text per line (for tagging:
-words between spaces; for pairs: a tab between the texts), or a directory of images.
+The input is a table with the run's columns (parquet, csv, tsv, jsonl), a text file or `-` (stdin) with a text per line
+(for tagging: words between spaces; for pairs: a tab between the texts), or a directory of images.
 """
 
 from __future__ import annotations

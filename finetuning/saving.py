@@ -16,18 +16,10 @@ from finetuning.closed_form import Neighbours
 from finetuning.task import Predictions, Task
 from pretraining import handoff
 from pretraining.errors import RunError
-from pretraining.handoff import Handoff
-
-
-def lineage(reference: str, source: Handoff) -> dict[str, Any]:
-    """Say which weights a run started from."""
-    return {"handoff": reference, "path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
 
 
 def save_results(directory: Path, task: Task, test: Predictions, origin: dict[str, Any]) -> None:
-    """Write predictions.parquet (a row per test example, in the order of the test split), test_report.json, where the task has one, and
-    lineage.json.
-    """
+    """Write predictions.parquet (the test split's rows, in order), lineage.json, and test_report.json if any."""
     columns = task.table(test).items()
     arrays = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns}
     pyarrow.parquet.write_table(pa.table(arrays), directory / "predictions.parquet")
@@ -60,9 +52,9 @@ def saved_facts(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8"))
 
 
-def load_head(task: Task, run_dir: Path) -> None:
-    """Put a finished run's head onto a task built anew."""
-    path, votes = run_dir / "model" / "last" / "heads.safetensors", saved_facts(run_dir)["neighbours"]
+def load_head(task: Task, run_dir: Path, votes: dict[str, Any] | None) -> None:
+    """Put a finished run's head onto a task built anew; `votes` are settings of nearest neighbours, if it has any."""
+    path = run_dir / "model" / "last" / "heads.safetensors"
     if not path.exists() and not task.head.state_dict():
         return
     weights = {name.removeprefix("head."): value for name, value in load_file(path).items()}

@@ -1,4 +1,4 @@
-"""What a downstream task is: a backbone under a transfer mode, a head, a loss and standard metrics. The twin of an objective.
+"""What a downstream task is: a backbone under a transfer mode, a head, a loss and metrics. The twin of an objective.
 
 Shapes: B rows, N things to predict (one per row, or one per word), D width.
 """
@@ -60,10 +60,10 @@ class Best:
 
 
 class Task(StepModule):
-    """A downstream task. A subclass writes its head in `__init__`, and `collect_labels`, `targets`, `criterion`, `predict`, `metrics`.
+    """A downstream task: a subclass writes its head in `__init__`, what of labels and outputs is its own, and metrics.
 
-    `inputs` says how examples reach the backbone. `select` names the validation metric by which the best weights are chosen; a leading
-    "-" asks for the smallest.
+    `inputs` says how examples reach the backbone. `select` names the validation metric by which the best weights are
+    chosen; a leading "-" asks for the smallest.
     """
 
     term: ClassVar[str] = "cross_entropy"  # the name of the loss in metrics.csv
@@ -72,6 +72,7 @@ class Task(StepModule):
     problem_type: ClassVar[Any] = None  # None, or a name by which transformers tells tasks of one class apart
     per_position: ClassVar[bool] = False  # the head reads vectors of positions, not the pooled one
     own_head: ClassVar[bool] = False  # the backbone is a model with this task's head already
+    placeholder: Any  # a valid label
     head: nn.Module
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str) -> None:
@@ -80,32 +81,30 @@ class Task(StepModule):
         self.preprocess = parts.handoff.preprocess
         self.labels, self.mode, self.inputs, self.select = parts.labels, parts.mode, inputs, select
         if self.mode.closed_form and not self.cacheable:
-            raise RunError(
-                f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head does not read single vectors that "
-                "can be computed beforehand: take mode=full, partial or lora"
-            )
+            what = f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head reads no single vectors"
+            raise RunError(f"{what}: take mode=full, partial or lora")
         self.best = Best()
         self.precision = "fp32"  # of forward passes outside of a trainer
         self.mode.begin(self.backbone)
 
-    # -- what a subclass says ---------------------------------------------------------------------------------------------------
+    # -- what a subclass says -----------------------------------------------------------------------------------------
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
-        """Collect what the head must know of the labels (the classes), as plain data; labels that cannot be learnt are an error."""
+        """Collect what the head must know of the labels, as plain data; labels that cannot be learnt are an error."""
         return {}
 
-    @abstractmethod
     def placeholder_label(self, example: dict[str, Any]) -> Any:
-        """Make a valid label up for an example that has none and is only predicted."""
+        """Take a valid label for an example that has none and is only predicted."""
+        return self.placeholder
 
     @abstractmethod
     def targets(self, examples: Examples) -> list[Any]:
-        """List what is to be predicted of each example, as the task's `inputs` take it: arrays of class numbers, for most."""
+        """List what is to be predicted of each example, as `inputs` take it: for most, arrays of class numbers."""
 
     @abstractmethod
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
-        """Sum the loss over the batch's targets."""
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum the loss over the batch's targets. []"""
 
     @abstractmethod
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
@@ -135,7 +134,8 @@ class Task(StepModule):
 
     def table(self, predictions: Predictions) -> dict[str, Any]:
         """Name the columns of predictions.parquet."""
-        return {"label": predictions.labels, "prediction": predictions.predictions}
+        scores = {} if predictions.scores is None else {"scores": predictions.scores}
+        return {"label": predictions.labels, "prediction": predictions.predictions, **scores}
 
     def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
         """Compute each row's logits as if its vectors were zero."""
@@ -148,7 +148,7 @@ class Task(StepModule):
         array = logits.float().cpu().numpy()
         return np.split(array, np.cumsum(batch["targets_per_row"].numpy())[:-1])
 
-    # -- the step ---------------------------------------------------------------------------------------------------------------
+    # -- the step -----------------------------------------------------------------------------------------------------
 
     def encode(self, examples: Examples) -> EncodedSplit:
         """Make raw examples ready for the backbone; what cannot be learnt from or judged is an error here."""
@@ -168,7 +168,11 @@ class Task(StepModule):
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the task's one term."""
-        return Loss({self.term: self.criterion(self.logits(batch), batch)})
+        return self.loss_of(self.logits(batch), batch)
+
+    def loss_of(self, logits: Tensor, batch: Batch) -> Loss:
+        """Compute the task's one term from its logits."""
+        return Loss({self.term: Term(self.criterion(logits, batch), self.counts(batch)[self.term])})
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the targets."""
@@ -190,26 +194,25 @@ class Task(StepModule):
         rest_frozen(self.backbone)
         return self
 
-    # -- evaluation -------------------------------------------------------------------------------------------------------------
+    # -- evaluation ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evaluate(self, loader: Any, prefix: str = "validation") -> Numbers:
-        """Compute loss and metrics over an `EvalLoader` of an encoded split; on validation, keep the best weights so far."""
-        outputs, values = self.compute_outputs(loader, prefix)
+    def validate(self, loader: Any) -> Numbers:
+        """Compute loss and metrics over an `EvalLoader` of the validation split, and keep the weights that are best."""
+        outputs, values = self.compute_outputs(loader, "validation")
         measured = self.metrics(self.predict(outputs, loader.source))
-        values |= {f"{prefix}/{name}": value for name, value in measured.items()}
-        if prefix == "validation":
-            self.keep_best(values)
+        values |= {f"validation/{name}": value for name, value in measured.items()}
+        self.keep_best(values)
         return values
 
     @torch.no_grad()
     def compute_outputs(self, loader: Any, prefix: str = "test") -> tuple[list[np.ndarray], Numbers]:
-        """Compute every row's logits, in the order of the split, and the mean loss; each rank ends with all of them."""
+        """Compute every row's logits, in the order of the split, and the mean loss; each rank ends with all."""
         meter, training = Meter(), self.training
 
         def compute(batch: Batch, share: float) -> Tensor:
             logits = self.logits(batch)
-            meter.add(Loss({self.term: self.criterion(logits, batch)}), share)
+            meter.add(self.loss_of(logits, batch), share)
             return logits
 
         self.eval()
@@ -230,12 +233,9 @@ class Task(StepModule):
         return CachedVectors(loader.source, torch.cat(rows))
 
     def _each_row(
-        self,
-        loader: Any,
-        compute: Callable[[Batch, float], Tensor],
-        cut: Callable[[Tensor, Batch], Iterable[Any]],
+        self, loader: Any, compute: Callable[[Batch, float], Tensor], cut: Callable[[Tensor, Batch], Iterable[Any]]
     ) -> list[Any]:
-        """Compute something on each batch's device, cut it into rows, and list these in the order of the split, on every rank."""
+        """Compute something of each batch, cut it into rows, and list these in the split's order, on every rank."""
         rows: dict[int, Any] = {}
         for batch, share in loader:
             moved = self.finished(self.transfer_batch_to_device(batch, self.device, 0))
@@ -252,7 +252,7 @@ class Task(StepModule):
             return torch.autocast(self.device.type, torch.bfloat16)
         return super().forward_context()
 
-    # -- the best weights on validation -------------------------------------------------------------------------------------------
+    # -- the best weights on validation -------------------------------------------------------------------------------
 
     def selection(self, values: Numbers) -> float:
         """Read the selection metric, so that more is better."""

@@ -13,7 +13,7 @@ from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.cached import CachedVectors
 from finetuning.metrics.bootstrap import Numbers
 from finetuning.task import Predictions, Task
-from finetuning.watch import StayOpen, Watch
+from finetuning.watch import Watch, kept_open
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.data.splits import SPLITS
 from pretraining.distributed.collectives import rank, world_size
@@ -21,7 +21,6 @@ from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
 from pretraining.engine.trainer import TrainerSettings, train
 from pretraining.kernels import winograd
-from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.directory import RunDirectory
 
 EncodedSplits = dict[str, EncodedSplit]
@@ -53,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 def encode(task: Task, splits: Splits) -> EncodedSplits:
-    """Make every split ready; what cannot be learnt from, judged or selected by is an error here, before any training."""
+    """Make every split ready; what cannot be learnt from, measured or selected by is an error, before any training."""
     encoded = {name: task.encode(getattr(splits, name)) for name in SPLITS}
     measured = task.metrics(task.predict(task.zero_outputs(encoded["validation"]), encoded["validation"]))
     task.selection({f"validation/{name}": value for name, value in {"loss": 0.0, task.term: 0.0, **measured}.items()})
@@ -93,24 +92,18 @@ def _train(run: Run, splits: EncodedSplits, directory: RunDirectory, loggers: li
         workers=run.data.workers,
         ranks=run.ranks,
     )
-    watch = Watch(
-        evaluation(splits["validation"], run.data, run.ranks),
-        every=settings.val_every,
-        log_every=settings.log_every,
-        patience=run.patience,
-        show=run.show,
-    )
+    validation = evaluation(splits["validation"], run.data, run.ranks)
+    every, log_every = settings.val_every, settings.log_every
+    watch = Watch(validation, every=every, log_every=log_every, patience=run.patience, show=run.show)
     run.task.train()
     train(
         run.task,
         loader,
         settings=settings,
         run=directory,
-        loggers=[logger if isinstance(logger, CsvHistory) else StayOpen(logger) for logger in loggers],
+        loggers=kept_open(loggers),
         callbacks=[watch],
-        step_settings=StepSettings(
-            run.seed, settings.max_steps, settings.clip_norm, on_nonfinite=settings.on_nonfinite
-        ),
+        step_settings=StepSettings(run.seed, settings.max_steps, settings.clip_norm, None, settings.on_nonfinite),
         monitor=None,
     )
 

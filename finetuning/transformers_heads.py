@@ -1,7 +1,7 @@
 """Heads as transformers' own classes have them, so that a finetuned model is one of those.
 
-transformers fixes what lies between an architecture's vectors and the last linear layer: nothing in some classes, a dense layer and an
-activation in others.
+transformers fixes what lies between an architecture's vectors and the last linear layer: nothing in some classes, a
+dense layer and an activation in others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pretraining.errors import RunError
 
 
 class Native(NamedTuple):
-    """How an architecture makes the vector of a text: its pooling, and the layers behind it (submodule or activation)."""
+    """How an architecture makes the vector of a text: its pooling, and the layers (or activations) behind it."""
 
     pooling: str
     layers: tuple[str | type[nn.Module], ...] = ()
@@ -36,21 +36,19 @@ NATIVE = {
 
 
 def native(backbone: Backbone, task: type[Task]) -> Native:
-    """Find what transformers has between a backbone and the last layer; an architecture that is not listed is an error."""
+    """Find what transformers has between a backbone and the last layer; an architecture not listed is an error."""
     family = _config(backbone).get("model_type", str(backbone.modality))
     if family not in NATIVE or task.transformers_class is None:
-        raise RunError(
-            f"got head=native for {task.__name__} on {family}: it is known for text on {', '.join(NATIVE)}; take head=linear"
-        )
+        known = f"it is known for text on {', '.join(NATIVE)}; take head=linear"
+        raise RunError(f"got head=native for {task.__name__} on {family}: {known}")
     return NATIVE[family]
 
 
 def with_native_layers(task: Task, layers: Native) -> None:
     """Put fresh layers of transformers' class in front of the task's last linear layer."""
     if task.mode.closed_form:
-        raise RunError(
-            f"got head=native and mode={type(task.mode).__name__}, which fits a linear layer alone: take head=linear"
-        )
+        mode = type(task.mode).__name__
+        raise RunError(f"got head=native and mode={mode}, which fits a linear layer alone: take head=linear")
     assert isinstance(task.head, nn.Sequential)
     model = fresh_model(task)
     for layer in reversed(layers.per_position if task.per_position else layers.layers):
@@ -63,10 +61,8 @@ def fresh_model(task: Task) -> Any:
 
     known, layer = _config(task.backbone), task.head[-1] if isinstance(task.head, nn.Sequential) else None
     if task.transformers_class is None or not known or not isinstance(layer, nn.Linear):
-        raise RunError(
-            f"got a run of {type(task).__name__} on {task.inputs.modality} with a head of {type(task.head).__name__}, for which "
-            "transformers has no class"
-        )
+        what = f"{type(task).__name__} on {task.inputs.modality} with a head of {type(task.head).__name__}"
+        raise RunError(f"got a run of {what}, for which transformers has no class")
     config = transformers.AutoConfig.for_model(**known)
     names = task.labels.get("names") or [f"LABEL_{place}" for place in range(layer.out_features)]
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}

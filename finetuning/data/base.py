@@ -25,5 +25,5 @@ class LabelledData(ABC):
         """Read the splits that are there, and the names of integer classes where the data knows them."""
 
     def splits(self) -> Splits:
-        """Read the three splits, carving those that are missing; bad input is an error here, before any model is built."""
+        """Read the three splits, carving those that are missing; bad input is an error, before any model is built."""
         return self.split.complete(*self.found())

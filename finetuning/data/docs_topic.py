@@ -13,7 +13,7 @@ from pretraining.text.modality import TEXT
 
 @dataclass(kw_only=True)
 class DocsTopic(LabelledData):
-    """Which family of the standard library a docstring is from; the splits are those of the pretraining data `stdlib_docs`."""
+    """Which family of the standard library a docstring is from, in the splits of the pretraining data `stdlib_docs`."""
 
     modality = TEXT
     cache_dir: str

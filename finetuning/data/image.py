@@ -73,8 +73,8 @@ class LabelledImageFiles(LabelledData):
             if path.is_file() or next(path.rglob("*.parquet"), None) is not None:
                 files = find_splits(path, self.split.named)
                 names = self._class_names(next(iter(files.values()))[0])
-                named = {"image": self.columns["image"], "label": self.columns["label"]}
-                tables = {name: read_parquet(parts, **named) for name, parts in files.items()}
+                image, label = self.columns["image"], self.columns["label"]
+                tables = {name: read_parquet(parts, image=image, label=label) for name, parts in files.items()}
             else:
                 tables = ImageFolder(path=str(path), decoding=self.decoding, cache_dir=self.cache_dir, **UNUSED).tables
                 names = list(tables["train"].class_names)
@@ -88,9 +88,8 @@ class LabelledImageFiles(LabelledData):
             raise RunError(f"got {file}, which cannot be read as parquet: replace the file") from error
         for role, name in self.columns.items():
             if name not in table.column_names:
-                raise RunError(
-                    f"got data.columns.{role}={name}, but the data has the columns {', '.join(table.column_names)}: name one"
-                )
+                there = ", ".join(table.column_names)
+                raise RunError(f"got data.columns.{role}={name}, but the data has the columns {there}: name one")
         return class_names({"train": table}, self.columns["label"])
 
     def _examples(self, table: Table, split: str) -> Examples:

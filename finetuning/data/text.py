@@ -18,7 +18,7 @@ from pretraining.text.modality import TEXT
 
 @dataclass(kw_only=True)
 class TextTables(LabelledData):
-    """Tables at `path`: a file, or a directory with files of splits. Other fields name columns, `labels` the field of the labels'."""
+    """Tables at `path`, a file or a directory. The other fields name columns; `labels` says which one has labels."""
 
     modality = TEXT
     labels: ClassVar[str]
@@ -42,16 +42,14 @@ class TextTables(LabelledData):
         """Take a column of strings; one of another type is an error."""
         values = self.column(table, field)
         if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-            raise RunError(
-                f"got data.{field}={getattr(self, field)}, a column of {values.type}, but text is needed: "
-                "name a column of strings"
-            )
+            what = f"got data.{field}={getattr(self, field)}, a column of {values.type}, but text is needed"
+            raise RunError(f"{what}: name a column of strings")
         return values.to_pylist()
 
 
 @dataclass(kw_only=True)
 class LabelledText(TextTables):
-    """A table of texts (`text`, and `text_pair` where two are judged together) with a `label` column: a class or a real number."""
+    """Texts (`text`, and `text_pair` where two are judged together) with a `label`: a class, several, or a number."""
 
     labels = "label"
     text: str
@@ -67,7 +65,7 @@ class LabelledText(TextTables):
 
 @dataclass(kw_only=True)
 class TaggedText(TextTables):
-    """A table of sentences given as lists of words (`tokens`) with one tag per word (`tags`)."""
+    """Sentences given as lists of words (`tokens`) with one tag per word (`tags`)."""
 
     labels = "tags"
     tokens: str
@@ -78,17 +76,15 @@ class TaggedText(TextTables):
         words, tags = (self.column(table, field).to_pylist() for field in ("tokens", "tags"))
         for row, (sentence, labels) in enumerate(zip(words, tags, strict=True)):
             if not isinstance(sentence, list) or not isinstance(labels, list) or len(sentence) != len(labels):
-                raise RunError(
-                    f"got row {row} with tokens {str(sentence)[:60]} and tags {str(labels)[:60]}: "
-                    "give two lists of the same length, one tag per word"
-                )
+                what = f"got row {row} with tokens {str(sentence)[:60]} and tags {str(labels)[:60]}"
+                raise RunError(f"{what}: give two lists of the same length, one tag per word")
         kept = [row for row, sentence in enumerate(words) if sentence]
         return Examples.of(tokens=[words[row] for row in kept], label=[tags[row] for row in kept])
 
 
 @dataclass(kw_only=True)
 class Questions(TextTables):
-    """A table of SQuAD's form: `question`, `context`, and `answers` = {text: [...], answer_start: [...]}, empty where there is none."""
+    """SQuAD's form: `question`, `context` and `answers`, {text: [...], answer_start: [...]} or empty lists."""
 
     labels = "answers"
     question: str
@@ -105,16 +101,16 @@ class Questions(TextTables):
             for text, start in zip(gold["text"], gold["answer_start"], strict=True):
                 there = context[start : start + len(text)]
                 if there != text:
-                    raise RunError(
-                        f"got the answer {text[:40]!r} at {start} in row {row}, where the context reads {there[:40]!r}: "
-                        "answer_start counts characters from 0"
+                    found = (
+                        f"in row {row}, where the context reads {there[:40]!r}: answer_start counts characters from 0"
                     )
+                    raise RunError(f"got the answer {text[:40]!r} at {start} {found}")
         return Examples.of(question=questions, context=contexts, label=answers)
 
 
 @dataclass(kw_only=True)
 class TextPairs(TextTables):
-    """A table of texts (`source`) with what is to be written after each (`target`).
+    """Texts (`source`) with what is to be written after each (`target`).
 
     `references` names a column of lists: all texts that judging accepts, beside the target, which alone is learnt.
     """
@@ -130,16 +126,14 @@ class TextPairs(TextTables):
         for field, texts in found.items():
             empty = sum(not text.strip() for text in texts)
             if empty:
-                raise RunError(
-                    f"got {empty} of {len(texts)} empty texts in column {getattr(self, field)!r}: fill or drop those rows"
-                )
+                what = f"got {empty} of {len(texts)} empty texts in column {getattr(self, field)!r}"
+                raise RunError(f"{what}: fill or drop those rows")
         labels = [[target] for target in found["target"]]
         if self.references is not None:
             more = self.column(table, "references")
             if not pa.types.is_list(more.type) and not pa.types.is_large_list(more.type):
-                raise RunError(
-                    f"got data.references={self.references}, a column of {more.type}: name a column of lists of texts"
-                )
+                what = f"got data.references={self.references}, a column of {more.type}"
+                raise RunError(f"{what}: name a column of lists of texts")
             for known, row in zip(labels, more.to_pylist(), strict=True):
                 known += [text for text in row if text and text != known[0]]
         return Examples.of(source=found["source"], label=labels)

@@ -1,4 +1,4 @@
-"""How labelled examples become batches: splits made ready for a backbone, whose rows a loader reads by number and collates.
+"""How labelled examples become batches: splits made ready for a backbone, whose rows a loader reads and collates.
 
 Shapes: B rows, N things to predict (one per row, or one per word).
 """
@@ -50,7 +50,7 @@ class EncodedSplit(ABC):
         return Picked(self.order[rows])
 
     def collate(self, picked: Picked, keys: Keys) -> Batch:
-        """Stack rows: what `stack` says, `targets` of all rows one after the other [N, ...], and `targets_per_row` [B]."""
+        """Stack rows, with the `targets` of all of them one after the other [N, ...] and `targets_per_row` [B]."""
         targets = [self.targets[row] for row in picked.rows]
         return {
             **self.stack(picked.rows),
@@ -60,7 +60,7 @@ class EncodedSplit(ABC):
 
     @abstractmethod
     def stack(self, rows: np.ndarray) -> Batch:
-        """Stack the rows' `inputs`, and `target_positions` [N] in all their positions where the head does not read the pooled vector."""
+        """Stack the rows' `inputs`; `target_positions` [N], in all their positions, where the head reads such."""
 
     def lengths(self) -> np.ndarray:
         """Tell how expensive each row is, so that evaluation may batch like with like. [rows]"""
@@ -90,7 +90,7 @@ class Inputs(ABC):
         """
 
     def made_up_rows(self, preprocess: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Make two rows up, one of them shorter: as the backbone's arguments, and as those of transformers' own models."""
+        """Make two rows up, one of them shorter: as the backbone's arguments, and as transformers names them."""
         raise RunError(f"transformers has no class that reads {self.modality} as this package does")
 
     def save_for_transformers(self, directory: Path, preprocess: Any, backbone: Backbone) -> None:

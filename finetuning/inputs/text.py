@@ -22,16 +22,15 @@ from finetuning.inputs.base import EncodedSplit, Inputs
 from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
+from pretraining.text.collate import padded_width, padding_of, text_batch
 from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
-
-WIDTH_MULTIPLE = 8  # batches are padded to a multiple of it: few shapes, and aligned matrix products
 
 
 class Tokens(EncodedSplit):
     """Token rows, padded to the longest of their batch.
 
-    `types` says which text of a pair each token is of; `positions`, which tokens of a row the head reads (None: the pooled vector).
+    `types` says which text of a pair each token is of; `positions`, which of a row's tokens the head reads, if any.
     """
 
     def __init__(
@@ -49,10 +48,8 @@ class Tokens(EncodedSplit):
 
     def stack(self, rows: np.ndarray) -> Batch:
         """Pad to [B, T]; document_ids are 1 where a token is and 0 where none."""
-        ids = [self.ids[row] for row in rows]
-        batch, width = token_batch(ids, self.pad_id)
-        if self.types is not None:
-            batch["inputs"]["token_type_ids"] = padded([self.types[row] for row in rows], width, 0)
+        types = {} if self.types is None else {"token_type_ids": [self.types[row] for row in rows]}
+        batch, width = token_batch([self.ids[row] for row in rows], self.pad_id, **types)
         if self.positions is not None:
             batch["target_positions"] = flat_positions([self.positions[row] for row in rows], width)
         return batch
@@ -64,7 +61,7 @@ class Tokens(EncodedSplit):
 
 @dataclass(kw_only=True)
 class TextInputs(Inputs):
-    """Texts, or pairs of texts judged together, with their special tokens; more than `max_tokens` are cut and counted."""
+    """Texts, or pairs judged together, of at most `max_tokens` tokens with special ones; longer ones are cut."""
 
     modality = TEXT
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
@@ -80,15 +77,14 @@ class TextInputs(Inputs):
         texts = [examples.column("text"), *pairs]
         found = tokenized(preprocess, *texts, max_tokens=self.max_tokens, return_token_type_ids=typed)
         types = arrays(found["token_type_ids"]) if typed else None
-        return Tokens(examples, targets, ids=arrays(found["input_ids"]), types=types, pad_id=preprocess.pad_id or 0)
+        return Tokens(examples, targets, ids=arrays(found["input_ids"]), types=types, pad_id=padding_of(preprocess))
 
     def check_length(self, backbone: Backbone) -> None:
         """Refuse rows longer than the backbone has positions for."""
         limit = getattr(backbone, "max_tokens", None)
         if limit is not None and self.max_tokens > limit:
-            raise RunError(
-                f"got task.inputs.max_tokens={self.max_tokens}, but this backbone has positions for {limit}: lower it"
-            )
+            what = f"got task.inputs.max_tokens={self.max_tokens}, but this backbone has positions for {limit}"
+            raise RunError(f"{what}: lower it")
 
     def read(self, path: Path | None, named: Mapping[str, Any], preprocess: TextPreprocess) -> dict[str, list]:
         """Read a table with the run's columns, or a text per line."""
@@ -110,11 +106,11 @@ class TextInputs(Inputs):
 
     def made_up_rows(self, preprocess: TextPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw two rows of ordinary tokens, the second one padded."""
-        ordinary = torch.from_numpy(np.setdiff1d(np.arange(preprocess.vocab_size), preprocess.special_ids))
+        ordinary = torch.from_numpy(preprocess.ordinary_ids)
         ids = ordinary[torch.randint(0, len(ordinary), (2, 12), generator=torch.Generator().manual_seed(0))]
         mask = torch.ones_like(ids)
         mask[1, 8:] = 0
-        ids[1, 8:] = preprocess.pad_id or 0  # RoBERTa reads off it which positions count
+        ids[1, 8:] = padding_of(preprocess)  # RoBERTa reads off it which positions count
         return {"input_ids": ids, "document_ids": mask}, {"input_ids": ids, "attention_mask": mask}
 
     def save_for_transformers(self, directory: Path, preprocess: TextPreprocess, backbone: Backbone) -> None:
@@ -132,15 +128,11 @@ def has_segments(backbone: Backbone) -> bool:
 
 
 def tokenized(
-    preprocess: TextPreprocess,
-    *columns: list[Any],
-    max_tokens: int,
-    key: str = "task.inputs.max_tokens",
-    **options: Any,
+    preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, key: str = "max_tokens", **options: Any
 ) -> Any:
-    """Call the tokenizer; rows longer than `max_tokens` are cut (of a pair, the longer text first) and their number is reported.
+    """Call the tokenizer; rows longer than `max_tokens`, which is task.inputs.`key`, are cut and counted.
 
-    `key` is the configuration's name of that length.
+    Of a pair, the longer text is cut first.
     """
     whole = preprocess.tokenizer(*columns, verbose=False, **options)
     if not report_cut(whole["input_ids"], max_tokens, key, max_tokens):
@@ -152,16 +144,17 @@ def report_cut(rows: list[list[int]], room: int, key: str, limit: int) -> bool:
     """Say how many rows have more than `room` tokens, which `key`=`limit` leaves them; tells whether any has."""
     over = sum(len(row) > room for row in rows)
     if over:
-        print(f"{over} of {len(rows)} texts have more than {key}={limit} tokens and were cut", file=sys.stderr)
+        what = f"{over} of {len(rows)} texts have more than task.inputs.{key}={limit} tokens"
+        print(f"{what} and were cut", file=sys.stderr)
     return over > 0
 
 
-def token_batch(rows: list[np.ndarray], pad_id: int) -> tuple[Batch, int]:
-    """Pad token rows to [B, T]: a batch with the backbone's inputs and the number of tokens, and T."""
-    width = width_of(rows)
+def token_batch(rows: list[np.ndarray], pad_id: int, **inputs: list[np.ndarray]) -> tuple[Batch, int]:
+    """Pad token rows, and `inputs` of the same lengths, to [B, T]: a batch, and T."""
+    width = padded_width(max(map(len, rows)))
     document_ids = padded([np.ones_like(row) for row in rows], width, 0)
-    inputs = {"input_ids": padded(rows, width, pad_id), "document_ids": document_ids}
-    return {"inputs": inputs, "units": sum(map(len, rows))}, width
+    more = {name: padded(each, width, 0) for name, each in inputs.items()}
+    return text_batch(padded(rows, width, pad_id), document_ids, **more), width
 
 
 def flat_positions(places: list[np.ndarray], width: int) -> Tensor:
@@ -169,17 +162,9 @@ def flat_positions(places: list[np.ndarray], width: int) -> Tensor:
     return torch.from_numpy(np.concatenate([row * width + place for row, place in enumerate(places)]))
 
 
-def padded(rows: list[np.ndarray], width: int, value: int) -> Tensor:
+def padded(rows: list[np.ndarray], width: int, value: int) -> np.ndarray:
     """Stack rows of different lengths, filled up with `value` on the right. int64 [B, width]"""
-    stacked = np.full((len(rows), width), value, np.int64)
-    for number, row in enumerate(rows):
-        stacked[number, : len(row)] = row
-    return torch.from_numpy(stacked)
-
-
-def width_of(rows: list[np.ndarray]) -> int:
-    """Choose the width that holds every row."""
-    return -(-max(map(len, rows)) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    return np.stack([np.pad(row, (0, width - len(row)), constant_values=value) for row in rows])
 
 
 def arrays(rows: list[list[int]]) -> list[np.ndarray]:

@@ -13,19 +13,11 @@ from torch import Tensor
 
 from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit
-from finetuning.inputs.text import (
-    TextInputs,
-    arrays,
-    flat_positions,
-    padded,
-    report_cut,
-    token_batch,
-    tokenized,
-    width_of,
-)
+from finetuning.inputs.text import TextInputs, arrays, flat_positions, padded, report_cut, token_batch, tokenized
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.collate import padded_width, padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
@@ -49,8 +41,9 @@ class TranslatedPairs(Pairs):
     def stack(self, rows: np.ndarray) -> Batch:
         """Pad sources to [B, T] and the decoder's inputs, which are the targets one place later, to [B, U]."""
         sources, targets = [self.sources[row] for row in rows], [self.targets[row] for row in rows]
-        width, batch = width_of(targets), token_batch(sources, self.pad_id)[0]
-        batch["decoder_input_ids"] = padded([np.append(self.start_id, row[:-1]) for row in targets], width, self.pad_id)
+        width, batch = padded_width(max(map(len, targets))), token_batch(sources, self.pad_id)[0]
+        written = [np.append(self.start_id, row[:-1]) for row in targets]
+        batch["decoder_input_ids"] = torch.from_numpy(padded(written, width, self.pad_id))
         batch["target_positions"] = flat_positions([np.arange(len(row)) for row in targets], width)
         batch["units"] += sum(map(len, targets))
         return batch | {"rows": torch.from_numpy(rows)}
@@ -75,8 +68,8 @@ class ContinuedPairs(Pairs):
 class TextPairInputs(TextInputs):
     """Texts (`source`) with what is to be written after each.
 
-    `prefix` opens every source ("summarize: "). A causal model reads prefix, source and `separator`, and learns the target alone.
-    Sources are cut at `max_tokens`, what is learnt at `max_target_tokens`.
+    `prefix` opens every source ("summarize: "). A causal model reads prefix, source and `separator`, and learns the
+    target alone. Sources are cut at `max_tokens`, what is learnt at `max_target_tokens`.
     """
 
     columns = ("source",)
@@ -91,11 +84,12 @@ class TextPairInputs(TextInputs):
             return
         causal = backbone.architecture == "causal"
         if (self.max_tokens + written if causal else max(self.max_tokens, written)) > limit:
-            raise RunError(
-                f"got task.inputs.max_tokens={self.max_tokens}, task.inputs.max_target_tokens={self.max_target_tokens} and "
-                f"task.decoding.max_new_tokens={max_new_tokens}, but this backbone has positions for {limit}"
-                f"{', source and target together' if causal else ' on each side'}: lower them"
+            where = ", source and target together" if causal else " on each side"
+            what = f"got task.inputs.max_tokens={self.max_tokens}, max_target_tokens={self.max_target_tokens} and"
+            what += (
+                f" task.decoding.max_new_tokens={max_new_tokens}, but this backbone has positions for {limit}{where}"
             )
+            raise RunError(f"{what}: lower them")
 
     def encode(  # type: ignore[override]
         self, examples: Examples, targets: list[str], preprocess: TextPreprocess, backbone: TransformersBackbone
@@ -105,10 +99,10 @@ class TextPairInputs(TextInputs):
         if backbone.architecture == "causal":
             return self._continued(examples, sources, targets, preprocess)
         read = tokenized(preprocess, sources, max_tokens=self.max_tokens)
-        key = "task.inputs.max_target_tokens"
-        written = tokenized(preprocess, max_tokens=self.max_target_tokens, key=key, text_target=targets)
+        limit, key = self.max_target_tokens, "max_target_tokens"
+        written = tokenized(preprocess, max_tokens=limit, key=key, text_target=targets)
         ids = arrays(read["input_ids"]), arrays(written["input_ids"])
-        pairs = TranslatedPairs(examples, *ids, preprocess.pad_id or 0)
+        pairs = TranslatedPairs(examples, *ids, padding_of(preprocess))
         pairs.start_id = backbone.model.config.decoder_start_token_id
         return pairs
 
@@ -120,13 +114,11 @@ class TextPairInputs(TextInputs):
         first = [] if preprocess.bos_id is None else [preprocess.bos_id]
         separator = preprocess.tokenizer(self.separator, add_special_tokens=False)["input_ids"]
         texts = [text + self.separator for text in sources]
-        read = _framed(preprocess, texts, (first, separator), self.max_tokens, "task.inputs.max_tokens")
+        read = _framed(preprocess, texts, (first, separator), self.max_tokens, "max_tokens")
         if not all(map(len, read)):
-            raise RunError(
-                "got an empty source for a model that continues what it reads: give task.inputs.separator or prefix"
-            )
+            raise RunError("got an empty source, which no model can continue: give task.inputs.separator or prefix")
         limit = self.max_target_tokens - 1  # and the end token
-        written = _framed(preprocess, targets, ([], []), limit, "task.inputs.max_target_tokens - 1")
+        written = _framed(preprocess, targets, ([], []), limit, "max_target_tokens - 1")
         pad_id = preprocess.eos_id if preprocess.pad_id is None else preprocess.pad_id
         return ContinuedPairs(examples, read, [np.append(row, preprocess.eos_id) for row in written], pad_id)
 
@@ -152,8 +144,8 @@ def _framed(
     ids = preprocess.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     (first, last), room = frame, limit - len(frame[0])
     if room <= len(last):
-        raise RunError(
-            f"got {key}={limit}, which leaves no room for text beside {len(first) + len(last)} tokens around it: raise it"
-        )
+        around = len(first) + len(last)
+        what = f"got task.inputs.{key}={limit}, which leaves no room for text beside {around} tokens around it"
+        raise RunError(f"{what}: raise it")
     report_cut(ids, room, key, limit)
     return arrays([[*first, *(row if len(row) <= room else [*row[: room - len(last)], *last])] for row in ids])

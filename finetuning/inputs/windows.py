@@ -13,6 +13,7 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.text import TextInputs, Tokens, arrays, has_segments
 from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
+from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
@@ -32,15 +33,13 @@ class WindowInputs(TextInputs):
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.max_tokens:
-            raise RunError(
-                f"got task.inputs.overlap={self.overlap} and task.inputs.max_tokens={self.max_tokens}: windows must move on, "
-                "lower task.inputs.overlap"
-            )
+            what = f"got task.inputs.overlap={self.overlap} and task.inputs.max_tokens={self.max_tokens}"
+            raise RunError(f"{what}: windows must move on, lower task.inputs.overlap")
 
     def encode(
         self, examples: Examples, targets: list[np.ndarray], preprocess: TextPreprocess, backbone: Backbone
     ) -> Windows:
-        """Tokenise into windows; `targets` are each answer's first character and the one behind its last, or (-1, -1) for none.
+        """Tokenise into windows; `targets` are each answer's first character and the one behind its last, -1 for none.
 
         A window's target is the first and last token of the answer, or (0, 0) where it does not hold all of one.
         """
@@ -64,16 +63,17 @@ class WindowInputs(TextInputs):
             offsets.append(np.where(inside[:, None], np.array(found["offset_mapping"][row]), -1))
             spans.append(_tokens_of(targets[question], offsets[-1])[None])
         types = arrays(found["token_type_ids"]) if "token_type_ids" in found else None
-        windows = Windows(examples, spans, ids=arrays(found["input_ids"]), types=types, pad_id=preprocess.pad_id or 0)
+        ids, pad_id = arrays(found["input_ids"]), padding_of(preprocess)
+        windows = Windows(examples, spans, ids=ids, types=types, pad_id=pad_id)
         windows.question, windows.offsets = owners, offsets
         return windows
 
     def _check_questions(self, questions: list[str], preprocess: TextPreprocess) -> None:
         longest = max(map(len, preprocess.tokenizer(questions, add_special_tokens=False)["input_ids"]))
         if longest + self.overlap + 4 > self.max_tokens:
+            where = f"task.inputs.max_tokens={self.max_tokens}, of which task.inputs.overlap={self.overlap} are shared"
             raise RunError(
-                f"got a question of {longest} tokens, which leaves no room for its context beside task.inputs.overlap="
-                f"{self.overlap} in windows of task.inputs.max_tokens={self.max_tokens}: raise the latter or lower the former"
+                f"got a question of {longest} tokens, which leaves no room in windows of {where}: raise the former"
             )
 
     def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:
@@ -82,7 +82,7 @@ class WindowInputs(TextInputs):
 
 
 def _tokens_of(answer: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Find the first and last token of an answer given by its characters, or (0, 0) where this window does not hold all of it."""
+    """Find the first and last token of an answer given by its characters; (0, 0) where this window does not hold it."""
     start, stop = answer
     inside = np.flatnonzero(offsets[:, 0] >= 0)
     if start < 0 or not len(inside) or offsets[inside[0], 0] > start or offsets[inside[-1], 1] < stop:

@@ -14,18 +14,19 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.text import TextInputs, Tokens, arrays, tokenized
 from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
+from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
 class TaggedTokens(Tokens):
-    """Token rows that also know which words of their sentence have a vector: not those cut off, nor those without any token."""
+    """Token rows that also know which words of their sentence have a vector: none that was cut off or has no token."""
 
     words: list[np.ndarray]  # per row: the word behind each position that the head reads
 
 
 @dataclass(kw_only=True)
 class WordInputs(TextInputs):
-    """Sentences given as `tokens`, lists of words: the head reads each word's first token (`align=first`), or all of its tokens."""
+    """Sentences as lists of words (`tokens`); the head reads each word's first token (`align=first`) or all."""
 
     columns = ("tokens",)
     align: Literal["first", "all"]
@@ -48,7 +49,7 @@ class WordInputs(TextInputs):
             positions.append(np.flatnonzero((owners >= 0) & begins))
             words.append(owners[positions[-1]])
         read = [target[own] for target, own in zip(targets, words, strict=True)]
-        ids, pad_id = arrays(found["input_ids"]), preprocess.pad_id or 0
+        ids, pad_id = arrays(found["input_ids"]), padding_of(preprocess)
         encoded = TaggedTokens(examples, read, ids=ids, positions=positions, pad_id=pad_id)
         encoded.words = words
         return encoded

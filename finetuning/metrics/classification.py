@@ -31,7 +31,7 @@ def label_metrics(labels: np.ndarray, predictions: np.ndarray) -> Numbers:
 
 
 def multi_label(labels: np.ndarray, scores: np.ndarray) -> Numbers:
-    """Judge independent class probabilities [N, C] at one half against 0/1 labels [N, C]; accuracy asks for the whole row."""
+    """Judge independent class probabilities [N, C] at one half against 0/1 labels; accuracy asks for the whole row."""
     predictions = (scores > 0.5).astype(int)
     values = {"accuracy": sk.accuracy_score(labels, predictions), "hamming_loss": sk.hamming_loss(labels, predictions)}
     return {name: float(value) for name, value in values.items()} | _averages(labels, predictions)
@@ -54,7 +54,7 @@ def top_k(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
 
 
 def calibration_error(labels: np.ndarray, scores: np.ndarray, bins: int = 15) -> float:
-    """Compute the expected calibration error: the mean distance of confidence and accuracy over equal bins of confidence."""
+    """Compute the expected calibration error: the mean distance of confidence and accuracy over equal bins."""
     confidence, correct = scores.max(1), (scores.argmax(1) == labels).astype(float)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(place, correct - confidence, minlength=bins)
@@ -62,7 +62,7 @@ def calibration_error(labels: np.ndarray, scores: np.ndarray, bins: int = 15) ->
 
 
 def report(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """Tabulate precision, recall, F1 and support of each class, and the confusion matrix (rows: truth, columns: prediction)."""
+    """Tabulate precision, recall, F1 and support of each class, and the confusion matrix (a row per true class)."""
     numbers = np.arange(len(names))
     columns = sk.precision_recall_fscore_support(labels, predictions, labels=numbers, zero_division=0)
     keys = ("precision", "recall", "f1", "support")
@@ -77,7 +77,7 @@ def report(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dic
 def label_intervals(labels: np.ndarray, predictions: np.ndarray) -> Intervals:
     """Bootstrap accuracy, MCC and macro F1, precision, recall.
 
-    Resampling examples is drawing the cells of the confusion matrix from a multinomial, so a thousand resamples cost one array.
+    Resampling examples is drawing the cells of the confusion matrix from a multinomial: all resamples cost one array.
     """
     size = int(max(labels.max(), predictions.max())) + 1
     cells, counts = np.unique(labels * size + predictions, return_counts=True)
@@ -106,7 +106,7 @@ def _indicator(places: np.ndarray, size: int) -> np.ndarray:
 
 
 def score_intervals(labels: np.ndarray, scores: np.ndarray) -> Intervals:
-    """Bootstrap calibration error and log loss. A resample is less even than its sample: the former's interval lies a little high."""
+    """Bootstrap log loss, and calibration error, whose interval lies a little high: resamples are less even."""
     losses = log_losses(labels, scores)
 
     def of(rows: np.ndarray) -> Numbers:

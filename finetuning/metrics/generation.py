@@ -1,6 +1,6 @@
 """How far written texts agree with references: BLEU and chrF by sacrebleu, ROUGE by rouge-score, exact match.
 
-BLEU and chrF run from 0 to 100, as sacrebleu has them; ROUGE (F1 with stemming, the best reference counts) and exact match from 0 to 1.
+BLEU and chrF run from 0 to 100; ROUGE (F1 with stemming, the best reference counts) and exact match from 0 to 1.
 
 Shapes: N examples.
 """
@@ -51,7 +51,7 @@ def sentence_chrf(references: list[list[str]], predictions: list[str]) -> np.nda
 
 
 def intervals(references: list[list[str]], predictions: list[str]) -> Intervals:
-    """Bootstrap everything over examples; corpus scores from each example's own counts, so that no text is read twice."""
+    """Bootstrap everything over examples; corpus scores from each example's own counts: no text is read twice."""
     size, columns = len(predictions), _columns(references)
     draws = drawn_counts(np.full(size, 1 / size), size)  # [resamples, N]
     samples = {name: draws @ each / size for name, each in per_example(references, predictions).items()}
@@ -71,7 +71,7 @@ def _corpus_metrics() -> dict[str, Any]:
 
 
 def _columns(references: list[list[str]]) -> list[list[str | None]]:
-    """Turn each example's references into sacrebleu's form: a list per place, with None where an example has no such one."""
+    """Turn each example's references into sacrebleu's form: a list per place, None where an example has no such one."""
     most = max(map(len, references))
     return [[known[place] if place < len(known) else None for known in references] for place in range(most)]
 

@@ -18,15 +18,15 @@ from finetuning.labels import Classes, collect_classes
 from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers, share_interval
 from finetuning.task import Predictions, Task, TaskParts
-from pretraining.engine.batch import Batch, Term
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
 
 class Classification(Task):
     """A linear layer on the pooled vector, after dropout; cross-entropy.
 
-    With `class_weights=balanced` each class takes the same share of it. `top`: report the share of examples whose class is among this
-    many best.
+    With `class_weights=balanced` each class takes the same share of it. `top`: report the share of examples whose class
+    is among this many best.
     """
 
     transformers_class = "AutoModelForSequenceClassification"
@@ -44,6 +44,7 @@ class Classification(Task):
     ) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])
+        self.placeholder = self.classes.values[0]
         self.head = linear_head(self.backbone.dim, self.classes.size, dropout)
         if class_weights not in (None, "balanced"):
             raise RunError(f"got task.class_weights={class_weights}: choose balanced or null")
@@ -57,19 +58,13 @@ class Classification(Task):
         """Collect the classes."""
         return collect_classes(splits)
 
-    def placeholder_label(self, example: dict[str, Any]) -> Any:
-        """Take any class."""
-        return self.classes.values[0]
-
     def targets(self, examples: Examples) -> list[np.ndarray]:
         """Number each example's class."""
         return list(self.classes.numbers(examples.column("label"))[:, None])
 
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum the cross-entropy, weighted by class."""
-        targets = batch["targets"]
-        total = F.cross_entropy(logits.float(), targets, weight=self.class_weights, reduction="sum")
-        return Term(total, self.class_weights[targets].sum())
+        return F.cross_entropy(logits.float(), batch["targets"], weight=self.class_weights, reduction="sum")
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the targets, weighted by class."""
@@ -106,7 +101,7 @@ class Classification(Task):
 
 
 def linear_head(width: int, outputs: int, dropout: float, bias: float = 0.0) -> nn.Sequential:
-    """Make a linear layer after dropout, its weights small and its biases constant, as pretrained encoders usually get one."""
+    """Make a linear layer after dropout, with small weights and constant biases, as is usual on pretrained encoders."""
     layer = nn.Linear(width, outputs)
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.constant_(layer.bias, bias)

@@ -17,10 +17,10 @@ from pretraining.random import Keys, uniform
 
 @dataclass(kw_only=True)
 class TextDecoding:
-    """Beam search with `num_beams` (1: greedy), or sampling from the smallest set of tokens that holds `top_p` of the probability.
+    """Beam search with `num_beams` (1: greedy), or sampling from the fewest tokens with `top_p` of the probability.
 
-    `max_new_tokens` counts the end token; `length_penalty` above 0 favours long beams; `no_repeat_ngram_size` forbids that
-    length of n-gram to occur twice (0: none). A sample is a function of (`seed`, row, place), whatever the batch.
+    `max_new_tokens` counts the end token; `length_penalty` above 0 favours long beams; no n-gram of the length
+    `no_repeat_ngram_size` (0: none) occurs twice. A sample is a function of (`seed`, row, place), whatever the batch.
     """
 
     max_new_tokens: int
@@ -34,20 +34,14 @@ class TextDecoding:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_beams < 1:
-            raise RunError(
-                f"got task.decoding.max_new_tokens={self.max_new_tokens} and num_beams={self.num_beams}: "
-                "give numbers of at least 1"
-            )
+            what = f"got task.decoding.max_new_tokens={self.max_new_tokens} and num_beams={self.num_beams}"
+            raise RunError(f"{what}: give numbers of at least 1")
         if self.do_sample and self.num_beams > 1:
-            raise RunError(
-                f"got task.decoding.do_sample=true and num_beams={self.num_beams}: sample with num_beams=1, or search without "
-                "sampling"
-            )
+            what = f"got task.decoding.do_sample=true and num_beams={self.num_beams}"
+            raise RunError(f"{what}: sample with num_beams=1, or search without sampling")
         if not self.temperature > 0 or not 0 < self.top_p <= 1:
-            raise RunError(
-                f"got task.decoding.temperature={self.temperature} and top_p={self.top_p}: give a temperature above 0 and a "
-                "share up to 1"
-            )
+            what = f"got task.decoding.temperature={self.temperature} and top_p={self.top_p}"
+            raise RunError(f"{what}: give a temperature above 0 and a share up to 1")
 
     def config(self, model: Any) -> Any:
         """Make a transformers `GenerationConfig` of the model's token ids, these settings, and nothing else."""
@@ -67,7 +61,7 @@ class TextDecoding:
 
     @torch.no_grad()
     def write(self, model: Any, prompts: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Continue prompts [B, T] (`mask` 0 where padding is, on the left for causal models); returns the new tokens only."""
+        """Continue prompts [B, T] (`mask` 0 at padding, on the left for causal models); returns new tokens only."""
         config = self.config(model)
         skipped = 1 if model.config.is_encoder_decoder else prompts.shape[1]  # a decoder begins with its start token
         if self.do_sample:
@@ -87,7 +81,7 @@ class TextDecoding:
 class KeyedSampling:
     """Adds noise under which the best token is a sample of the distribution (Gumbel-max), drawn at (seed, row, place).
 
-    transformers' own sampling draws from one generator for a whole batch, so that a text would depend on its neighbours.
+    transformers' own sampling draws from one generator for a whole batch: a text would depend on its neighbours.
     """
 
     def __init__(self, seed: int, rows: Tensor, skipped: int) -> None:

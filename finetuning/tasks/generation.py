@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,8 +21,7 @@ from finetuning.modes import Full
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.decoding import TextDecoding
 from pretraining.backbones.base import Features
-from pretraining.engine.batch import Batch, Term
-from pretraining.engine.step import StepModule
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.text.backbones.language_head import check_head, scores
 from pretraining.text.backbones.transformers_model import TransformersBackbone
@@ -32,14 +30,15 @@ BY_LOSS = ("-loss", "-cross_entropy")
 
 
 class Generation(Task):
-    """Trains an encoder–decoder or a causal model, with its own language-model head, on each target token given those before it.
+    """Trains an encoder–decoder or a causal model, with its own head, on each target token given those before it.
 
-    `label_smoothing` is the share of each target's probability that is spread over the vocabulary, in training only. With
-    `select=-loss` nothing is written until the test; any other selection metric is measured on texts written at each evaluation.
+    `label_smoothing` is the share of each target's probability that is spread over the vocabulary, in training only.
+    With `select=-loss` nothing is written until the test; any other metric has texts written at each evaluation.
     """
 
     cacheable = False
     own_head = True
+    placeholder: Any = ("",)
     backbone: TransformersBackbone
     inputs: TextPairInputs
 
@@ -52,25 +51,18 @@ class Generation(Task):
             raise RunError(f"got task.label_smoothing={label_smoothing}: give a share of at least 0 and below 1")
         if self.backbone.architecture == "encoder":
             raise RunError(
-                "generation writes with a language-model head, but the hand-off "
-                f"{handoff.path or handoff.card['origin']['objective']} holds an encoder "
-                f"({self.backbone.model.config.model_type}): give one pretrained with objective=denoising_bart, "
-                "denoising_t5 or causal_language, or hf:NAME of such a model"
+                f"the hand-off {handoff.path or handoff.card['origin']['objective']} holds an encoder "
+                f"({self.backbone.model.config.model_type}), which has no head that writes: give one pretrained with "
+                "objective=denoising_bart, denoising_t5 or causal_language, or hf:NAME of such a model"
             )
         if mode.frozen or (isinstance(mode, Full) and mode.head_steps):
-            raise RunError(
-                f"got mode={type(mode).__name__}, which trains a head alone, but this task's head is the language model's own: "
-                "take mode=full (with head_steps=0), partial, gradual_unfreezing or lora"
-            )
+            what = f"got mode={type(mode).__name__}, which trains a head alone; this task's is the language model's"
+            raise RunError(f"{what}: take mode=full (with head_steps=0), partial, gradual_unfreezing or lora")
         check_head(self.backbone)
         inputs.check_lengths(self.backbone, decoding.max_new_tokens)
         self.decoding, self.label_smoothing = decoding, label_smoothing
         self.head = nn.Identity()
         self.backbone.model.generation_config = decoding.config(self.backbone.model)  # saved beside the weights
-
-    def placeholder_label(self, example: dict[str, Any]) -> Any:
-        """Take an empty reference."""
-        return [""]
 
     def targets(self, examples: Examples) -> list[str]:
         """Take first references, which alone are learnt."""
@@ -83,20 +75,17 @@ class Generation(Task):
             hidden = self.backbone.decode(batch["decoder_input_ids"], hidden, batch["inputs"]["document_ids"])
         return scores(self.backbone, hidden.flatten(0, 1).index_select(0, batch["target_positions"]))
 
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum the cross-entropy over target tokens, special ones included."""
         smoothing = self.label_smoothing if self.training else 0.0
-        total = F.cross_entropy(logits, batch["targets"], reduction="sum", label_smoothing=smoothing)
-        return Term(total, torch.tensor(float(len(logits)), device=logits.device))
+        return F.cross_entropy(logits, batch["targets"], reduction="sum", label_smoothing=smoothing)
 
-    @torch.no_grad()
-    def evaluate(self, loader: Any, prefix: str = "validation") -> Numbers:
+    def validate(self, loader: Any) -> Numbers:
         """Measure the loss, and what is written only where the selection asks for it."""
         if self.select not in BY_LOSS:
-            return super().evaluate(loader, prefix)
-        values = StepModule.evaluate(self, loader, prefix)
-        if prefix == "validation":
-            self.keep_best(values)
+            return super().validate(loader)
+        values = self.evaluate(loader)
+        self.keep_best(values)
         return values
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:

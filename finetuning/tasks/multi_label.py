@@ -18,16 +18,17 @@ from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
-from pretraining.engine.batch import Batch, Term
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
 
 class MultiLabel(Task):
-    """A linear layer on the pooled vector; each class is a yes or no of its own, with binary cross-entropy, predicted at one half."""
+    """A linear layer on the pooled vector; each class is a yes or no of its own, with binary cross-entropy."""
 
     term = "binary_cross_entropy"
     transformers_class = "AutoModelForSequenceClassification"
     problem_type = "multi_label_classification"
+    placeholder: Any = ()
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:
         super().__init__(parts, inputs=inputs, select=select)
@@ -44,10 +45,6 @@ class MultiLabel(Task):
         refuse_unseen(found, values)
         return {"values": values, "names": name_classes(values, splits.class_names)}
 
-    def placeholder_label(self, example: dict[str, Any]) -> Any:
-        """Take no class."""
-        return []
-
     def targets(self, examples: Examples) -> list[np.ndarray]:
         """Mark each example's classes. [1, C] each"""
         targets = [np.zeros((1, self.classes.size), np.float32) for _ in range(examples.size)]
@@ -55,10 +52,9 @@ class MultiLabel(Task):
             target[0, self.classes.numbers(row)] = 1.0
         return targets
 
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum, over examples, the mean binary cross-entropy of the classes."""
-        each = F.binary_cross_entropy_with_logits(logits.float(), batch["targets"], reduction="none").mean(1)  # [N]
-        return Term(each.sum(), each.new_tensor(float(len(each))))
+        return F.binary_cross_entropy_with_logits(logits.float(), batch["targets"], reduction="none").mean(1).sum()
 
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
         """Take each class that is more probable than not."""
@@ -84,8 +80,5 @@ class MultiLabel(Task):
 def _listed(rows: list[Any]) -> list[Any]:
     single = [row for row in rows if not isinstance(row, list)]
     if single:
-        raise RunError(
-            f"got {single[0]!r} as a label, but a list of classes is needed: take task=text_classification, or name another "
-            "data.label"
-        )
+        raise RunError(f"got {single[0]!r} as a label, but a list of classes is needed: take task=text_classification")
     return [value for row in rows for value in row]

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
 from pretraining.backbones.base import Features
 from pretraining.data.splits import SPLITS
-from pretraining.engine.batch import Batch, Term
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
 CANDIDATES = 20  # starts and ends that are tried per window
@@ -37,6 +36,7 @@ class QuestionAnswering(Task):
     cacheable = False
     transformers_class = "AutoModelForQuestionAnswering"
     per_position = True
+    placeholder: Any = {"text": [], "answer_start": []}  # noqa: RUF012
 
     def __init__(self, parts: TaskParts, *, inputs: WindowInputs, select: str, max_answer: int) -> None:
         super().__init__(parts, inputs=inputs, select=select)
@@ -51,12 +51,8 @@ class QuestionAnswering(Task):
             raise RunError("got no question with an answer in training: name another data.answers")
         return {"unanswerable": not all(all(texts) for texts in answers.values())}
 
-    def placeholder_label(self, example: dict[str, Any]) -> Any:
-        """Take no answer."""
-        return {"text": [], "answer_start": []}
-
     def targets(self, examples: Examples) -> list[np.ndarray]:
-        """Find the characters of each first answer: where it begins and what follows it; (-1, -1) where there is none."""
+        """Find the characters of each first answer: its first and the one behind its last; (-1, -1) for none."""
         golds = examples.column("label")
         first = [(gold["answer_start"][0], gold["text"][0]) if gold["text"] else (-1, "") for gold in golds]
         return [np.array([start, start + len(text)]) for start, text in first]
@@ -66,11 +62,11 @@ class QuestionAnswering(Task):
         scores = self.head(features.positions)
         return scores if features.valid is None else scores.masked_fill(~features.valid[..., None], float("-inf"))
 
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum, over windows, the mean cross-entropy of start and end among the window's tokens."""
         targets, scores = batch["targets"], logits.float()
         first, last = (F.cross_entropy(scores[..., side], targets[:, side], reduction="sum") for side in (0, 1))
-        return Term((first + last) / 2, torch.tensor(float(len(targets)), device=logits.device))
+        return (first + last) / 2
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
         """Take each window's scores, padding included. [T, 2] each"""
@@ -81,7 +77,10 @@ class QuestionAnswering(Task):
         return [np.zeros((length, 2), np.float32) for length in split.lengths()]
 
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
-        """Take each question's best span over its windows, or none where "no answer" scores higher in all of them."""
+        """Take each question's best span over its windows, or none where "no answer" scores higher in all of them.
+
+        The score is by how much that of the span exceeds that of no answer.
+        """
         assert isinstance(split, Windows)
         contexts = split.examples.column("context")
         best = [(-np.inf, "")] * len(contexts)
@@ -107,13 +106,9 @@ class QuestionAnswering(Task):
             lambda rows: {"exact_match": each[rows, 0].mean(), "f1": each[rows, 1].mean()}, len(each), RESAMPLES
         )
 
-    def table(self, predictions: Predictions) -> dict[str, Any]:
-        """Name all answers, the prediction, and by how much its score exceeds that of no answer."""
-        return {"label": predictions.labels, "prediction": predictions.predictions, "scores": predictions.scores}
-
 
 def best_span(logits: np.ndarray, allowed: np.ndarray, max_answer: int) -> tuple[float, int, int]:
-    """Find the allowed span of at most `max_answer` tokens with the highest sum of start and end score, among the best of each."""
+    """Find the allowed span of at most `max_answer` tokens with the highest sum of scores: its score, start and end."""
     masked = np.where(allowed[:, None], logits, -np.inf)
     starts, ends = (np.argsort(-masked[:, side], kind="stable")[:CANDIDATES] for side in (0, 1))
     length = ends[None] - starts[:, None] + 1

@@ -1,14 +1,10 @@
-"""A real number for each example.
-
-Shapes: N examples.
-"""
+"""A real number for each example."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples, Splits
@@ -18,7 +14,7 @@ from finetuning.metrics.regression import regression
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
 from pretraining.data.splits import SPLITS
-from pretraining.engine.batch import Batch, Term
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
 
@@ -28,6 +24,7 @@ class Regression(Task):
     term = "squared_error"
     transformers_class = "AutoModelForSequenceClassification"
     problem_type = "regression"
+    placeholder = 0.0
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:
         super().__init__(parts, inputs=inputs, select=select)
@@ -39,27 +36,20 @@ class Regression(Task):
         for name in SPLITS:
             odd = [label for label in getattr(splits, name).column("label") if not _is_number(label)]
             if odd:
-                raise RunError(
-                    f"got {odd[0]!r} among the {name} labels, but numbers are needed: name another data.label, "
-                    "or take task=text_classification"
-                )
+                what = f"got {odd[0]!r} among the {name} labels, but numbers are needed"
+                raise RunError(f"{what}: name another data.label, or take task=text_classification")
         train = np.array(splits.train.column("label"), float)
         if np.ptp(train) == 0:
             raise RunError(f"got the same number ({train[0]}) as every training label: name another data.label")
         return {"mean": float(train.mean())}
 
-    def placeholder_label(self, example: dict[str, Any]) -> Any:
-        """Take any number."""
-        return 0.0
-
     def targets(self, examples: Examples) -> list[np.ndarray]:
         """List the numbers. [1, 1] each"""
         return list(np.array(examples.column("label"), np.float32)[:, None, None])
 
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum the squared errors."""
-        errors = logits.float() - batch["targets"]  # [N, 1]
-        return Term(errors.square().sum(), torch.tensor(float(len(errors)), device=errors.device))
+        return (logits.float() - batch["targets"]).square().sum()
 
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
         """Take the numbers as they are."""

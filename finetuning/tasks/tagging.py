@@ -1,7 +1,4 @@
-"""One tag per word: parts of speech, or entities in BIO or BIOES.
-
-Shapes: N words that have a token, C tags.
-"""
+"""One tag per word: parts of speech, or entities in BIO or BIOES."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import re
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +19,7 @@ from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.metrics.tagging import entities, tag_intervals
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
-from pretraining.engine.batch import Batch, Term
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
 _ENTITY_TAG = re.compile(r"O|[BIES]-.+")
@@ -63,14 +59,12 @@ class Tagging(Task):
         """Number each word's tag."""
         return [self.classes.numbers(tags) for tags in examples.column("label")]
 
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum the cross-entropy over words (or tokens)."""
-        targets = batch["targets"]
-        total = F.cross_entropy(logits.float(), targets, reduction="sum")
-        return Term(total, torch.tensor(float(len(targets)), device=total.device))
+        return F.cross_entropy(logits.float(), batch["targets"], reduction="sum")
 
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
-        """Name the best tag of every word; a word without a vector gets O (or the commonest tag), and counts like any other."""
+        """Name the best tag of each word; one without a vector gets O (or the commonest tag), and counts as well."""
         names = np.array(self.classes.names, object)
         spare = "O" if "O" in self.classes.names else names[self.labels["common"]]
         seen: list[np.ndarray] = getattr(split, "source", split).words  # type: ignore[union-attr]
