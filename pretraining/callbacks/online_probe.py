@@ -1,4 +1,4 @@
-"""Quality while training: a linear probe and nearest neighbours on features that the objective computes anyway, and their geometry.
+"""Quality while training: linear probe, nearest neighbours and geometry of features that the objective computes anyway.
 
 Shapes: B images of this rank's step, b of them in a micro-batch, V views, D width of the features, C classes, S steps
 that the bank remembers, R ranks, N validation images.
@@ -27,7 +27,7 @@ from pretraining.objectives.base import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """What the probe is made of: a linear classifier that Adam trains at `rate`, and the `k` nearest of the last `bank` images.
+    """What the probe is: a linear classifier that Adam trains at `rate`, the `k` nearest of the last `bank` examples.
 
     `temperature` weighs the neighbours' votes. `pictures`: of embeddings and views, drawn at the end of the run.
     """
@@ -41,13 +41,13 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         if not (self.rate > 0 and self.bank >= 1 and self.k >= 1 and self.temperature > 0):
             raise ValueError(
-                f"got probe.rate={self.rate}, probe.bank={self.bank}, probe.k={self.k} and probe.temperature={self.temperature}: "
-                "all must be above 0"
+                f"got probe.rate={self.rate}, probe.bank={self.bank}, probe.k={self.k} and "
+                f"probe.temperature={self.temperature}: all must be above 0"
             )
 
 
 class OnlineProbe(pl.Callback):
-    """Trains a linear classifier beside the objective, and measures it on clean validation images every `every` steps and at the end.
+    """Trains a linear classifier beside the objective; measures it on clean validation examples each `every` steps.
 
     It reads the pooled features that each step computes, of all views, detached: the objective takes no gradient from
     it and draws no random number less or more. Nearest neighbours are looked up among the last training images' first
@@ -130,8 +130,8 @@ class OnlineProbe(pl.Callback):
         calls, rest = divmod(len(seen), len(step.micro_batches))
         if not calls or rest:
             raise RuntimeError(
-                f"the online probe saw {len(seen)} forward passes of the backbone in {len(step.micro_batches)} micro-batches: "
-                "this objective does not call its backbone once per micro-batch or view; set probe=none"
+                f"the online probe saw {len(seen)} forward passes of the backbone in {len(step.micro_batches)} "
+                "micro-batches: this objective does not call its backbone once per micro-batch or view; set probe=none"
             )
         parts = []
         for number, part in enumerate(step.micro_batches):
@@ -166,7 +166,7 @@ class OnlineProbe(pl.Callback):
         return values
 
     def _clean_features(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Compute the features of this rank's share of the validation images, without augmentation. [N / R, D], [N / R]"""
+        """Compute the features of this rank's share of the validation data, not augmented. [N / R, D], [N / R]"""
         training, found, labels = objective.training, [], []
         objective.eval()
         for batch, share in self.validation:

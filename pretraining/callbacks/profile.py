@@ -12,7 +12,7 @@ WAIT, WARM_UP, STEPS = 5, 2, 3  # of this process: steps let pass, traced but no
 
 
 class Profile(pl.Callback):
-    """Writes `trace-rank-R.json` with what host and device did in a few steps, and a table of the longest operations beside it."""
+    """Writes `trace-rank-R.json`, what host and device did in a few steps, and a table of the longest operations."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -1,4 +1,4 @@
-"""Dropout whose draws cost less than what they are drawn for, on CPUs: 16 random bits per value, and no product with a mask."""
+"""Dropout whose draws are cheap on CPUs: 16 random bits per value, and no product with a mask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def dropout(values: Tensor, rate: float) -> Tensor:
-    """Set a share `rate` of the values to 0 and scale the rest up, in place of `F.dropout`; draws follow torch's generator.
+    """Set a share `rate` of the values to 0 and scale the rest up, as `F.dropout` does; draws follow torch's generator.
 
     On CPUs the share is a multiple of 2**-16.
     """
@@ -46,6 +46,6 @@ def drawn(values: Tensor, rate: float) -> Tensor:
 
 
 def kept(values: Tensor, keep: Tensor) -> Tensor:
-    """Give the values with 0 for what is not kept, by their bits: a product of floats and bools takes several times as long."""
+    """Set what is not kept to 0, by its bits: a product of floats and bools takes several times as long."""
     words = _WORDS[values.element_size()]
     return (values.contiguous().view(words) & keep.to(words).neg_()).view(values.dtype)

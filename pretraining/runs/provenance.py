@@ -51,7 +51,7 @@ def columns(origin: Mapping[str, Any]) -> dict[str, Any]:
         named = dict.fromkeys(("name", "objective"), "never pretrained")
         return named | {name: origin.get(name) for name in ("seed", "like")}
     found = {name: origin[name] for name in COLUMNS if origin.get(name) is not None}
-    found |= {name: value for name, value in origin.items() if isinstance(value, float)}  # what was spent: examples, FLOPs
+    found |= {name: value for name, value in origin.items() if isinstance(value, float)}  # what was spent
     if "wandb" in found:
         project, _, run = found["wandb"].rpartition("/")
         found["artifact"] = f"{project}/{artifact_name(run)}:latest"
