@@ -105,10 +105,10 @@ def cancel(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slur
 
 def resubmit(found: Sequence[Standing], options: Mapping[str, str]) -> None:
     """Submit a job for each run that has stopped; where there is no Slurm, say the command that continues it."""
-    from pretraining.runs.snapshot import taken
+    from pretraining.runs.snapshot import snapshot_environment
 
     stopped = [run for run in found if run.status == STOPPED]
-    snapshot = taken() if stopped and slurm.is_here() else {}
+    snapshot = snapshot_environment() if stopped and slurm.is_here() else {}
     for run in stopped:
         asked = [
             line

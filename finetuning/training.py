@@ -16,8 +16,7 @@ from finetuning.watch import StayOpen, Watch
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.distributed.collectives import rank, world_size
 from pretraining.engine.batch import StepSettings
-from pretraining.engine.trainer import TrainerSettings, train
-from pretraining.kernels import winograd
+from pretraining.engine.trainer import TrainerSettings, choose_kernels, train
 from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.directory import RunDirectory
 
@@ -54,7 +53,7 @@ def finetune(
     if show:
         print(describe(task, encoded), file=sys.stderr)
     task.precision = settings.precision
-    winograd.allow(task, settings.winograd)  # before vectors are cached, or a head is solved for
+    choose_kernels(task, settings)  # before vectors are cached, or a head is solved for
     task.to(settings.accelerator)
     if task.mode.frozen and task.mode.cache and task.cacheable:  # type: ignore[attr-defined]
         encoded = {name: task.cached(evaluation(part, data)) for name, part in encoded.items()}

@@ -67,9 +67,7 @@ class OnlineProbe(pl.Callback):
     ) -> None:
         self.settings, self.validation, self.every = settings, validation, every
         self.preprocess, self.classes = preprocess, classes
-        self.bank: deque[tuple[Tensor, Tensor]] = deque(
-            maxlen=max(1, settings.bank // batch_size)
-        )  # per step: [B, D], [B]
+        self.bank: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(1, settings.bank // batch_size))  # of [B, D], [B]
         self.latest: tuple[Tensor, Tensor | None]  # features [N, D] and labels [N] of the last evaluation, of all ranks
         self._seen: list[Tensor] = []  # pooled features of this step's forward passes
         self._watch: Any = None
@@ -180,9 +178,7 @@ class OnlineProbe(pl.Callback):
             labels.append(batch["labels"] if "labels" in batch else torch.zeros(len(pooled), dtype=torch.long))
         objective.train(training)
         if not found:  # more ranks than batches
-            return self.weight.new_zeros(0, objective.backbone.dim), torch.zeros(
-                0, dtype=torch.long, device=self.weight.device
-            )
+            found, labels = [self.weight.new_zeros(0, objective.backbone.dim)], [torch.zeros(0, dtype=torch.long)]
         return torch.cat(found), torch.cat(labels).to(self.weight.device)
 
     def _inputs(self, objective: Objective, batch: Batch) -> dict[str, Tensor]:
@@ -200,12 +196,9 @@ class OnlineProbe(pl.Callback):
             linear = F.linear(features, self.weight, self.bias).argmax(1)
         right = [(linear == labels).sum(), torch.zeros_like(labels.sum())]
         if len(features):
-            options: dict[str, Any] = {
-                "count": self.classes,
-                "k": self.settings.k,
-                "temperature": self.settings.temperature,
-            }
-            right[1] = (probes.nearest_neighbours(bank, classes, features, **options).argmax(1) == labels).sum()
+            options: dict[str, Any] = {"k": self.settings.k, "temperature": self.settings.temperature}
+            scores = probes.nearest_neighbours(bank, classes, features, count=self.classes, **options)
+            right[1] = (scores.argmax(1) == labels).sum()
         counts = torch.stack([*right, torch.tensor(len(labels), device=labels.device)]).double()
         correct_linear, correct_knn, count = all_reduce_sum(counts).tolist()
         return {"probe/linear_accuracy": correct_linear / count, "probe/knn_accuracy": correct_knn / count}
@@ -214,11 +207,8 @@ class OnlineProbe(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Save the classifier, its optimizer and the bank of all ranks (called on every rank)."""
-        state: dict[str, Any] = {
-            "weight": self.weight.detach(),
-            "bias": self.bias.detach(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        state: dict[str, Any] = {"weight": self.weight.detach(), "bias": self.bias.detach()}
+        state["optimizer"] = self.optimizer.state_dict()
         if self.bank:
             features, labels = (gather_rows(torch.stack(part, 1)) for part in zip(*self.bank, strict=True))
             state |= {"features": features, "labels": labels}  # [R * B, S, D], [R * B, S]

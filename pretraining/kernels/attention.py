@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretraining.kernels.dropout import drawn, kept
+from pretraining.kernels.dropout import draw_kept, zero_dropped
 
 SHORTEST_SHARE = 0.7  # of a group's longest document: a shorter one opens a group of its own
 SHORT = 16  # tokens: documents up to this length make one group
@@ -159,9 +159,9 @@ class _Grouped(torch.autograd.Function):
             if added is not None:
                 scores.view(count, heads, longest, longest).add_(added)
             weights = torch.softmax(scores, -1)
-            keep = drawn(weights, rate) if rate else None
+            keep = draw_kept(weights, rate) if rate else None
             out = attended[filled : filled + len(group.outputs)].view(count * heads, longest, -1)
-            torch.bmm(weights if keep is None else kept(weights, keep), value, out=out)
+            torch.bmm(weights if keep is None else zero_dropped(weights, keep), value, out=out)
             saved += [inputs, weights, keep]
             filled += len(group.outputs)
         ctx.save_for_backward(*saved)
@@ -182,9 +182,9 @@ class _Grouped(torch.autograd.Function):
             if keep is not None:
                 outer.mul_(1.0 / (1.0 - ctx.rate))
             to_weights = torch.bmm(outer, value.transpose(1, 2))
-            to_weights = to_weights if keep is None else kept(to_weights, keep)
+            to_weights = to_weights if keep is None else zero_dropped(to_weights, keep)
             to_query, to_key, to_value = found[filled : filled + len(group.inputs)].view(3, count * heads, longest, -1)
-            torch.bmm((weights if keep is None else kept(weights, keep)).transpose(1, 2), outer, out=to_value)
+            torch.bmm((weights if keep is None else zero_dropped(weights, keep)).transpose(1, 2), outer, out=to_value)
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             torch.bmm(to_scores, key, out=to_query)
             torch.bmm(to_scores.transpose(1, 2), query, out=to_key)

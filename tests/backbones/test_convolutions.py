@@ -11,7 +11,7 @@ from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 CODE = """
 import json, sys, torch
 from torch import nn
-from pretraining.backbones.torchvision import TorchvisionBackbone
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
