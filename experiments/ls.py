@@ -100,10 +100,10 @@ def cancel(found: Sequence[RunStatus], known: list[Path], jobs: Mapping[str, slu
 
 def resubmit(found: Sequence[RunStatus], options: Mapping[str, str]) -> None:
     """Submit a job for each run that has stopped; where there is no Slurm, print the command that continues it."""
-    from pretraining.runs.snapshot import taken
+    from pretraining.runs.snapshot import snapshot_environment
 
     stopped = [run for run in found if run.status == STOPPED]
-    snapshot = taken() if stopped and slurm.is_here() else {}
+    snapshot = snapshot_environment() if stopped and slurm.is_here() else {}
     for run in stopped:
         asked = (run.path / "overrides.txt").read_text().splitlines()
         again = [line for line in asked if line and not line.startswith("run_dir=")]

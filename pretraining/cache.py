@@ -1,4 +1,4 @@
-"""Files and directories that are complete or absent, and locks: for many processes at a time, of which any may be killed."""
+"""Files and directories that are complete or absent, and locks: for many processes, each of which may be killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def replace_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes the place of `path` at the end of the block, once it is on disk; if the block fails, `path` is untouched.
+    """Open a file that replaces `path` at the end of the block, once it is on disk; a block that fails changes nothing.
 
     One process at a time may write to a path. What a killed one leaves (`.NAME.writing`) is overwritten by the next.
     """
@@ -60,7 +60,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """Lock a file, which is made if need be, until it is closed or this process dies; None where another process has locked it.
+    """Lock a file, made if need be, until it is closed or this process dies; None where another process holds the lock.
 
     Its content stays: it may tell of the process that has the lock. Nobody removes the file, which would let two owners
     in.
@@ -75,7 +75,7 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def lock(path: Path, waiting: str | None = None) -> IO[str]:
-    """Lock a file as `try_lock` does, waiting for other processes to release it; `waiting` is said where there are any."""
+    """Lock a file as `try_lock` does, but wait for a process that holds it, of which the message `waiting` tells."""
     file = try_lock(path)
     if file is None:
         if waiting is not None:
@@ -96,7 +96,7 @@ def is_locked(path: Path) -> bool:
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
-    """Return `directory`, complete; where it does not exist, `build` fills `<directory>.partial`, which is then renamed.
+    """Return `directory`, complete; where there is none, `build` fills `<directory>.partial`, which is then renamed.
 
     One process builds and the others wait for it. What a killed build left in the partial directory is there for the
     next one to continue from, or to overwrite.

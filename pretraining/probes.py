@@ -1,5 +1,4 @@
-"""What fixed feature vectors are worth: solvers on them (logistic and ridge regression, nearest neighbours) and
-measures of their geometry.
+"""What fixed feature vectors are worth: regressions and nearest neighbours on them, and measures of their geometry.
 
 Functions of matrices, used while pretraining and in finetuning. They compute in at least single precision, whatever
 they are given and whatever autocast is in force.
@@ -10,7 +9,7 @@ Shapes: N examples, D width, C classes (or outputs).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,13 +64,8 @@ def logistic_regression(
     vectors = vectors.double()
     weight = (start.weight.clone() if start else vectors.new_zeros(count, vectors.shape[1])).requires_grad_()
     bias = (start.bias.clone() if start else vectors.new_zeros(count)).requires_grad_()
-    solver = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=max_iterations,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
-    )
+    stop: dict[str, Any] = {"max_iter": max_iterations, "tolerance_grad": 1e-6, "tolerance_change": 1e-10}
+    solver = torch.optim.LBFGS([weight, bias], line_search_fn="strong_wolfe", **stop)
 
     def closure() -> Tensor:
         solver.zero_grad()
@@ -89,9 +83,8 @@ def ridge_regression(vectors: Tensor, values: Tensor, penalty: float) -> Linear:
     vectors, values = vectors.double(), values.double()
     mean, offset = vectors.mean(0), values.mean(0)
     centred = vectors - mean
-    gram = centred.T @ centred + penalty * len(vectors) * torch.eye(
-        vectors.shape[1], dtype=torch.float64, device=vectors.device
-    )
+    identity = torch.eye(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    gram = centred.T @ centred + penalty * len(vectors) * identity
     weight = torch.linalg.solve(gram, centred.T @ (values - offset)).T
     return Linear(weight, offset - weight @ mean)
 
@@ -99,8 +92,7 @@ def ridge_regression(vectors: Tensor, values: Tensor, penalty: float) -> Linear:
 def nearest_neighbours(
     vectors: Tensor, classes: Tensor, queries: Tensor, *, count: int, k: int, temperature: float
 ) -> Tensor:
-    """Score each class by its neighbours among the `k` most similar (cosine) training vectors, each with exp(similarity
-    / temperature).
+    """Score classes by the `k` most similar (cosine) training vectors, weighted by exp(similarity / temperature).
 
     The protocol of Wu et al. 2018 ("Unsupervised feature learning via non-parametric instance discrimination", section
     3.4), with published k 200 and temperature 0.1 or 0.07. Shares of the total weight, so that rows sum to 1. [queries,
@@ -127,8 +119,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def effective_rank(vectors: Tensor) -> float:
-    """Compute RankMe: exp of the entropy of the singular values' shares (Garrido et al. 2023, equation 1; Roy &
-    Vetterli 2007).
+    """Compute RankMe: exp of the entropy of the singular values' shares (Garrido et al. 2023; Roy & Vetterli 2007).
 
     From 1 (all vectors on one line) to min(N, D) (all directions alike). Vectors are taken as they are, neither centred
     nor scaled. Singular values below 1e-8 of the largest are lost to the Gram matrix, which is many times cheaper, and
@@ -150,8 +141,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
 
 
 def uniformity(vectors: Tensor) -> float:
-    """Compute the log of the mean over pairs of exp(-2 squared distance) on the unit sphere (Wang & Isola 2020, section
-    4.1, t 2).
+    """Compute the log of the mean over pairs of exp(-2 squared distance) on the unit sphere (Wang & Isola 2020, t 2).
 
     0 where all vectors are one; about -4 where they spread evenly over many dimensions; -8 for two opposite points.
     """

@@ -36,12 +36,12 @@ class Keys(NamedTuple):
     progress: float = 1.0
 
     def to(self, device: torch.device | str) -> Keys:
-        """Give the same keys as tensors on `device`."""
+        """Copy the keys to tensors on `device`."""
         epoch, index = (torch.as_tensor(part, device=device) for part in (self.epoch, self.index))
         return Keys(self.seed, self.stream, epoch, index, self.progress)
 
     def select(self, rows: Array) -> Keys:
-        """Give the keys of `rows` of this batch."""
+        """Take the keys of `rows` of this batch."""
         return Keys(self.seed, self.stream, self.epoch[rows], self.index[rows], self.progress)
 
 
@@ -119,7 +119,7 @@ def integers(keys: Keys, slot: str, high: int | Array, count: int = 1, view: int
 
 
 def permuted(index: np.ndarray, size: int, *, seed: int, epoch: int, stream: str) -> np.ndarray:
-    """Give the places of positions `index` in a keyed permutation of range(size). int64, the shape of `index`.
+    """Compute the places of positions `index` in a keyed permutation of range(size). int64, the shape of `index`.
 
     A Feistel network on the smallest even number of bits that holds `size`, walked until it lands inside (Black &
     Rogaway 2002): any part of an epoch's order can be asked for without building the whole.
@@ -140,9 +140,7 @@ def permuted(index: np.ndarray, size: int, *, seed: int, epoch: int, stream: str
 
 @functools.lru_cache(maxsize=16)
 def _round_tables(half: int, seed: int, epoch: int, stream: str) -> np.ndarray:
-    """Tabulate the six round functions: they see `half` bits each, so that an epoch's tables are made at once. int64
-    [6, 2**half]
-    """
+    """Tabulate the six round functions, of `half` bits each: an epoch's tables are made at once. int64 [6, 2**half]"""
     right = np.tile(np.arange(1 << half, dtype=np.int64), (6, 1))
     zero = np.zeros_like(right)
     turn = zero + np.arange(6)[:, None]

@@ -15,7 +15,7 @@ from typing import Any
 from experiments.study import slurm
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
 from experiments.study.runner import DONE, FAILED, RUNNING, SKIPPED, Journal
-from pretraining.runs.snapshot import taken
+from pretraining.runs.snapshot import snapshot_environment
 
 
 class SlurmJobs:
@@ -41,7 +41,7 @@ class SlurmJobs:
         self._jobs: dict[str, tuple[Node, str]] = {}  # by run, until its end has been told
         self._numbers: dict[str, str] = {}  # of every run submitted
         self._known = slurm.queue()
-        self._snapshot = taken()
+        self._snapshot = snapshot_environment()
 
     @property
     def busy(self) -> int:

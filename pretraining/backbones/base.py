@@ -18,12 +18,12 @@ class Features(NamedTuple):
     positions: Tensor  # [B, L, D]
     pooled: Tensor  # [B, D]
     valid: Tensor | None = None  # bool [B, L]: positions that hold something; None: all of them
-    grid: tuple[int, ...] | None = None  # (rows, columns) of positions that are cells or patches; None: a sequence
+    grid: tuple[int, ...] | None = None  # (rows, columns) of cells or patches; None: a sequence
     stages: tuple[Tensor, ...] | None = None  # maps [B, C, H, W] from fine to coarse, where the network has such
 
 
 class Backbone(nn.Module, ABC):
-    """A network that turns inputs into `Features`. Its arguments are its modality's, and in a batch `batch["inputs"]`."""
+    """A network that turns inputs into `Features`. Its arguments are its modality's: a batch's `batch["inputs"]`."""
 
     modality: ClassVar[Any]  # its `pretraining.modality.Modality`
     dim: int
@@ -46,7 +46,7 @@ class Backbone(nn.Module, ABC):
         """Set how the network is computed; called once, before training.
 
         - `compiled`: compile each block.
-        - `activation_checkpointing`: in training, keep only the blocks' inputs, and compute the rest again in the backward pass.
+        - `activation_checkpointing`: keep the blocks' inputs alone, and compute the rest again in the backward pass.
         - `sharded`: say that a weight will be whole only inside the forward pass of its own module.
         """
         if activation_checkpointing:
@@ -67,4 +67,4 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def usage(self) -> str:
-        """Write the python lines that load the exported weights without this package; `DIR` stands for the directory."""
+        """Write the python lines that load exported weights without this package; `DIR` stands for the directory."""

@@ -198,7 +198,7 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
 
 
 def place_in_sweep(config: DictConfig, directory: str, varied: set[str]) -> None:
-    """Give each job of a sweep a run directory of its own, named after those of its overrides that vary."""
+    """Set the run directory of a sweep's job, named after those of its overrides that vary."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

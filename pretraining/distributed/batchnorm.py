@@ -53,7 +53,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def convert_batchnorm(module: nn.Module) -> nn.Module:
-    """Make each batch normalisation of `module` a `SyncBatchNorm`, in place: weights and statistics are the same tensors."""
+    """Make each batch normalisation of `module` a `SyncBatchNorm`, in place, of the same weights and statistics."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.__class__ = SyncBatchNorm

@@ -24,12 +24,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Give this process's rank."""
+    """Read this process's rank in its group."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def leave_group() -> None:
-    """Leave the process group, if there is one: an interpreter that ends with one open can die of its threads. All ranks must get here."""
+    """Leave the process group, on all ranks, if there is one: its threads can kill an interpreter that ends with it."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -47,12 +47,12 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor from all ranks, which must all call this; any other is given back as it is."""
+    """Gather a sharded tensor from all ranks, which must all call this; any other is returned as it is."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Give this rank's share of a sharded tensor, in the same memory; any other is given back as it is."""
+    """Take this rank's share of a sharded tensor, in the same memory; any other is returned as it is."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
@@ -67,7 +67,7 @@ def placed_like(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def shard(module: nn.Module, layers: list[nn.Module], mesh: Any) -> None:
-    """Share the weights of `module` out over the ranks of `mesh`, in place (FSDP2): gathered layer by layer, the rest as one.
+    """Share the weights of `module` out over the ranks of `mesh`, in place (FSDP2); they gather layer by layer.
 
     The ranks must hold equal weights before. Afterwards weights are whole only inside the `forward` of their layer or
     of `module`.

@@ -25,7 +25,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False, process_group_backend=backend, timeout=timeout)
 
     def setup_environment(self) -> None:
-        """Give every rank a share."""
+        """Set the sizes of Lightning's mesh: every rank has a share of the data."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 

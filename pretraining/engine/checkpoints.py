@@ -49,7 +49,7 @@ class AtomicIO(CheckpointIO):
         """Write one checkpoint; failures leave nothing behind and raise `CheckpointError`, here or at `finish`."""
         self.finish()
         if self.background:
-            self._pending = self._writer.submit(self._write, copied(checkpoint, {}), Path(path), self.metric)
+            self._pending = self._writer.submit(self._write, copy_to_cpu(checkpoint, {}), Path(path), self.metric)
         else:
             self._write(checkpoint, Path(path), self.metric)
 
@@ -87,12 +87,12 @@ class AtomicIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def copied(value: Any, seen: dict[Any, Tensor]) -> Any:
+def copy_to_cpu(value: Any, seen: dict[Any, Tensor]) -> Any:
     """Copy plain containers with their tensors, to the CPU; tensors that share their memory share it afterwards too."""
     if isinstance(value, dict):
-        return {key: copied(part, seen) for key, part in value.items()}
+        return {key: copy_to_cpu(part, seen) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(copied(part, seen) for part in value)
+        return type(value)(copy_to_cpu(part, seen) for part in value)
     if not isinstance(value, Tensor):
         return value
     memory = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from torch import nn
 
 from pretraining.distributed.environment import step_tasks
 from pretraining.engine.batch import StepSettings
@@ -103,7 +104,7 @@ def train(
     module.settings = replace(step_settings, replay=run.path)
     if settings.precision == "fp64":
         module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
-    winograd.allow(module, settings.winograd)
+    choose_kernels(module, settings)
     for logger in loggers:
         if isinstance(logger, CsvHistory):
             logger.cut_back(-1 if run.checkpoint is None else int(run.checkpoint.stem.removeprefix("step-")))
@@ -113,6 +114,11 @@ def train(
     trainer = build_trainer(settings, loggers, [watchdog, *callbacks, saver], run.path)
     trainer.fit(module, loader, ckpt_path=None if run.checkpoint is None else str(run.checkpoint), weights_only=True)
     return trainer
+
+
+def choose_kernels(module: nn.Module, settings: TrainerSettings) -> None:
+    """Let a module use the hand-written kernels that the settings allow."""
+    winograd.allow(module, settings.winograd)
 
 
 def build_trainer(

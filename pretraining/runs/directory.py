@@ -132,7 +132,7 @@ def _checkpoint_for(path: Path, resume: str) -> Path | None:
 
 def refuse_other_config(before: Any, now: Any, path: Path) -> None:
     """Refuse to continue a run under another configuration, listing what differs."""
-    old, new = (flattened(current(OmegaConf.to_container(part, resolve=True))) for part in (before, now))
+    old, new = (flatten(current(OmegaConf.to_container(part, resolve=True))) for part in (before, now))
     differing = []
     for key in sorted(old.keys() | new.keys()):
         if key.startswith(FREE_TO_CHANGE) or old.get(key) == new.get(key):
@@ -142,17 +142,12 @@ def refuse_other_config(before: Any, now: Any, path: Path) -> None:
         if not (longer or automatic):
             differing.append(f"  {key}: {old.get(key)!r} before, {new.get(key)!r} now")
     if differing:
-        raise RunError(
-            f"run_dir={path} holds a run with another configuration:\n"
-            + "\n".join(differing)
-            + "\nrepeat its settings, or choose another run_dir"
-        )
+        opening, cure = "holds a run with another configuration:", "repeat its settings, or choose another run_dir"
+        raise RunError("\n".join([f"run_dir={path} {opening}", *differing, cure]))
 
 
-def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Turn nested containers into {"a.b": value}."""
-    if isinstance(tree, dict):
-        return {k: v for name, part in tree.items() for k, v in flattened(part, f"{prefix}{name}.").items()} or {
-            prefix[:-1]: {}
-        }
-    return {prefix[:-1]: tree}
+    if not isinstance(tree, dict) or not tree:
+        return {prefix[:-1]: tree}
+    return {key: value for name, part in tree.items() for key, value in flatten(part, f"{prefix}{name}.").items()}

@@ -52,7 +52,8 @@ def budget_of(config: Any) -> str:
 def columns(origin: Mapping[str, Any]) -> dict[str, Any]:
     """List the columns by which runs are grouped: the origin of the weights that a run makes or starts from."""
     if origin.get("objective") == "random":
-        return {"name": "never pretrained", "objective": "never pretrained", "seed": origin.get("seed"), "like": origin.get("like")}
+        named = dict.fromkeys(("name", "objective"), "never pretrained")
+        return named | {name: origin.get(name) for name in ("seed", "like")}
     counted = origin.get("unit", "tokens")  # releases that did not say what they count counted tokens
     found = {name: origin[name] for name in (*COLUMNS, counted) if origin.get(name) is not None}
     if "wandb" in found:

@@ -47,12 +47,12 @@ def submit_from_snapshot() -> None:
     arguments = list(sys.orig_argv)
     if not {"-m", "--multirun"} & set(sys.argv[1:]):
         arguments.append("--multirun")
-    environment = taken()
+    environment = snapshot_environment()
     print(f"jobs run the code in {environment[VARIABLE]}", file=sys.stderr, flush=True)
     os.execve(sys.executable, [sys.executable, *arguments[1:]], os.environ | environment)
 
 
-def taken() -> dict[str, str]:
+def snapshot_environment() -> dict[str, str]:
     """Take a snapshot; returns the environment in which Python runs it."""
     code = str(take(ROOT, FOLDER.resolve()))
     path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
@@ -89,7 +89,7 @@ def _files(root: Path) -> list[Path]:
 
 def main() -> None:
     """Take a snapshot and print what makes jobs use it: `env $(python -m pretraining.runs.snapshot) sbatch ...`."""
-    print(*(f"{name}={value}" for name, value in taken().items()))
+    print(*(f"{name}={value}" for name, value in snapshot_environment().items()))
 
 
 if __name__ == "__main__":

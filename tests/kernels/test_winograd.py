@@ -231,7 +231,7 @@ def test_other_processors_keep_the_direct_algorithm(monkeypatch, processor):
 SCRIPT = """
 import torch
 from torch import nn
-from pretraining.backbones.winograd import adopt
+from pretraining.kernels.winograd import adopt
 torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
 model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False))
 adopt(model)
