@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 
 from experiments.benchmarks.turns import Turn
 from pretraining.callbacks.throughput import Throughput
-from pretraining.cli import startup
 from pretraining.data.loader import StepLoader
 from pretraining.engine.batch import StepSettings
+from pretraining.engine.memory import keep_freed_memory
 from pretraining.engine.precision import choose_precision
 from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
 from pretraining.runs.csv_logger import CsvHistory
@@ -48,7 +48,7 @@ class Pace(pl.Callback):
 
 def prepare_process() -> None:
     """Set this process up as the command line does, before anything is built."""
-    startup.install()
+    keep_freed_memory()
     quieten()
 
 
@@ -66,7 +66,7 @@ def train(turn: Turn, module: Any, rows: Rows, settings: TrainerSettings, facts:
     backbone = module.backbone
     settings.log_every = LOG_EVERY
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=backbone.convolves)
-    backbone.set_compute(compiled=settings.compile, recompute=settings.recompute, sharded=False)
+    backbone.set_compute(compiled=settings.compile, activation_checkpointing=settings.activation_checkpointing, sharded=False)
     module.settings = StepSettings(rows.seed, settings.max_steps, settings.clip_norm)
     loader = StepLoader(rows.source, rows.collate, batch_size=rows.batch, max_steps=settings.max_steps, seed=rows.seed)
     with tempfile.TemporaryDirectory() as directory:
