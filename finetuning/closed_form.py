@@ -1,4 +1,4 @@
-"""Heads that are solved on a frozen backbone's vectors instead of trained step by step."""
+"""Heads that are fitted to a frozen backbone's vectors as a whole instead of trained step by step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from finetuning.inputs.cached import Cached
-from finetuning.metrics.classification import Numbers
+from finetuning.inputs.cached import CachedVectors
+from finetuning.metrics.bootstrap import Numbers
 from finetuning.modes import LinearProbe, NearestNeighbours
 from finetuning.task import Task
 from pretraining import probes
@@ -36,13 +36,15 @@ class Neighbours(nn.Module):
         return shares.clamp(min=1e-6).log()
 
 
-def solve(task: Task, train: Cached, validation: EvalLoader) -> list[Numbers]:
-    """Put each candidate head in place, judge it on validation, and leave the best one there; returns what was measured."""
+def fit(task: Task, train: CachedVectors, validation: EvalLoader) -> list[Numbers]:
+    """Put each candidate head in place, measure it on validation, and leave the best; returns what was measured."""
     targets = torch.from_numpy(train.all_targets())
-    layer = _output_layer(task)
-    history = []
-    for settings in _candidates(task, train.flat, targets, layer):
-        history.append({**settings, **task.evaluate(validation)})
+    layer = task.head[-1] if isinstance(task.head, nn.Sequential) else None
+    if not isinstance(layer, nn.Linear):
+        what = f"got mode={type(task.mode).__name__} for {type(task).__name__}, whose head ends in no linear layer"
+        raise RunError(f"{what}: take mode=frozen or full")
+    candidates = _candidates(task, train.flat, targets, layer)
+    history = [{**settings, **task.validate(validation)} for settings in candidates]
     task.restore_best()
     return history
 
@@ -51,30 +53,18 @@ def _candidates(task: Task, vectors: Tensor, targets: Tensor, layer: nn.Linear) 
     if isinstance(task.mode, NearestNeighbours):
         if targets.is_floating_point():
             raise RunError("got mode=knn for a task without classes: take mode=linear_probe, frozen or full")
-        task.head = Neighbours(
-            vectors, targets, count=layer.out_features, k=task.mode.k, temperature=task.mode.temperature
-        )
-        task.head.to(task.device)
+        k, temperature = task.mode.k, task.mode.temperature
+        task.head = Neighbours(vectors, targets, count=layer.out_features, k=k, temperature=temperature).to(task.device)
         yield {"k": float(task.mode.k)}
         return
     assert isinstance(task.mode, LinearProbe)
     scale = probes.Scale.of(vectors.double(), task.mode.standardize)
-    scaled, solved = scale(vectors.double()), None
-    for penalty in task.mode.penalties:  # from strong to weak: each solution is a good start for the next
+    scaled, found = scale(vectors.double()), None
+    for penalty in sorted(task.mode.penalties, reverse=True):  # each solution is a good start for the next
         if targets.is_floating_point():
-            solved = probes.ridge_regression(scaled, targets, penalty)
+            found = probes.ridge_regression(scaled, targets, penalty)
         else:
-            solved = probes.logistic_regression(scaled, targets, layer.out_features, penalty, solved)
-        raw = scale.unscaled(solved)
+            found = probes.logistic_regression(scaled, targets, layer.out_features, penalty, found)
+        raw = scale.unscaled(found)
         layer.load_state_dict({"weight": raw.weight.float(), "bias": raw.bias.float()})
         yield {"penalty": penalty}
-
-
-def _output_layer(task: Task) -> nn.Linear:
-    layer = task.head[-1] if isinstance(task.head, nn.Sequential) else None
-    if not isinstance(layer, nn.Linear) or not task.cacheable:
-        raise RunError(
-            f"got mode={type(task.mode).__name__} for {type(task).__name__}, whose head is not one linear layer on single "
-            "vectors: take mode=frozen or full"
-        )
-    return layer

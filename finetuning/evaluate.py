@@ -1,6 +1,6 @@
-"""`python -m finetuning.evaluate run_dir=DIR data.path=DIR_OR_FILE [data.KEY=...] [output=FILE]`: a finetuned model on other labelled data.
+"""`python -m finetuning.evaluate run_dir=DIR data.path=DIR_OR_FILE [data.KEY=...] [output=FILE]`: a run on other data.
 
-Judges the data's test split where it has one, else all of it; prints the metrics as json.
+Measures it on the data's test split where there is one, else on all of it; prints the metrics as json.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetuning.arguments import arguments
 from finetuning.data.base import LabelledData
-from finetuning.launch import load_run
-from finetuning.metrics.classification import Numbers
+from finetuning.launch import arguments, load_run
+from finetuning.metrics.bootstrap import Numbers
 from finetuning.task import Task
-from finetuning.training import judged
+from finetuning.training import measure
 from pretraining.cli.configuration import exit_cleanly, instantiate
 from pretraining.errors import RunError
 
 
 def evaluate(task: Task, data: LabelledData) -> Numbers:
-    """Judge the test split, or whatever single split there is."""
+    """Measure the model on the test split, or whatever single split there is."""
     found, _ = data.found()
     if "test" not in found and len(found) > 1:
         raise RunError(f"got the splits {', '.join(found)} and no test split: name one with data.split.test=")
     examples = found["test"] if "test" in found else next(iter(found.values()))
-    return judged(task, task.encode(examples), data).metrics | {"test_examples": examples.size}
+    return measure(task, task.encode(examples), data).metrics | {"test_examples": examples.size}
 
 
 def with_data(config: DictConfig, changes: dict[str, str]) -> DictConfig:
-    """Change the data part of a run's configuration."""
+    """Copy a run's configuration with changes of its data part."""
+    config = config.copy()
     OmegaConf.set_struct(config, True)
     for name, value in changes.items():
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from finetuning.data.splits import SPLITS, Splits
+from finetuning.data.splits import Splits
+from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 
 
@@ -16,49 +17,47 @@ class Classes:
     """The classes of a task: the labels that occur in training, sorted; named where the data names its integers."""
 
     def __init__(self, values: list[Any], names: list[str]) -> None:
-        self.values, self.names = values, names
+        self.values, self.names, self.size = values, names, len(values)
         self._numbers = {value: number for number, value in enumerate(values)}
 
-    @property
-    def size(self) -> int:
-        """Count the classes."""
-        return len(self.values)
-
     def numbers(self, labels: Iterable[Any]) -> np.ndarray:
-        """Give class numbers. int64 [N]"""
+        """Look up class numbers. int64 [N]"""
         labels = list(labels)
         unknown = set(labels) - self._numbers.keys()
         if unknown:
-            raise RunError(
-                f"got the labels {_some(unknown)}, which training did not have (it had {_some(set(self.values))})"
-            )
+            had = f"which training did not have (it had {_some(set(self.values))})"
+            raise RunError(f"got the labels {_some(unknown)}, {had}: give others, or finetune with these")
         return np.array([self._numbers[label] for label in labels], np.int64)
 
 
-def survey_classes(splits: Splits) -> dict[str, Any]:
+def collect_classes(splits: Splits) -> dict[str, Any]:
     """Collect the classes of the train split, and how often each occurs, as plain data.
 
     Fewer than two, or another split's label that train lacks, is an error.
     """
-    found = {name: Counter(_single(getattr(splits, name).column("label"))) for name in SPLITS}
+    found = count_labels(splits, _single)
     train = found["train"]
     if len(train) < 2:
-        raise RunError(
-            f"got one class only ({next(iter(train))!r}) in the training labels: give data with two or more, or name another data.label"
-        )
-    for name, counted in found.items():
-        unseen = counted.keys() - train.keys()
-        if unseen:
-            raise RunError(
-                f"got {len(unseen)} labels in {name} that training has no example of ({_some(unseen)}; training has "
-                f"{_some(train)}): give training examples for them, or drop those rows"
-            )
+        what = f"got one class only ({next(iter(train))!r}) in the training labels"
+        raise RunError(f"{what}: give data with two or more, or name another data.label")
     values = sorted(train)
-    return {
-        "values": values,
-        "names": name_classes(values, splits.class_names),
-        "counts": [train[value] for value in values],
-    }
+    refuse_unseen(found, values)
+    names, counts = name_classes(values, splits.class_names), [train[value] for value in values]
+    return {"values": values, "names": names, "counts": counts}
+
+
+def count_labels(splits: Splits, listed: Callable[[list[Any]], Iterable[Any]]) -> dict[str, Counter]:
+    """Count the classes of each split; `listed` lists them in a column of labels."""
+    return {name: Counter(listed(getattr(splits, name).column("label"))) for name in SPLITS}
+
+
+def refuse_unseen(found: Mapping[str, Counter], known: Collection[Any]) -> None:
+    """Refuse a split with a class that is not `known` from training."""
+    for name, counted in found.items():
+        unseen = counted.keys() - set(known)
+        if unseen:
+            what = f"got {len(unseen)} labels in {name} that training has no example of ({_some(unseen)}; training has"
+            raise RunError(f"{what} {_some(known)}): give training examples for them, or drop those rows")
 
 
 def name_classes(values: list[Any], names: list[str] | None) -> list[str]:
@@ -71,14 +70,11 @@ def name_classes(values: list[Any], names: list[str] | None) -> list[str]:
 def _single(labels: list[Any]) -> list[Any]:
     sample = labels[0]
     if isinstance(sample, float) and any(label != int(label) for label in labels[:1000]):
-        raise RunError(
-            f"got real numbers as labels ({sample}, ...): classes are needed; take task=text_regression, or name another data.label"
-        )
+        what = f"got real numbers as labels ({sample}, ...), but classes are needed"
+        raise RunError(f"{what}: take task=text_regression, or name another data.label")
     if isinstance(sample, (list, dict)):
-        raise RunError(
-            f"got a {type(sample).__name__} as label ({str(sample)[:60]}): one class per example is needed; "
-            "lists of classes are task=text_multi_label"
-        )
+        what = f"got a {type(sample).__name__} as label ({str(sample)[:60]}), but one class per example is needed"
+        raise RunError(f"{what}: lists of classes are task=text_multi_label")
     return labels
 
 

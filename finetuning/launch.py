@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
-import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +15,31 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits, subset
-from finetuning.inputs.base import Encoded
-from finetuning.saving import build_task, lineage, load_head, save_model, save_predictions, save_report, saved_facts
-from finetuning.task import Task
-from finetuning.training import encode, finetune
+from finetuning.modes import Full, Mode
+from finetuning.saving import load_head, save_model, save_results, saved_facts
+from finetuning.task import Task, TaskParts
+from finetuning.training import Run, encode, finetune
+from finetuning.transformers_heads import native, with_native_layers
 from pretraining import handoff
-from pretraining.cli.configuration import class_name, class_of, complete, instantiate, make_loggers
+from pretraining.backbones.base import Backbone
+from pretraining.cli.configuration import (
+    as_run_errors,
+    class_name,
+    class_of,
+    complete,
+    decided,
+    instantiate,
+    make_loggers,
+    up_to_date,
+)
 from pretraining.cli.configuration import compose as compose_any
 from pretraining.cli.spawn import needs_ranks, run_ranks
 from pretraining.distributed.collectives import rank
 from pretraining.engine.precision import Precision, choose_precision
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
+from pretraining.handoff import Handoff
+from pretraining.random import seed_everything_at, word
 from pretraining.runs.directory import RunDirectory, refuse_other_config
 from pretraining.runs.provenance import columns, tags
 
@@ -44,7 +55,7 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     settings: TrainerSettings = instantiate(config.trainer)
     if settings.strategy == "fsdp":
         raise RunError(
-            "trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu and trainer.accumulate="
+            "trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu, trainer.accumulate="
         )
     if needs_ranks(settings):
         code = run_ranks("finetuning.launch", config, settings.devices)
@@ -55,113 +66,129 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
 
 
 def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
-    """Carry out one run as (one rank of) this process. What can be wrong with the input is found before the directory is made."""
-    started = time.perf_counter()
-    path = Path(config.run_dir)
+    """Carry out one run as (one rank of) this process. Errors of its input are found before it has a directory."""
+    started, path = time.perf_counter(), Path(config.run_dir)
     RunDirectory.refuse_taken(path, resume=config.resume)
-    source = handoff.read(config.handoff, seed=config.seed)
-    refuse_modality(config, source)
-    data: LabelledData = instantiate(config.data)
-    splits = data.splits()
-    splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
-    settings: TrainerSettings = instantiate(config.trainer)
-    settings.precision = config.trainer.precision = precision(
-        settings.accelerator, settings.precision, source.backbone.convolves
-    )
-    settings.max_steps = config.trainer.max_steps = steps(config, splits)
-    task = build_task(config, source, class_of(config.task).survey(splits))
-    encoded = encode(task, splits)
+    config, planned, origin = prepared(config)
     if is_finished(path, config):
         print(f"run_dir={path} holds this run, finished: nothing to do", file=sys.stderr)
         return path
     directory = RunDirectory.claim(path, config, resume=config.resume, overrides=list(overrides))
     try:
-        metrics = _finetune(config, task, encoded, data, settings, directory, lineage(config.handoff, source))
+        metrics = carry_out(config, planned, origin, directory)
         if rank() == 0:
             directory.write_metrics(metrics | {"seconds": time.perf_counter() - started})
-            print(
-                f"run: {path}  " + "  ".join(f"{k} {v:.4f}" for k, v in headline(task, metrics).items()),
-                file=sys.stderr,
-            )
+            name = planned.task.select.removeprefix("-")
+            shown = [f"{key} {metrics[key]:.4f}" for key in (f"validation/{name}", f"test/{name}") if key in metrics]
+            print("  ".join([f"run: {path}", *shown]), file=sys.stderr)
     finally:
         directory.release()
     return path
 
 
-def _finetune(
-    config: DictConfig,
-    task: Task,
-    encoded: dict[str, Encoded],
-    data: LabelledData,
-    settings: TrainerSettings,
-    directory: RunDirectory,
-    origin: dict[str, Any],
-) -> dict[str, Any]:
-    """Train, judge and write everything but metrics.json, whose presence says that the rest is there."""
-    start = origin["origin"]
+def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
+    """Build a run: the configuration with what was decided on the way, the parts, and where the weights come from."""
+    source = read_handoff(config)
+    data: LabelledData = instantiate(config.data)
+    splits = data.splits()
+    splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
+    settings: TrainerSettings = instantiate(config.trainer)
+    settings.precision = precision(settings.accelerator, settings.precision, source.backbone.convolves)
+    settings.max_steps = steps(config, splits)
+    task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
+    planned = Run(
+        task=task,
+        splits=encode(task, splits),
+        data=data,
+        settings=settings,
+        seed=config.seed,
+        patience=config.early_stopping,
+        show=config.logger.progress,
+    )
+    found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
+    lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
+    return decided(config, found), planned, {"handoff": config.handoff, **lineage}
+
+
+def read_handoff(config: DictConfig) -> Handoff:
+    """Read the weights to start from; a task or data of another modality is an error, before the data are read."""
+    wanted = {"task": class_of(config.task.inputs).modality, "data": class_of(config.data).modality}
+    source = handoff.read(config.handoff, modality=wanted["data"], tower=config.tower, seed=config.seed)
+    have = source.backbone.modality
+    if set(wanted.values()) != {have}:
+        what = f"handoff={config.handoff} is for {have}, but task={class_name(config.task)} reads {wanted['task']}"
+        what += f" and data={class_name(config.data)} is {wanted['data']}"
+        raise RunError(f"{what}: choose a task and data for {have}, or another hand-off")
+    return source
+
+
+def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode: Mode) -> Task:
+    """Build the task on a hand-off; its head is drawn from the run's seed."""
+    if config.head not in ("linear", "native"):
+        raise RunError(f"got head={config.head}: choose linear or native")
+    kind, pooling, layers = class_of(config.task), config.pooling, None
+    if config.head == "native":
+        layers = native(source.backbone, kind)
+        if pooling not in (None, layers.pooling):
+            raise RunError(
+                f"got pooling={pooling} and head=native, which pools by {layers.pooling} here: leave pooling=null"
+            )
+        pooling = layers.pooling
+    if pooling is not None:
+        tower = source.tower._replace(backbone=repooled(source.backbone, pooling))
+        source.towers = {name: tower for name in source.towers}
+    seed_everything_at(config.seed, word("head"))
+    task = instantiate(config.task, parts=TaskParts(source, labels, mode, instantiate(config.optimizer)))
+    if layers is not None:
+        with_native_layers(task, layers)
+    return task
+
+
+def repooled(backbone: Backbone, pooling: str) -> Backbone:
+    """Copy a backbone, with another way of making its pooled vector."""
+    if "pooling" not in backbone.kwargs:
+        raise RunError(
+            f"got pooling={pooling}, but {type(backbone).__name__} has no choice of pooling: leave pooling=null"
+        )
+    with as_run_errors():
+        fresh = type(backbone)(**backbone.kwargs | {"pooling": pooling})
+    fresh.load_state_dict(backbone.state_dict())
+    return fresh
+
+
+def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+    """Train, test and write all but metrics.json, whose presence says that the rest is there; returns its content."""
+    task, start = planned.task, origin["origin"]
     known = tags(
         class_name(config.task),
         class_name(config.mode),
         *map(columns(start).get, ("objective", "backbone", "data", "budget")),
     )
-    loggers = make_loggers(
-        config, directory.path, job_type="finetune", tags=known, origin=start | {"handoff": origin["sha256"]}
-    )
-    ranks = (
-        (int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))), settings.ranks)
-        if settings.ranks > 1
-        else (0, 1)
-    )
+    begun = start | {"handoff": origin["sha256"]}
+    loggers = make_loggers(config, directory.path, job_type="finetune", tags=known, origin=begun)
     trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
-    outcome = finetune(
-        task,
-        encoded,
-        data=data,
-        settings=settings,
-        run=directory,
-        seed=config.seed,
-        loggers=loggers,
-        patience=config.early_stopping,
-        ranks=ranks,
-        show=config.logger.progress,
-    )
-    total = sum(parameter.numel() for parameter in task.parameters())
-    facts = {
-        "best_step": task.best.step,
-        "steps": task.global_step,
-        "train_examples": encoded["train"].examples.size,
-        "test_examples": encoded["test"].examples.size,
-        "parameters": total,
-        "trainable_parameters": trainable,
-    }
+    metrics, test = finetune(planned, directory, loggers)
     if rank() == 0:
         for logger in loggers:
-            logger.log_metrics({k: v for k, v in outcome.metrics.items() if k.startswith("test/")}, task.global_step)
+            logger.log_metrics({k: v for k, v in metrics.items() if k.startswith("test/")}, task.global_step)
             logger.finalize("success")
-        save_predictions(directory.path / "predictions.parquet", task.table(outcome.test))
-        save_report(directory.path / "test_report.json", task, outcome.test)
-        (directory.path / "lineage.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+        save_results(directory.path, task, test, origin)
         if config.save_model:
-            save_model(
-                directory.path / "model", task, origin["origin"] | {"task": type(task).__name__, "from": config.handoff}
-            )
+            made = {"task": type(task).__name__, "from": config.handoff}
+            save_model(directory.path / "model", task, start | made)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the run is over, and its best weights are in model/
-    return outcome.metrics | facts
-
-
-def refuse_modality(config: DictConfig, source: handoff.Handoff) -> None:
-    """Refuse a task on another kind of data than the hand-off's, before the data are read."""
-    wanted = {"task": class_of(config.task).modality, "data": class_of(config.data).modality}
-    have = source.card["modality"]
-    if set(wanted.values()) != {have}:
-        raise RunError(
-            f"handoff={config.handoff} is for {have}, but task={class_name(config.task)} reads {wanted['task']} and "
-            f"data={class_name(config.data)} is {wanted['data']}: choose a task and data for {have}, or another hand-off"
-        )
+    return metrics | {
+        "best_step": task.best.step,
+        "steps": task.global_step,
+        "train_examples": planned.splits["train"].examples.size,
+        "test_examples": planned.splits["test"].examples.size,
+        "parameters": sum(parameter.numel() for parameter in task.parameters()),
+        "trainable_parameters": trainable,
+    }
 
 
 def steps(config: DictConfig, splits: Splits) -> int:
-    """Give the number of optimizer steps: `epochs` over the training examples where given, else trainer.max_steps."""
+    """Count the optimizer steps: `epochs` over the training examples where given, else trainer.max_steps."""
     if config.epochs is None:
         return config.trainer.max_steps
     if not config.epochs > 0:
@@ -183,10 +210,7 @@ def is_finished(path: Path, config: DictConfig) -> bool:
     return True
 
 
-def headline(task: Task, metrics: dict[str, Any]) -> dict[str, float]:
-    """Pick the numbers that are printed at the end."""
-    name = task.select.removeprefix("-")
-    return {key: metrics[key] for key in (f"validation/{name}", f"test/{name}") if key in metrics}
+# -- commands on a finished run ---------------------------------------------------------------------------------------
 
 
 def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
@@ -194,7 +218,28 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     facts = saved_facts(run_dir)
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
-    config.pooling, config.mode = None, {"_target_": "finetuning.modes.Full", "layer_decay": 1.0, "head_steps": 0}
-    task = build_task(config, handoff.read(str(run_dir / "model" / "last")), facts["labels"])
-    load_head(task, run_dir)
+    config = up_to_date(config)
+    source = handoff.read(str(run_dir / "model" / "last"), modality=class_of(config.data).modality)
+    task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
+    load_head(task, run_dir, facts["neighbours"])
     return config, task.eval()
+
+
+def arguments(
+    given: Sequence[str], required: Sequence[str], optional: Mapping[str, str | None], rest: str = ""
+) -> dict[str, str]:
+    """Read a command line of the form key=value; keys that start with `rest` are taken as they come.
+
+    Any other unknown or missing key is an error. `optional` holds default values, None where a key has none.
+    """
+    values = {name: value for name, value in optional.items() if value is not None}
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if not equals or not (name in required or name in optional or (rest and name.startswith(rest))):
+            known = ", ".join(f"{key}=" for key in (*required, *optional, *((f"{rest}*",) if rest else ())))
+            raise RunError(f"got {argument!r}, but this command takes {known}")
+        values[name] = value
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise RunError(f"no value for {', '.join(missing)}: give {' '.join(f'{name}=...' for name in missing)}")
+    return values

@@ -1,13 +1,13 @@
-"""How a pretrained backbone is transferred: what of it trains, at which rates, or which solver is put on its vectors.
+"""How a pretrained backbone is transferred: what of it trains, at which rates, or what is fitted to its vectors.
 
-A frozen part takes no gradient, no optimizer memory, and stays in evaluation mode, so its norm statistics do not move either.
+A frozen part takes no gradient and no optimizer memory, and stays in evaluation mode: its norm statistics do not move.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,18 @@ from pretraining.optim.optimizers import ParameterGroup, split_by_decay
 
 
 class Mode:
-    """A way of transferring. By default everything trains at one rate."""
+    """A way of transferring. By default everything trains at one rate. The fields of a subclass are its settings."""
 
-    frozen: ClassVar[bool] = False  # the backbone never changes, so its vectors may be computed once
-    solved: ClassVar[bool] = False  # the head is solved from those vectors, not trained step by step
+    layer_decay: float | None = None  # each block's rate over that of the block after it; None: all have one rate
+    frozen = False  # the backbone never changes
+    cache = False  # its vectors are computed once, where the task's head reads single ones
+    closed_form = False  # the head is fitted to them as a whole, not trained step by step
 
     def begin(self, backbone: Backbone) -> None:
         """Decide what trains, before the optimizer is built."""
 
     def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
-        """Decide what trains from this step on; tells whether anything changed."""
+        """Decide what trains from this step on; returns whether anything changed."""
         return False
 
     def finish(self, backbone: Backbone) -> None:
@@ -37,27 +39,26 @@ class Mode:
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
         """Group everything that trains at some time in the run."""
-        return split_by_decay([*named(backbone, "backbone"), *named(head, "head")])
+        if self.layer_decay is None:
+            return split_by_decay([*named(backbone, "backbone"), *named(head, "head")])
+        return layer_groups(backbone, head, self.layer_decay)
 
 
+@dataclass(kw_only=True)
 class Full(Mode):
     """Everything trains. Block i of n runs at `layer_decay` ** (n - i) of the head's rate, input first.
 
     The first `head_steps` train the head alone.
     """
 
-    def __init__(self, *, layer_decay: float, head_steps: int) -> None:
-        if not 0 < layer_decay <= 1 or head_steps < 0:
-            raise RunError(
-                f"got mode.layer_decay={layer_decay} and mode.head_steps={head_steps}: give a decay above 0 and at most 1, "
-                "and a number of steps"
-            )
-        self.layer_decay, self.head_steps = layer_decay, head_steps
-        self.released = True
+    layer_decay: float
+    head_steps: int
+    released: bool = field(default=True, init=False)
 
-    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Give each block its rate."""
-        return layer_groups(backbone, head, self.layer_decay)
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1 or self.head_steps < 0:
+            what = f"got mode.layer_decay={self.layer_decay} and mode.head_steps={self.head_steps}"
+            raise RunError(f"{what}: give a decay above 0 and at most 1, and a number of steps")
 
     def begin(self, backbone: Backbone) -> None:
         """Note what the backbone itself lets train (a pooler that nothing reads stays out)."""
@@ -75,85 +76,81 @@ class Full(Mode):
         return True
 
 
+@dataclass(kw_only=True)
 class Frozen(Mode):
     """Feature extraction: only the head trains; with `cache`, on vectors that are computed once."""
 
     frozen = True
-
-    def __init__(self, *, cache: bool) -> None:
-        self.cache = cache
+    cache: bool
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze all."""
         backbone.requires_grad_(False)
 
 
+@dataclass(kw_only=True)
 class LinearProbe(Frozen):
     """Logistic (or ridge) regression on the vectors, its L2 penalty chosen on validation among `penalties`.
 
     `standardize` scales each feature first.
     """
 
-    solved = True
+    closed_form = True
+    cache: bool = field(default=True, init=False)
+    penalties: list[float]
+    standardize: bool
 
-    def __init__(self, *, penalties: list[float], standardize: bool) -> None:
-        super().__init__(cache=True)
-        if not penalties or min(penalties) <= 0:
-            raise RunError(f"got mode.penalties={penalties}: give one or more positive L2 penalties")
-        self.penalties, self.standardize = sorted(penalties, reverse=True), standardize
+    def __post_init__(self) -> None:
+        if not self.penalties or min(self.penalties) <= 0:
+            raise RunError(f"got mode.penalties={self.penalties}: give one or more positive L2 penalties")
 
 
+@dataclass(kw_only=True)
 class NearestNeighbours(Frozen):
     """The classes of the `k` training vectors nearest by cosine, each with weight exp(similarity / temperature)."""
 
-    solved = True
+    closed_form = True
+    cache: bool = field(default=True, init=False)
+    k: int
+    temperature: float
 
-    def __init__(self, *, k: int, temperature: float) -> None:
-        super().__init__(cache=True)
-        self.k, self.temperature = k, temperature
 
-
+@dataclass(kw_only=True)
 class Partial(Mode):
     """Embeddings (or stem) and the first `frozen_blocks` blocks after them stay as they are."""
 
-    def __init__(self, *, frozen_blocks: int, layer_decay: float) -> None:
-        self.frozen_blocks, self.layer_decay = frozen_blocks, layer_decay
+    frozen_blocks: int
+    layer_decay: float
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze the first blocks."""
         blocks = trainable_blocks(backbone)
         if not 0 <= self.frozen_blocks < len(blocks):
-            raise RunError(
-                f"got mode.frozen_blocks={self.frozen_blocks}, but the backbone has {len(blocks) - 1} blocks after its "
-                f"embeddings: give 0 to {len(blocks) - 1}"
-            )
+            has = f"but the backbone has {len(blocks) - 1} blocks after its embeddings"
+            raise RunError(f"got mode.frozen_blocks={self.frozen_blocks}, {has}: give 0 to {len(blocks) - 1}")
         later = {id(parameter) for block in blocks[self.frozen_blocks + 1 :] for parameter in block.parameters()}
-        for block in blocks[
-            : self.frozen_blocks + 1
-        ]:  # an encoder–decoder's embeddings are no module apart from its layers
+        # An encoder–decoder's embeddings are no module apart from its layers.
+        for block in blocks[: self.frozen_blocks + 1]:
             for parameter in block.parameters():
                 parameter.requires_grad_(parameter.requires_grad and id(parameter) in later)
 
-    def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Give each remaining block its rate."""
-        return layer_groups(backbone, head, self.layer_decay)
 
-
+@dataclass(kw_only=True)
 class GradualUnfreezing(Mode):
-    """The head trains first; then one more block from the top joins, evenly over the first `share` of the run (Howard & Ruder 2018)."""
+    """The head trains first; blocks join from the top, over the first `share` of the run (Howard & Ruder 2018)."""
 
-    def __init__(self, *, share: float, layer_decay: float) -> None:
-        if not 0 < share <= 1:
-            raise RunError(
-                f"got mode.share={share}: give the share of the run in which blocks are released, above 0 and at most 1"
-            )
-        self.share, self.layer_decay = share, layer_decay
-        self.least = 0  # of the blocks train from the first step on
+    share: float
+    layer_decay: float
+    least: int = field(default=0, init=False)  # of the blocks train from the first step on
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise RunError(f"got mode.share={self.share}: give the share of the run that releases blocks, in (0, 1]")
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
-        """Give each block its rate; a block without gradient takes no step and no optimizer state yet."""
+        """Group by block; a block without gradient takes no step and no optimizer state yet."""
         self.least = 0 if any(True for _ in head.parameters()) else 1  # something must train from the first step on
-        return layer_groups(backbone, head, self.layer_decay)
+        return super().groups(backbone, head)
 
     def begin(self, backbone: Backbone) -> None:
         """Note each block's parameters, as far as the backbone itself lets them train."""
@@ -176,27 +173,28 @@ class GradualUnfreezing(Mode):
         return min(count, max(self.least, math.floor(step / max(1, round(self.share * max_steps)) * (count + 1))))
 
 
+@dataclass(kw_only=True)
 class Lora(Mode):
-    """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W stays frozen.
+    """Low-rank updates (Hu et al. 2021): each chosen matrix W becomes W + scale * B A with B, A of `rank`; W is frozen.
 
     At the end they are merged. `targets` are ends of module names; empty means every linear layer.
     """
 
-    def __init__(self, *, rank: int, scale: float, targets: list[str]) -> None:
-        self.rank, self.scale, self.targets = rank, scale, targets
+    rank: int
+    scale: float
+    targets: list[str]
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze all and put an update on each chosen layer."""
         # A head that is tied to the embeddings stays: merging into it would change them too.
         tied = {id(part.weight) for part in backbone.modules() if isinstance(part, nn.Embedding)}
-        linear = {
-            name: part for name, part in backbone.named_modules() if is_linear(part) and id(part.weight) not in tied
-        }
+        parts = {name: part for name, part in backbone.named_modules() if type(part).__name__ in ("Linear", "Conv1D")}
+        linear = {name: part for name, part in parts.items() if id(part.weight) not in tied}  # Conv1D is GPT-2's
         chosen = {name: part for name, part in linear.items() if not self.targets or name.endswith(tuple(self.targets))}
         if not chosen:
+            there = ", ".join(list(linear)[:6]) or "it has none"
             raise RunError(
-                f"got mode.targets={self.targets}, which matches none of the backbone's linear layers: "
-                f"{', '.join(list(linear)[:6]) or 'it has none'}"
+                f"got mode.targets={self.targets}, which matches none of the backbone's linear layers: {there}"
             )
         backbone.requires_grad_(False)
         for layer in chosen.values():
@@ -224,13 +222,8 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down)
 
 
-def is_linear(part: nn.Module) -> bool:
-    """Tell a linear layer; GPT-2's are transformers' Conv1D, which keeps the transposed matrix."""
-    return isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
-
-
 def named(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name the parameters of `module` as its owner does."""
+    """List the parameters of `module` under the names that they have in its owner."""
     for name, parameter in module.named_parameters():
         yield f"{prefix}.{name}", parameter
 
@@ -241,15 +234,12 @@ def trainable_blocks(backbone: Backbone) -> list[nn.Module]:
 
 
 def layer_groups(backbone: Backbone, head: nn.Module, decay: float) -> list[ParameterGroup]:
-    """Group by rate: the head at 1, the block nearest to it at `decay`, the next at `decay` squared, and so on to the input."""
+    """Group by rate: the head at 1, the block nearest to it at `decay`, the next at its square, and so on."""
     groups, seen = split_by_decay(named(head, "head")), set()
     blocks = trainable_blocks(backbone)
     for place in reversed(range(len(blocks))):
-        fresh = [
-            (name, parameter)
-            for name, parameter in named(blocks[place], f"backbone.blocks.{place}")
-            if id(parameter) not in seen
-        ]
+        block = named(blocks[place], f"backbone.blocks.{place}")
+        fresh = [(name, parameter) for name, parameter in block if id(parameter) not in seen]
         seen |= {id(parameter) for _, parameter in fresh}
         groups += split_by_decay(fresh, decay ** (len(blocks) - place))
     return groups
@@ -265,6 +255,5 @@ def rest_frozen(backbone: Backbone) -> None:
 def refuse_ranks(what: str) -> None:
     """Refuse what changes the trainable parameters between steps: data-parallel training fixes them at its start."""
     if world_size() > 1:
-        raise RunError(
-            f"got {what} on {world_size()} ranks, which take one set of trainable parameters: set trainer.devices=1"
-        )
+        why = f"on {world_size()} ranks, which take one set of trainable parameters"
+        raise RunError(f"got {what} {why}: set trainer.devices=1")

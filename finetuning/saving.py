@@ -13,65 +13,33 @@ import torch
 from safetensors.torch import load_file
 
 from finetuning.closed_form import Neighbours
-from finetuning.task import Judged, Task
-from finetuning.transformers_heads import native, with_native_layers
+from finetuning.task import Predictions, Task
 from pretraining import handoff
-from pretraining.cli.configuration import class_of, instantiate
 from pretraining.errors import RunError
-from pretraining.handoff import Handoff
-from pretraining.random import seed_everything_at, word
 
 
-def build_task(config: Any, source: Handoff, labels: dict[str, Any]) -> Task:
-    """Build the task on a hand-off; its head is drawn from the run's seed."""
-    layers = native(source, class_of(config.task)) if config.head == "native" else None
-    if config.head not in ("linear", "native"):
-        raise RunError(f"got head={config.head}: choose linear or native")
-    if layers is not None and config.pooling not in (None, layers.pooling):
-        raise RunError(
-            f"got pooling={config.pooling} and head=native, which pools by {layers.pooling} here: leave pooling=null"
-        )
-    pooling = config.pooling if layers is None else layers.pooling
-    if pooling is not None:
-        repool(source, pooling)
-    seed_everything_at(config.seed, word("head"))
-    task = instantiate(
-        config.task,
-        handoff=source,
-        labels=labels,
-        mode=instantiate(config.mode),
-        optimizer=instantiate(config.optimizer),
+def save_results(directory: Path, task: Task, test: Predictions, origin: dict[str, Any]) -> None:
+    """Write predictions.parquet (the test split's rows, in order), lineage.json, and test_report.json if any."""
+    columns = task.table(test).items()
+    arrays = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns}
+    pyarrow.parquet.write_table(pa.table(arrays), directory / "predictions.parquet")
+    for name, content in (("test_report", task.report(test)), ("lineage", origin)):
+        if content is not None:
+            (directory / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
+    """Write the finetuned model: a hand-off whose heads.safetensors is the task's head, and task.json beside it."""
+    handoff.write(
+        directory / f"step-{max(task.best.step, 0):07d}",
+        towers=task.inputs.modality.towers(task.backbone, task.preprocess),
+        origin=origin,
+        heads={name: value for name, value in task.state_dict().items() if name.startswith("head.")},
     )
-    if layers is not None:
-        with_native_layers(task, layers)
-    return task
-
-
-def repool(source: Handoff, pooling: str) -> None:
-    """Let the backbone make its pooled vector another way."""
-    if "pooling" not in source.backbone.kwargs:
-        raise RunError(
-            f"got pooling={pooling}, but {type(source.backbone).__name__} has no choice of pooling: leave pooling=null"
-        )
-    weights = source.backbone.state_dict()
-    try:
-        source.backbone = type(source.backbone)(**source.backbone.kwargs | {"pooling": pooling})
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    source.backbone.load_state_dict(weights)
-
-
-def load_head(task: Task, run_dir: Path) -> None:
-    """Put a finished run's head onto a task built anew."""
-    path, solved = run_dir / "model" / "last" / "heads.safetensors", saved_facts(run_dir)["neighbours"]
-    if not path.exists() and not task.head.state_dict():
-        return
-    weights = load_file(path)
-    if solved is not None:
-        task.head = Neighbours(
-            torch.empty_like(weights["head.vectors"]), torch.empty_like(weights["head.classes"]), **solved
-        )
-    task.head.load_state_dict({name.removeprefix("head."): value for name, value in weights.items()})
+    votes = isinstance(task.head, Neighbours)
+    head = {name: getattr(task.head, name) for name in ("k", "temperature", "count")} if votes else None
+    facts = {"labels": task.labels, "neighbours": head}
+    (directory / "task.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def saved_facts(run_dir: Path) -> dict[str, Any]:
@@ -84,39 +52,12 @@ def saved_facts(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8"))
 
 
-def lineage(reference: str, source: Handoff) -> dict[str, Any]:
-    """Say which weights a run started from."""
-    return {"handoff": reference, "path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
-
-
-def save_predictions(path: Path, columns: dict[str, Any]) -> None:
-    """Write predictions.parquet: a row per test example, in the order of the test split."""
-    arrays = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns.items()}
-    pyarrow.parquet.write_table(pa.table(arrays), path)
-
-
-def save_report(path: Path, task: Task, judged: Judged) -> None:
-    """Write what does not fit into metrics.json, where the task has such."""
-    report = task.report(judged)
-    if report is not None:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
-    """Write the finetuned model: a hand-off whose heads.safetensors is the task's head, and task.json beside it."""
-    heads = {name: value for name, value in task.state_dict().items() if name.startswith("head.")}
-    handoff.write(
-        directory / f"step-{max(task.best.step, 0):07d}",
-        backbone=task.backbone,
-        preprocess=task.preprocess,
-        origin=origin,
-        heads=heads,
-    )
-    head = (
-        {"k": task.head.k, "temperature": task.head.temperature, "count": task.head.count}
-        if isinstance(task.head, Neighbours)
-        else None
-    )
-    (directory / "task.json").write_text(
-        json.dumps({"labels": task.labels, "neighbours": head}) + "\n", encoding="utf-8"
-    )
+def load_head(task: Task, run_dir: Path, votes: dict[str, Any] | None) -> None:
+    """Put a finished run's head onto a task built anew; `votes` are settings of nearest neighbours, if it has any."""
+    path = run_dir / "model" / "last" / "heads.safetensors"
+    if not path.exists() and not task.head.state_dict():
+        return
+    weights = {name.removeprefix("head."): value for name, value in load_file(path).items()}
+    if votes is not None:
+        task.head = Neighbours(torch.empty_like(weights["vectors"]), torch.empty_like(weights["classes"]), **votes)
+    task.head.load_state_dict(weights)

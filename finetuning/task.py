@@ -1,6 +1,6 @@
-"""What a downstream task is: a backbone under a transfer mode, a head, a loss and standard metrics. The twin of an objective.
+"""What a downstream task is: a backbone under a transfer mode, a head, a loss and metrics. The twin of an objective.
 
-Shapes: B examples, N things to predict (one per example, or one per word), D width.
+Shapes: B rows, N things to predict (one per row, or one per word), D width.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from finetuning.data.splits import Examples, Splits
-from finetuning.inputs.base import Encoded
-from finetuning.inputs.cached import Cached
-from finetuning.metrics.classification import Numbers
+from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.inputs.cached import CachedVectors
+from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.modes import Mode, rest_frozen
 from pretraining.backbones.base import Backbone, Features
 from pretraining.distributed.collectives import is_distributed, world_size
@@ -31,8 +31,17 @@ from pretraining.handoff import Handoff
 from pretraining.optim.optimizers import Optimizer, ParameterGroup
 
 
-class Judged(NamedTuple):
-    """What was to be said of each example and what was said, in the task's own terms, and the scores behind it."""
+class TaskParts(NamedTuple):
+    """What a run hands to its task, beside the task's settings."""
+
+    handoff: Handoff
+    labels: dict[str, Any]  # what `collect_labels` found
+    mode: Mode
+    optimizer: Optimizer
+
+
+class Predictions(NamedTuple):
+    """The truth about each example and what was predicted, in the task's own terms, and the scores behind it."""
 
     labels: Any
     predictions: Any
@@ -51,109 +60,119 @@ class Best:
 
 
 class Task(StepModule):
-    """A downstream task. A subclass writes its head in `__init__`, and `survey`, `encode`, `criterion`, `judge` and `metrics`.
+    """A downstream task: a subclass writes its head in `__init__`, what of labels and outputs is its own, and metrics.
 
-    `labels` is what `survey` collected. `select` names the validation metric by which the best weights are chosen; a leading "-"
-    asks for the smallest.
+    `inputs` says how examples reach the backbone. `select` names the validation metric by which the best weights are
+    chosen; a leading "-" asks for the smallest.
     """
 
-    modality: ClassVar[str]
     term: ClassVar[str] = "cross_entropy"  # the name of the loss in metrics.csv
-    cacheable: ClassVar[bool] = (
-        True  # the head reads independent vectors, which a frozen backbone gives once and for all
-    )
+    cacheable: ClassVar[bool] = True  # the head reads single vectors, which a frozen backbone computes once and for all
+    transformers_class: ClassVar[str | None] = None  # of models for the same task
+    problem_type: ClassVar[Any] = None  # None, or a name by which transformers tells tasks of one class apart
+    per_position: ClassVar[bool] = False  # the head reads vectors of positions, not the pooled one
+    own_head: ClassVar[bool] = False  # the backbone is a model with this task's head already
+    placeholder: Any  # a valid label
     head: nn.Module
 
-    def __init__(
-        self, *, handoff: Handoff, labels: dict[str, Any], mode: Mode, optimizer: Optimizer, select: str
-    ) -> None:
-        super().__init__(optimizer=optimizer)
-        self.backbone: Backbone = handoff.backbone
-        self.preprocess = handoff.preprocess
-        if self.backbone.modality != self.modality:
-            raise RunError(
-                f"{type(self).__name__} reads {self.modality}, but the hand-off {handoff.path} holds a backbone for "
-                f"{self.backbone.modality}: choose another task= or handoff="
-            )
-        if mode.solved and not self.cacheable:
-            raise RunError(
-                f"got mode={type(mode).__name__} for {type(self).__name__}, whose head does not read single vectors that can be "
-                "computed beforehand: take mode=full, partial or lora"
-            )
-        self.labels, self.mode, self.select = labels, mode, select
+    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str) -> None:
+        super().__init__(optimizer=parts.optimizer)
+        self.backbone: Backbone = parts.handoff.backbone
+        self.preprocess = parts.handoff.preprocess
+        self.labels, self.mode, self.inputs, self.select = parts.labels, parts.mode, inputs, select
+        if self.mode.closed_form and not self.cacheable:
+            what = f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head reads no single vectors"
+            raise RunError(f"{what}: take mode=full, partial or lora")
         self.best = Best()
         self.precision = "fp32"  # of forward passes outside of a trainer
-        mode.begin(self.backbone)
+        self.mode.begin(self.backbone)
 
-    # -- what a subclass gives --------------------------------------------------------------------------------------------------
+    # -- what a subclass says -----------------------------------------------------------------------------------------
 
     @classmethod
-    def survey(cls, splits: Splits) -> dict[str, Any]:
-        """Collect what the head must know of the labels (the classes), as plain data; labels that cannot be learnt are an error."""
+    def collect_labels(cls, splits: Splits) -> dict[str, Any]:
+        """Collect what the head must know of the labels, as plain data; labels that cannot be learnt are an error."""
         return {}
 
-    @abstractmethod
-    def blank(self) -> Any:
-        """Give a valid label, for examples that have none and are only predicted."""
+    def placeholder_label(self, example: dict[str, Any]) -> Any:
+        """Take a valid label for an example that has none and is only predicted."""
+        return self.placeholder
 
     @abstractmethod
-    def encode(self, examples: Examples) -> Encoded:
-        """Make raw examples ready for the backbone; what cannot be learnt from or judged is an error here."""
+    def targets(self, examples: Examples) -> list[Any]:
+        """List what is to be predicted of each example, as `inputs` take it: for most, arrays of class numbers."""
 
     @abstractmethod
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
-        """Sum the loss over the batch's targets."""
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum the loss over the batch's targets. []"""
 
     @abstractmethod
-    def judge(self, outputs: list[np.ndarray], encoded: Encoded) -> Judged:
+    def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
         """Turn each row's logits into a prediction."""
 
     @abstractmethod
-    def metrics(self, judged: Judged) -> Numbers:
+    def metrics(self, predictions: Predictions) -> Numbers:
         """Compute the standard metrics."""
 
-    def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Name the backbone's arguments."""
-        names = ("input_ids", "documents", "token_type_ids")
-        return {name: batch[name] for name in names if name in batch}
+    def score(self, features: Features, batch: Batch) -> Tensor:
+        """Apply the head to what it reads. [N, ...]"""
+        return self.head(self.vectors(features, batch))
 
     def vectors(self, features: Features, batch: Batch) -> Tensor:
-        """Select what the head reads: the pooled vectors, or those of the batch's units. [N, D]"""
-        if "units_at" not in batch:
+        """Select what the head reads: the pooled vectors, or those at the batch's target positions. [N, D]"""
+        if "target_positions" not in batch:
             return features.pooled
-        return features.positions.flatten(0, 1)[batch["units_at"]]
+        return features.positions.flatten(0, 1)[batch["target_positions"]]
 
-    def intervals(self, judged: Judged) -> dict[str, tuple[float, float]]:
-        """Give 95 % bootstrap intervals of the main metrics."""
+    def intervals(self, predictions: Predictions) -> Intervals:
+        """Compute 95 % bootstrap intervals of the main metrics."""
         return {}
 
-    def report(self, judged: Judged) -> dict[str, Any] | None:
-        """Give what does not fit into flat metrics: numbers per class, the confusion matrix."""
+    def report(self, predictions: Predictions) -> dict[str, Any] | None:
+        """Tabulate what does not fit into flat metrics: numbers per class, the confusion matrix."""
         return None
 
-    def table(self, judged: Judged) -> dict[str, Any]:
-        """Give the columns of predictions.parquet."""
-        return {"label": judged.labels, "prediction": judged.predictions}
+    def table(self, predictions: Predictions) -> dict[str, Any]:
+        """Name the columns of predictions.parquet."""
+        scores = {} if predictions.scores is None else {"scores": predictions.scores}
+        return {"label": predictions.labels, "prediction": predictions.predictions, **scores}
 
-    def silence(self, encoded: Encoded) -> list[np.ndarray]:
-        """Give outputs as if the backbone had said nothing."""
+    def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
+        """Compute each row's logits as if its vectors were zero."""
         with torch.no_grad():
             logits = self.head(torch.zeros(1, self.backbone.dim)).numpy()
-        return [logits.repeat(len(target), 0) for target in encoded.targets]
+        return [logits.repeat(len(target), 0) for target in split.targets]
 
-    # -- the step ---------------------------------------------------------------------------------------------------------------
+    def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
+        """Cut a batch's logits into rows."""
+        array = logits.float().cpu().numpy()
+        return np.split(array, np.cumsum(batch["targets_per_row"].numpy())[:-1])
+
+    # -- the step -----------------------------------------------------------------------------------------------------
+
+    def encode(self, examples: Examples) -> EncodedSplit:
+        """Make raw examples ready for the backbone; what cannot be learnt from or judged is an error here."""
+        return self.inputs.encode(examples, self.targets(examples), self.preprocess, self.backbone)
+
+    def features(self, batch: Batch) -> Features:
+        """Run the backbone."""
+        return self.backbone(**self.inputs.on_device(batch["inputs"], self.preprocess))
 
     def logits(self, batch: Batch) -> Tensor:
-        """Compute the head's answer for each unit. [N, ...]"""
+        """Compute the head's answer to each thing that is to be predicted. [N, ...]"""
         if "vectors" in batch:
             return self.head(batch["vectors"])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.mode.frozen):
-            vectors = self.vectors(self.backbone(**self.inputs(batch)), batch)
-        return self.head(vectors)
+            features = self.features(batch)
+        return self.score(features, batch)
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the task's one term."""
-        return Loss({self.term: self.criterion(self.logits(batch), batch)})
+        return self.loss_of(self.logits(batch), batch)
+
+    def loss_of(self, logits: Tensor, batch: Batch) -> Loss:
+        """Compute the task's one term from its logits."""
+        return Loss({self.term: Term(self.criterion(logits, batch), self.counts(batch)[self.term])})
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the targets."""
@@ -175,66 +194,65 @@ class Task(StepModule):
         rest_frozen(self.backbone)
         return self
 
-    # -- evaluation -------------------------------------------------------------------------------------------------------------
+    # -- evaluation ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evaluate(self, loader: Any, prefix: str = "validation") -> Numbers:
-        """Compute loss and metrics over an `EvalLoader` of an encoded split; on validation, keep the best weights so far."""
-        outputs, values = self.predict(loader, prefix)
-        values |= {
-            f"{prefix}/{name}": value for name, value in self.metrics(self.judge(outputs, loader.source)).items()
-        }
-        if prefix == "validation":
-            self._keep_best(values)
+    def validate(self, loader: Any) -> Numbers:
+        """Compute loss and metrics over an `EvalLoader` of the validation split, and keep the weights that are best."""
+        outputs, values = self.compute_outputs(loader, "validation")
+        measured = self.metrics(self.predict(outputs, loader.source))
+        values |= {f"validation/{name}": value for name, value in measured.items()}
+        self.keep_best(values)
         return values
 
     @torch.no_grad()
-    def predict(self, loader: Any, prefix: str = "test") -> tuple[list[np.ndarray], Numbers]:
-        """Compute every row's logits, in the order of the split, and the mean loss; each rank ends with all of them."""
+    def compute_outputs(self, loader: Any, prefix: str = "test") -> tuple[list[np.ndarray], Numbers]:
+        """Compute every row's logits, in the order of the split, and the mean loss; each rank ends with all."""
         meter, training = Meter(), self.training
-        rows: dict[int, np.ndarray] = {}
+
+        def compute(batch: Batch, share: float) -> Tensor:
+            logits = self.logits(batch)
+            meter.add(self.loss_of(logits, batch), share)
+            return logits
+
         self.eval()
         with self.averaged():
-            for batch, share in loader:
-                moved = self.on_device(self.transfer_batch_to_device(batch, self.device, 0))
-                with self.forward_context():
-                    logits = self.logits(moved)
-                    meter.add(Loss({self.term: self.criterion(logits, moved)}), share)
-                rows |= zip(
-                    loader.source.order[batch["keys"].index.numpy()].tolist(), self.by_row(logits, batch), strict=True
-                )
+            outputs = self._each_row(loader, compute, self.by_row)
         self.train(training)
-        rows = dict(kv for part in _gathered(rows) for kv in part.items())
-        return [rows[row] for row in range(len(rows))], meter.read(prefix)
-
-    def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
-        """Cut the units' logits into rows."""
-        array = logits.float().cpu().numpy()
-        return np.split(array, np.cumsum(batch["units"].numpy())[:-1])
+        return outputs, meter.read(prefix)
 
     @torch.no_grad()
-    def cached(self, loader: Any) -> Cached:
-        """Compute the vectors that the frozen backbone gives for an encoded split."""
-        rows: dict[int, Tensor] = {}
+    def cache_vectors(self, loader: Any) -> CachedVectors:
+        """Compute what the head reads of an encoded split with the frozen backbone, once and for all."""
+
+        def compute(batch: Batch, share: float) -> Tensor:
+            return self.vectors(self.features(batch), batch).float().cpu()
+
         self.eval()  # for good: the backbone is frozen
-        for batch, _ in loader:
-            moved = self.on_device(self.transfer_batch_to_device(batch, self.device, 0))
+        rows = self._each_row(loader, compute, lambda found, batch: found.split(batch["targets_per_row"].tolist()))
+        return CachedVectors(loader.source, torch.cat(rows))
+
+    def _each_row(
+        self, loader: Any, compute: Callable[[Batch, float], Tensor], cut: Callable[[Tensor, Batch], Iterable[Any]]
+    ) -> list[Any]:
+        """Compute something of each batch, cut it into rows, and list these in the split's order, on every rank."""
+        rows: dict[int, Any] = {}
+        for batch, share in loader:
+            moved = self.finished(self.transfer_batch_to_device(batch, self.device, 0))
             with self.forward_context():
-                vectors = self.vectors(self.backbone(**self.inputs(moved)), moved).float().cpu()
-            rows |= zip(
-                loader.source.order[batch["keys"].index.numpy()].tolist(),
-                vectors.split(batch["units"].tolist()),
-                strict=True,
-            )
-        rows = dict(kv for part in _gathered(rows) for kv in part.items())
-        return Cached(loader.source, torch.cat([rows[row] for row in range(len(rows))]))
+                found = compute(moved, share)
+            places = loader.source.order[batch["keys"].index.numpy()].tolist()
+            rows |= zip(places, cut(found, batch), strict=True)
+        rows = dict(pair for part in _gathered(rows) for pair in part.items())
+        return [rows[row] for row in range(len(rows))]
 
     def forward_context(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in the trainer's precision, or without one in `precision`."""
         if self._trainer is None and self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return super().forward_context()
 
-    # -- the best weights on validation -------------------------------------------------------------------------------------------
+    # -- the best weights on validation -------------------------------------------------------------------------------
 
     def selection(self, values: Numbers) -> float:
         """Read the selection metric, so that more is better."""
@@ -244,6 +262,14 @@ class Task(StepModule):
             raise RunError(f"got task.select={self.select}, which this task does not measure: choose one of {known}")
         return -values[name] if self.select.startswith("-") else values[name]
 
+    def keep_best(self, values: Numbers) -> None:
+        """Keep the weights if they are the best so far by what was measured with them."""
+        value = self.selection(values)
+        self.best.evaluations_since += 1
+        if value > self.best.value:
+            weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._moving()}
+            self.best = Best(value, self.global_step, weights, dict(values))
+
     def restore_best(self) -> None:
         """Put the best weights back in place."""
         if self.best.weights:
@@ -251,13 +277,6 @@ class Task(StepModule):
             assert own.keys() == self.best.weights.keys()
             for name, tensor in own.items():
                 tensor.copy_(self.best.weights[name])
-
-    def _keep_best(self, values: Numbers) -> None:
-        value = self.selection(values)
-        self.best.evaluations_since += 1
-        if value > self.best.value:
-            weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._moving()}
-            self.best = Best(value, self.global_step, weights, dict(values))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the best weights so far (called by Lightning)."""
@@ -271,9 +290,8 @@ class Task(StepModule):
 
     def _moving(self) -> Iterator[tuple[str, Tensor]]:
         """Name all tensors that training may change: a frozen backbone's are not among them."""
-        frozen = self.mode.frozen
         for name, tensor in self.state_dict().items():
-            if not (frozen and name.startswith("backbone.")):
+            if not (self.mode.frozen and name.startswith("backbone.")):
                 yield name, tensor
 
 

@@ -1,118 +1,138 @@
-"""From a task and its data to judged test predictions, in one order for every task and mode."""
+"""From a task and its data to test predictions that are measured, in one order for every task and mode."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from finetuning.closed_form import solve
+from finetuning.closed_form import fit
 from finetuning.data.base import LabelledData
-from finetuning.data.splits import SPLITS, Splits
-from finetuning.inputs.base import Encoded
-from finetuning.inputs.cached import Cached
-from finetuning.metrics.classification import Numbers
-from finetuning.task import Judged, Task
-from finetuning.watch import StayOpen, Watch
+from finetuning.data.splits import Splits
+from finetuning.inputs.base import EncodedSplit
+from finetuning.inputs.cached import CachedVectors
+from finetuning.metrics.bootstrap import Numbers
+from finetuning.task import Predictions, Task
+from finetuning.watch import Watch, kept_open
 from pretraining.data.loader import EvalLoader, StepLoader
+from pretraining.data.splits import SPLITS
 from pretraining.distributed.collectives import rank, world_size
+from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
-from pretraining.engine.trainer import TrainerSettings, train
-from pretraining.kernels import winograd
-from pretraining.runs.csv_logger import CsvHistory
+from pretraining.engine.trainer import TrainerSettings, choose_kernels, train
 from pretraining.runs.directory import RunDirectory
+
+EncodedSplits = dict[str, EncodedSplit]
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A finetuning run, ready to begin."""
+
+    task: Task
+    splits: EncodedSplits
+    data: LabelledData  # which says how the splits are read
+    settings: TrainerSettings
+    seed: int
+    patience: int | None = None  # evaluations without a better one after which training ends; None: never
+    show: bool = True
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        return process_rank() if self.settings.ranks > 1 else 0, self.settings.ranks
 
 
 class Outcome(NamedTuple):
     """What a finetuning run ends with: flat metrics, and the test predictions behind them."""
 
     metrics: Numbers
-    test: Judged
+    test: Predictions
 
 
-def encode(task: Task, splits: Splits) -> dict[str, Encoded]:
-    """Make every split ready; what cannot be learnt from, judged or selected by is an error here, before any training."""
+def encode(task: Task, splits: Splits) -> EncodedSplits:
+    """Make every split ready; what cannot be learnt from, measured or selected by is an error, before any training."""
     encoded = {name: task.encode(getattr(splits, name)) for name in SPLITS}
-    blank = task.metrics(task.judge(task.silence(encoded["validation"]), encoded["validation"]))
-    task.selection({f"validation/{name}": value for name, value in {"loss": 0.0, task.term: 0.0, **blank}.items()})
+    measured = task.metrics(task.predict(task.zero_outputs(encoded["validation"]), encoded["validation"]))
+    task.selection({f"validation/{name}": value for name, value in {"loss": 0.0, task.term: 0.0, **measured}.items()})
     return encoded
 
 
-def finetune(
-    task: Task,
-    encoded: dict[str, Encoded],
-    *,
-    data: LabelledData,
-    settings: TrainerSettings,
-    run: RunDirectory,
-    seed: int,
-    loggers: list[Any],
-    patience: int | None = None,
-    ranks: tuple[int, int] = (0, 1),
-    show: bool = True,
-) -> Outcome:
-    """Train (or solve) the head and what else the mode releases; choose the best weights on validation; test once."""
-    if show:
-        print(describe(task, encoded), file=sys.stderr)
-    task.precision = settings.precision
-    winograd.allow(task, settings.winograd)  # before vectors are cached, or a head is solved for
-    task.to(settings.accelerator)
-    if task.mode.frozen and task.mode.cache and task.cacheable:  # type: ignore[attr-defined]
-        encoded = {name: task.cached(evaluation(part, data)) for name, part in encoded.items()}
-    if task.mode.solved:
-        _solve(task, encoded, data, loggers)
+def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
+    """Train (or fit) the head and what else the mode releases; choose the best weights on validation; test once."""
+    task = run.task
+    if run.show:
+        print(describe(task, run.splits), file=sys.stderr)
+    task.precision = run.settings.precision
+    choose_kernels(task, run.settings)  # before vectors are cached, or a head is fitted to them
+    task.to(run.settings.accelerator)
+    splits = run.splits
+    if task.mode.cache and task.cacheable:
+        splits = {name: task.cache_vectors(evaluation(part, run.data)) for name, part in splits.items()}
+    if task.mode.closed_form:
+        _fit_closed_form(task, splits, run.data, loggers)
     else:
-        loader = StepLoader(
-            encoded["train"],
-            encoded["train"].collate,
-            batch_size=data.batch_size,
-            accumulate=settings.accumulate,
-            max_steps=settings.max_steps,
-            seed=seed,
-            workers=data.workers,
-            ranks=ranks,
-        )
-        validation = evaluation(encoded["validation"], data, ranks)
-        watch = Watch(validation, every=settings.val_every, log_every=settings.log_every, patience=patience, show=show)
-        plan = StepSettings(
-            seed=seed, max_steps=settings.max_steps, clip_norm=settings.clip_norm, on_nonfinite=settings.on_nonfinite
-        )
-        held = [logger if isinstance(logger, CsvHistory) else StayOpen(logger) for logger in loggers]
-        task.train()
-        train(
-            task, loader, settings=settings, run=run, loggers=held, callbacks=[watch], step_settings=plan, monitor=None
-        )
+        _train(run, splits, directory, loggers)
         task.restore_best()
     task.mode.finish(task.backbone)
-    task.to(settings.accelerator)  # training leaves it on the CPU
-    return judged(task, encoded["test"], data)
+    task.to(run.settings.accelerator)  # training leaves it on the CPU
+    return measure(task, splits["test"], run.data)
 
 
-def _solve(task: Task, encoded: dict[str, Encoded], data: LabelledData, loggers: list[Any]) -> None:
-    train_vectors = encoded["train"]
-    assert isinstance(train_vectors, Cached)
-    for step, row in enumerate(solve(task, train_vectors, evaluation(encoded["validation"], data))):
+def _train(run: Run, splits: EncodedSplits, directory: RunDirectory, loggers: list[Any]) -> None:
+    settings, source = run.settings, splits["train"]
+    loader = StepLoader(
+        source,
+        source.collate,
+        batch_size=run.data.batch_size,
+        accumulate=settings.accumulate,
+        max_steps=settings.max_steps,
+        seed=run.seed,
+        workers=run.data.workers,
+        ranks=run.ranks,
+    )
+    validation = evaluation(splits["validation"], run.data, run.ranks)
+    every, log_every = settings.val_every, settings.log_every
+    watch = Watch(validation, every=every, log_every=log_every, patience=run.patience, show=run.show)
+    run.task.train()
+    train(
+        run.task,
+        loader,
+        settings=settings,
+        run=directory,
+        loggers=kept_open(loggers),
+        callbacks=[watch],
+        step_settings=StepSettings(run.seed, settings.max_steps, settings.clip_norm, None, settings.on_nonfinite),
+        monitor=None,
+    )
+
+
+def _fit_closed_form(task: Task, splits: EncodedSplits, data: LabelledData, loggers: list[Any]) -> None:
+    vectors = splits["train"]
+    assert isinstance(vectors, CachedVectors)
+    for step, row in enumerate(fit(task, vectors, evaluation(splits["validation"], data))):
         for logger in loggers:
             logger.log_metrics(row, step)
 
 
-def judged(task: Task, test: Encoded, data: LabelledData) -> Outcome:
-    """Judge the chosen weights on test, once, beside what they measured on validation."""
-    outputs, metrics = task.predict(evaluation(test, data, (rank(), world_size())), "test")
-    result = task.judge(outputs, test)
-    metrics |= {f"test/{name}": value for name, value in task.metrics(result).items()}
-    for name, (low, high) in task.intervals(result).items():
+def measure(task: Task, test: EncodedSplit, data: LabelledData) -> Outcome:
+    """Measure the chosen weights on test, once, beside what they measured on validation."""
+    outputs, metrics = task.compute_outputs(evaluation(test, data, (rank(), world_size())), "test")
+    predictions = task.predict(outputs, test)
+    metrics |= {f"test/{name}": value for name, value in task.metrics(predictions).items()}
+    for name, (low, high) in task.intervals(predictions).items():
         metrics |= {f"test/{name}_low": low, f"test/{name}_high": high}
-    return Outcome({**task.best.values, **metrics}, result)
+    return Outcome({**task.best.values, **metrics}, predictions)
 
 
-def evaluation(encoded: Encoded, data: LabelledData, ranks: tuple[int, int] = (0, 1)) -> EvalLoader:
+def evaluation(split: EncodedSplit, data: LabelledData, ranks: tuple[int, int] = (0, 1)) -> EvalLoader:
     """Make the loader that evaluates an encoded split."""
-    return EvalLoader(encoded, encoded.collate, batch_size=data.eval_batch_size, ranks=ranks)
+    return EvalLoader(split, split.collate, batch_size=data.eval_batch_size, ranks=ranks)
 
 
-def describe(task: Task, encoded: dict[str, Encoded]) -> str:
+def describe(task: Task, splits: EncodedSplits) -> str:
     """Say how many examples there are and what trains."""
-    sizes = ", ".join(f"{part.count(0)} {name}" for name, part in encoded.items())
+    sizes = ", ".join(f"{part.count(0)} {name}" for name, part in splits.items())
     counts = {True: 0, False: 0}
     for parameter in task.parameters():
         counts[parameter.requires_grad] += parameter.numel()

@@ -1,7 +1,7 @@
 """Heads as transformers' own classes have them, so that a finetuned model is one of those.
 
-transformers fixes what lies between an architecture's vectors and the last linear layer: nothing in some classes, a dense layer and an
-activation in others.
+transformers fixes what lies between an architecture's vectors and the last linear layer: nothing in some classes, a
+dense layer and an activation in others.
 """
 
 from __future__ import annotations
@@ -11,30 +11,16 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from finetuning.task import Task
-from finetuning.tasks.classification import Classification
-from finetuning.tasks.multi_label import TextMultiLabel
-from finetuning.tasks.question_answering import QuestionAnswering
-from finetuning.tasks.regression import TextRegression
-from finetuning.tasks.tagging import Tagging
+from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
-from pretraining.handoff import Handoff
-from pretraining.text.backbones.transformers_model import TransformersBackbone
-
-LOADERS: dict[Any, str] = {
-    Classification: "AutoModelForSequenceClassification",
-    TextMultiLabel: "AutoModelForSequenceClassification",
-    TextRegression: "AutoModelForSequenceClassification",
-    Tagging: "AutoModelForTokenClassification",
-    QuestionAnswering: "AutoModelForQuestionAnswering",
-}
 
 
 class Native(NamedTuple):
-    """How an architecture makes the vector of a text: its pooling, and the layers behind it (submodule or activation)."""
+    """How an architecture makes the vector of a text: its pooling, and the layers (or activations) behind it."""
 
     pooling: str
     layers: tuple[str | type[nn.Module], ...] = ()
-    of_tokens: tuple[str, ...] = ()  # the layers between a token's vector and its scores
+    per_position: tuple[str, ...] = ()  # the layers between a token's vector and its scores
 
 
 _DENSE = Native("first", ("classifier.dense", nn.Tanh))
@@ -49,57 +35,45 @@ NATIVE = {
 }
 
 
-def loader(task: type[Task]) -> str | None:
-    """Name the class of transformers for a task; None where there is none."""
-    return (
-        next((name for kind, name in LOADERS.items() if issubclass(task, kind)), None)
-        if task.modality == "text"
-        else None
-    )
-
-
-def native(source: Handoff, task: type[Task]) -> Native:
-    """Find what transformers has between a backbone and the last layer; an architecture that is not listed is an error."""
-    backbone = source.backbone
-    family = backbone.model.config.model_type if isinstance(backbone, TransformersBackbone) else backbone.modality
-    if family not in NATIVE or loader(task) is None:
-        raise RunError(
-            f"got head=native for {task.__name__} on {family}: it is known for text on {', '.join(NATIVE)}; take head=linear"
-        )
+def native(backbone: Backbone, task: type[Task]) -> Native:
+    """Find what transformers has between a backbone and the last layer; an architecture not listed is an error."""
+    family = _config(backbone).get("model_type", str(backbone.modality))
+    if family not in NATIVE or task.transformers_class is None:
+        known = f"it is known for text on {', '.join(NATIVE)}; take head=linear"
+        raise RunError(f"got head=native for {task.__name__} on {family}: {known}")
     return NATIVE[family]
 
 
 def with_native_layers(task: Task, layers: Native) -> None:
     """Put fresh layers of transformers' class in front of the task's last linear layer."""
-    if task.mode.solved:
-        raise RunError(
-            f"got head=native and mode={type(task.mode).__name__}, which solves for a linear layer alone: take head=linear"
-        )
+    if task.mode.closed_form:
+        mode = type(task.mode).__name__
+        raise RunError(f"got head=native and mode={mode}, which fits a linear layer alone: take head=linear")
     assert isinstance(task.head, nn.Sequential)
-    of_tokens = isinstance(task, (Tagging, QuestionAnswering))
-    model = transformers_class(task)
-    for layer in reversed(layers.of_tokens if of_tokens else layers.layers):
+    model = fresh_model(task)
+    for layer in reversed(layers.per_position if task.per_position else layers.layers):
         task.head.insert(0, model.get_submodule(layer) if isinstance(layer, str) else layer())
 
 
-def transformers_class(task: Task) -> Any:
+def fresh_model(task: Task) -> Any:
     """Build transformers' model for a task, with the task's classes and fresh weights."""
     import transformers
 
-    name, layer = loader(type(task)), task.head[-1] if isinstance(task.head, nn.Sequential) else None
-    if name is None or not isinstance(layer, nn.Linear):
-        raise RunError(
-            f"got a run of {type(task).__name__} with a head of {type(task.head).__name__}, for which transformers has no class"
-        )
-    config = transformers.AutoConfig.for_model(**task.backbone.kwargs["config"])
+    known, layer = _config(task.backbone), task.head[-1] if isinstance(task.head, nn.Sequential) else None
+    if task.transformers_class is None or not known or not isinstance(layer, nn.Linear):
+        what = f"{type(task).__name__} on {task.inputs.modality} with a head of {type(task.head).__name__}"
+        raise RunError(f"got a run of {what}, for which transformers has no class")
+    config = transformers.AutoConfig.for_model(**known)
     names = task.labels.get("names") or [f"LABEL_{place}" for place in range(layer.out_features)]
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
-    if isinstance(task, TextRegression):
-        config.problem_type = "regression"
-    if isinstance(task, TextMultiLabel):
-        config.problem_type = "multi_label_classification"
+    if task.problem_type is not None:
+        config.problem_type = task.problem_type
     if hasattr(config, "classifier_pooling"):  # ModernBERT's
-        config.classifier_pooling = {"mean": "mean", "first": "cls"}.get(
-            task.backbone.kwargs["pooling"], config.classifier_pooling
-        )
-    return getattr(transformers, name).from_config(config).eval()
+        poolings = {"mean": "mean", "first": "cls"}
+        config.classifier_pooling = poolings.get(task.backbone.kwargs["pooling"], config.classifier_pooling)
+    return getattr(transformers, task.transformers_class).from_config(config).eval()
+
+
+def _config(backbone: Backbone) -> dict[str, Any]:
+    """The configuration of the transformers model behind a backbone; empty where there is none."""
+    return backbone.kwargs.get("config", {})

@@ -4,57 +4,53 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 
 from finetuning.task import Task
+from pretraining.runs.csv_logger import CsvHistory
 
 
-class StayOpen(Logger):
-    """Keeps a logger open when training ends, since the test's numbers follow."""
+def kept_open(loggers: Sequence[Any]) -> list[Any]:
+    """Keep loggers open when training ends, since the test's numbers follow. Files need not be kept."""
+    return [logger if isinstance(logger, CsvHistory) else _StayOpen(logger) for logger in loggers]
 
+
+class _StayOpen(Logger):
     def __init__(self, inner: Logger) -> None:
         super().__init__()
         self.inner = inner
 
     @property
     def name(self) -> str | None:
-        """Give the logger's name."""
         return self.inner.name
 
     @property
     def version(self) -> int | str | None:
-        """Give the logger's version."""
         return self.inner.version
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the configuration went along at the start."""
+        pass  # the configuration went along at the start
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Pass metrics on."""
         self.inner.log_metrics(metrics, step)
 
     def save(self) -> None:
-        """Pass on."""
         self.inner.save()
 
     def finalize(self, status: str) -> None:
-        """Close only what has failed."""
         if status != "success":
             self.inner.finalize(status)
 
 
 class Watch(pl.Callback):
-    """Evaluates every `every` steps and at the last one; stops after `patience` evaluations without a better one (None: never)."""
+    """Evaluates every `every` steps and at the last; ends the run after `patience` evaluations without a better one."""
 
     def __init__(self, loader: Any, *, every: int, log_every: int, patience: int | None, show: bool) -> None:
         self.loader, self.every, self.log_every, self.patience, self.show = loader, every, log_every, patience, show
-        self._started = time.perf_counter()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what trains, and start the clock."""
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -68,7 +64,7 @@ class Watch(pl.Callback):
             row = pl_module.meter.read("train")
             row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if last or (self.every and step % self.every == 0):
-            pl_module.measured = pl_module.evaluate(self.loader)
+            pl_module.measured = pl_module.validate(self.loader)
             row |= pl_module.measured
             if self.patience is not None and pl_module.best.evaluations_since >= self.patience:
                 trainer.should_stop = True

@@ -177,8 +177,9 @@ def test_a_hand_off_that_names_foreign_code_is_refused(copy):
         "os.system",
         "pretraining.text.backbones.transformers_model.torch",
         "pretraining.runs.directory.RunDirectory",
+        "pretraining.text.tokenizer.TextPreprocess",
     ):
-        card["backbone"]["_target_"] = target
+        card["towers"]["text"]["backbone"]["_target_"] = target
         (copy / "handoff.json").write_text(json.dumps(card))
         with pytest.raises(HandoffError, match="refused"):
             handoff.read(str(copy))
@@ -202,7 +203,7 @@ def test_a_missing_weight_is_an_error_not_a_random_layer(copy):
 def test_an_unknown_version_and_no_hand_off_at_all_are_refused(copy, finished):
     card = json.loads((copy / "handoff.json").read_text())
     (copy / "handoff.json").write_text(json.dumps(card | {"version": 99}))
-    with pytest.raises(HandoffError, match="has format version 99, this release reads 2"):
+    with pytest.raises(HandoffError, match="has format version 99, this release reads 2 and 3"):
         handoff.read(str(copy))
     with pytest.raises(HandoffError, match="name its handoff/last"):
         handoff.read(str(finished))

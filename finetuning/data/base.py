@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from finetuning.data.splits import Examples, Split, Splits
 from pretraining.modality import Modality
 
 
+@dataclass(kw_only=True)
 class LabelledData(ABC):
-    """Labelled examples in three splits, and how many go into a batch."""
+    """Labelled examples in three splits, and how many go into a batch. The fields of a subclass are its settings."""
 
     modality: ClassVar[Modality]
-
-    def __init__(self, *, split: Split, batch_size: int, eval_batch_size: int, workers: int) -> None:
-        self.split = split
-        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
+    split: Split
+    batch_size: int
+    eval_batch_size: int
+    workers: int
 
     @abstractmethod
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there, and the names of integer classes where the data knows them."""
 
     def splits(self) -> Splits:
-        """Read the three splits, carving those that are missing; bad input is an error here, before any model is built."""
+        """Read the three splits, carving those that are missing; bad input is an error, before any model is built."""
         return self.split.complete(*self.found())

@@ -1,19 +1,26 @@
-"""Splits made ready for a backbone: rows that a loader reads by number and collates into batches.
+"""How labelled examples become batches: splits made ready for a backbone, whose rows a loader reads and collates.
 
-Shapes: B examples, T tokens, N things to predict (one per example, or one per word), D width.
+Shapes: B rows, N things to predict (one per row, or one per word).
 """
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from finetuning.data.splits import Examples
+from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Batch
+from pretraining.errors import RunError
+from pretraining.modality import Modality
 from pretraining.random import Keys
 
 
@@ -23,8 +30,8 @@ class Picked(NamedTuple):
     rows: np.ndarray
 
 
-class Encoded(ABC):
-    """An encoded split. `targets` holds, per row, an array of what the head is to predict there."""
+class EncodedSplit(ABC):
+    """A split made ready. `targets` holds, per row, an array of what the head is to predict there."""
 
     def __init__(self, examples: Examples, targets: list[np.ndarray]) -> None:
         self.examples, self.targets = examples, targets
@@ -35,7 +42,7 @@ class Encoded(ABC):
 
     @functools.cached_property
     def order(self) -> np.ndarray:
-        """Give the order in which a loader walks the rows: the longest first, so that batches pad little. [rows]"""
+        """The order in which a loader walks the rows: the longest first, so that batches pad little. [rows]"""
         return np.argsort(-self.lengths(), kind="stable")
 
     def read(self, epoch: int, rows: np.ndarray) -> Picked:
@@ -43,18 +50,49 @@ class Encoded(ABC):
         return Picked(self.order[rows])
 
     def collate(self, picked: Picked, keys: Keys) -> Batch:
-        """Stack rows: inputs, `targets` of all rows one after the other [N, ...], and `units` [B]: how many each row has."""
+        """Stack rows, with the `targets` of all of them one after the other [N, ...] and `targets_per_row` [B]."""
         targets = [self.targets[row] for row in picked.rows]
         return {
-            **self.inputs(picked.rows),
+            **self.stack(picked.rows),
             "targets": torch.from_numpy(np.concatenate(targets)),
-            "units": torch.tensor([len(target) for target in targets]),
+            "targets_per_row": torch.tensor([len(target) for target in targets]),
         }
 
     @abstractmethod
-    def inputs(self, rows: np.ndarray) -> dict[str, Any]:
-        """Stack the rows' inputs."""
+    def stack(self, rows: np.ndarray) -> Batch:
+        """Stack the rows' `inputs`; `target_positions` [N], in all their positions, where the head reads such."""
 
     def lengths(self) -> np.ndarray:
         """Tell how expensive each row is, so that evaluation may batch like with like. [rows]"""
         return np.zeros(len(self.targets), np.int64)
+
+
+@dataclass(kw_only=True)
+class Inputs(ABC):
+    """How a task's examples reach the backbone. The fields of a subclass are its settings."""
+
+    modality: ClassVar[Modality]
+    columns: ClassVar[tuple[str, ...]]  # of the examples, beside "label"
+
+    @abstractmethod
+    def encode(self, examples: Examples, targets: list[Any], preprocess: Any, backbone: Backbone) -> EncodedSplit:
+        """Make examples ready; `targets` says what is to be predicted of each. What cannot be read is an error here."""
+
+    def on_device(self, inputs: dict[str, Tensor], preprocess: Any) -> dict[str, Tensor]:
+        """Finish the backbone's arguments on its device."""
+        return inputs
+
+    @abstractmethod
+    def read(self, path: Path | None, named: Mapping[str, Any], preprocess: Any) -> dict[str, list]:
+        """Read the columns of unlabelled examples from a file, a directory, or stdin (None).
+
+        `named` are the run's data settings, which name the columns of its tables.
+        """
+
+    def made_up_rows(self, preprocess: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Make two rows up, one of them shorter: as the backbone's arguments, and as transformers names them."""
+        raise RunError(f"transformers has no class that reads {self.modality} as this package does")
+
+    def save_for_transformers(self, directory: Path, preprocess: Any, backbone: Backbone) -> None:
+        """Write what a pipeline of transformers prepares its inputs with."""
+        raise RunError(f"transformers has no class that reads {self.modality} as this package does")

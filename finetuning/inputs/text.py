@@ -1,71 +1,37 @@
-"""From raw text to the token rows that a backbone takes."""
+"""From raw text to the token rows that a backbone takes.
+
+Shapes: B rows, T tokens, N things to predict.
+"""
 
 from __future__ import annotations
 
+import copy
 import sys
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import Encoded
+from finetuning.data.tables import SUFFIXES, column, read_table
+from finetuning.inputs.base import EncodedSplit, Inputs
 from pretraining.backbones.base import Backbone
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
+from pretraining.text.collate import padded_width, padding_of, text_batch
+from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
 
 
-def encode_texts(
-    examples: Examples, targets: list[np.ndarray], preprocess: TextPreprocess, backbone: Backbone, max_tokens: int
-) -> Tokens:
-    """Tokenise `text`, and `text_pair` where there is one, with the tokenizer's special tokens; too long texts are cut and counted."""
-    check_length(backbone, max_tokens)
-    pairs = (examples.column("text_pair"),) if "text_pair" in examples.columns else ()
-    typed = bool(pairs) and has_segments(backbone)
-    encoding = tokenized(
-        preprocess, examples.column("text"), *pairs, max_tokens=max_tokens, return_token_type_ids=typed
-    )
-    ids = [np.array(row, np.int64) for row in encoding["input_ids"]]
-    types = [np.array(row, np.int64) for row in encoding["token_type_ids"]] if typed else None
-    return Tokens(examples, targets, ids=ids, types=types, pad_id=preprocess.pad_id or 0)
+class Tokens(EncodedSplit):
+    """Token rows, padded to the longest of their batch.
 
-
-def has_segments(backbone: Backbone) -> bool:
-    """Tell whether the backbone is told which text of a pair a token belongs to, as BERT is."""
-    config = getattr(getattr(backbone, "model", None), "config", None)
-    return (getattr(config, "type_vocab_size", None) or 0) > 1
-
-
-def tokenized(
-    preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, key: str = "task.max_tokens", **options: Any
-) -> Any:
-    """Call the tokenizer; rows longer than `max_tokens` are cut (of a pair, the longer text first) and their number is reported.
-
-    `key` is the configuration's name of that length.
+    `types` says which text of a pair each token is of; `positions`, which of a row's tokens the head reads, if any.
     """
-    whole = preprocess.tokenizer(*columns, verbose=False, **options)
-    over = sum(len(row) > max_tokens for row in whole["input_ids"])
-    if not over:
-        return whole
-    print(
-        f"{over} of {len(whole['input_ids'])} texts have more than {key}={max_tokens} tokens and were cut",
-        file=sys.stderr,
-    )
-    return preprocess.tokenizer(*columns, truncation=True, max_length=max_tokens, **options)
-
-
-def check_length(backbone: Backbone, max_tokens: int) -> None:
-    """Refuse rows longer than the backbone has positions for."""
-    limit = getattr(backbone, "max_tokens", None)
-    if limit is not None and max_tokens > limit:
-        raise RunError(
-            f"got task.max_tokens={max_tokens}, but this backbone has positions for {limit}: lower task.max_tokens"
-        )
-
-
-class Tokens(Encoded):
-    """Token rows, padded to the longest of their batch. `units_at`: which tokens of a row the head reads (None: the pooled vector)."""
 
     def __init__(
         self,
@@ -75,26 +41,17 @@ class Tokens(Encoded):
         ids: list[np.ndarray],
         pad_id: int,
         types: list[np.ndarray] | None = None,
-        units_at: list[np.ndarray] | None = None,
+        positions: list[np.ndarray] | None = None,
     ) -> None:
         super().__init__(examples, targets)
-        self.ids, self.types, self.pad_id, self.units_at = ids, types, pad_id, units_at
+        self.ids, self.types, self.pad_id, self.positions = ids, types, pad_id, positions
 
-    def inputs(self, rows: np.ndarray) -> dict[str, Any]:
-        """Pad `input_ids` and `documents` (1 where a token is, 0 where none) to [B, T]; places of units count into the flat [B * T]."""
-        ids = [self.ids[row] for row in rows]
-        width = -(-max(map(len, ids)) // 8) * 8
-        documents = padded([np.ones_like(row) for row in ids], width, 0)
-        batch: dict[str, Any] = {
-            "input_ids": padded(ids, width, self.pad_id),
-            "documents": documents,
-            "tokens": int(documents.sum()),
-        }
-        if self.types is not None:
-            batch["token_type_ids"] = padded([self.types[row] for row in rows], width, 0)
-        if self.units_at is not None:
-            flat = [number * width + self.units_at[row] for number, row in enumerate(rows)]
-            batch["units_at"] = torch.from_numpy(np.concatenate(flat))
+    def stack(self, rows: np.ndarray) -> Batch:
+        """Pad to [B, T]; document_ids are 1 where a token is and 0 where none."""
+        types = {} if self.types is None else {"token_type_ids": [self.types[row] for row in rows]}
+        batch, width = token_batch([self.ids[row] for row in rows], self.pad_id, **types)
+        if self.positions is not None:
+            batch["target_positions"] = flat_positions([self.positions[row] for row in rows], width)
         return batch
 
     def lengths(self) -> np.ndarray:
@@ -102,9 +59,114 @@ class Tokens(Encoded):
         return np.array([len(row) for row in self.ids])
 
 
-def padded(rows: list[np.ndarray], width: int, value: int) -> Tensor:
+@dataclass(kw_only=True)
+class TextInputs(Inputs):
+    """Texts, or pairs judged together, of at most `max_tokens` tokens with special ones; longer ones are cut."""
+
+    modality = TEXT
+    columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    max_tokens: int
+
+    def encode(
+        self, examples: Examples, targets: list[np.ndarray], preprocess: TextPreprocess, backbone: Backbone
+    ) -> Tokens:
+        """Tokenise `text`, and `text_pair` where there is one."""
+        self.check_length(backbone)
+        pairs = [examples.column("text_pair")] if "text_pair" in examples.columns else []
+        typed = bool(pairs) and has_segments(backbone)
+        texts = [examples.column("text"), *pairs]
+        found = tokenized(preprocess, *texts, max_tokens=self.max_tokens, return_token_type_ids=typed)
+        types = arrays(found["token_type_ids"]) if typed else None
+        return Tokens(examples, targets, ids=arrays(found["input_ids"]), types=types, pad_id=padding_of(preprocess))
+
+    def check_length(self, backbone: Backbone) -> None:
+        """Refuse rows longer than the backbone has positions for."""
+        limit = getattr(backbone, "max_tokens", None)
+        if limit is not None and self.max_tokens > limit:
+            what = f"got task.inputs.max_tokens={self.max_tokens}, but this backbone has positions for {limit}"
+            raise RunError(f"{what}: lower it")
+
+    def read(self, path: Path | None, named: Mapping[str, Any], preprocess: TextPreprocess) -> dict[str, list]:
+        """Read a table with the run's columns, or a text per line."""
+        names = {role: named[role] for role in self.columns if named.get(role)} or {self.columns[0]: self.columns[0]}
+        if path is not None and path.suffix in SUFFIXES:
+            table = read_table(path)
+            return {role: column(table, name, f"data.{role}").to_pylist() for role, name in names.items()}
+        text = sys.stdin.read() if path is None else path.read_text("utf-8")
+        return self.from_lines(text.splitlines(), list(names))
+
+    def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:
+        """Take a text per line, or two with a tab between them where the run judges pairs."""
+        if "text_pair" not in roles:
+            return {roles[0]: lines}
+        pairs = [line.split("\t") for line in lines]
+        if any(len(pair) != 2 for pair in pairs):
+            raise RunError("got a line without exactly one tab: this run judges pairs of texts, give text<tab>text")
+        return {"text": [first for first, _ in pairs], "text_pair": [second for _, second in pairs]}
+
+    def made_up_rows(self, preprocess: TextPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw two rows of ordinary tokens, the second one padded."""
+        ordinary = torch.from_numpy(preprocess.ordinary_ids)
+        ids = ordinary[torch.randint(0, len(ordinary), (2, 12), generator=torch.Generator().manual_seed(0))]
+        mask = torch.ones_like(ids)
+        mask[1, 8:] = 0
+        ids[1, 8:] = padding_of(preprocess)  # RoBERTa reads off it which positions count
+        return {"input_ids": ids, "document_ids": mask}, {"input_ids": ids, "attention_mask": mask}
+
+    def save_for_transformers(self, directory: Path, preprocess: TextPreprocess, backbone: Backbone) -> None:
+        """Write the tokenizer, which then says what a pipeline feeds to the model."""
+        tokenizer = copy.deepcopy(preprocess.tokenizer)
+        names = ["input_ids", *(["token_type_ids"] if has_segments(backbone) else []), "attention_mask"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+        tokenizer.save_pretrained(directory)
+
+
+def has_segments(backbone: Backbone) -> bool:
+    """Tell whether the backbone is told which text of a pair a token belongs to, as BERT is."""
+    config = getattr(getattr(backbone, "model", None), "config", None)
+    return (getattr(config, "type_vocab_size", None) or 0) > 1
+
+
+def tokenized(
+    preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, key: str = "max_tokens", **options: Any
+) -> Any:
+    """Call the tokenizer; rows longer than `max_tokens`, which is task.inputs.`key`, are cut and counted.
+
+    Of a pair, the longer text is cut first.
+    """
+    whole = preprocess.tokenizer(*columns, verbose=False, **options)
+    if not report_cut(whole["input_ids"], max_tokens, key, max_tokens):
+        return whole
+    return preprocess.tokenizer(*columns, truncation=True, max_length=max_tokens, **options)
+
+
+def report_cut(rows: list[list[int]], room: int, key: str, limit: int) -> bool:
+    """Say how many rows have more than `room` tokens, which `key`=`limit` leaves them; tells whether any has."""
+    over = sum(len(row) > room for row in rows)
+    if over:
+        what = f"{over} of {len(rows)} texts have more than task.inputs.{key}={limit} tokens"
+        print(f"{what} and were cut", file=sys.stderr)
+    return over > 0
+
+
+def token_batch(rows: list[np.ndarray], pad_id: int, **inputs: list[np.ndarray]) -> tuple[Batch, int]:
+    """Pad token rows, and `inputs` of the same lengths, to [B, T]: a batch, and T."""
+    width = padded_width(max(map(len, rows)))
+    document_ids = padded([np.ones_like(row) for row in rows], width, 0)
+    more = {name: padded(each, width, 0) for name, each in inputs.items()}
+    return text_batch(padded(rows, width, pad_id), document_ids, **more), width
+
+
+def flat_positions(places: list[np.ndarray], width: int) -> Tensor:
+    """Turn places in each of B rows into places in the flat [B * width]. [N]"""
+    return torch.from_numpy(np.concatenate([row * width + place for row, place in enumerate(places)]))
+
+
+def padded(rows: list[np.ndarray], width: int, value: int) -> np.ndarray:
     """Stack rows of different lengths, filled up with `value` on the right. int64 [B, width]"""
-    stacked = np.full((len(rows), width), value, np.int64)
-    for number, row in enumerate(rows):
-        stacked[number, : len(row)] = row
-    return torch.from_numpy(stacked)
+    return np.stack([np.pad(row, (0, width - len(row)), constant_values=value) for row in rows])
+
+
+def arrays(rows: list[list[int]]) -> list[np.ndarray]:
+    """Turn rows of ids into int64 arrays."""
+    return [np.array(row, np.int64) for row in rows]

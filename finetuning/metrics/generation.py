@@ -1,6 +1,6 @@
 """How far written texts agree with references: BLEU and chrF by sacrebleu, ROUGE by rouge-score, exact match.
 
-BLEU and chrF run from 0 to 100, as sacrebleu gives them; ROUGE (F1 with stemming, the best reference counts) and exact match from 0 to 1.
+BLEU and chrF run from 0 to 100; ROUGE (F1 with stemming, the best reference counts) and exact match from 0 to 1.
 
 Shapes: N examples.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from finetuning.metrics.classification import RESAMPLES, Numbers
+from finetuning.metrics.bootstrap import Intervals, Numbers, drawn_counts, interval
 from pretraining.errors import RunError
 
 LACKING = (
@@ -50,17 +50,16 @@ def sentence_chrf(references: list[list[str]], predictions: list[str]) -> np.nda
     )
 
 
-def intervals(references: list[list[str]], predictions: list[str]) -> dict[str, tuple[float, float]]:
-    """Bootstrap everything over examples; corpus scores from each example's own counts, so that no text is read twice."""
+def intervals(references: list[list[str]], predictions: list[str]) -> Intervals:
+    """Bootstrap everything over examples; corpus scores from each example's own counts: no text is read twice."""
     size, columns = len(predictions), _columns(references)
-    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=RESAMPLES)  # [resamples, N]
+    draws = drawn_counts(np.full(size, 1 / size), size)  # [resamples, N]
     samples = {name: draws @ each / size for name, each in per_example(references, predictions).items()}
     for name, metric in _corpus_metrics().items():
         # sacrebleu's own bootstrap is made of these two, but tells half a width instead of the two ends.
         counts = np.array(metric._extract_corpus_statistics(predictions, columns), float)
         samples[name] = np.array([metric._compute_score_from_stats(row).score for row in draws @ counts])
-    ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in samples.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    return {name: interval(values) for name, values in samples.items()}
 
 
 def _corpus_metrics() -> dict[str, Any]:
@@ -72,7 +71,7 @@ def _corpus_metrics() -> dict[str, Any]:
 
 
 def _columns(references: list[list[str]]) -> list[list[str | None]]:
-    """Turn each example's references into sacrebleu's form: a list per place, with None where an example has no such one."""
+    """Turn each example's references into sacrebleu's form: a list per place, None where an example has no such one."""
     most = max(map(len, references))
     return [[known[place] if place < len(known) else None for known in references] for place in range(most)]
 

@@ -32,7 +32,7 @@ def f1(gold: str, prediction: str) -> float:
 
 
 def scores(golds: list[list[str]], predictions: list[str]) -> np.ndarray:
-    """Give each question's best exact match and F1 over its answers; without answers, an empty prediction is right. [N, 2]"""
+    """Compute each question's best exact match and F1 over its answers; without one, "" is right. [N, 2]"""
     rows = []
     for answers, prediction in zip(golds, predictions, strict=True):
         known = [answer for answer in answers if normalized(answer)] or [""]

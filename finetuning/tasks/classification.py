@@ -1,11 +1,11 @@
-"""One class per example, of text or images.
+"""One class per example, whatever an example is.
 
 Shapes: N examples, D width, C classes.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,104 +13,95 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetuning.data.splits import Examples, Splits
-from finetuning.inputs.base import Encoded
-from finetuning.labels import Classes, survey_classes
+from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.labels import Classes, collect_classes
 from finetuning.metrics import classification as metrics
-from finetuning.metrics.classification import Numbers
-from finetuning.modes import Mode
-from finetuning.task import Judged, Task
-from pretraining.engine.batch import Batch, Term
+from finetuning.metrics.bootstrap import Intervals, Numbers, share_interval
+from finetuning.task import Predictions, Task, TaskParts
+from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
-from pretraining.handoff import Handoff
-from pretraining.optim.optimizers import Optimizer
 
 
 class Classification(Task):
     """A linear layer on the pooled vector, after dropout; cross-entropy.
 
-    With `class_weights=balanced` each class takes the same share of it.
+    With `class_weights=balanced` each class takes the same share of it. `top`: report the share of examples whose class
+    is among this many best.
     """
 
+    transformers_class = "AutoModelForSequenceClassification"
     class_weights: Tensor  # [C]
-    top: ClassVar[int | None] = None  # report the share of examples whose class is among this many best
 
     def __init__(
         self,
+        parts: TaskParts,
         *,
-        handoff: Handoff,
-        labels: dict[str, Any],
-        mode: Mode,
-        optimizer: Optimizer,
+        inputs: Inputs,
         select: str,
         dropout: float,
         class_weights: Literal["balanced"] | None,
+        top: int | None,
     ) -> None:
-        super().__init__(handoff=handoff, labels=labels, mode=mode, optimizer=optimizer, select=select)
-        self.classes = Classes(labels["values"], labels["names"])
+        super().__init__(parts, inputs=inputs, select=select)
+        self.classes = Classes(self.labels["values"], self.labels["names"])
+        self.placeholder = self.classes.values[0]
         self.head = linear_head(self.backbone.dim, self.classes.size, dropout)
         if class_weights not in (None, "balanced"):
             raise RunError(f"got task.class_weights={class_weights}: choose balanced or null")
-        counts = torch.tensor(labels["counts"], dtype=torch.float64)
+        counts = torch.tensor(self.labels["counts"], dtype=torch.float64)
         weights = counts.sum() / (counts * len(counts)) if class_weights else torch.ones_like(counts)
         self.register_buffer("class_weights", weights.float(), persistent=False)
+        self.top = top if top is not None and self.classes.size > top else None
 
     @classmethod
-    def survey(cls, splits: Splits) -> dict[str, Any]:
+    def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Collect the classes."""
-        return survey_classes(splits)
+        return collect_classes(splits)
 
-    def blank(self) -> Any:
-        """Give any class."""
-        return self.classes.values[0]
-
-    def target_rows(self, examples: Examples) -> list[np.ndarray]:
-        """Give each example's class number as an array of one."""
+    def targets(self, examples: Examples) -> list[np.ndarray]:
+        """Number each example's class."""
         return list(self.classes.numbers(examples.column("label"))[:, None])
 
-    def criterion(self, logits: Tensor, batch: Batch) -> Term:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum the cross-entropy, weighted by class."""
-        targets = batch["targets"]
-        total = F.cross_entropy(logits.float(), targets, weight=self.class_weights, reduction="sum")
-        return Term(total, self.class_weights[targets].sum())
+        return F.cross_entropy(logits.float(), batch["targets"], weight=self.class_weights, reduction="sum")
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the targets, weighted by class."""
         return {self.term: self.class_weights[batch["targets"]].sum()}
 
-    def judge(self, outputs: list[np.ndarray], encoded: Encoded) -> Judged:
+    def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
         """Take the most probable class."""
         scores = softmax(np.concatenate(outputs))
-        return Judged(np.concatenate(encoded.targets), scores.argmax(1), scores)
+        return Predictions(np.concatenate(split.targets), scores.argmax(1), scores)
 
-    def metrics(self, judged: Judged) -> Numbers:
+    def metrics(self, predictions: Predictions) -> Numbers:
         """Compute accuracy, precision, recall, F1, MCC and calibration."""
-        values = metrics.classification(judged.labels, judged.scores)
-        if self.top is not None and self.classes.size > self.top:
-            values[f"accuracy_top{self.top}"] = metrics.top_k(judged.labels, judged.scores, self.top)
-        return values
+        return metrics.classification(predictions.labels, predictions.scores) | self._among_best(predictions)
 
-    def intervals(self, judged: Judged) -> dict[str, tuple[float, float]]:
+    def intervals(self, predictions: Predictions) -> Intervals:
         """Bootstrap accuracy, MCC, precision, recall, F1, calibration error and log loss."""
-        values = metrics.label_intervals(judged.labels, judged.predictions) | metrics.score_intervals(
-            judged.labels, judged.scores
-        )
-        if self.top is not None and self.classes.size > self.top:
-            share = metrics.top_k(judged.labels, judged.scores, self.top)
-            values[f"accuracy_top{self.top}"] = metrics.share_interval(share, len(judged.labels))
-        return values
+        labels, guesses, scores = predictions
+        shares = {name: share_interval(share, len(labels)) for name, share in self._among_best(predictions).items()}
+        return metrics.label_intervals(labels, guesses) | metrics.score_intervals(labels, scores) | shares
 
-    def report(self, judged: Judged) -> dict[str, Any]:
-        """Give numbers per class and the confusion matrix."""
-        return metrics.report(judged.labels, judged.predictions, self.classes.names)
+    def _among_best(self, predictions: Predictions) -> Numbers:
+        if self.top is None:
+            return {}
+        return {f"accuracy_top{self.top}": metrics.top_k(predictions.labels, predictions.scores, self.top)}
 
-    def table(self, judged: Judged) -> dict[str, Any]:
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        """Tabulate numbers per class and the confusion matrix."""
+        return metrics.report(predictions.labels, predictions.predictions, self.classes.names)
+
+    def table(self, predictions: Predictions) -> dict[str, Any]:
         """Name the classes; `scores` are the probabilities in the order of the classes."""
-        names = np.array(self.classes.names)
-        return {"label": names[judged.labels], "prediction": names[judged.predictions], "scores": list(judged.scores)}
+        names, (labels, guesses, scores) = np.array(self.classes.names), predictions
+        return {"label": names[labels], "prediction": names[guesses], "scores": list(scores)}
 
 
 def linear_head(width: int, outputs: int, dropout: float, bias: float = 0.0) -> nn.Sequential:
-    """Make a linear layer after dropout, its weights small and its biases constant, as pretrained encoders are usually given."""
+    """Make a linear layer after dropout, with small weights and constant biases, as is usual on pretrained encoders."""
     layer = nn.Linear(width, outputs)
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.constant_(layer.bias, bias)

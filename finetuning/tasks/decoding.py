@@ -5,6 +5,7 @@ Shapes: B texts, T prompt tokens, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,55 +15,44 @@ from pretraining.errors import RunError
 from pretraining.random import Keys, uniform
 
 
+@dataclass(kw_only=True)
 class TextDecoding:
-    """Beam search with `num_beams` (1: greedy), or sampling from the smallest set of tokens that holds `top_p` of the probability.
+    """Beam search with `num_beams` (1: greedy), or sampling from the fewest tokens with `top_p` of the probability.
 
-    `max_new_tokens` counts the end token; `length_penalty` above 0 favours long beams; `no_repeat_ngram_size` forbids that
-    length of n-gram to occur twice (0: none). A sample is a function of (`seed`, row, place), whatever the batch.
+    `max_new_tokens` counts the end token; `length_penalty` above 0 favours long beams; no n-gram of the length
+    `no_repeat_ngram_size` (0: none) occurs twice. A sample is a function of (`seed`, row, place), whatever the batch.
     """
 
-    def __init__(
-        self,
-        *,
-        max_new_tokens: int,
-        num_beams: int,
-        length_penalty: float,
-        no_repeat_ngram_size: int,
-        do_sample: bool,
-        temperature: float,
-        top_p: float,
-        seed: int,
-    ) -> None:
-        if max_new_tokens < 1 or num_beams < 1:
-            raise RunError(
-                f"got task.decoding.max_new_tokens={max_new_tokens} and num_beams={num_beams}: give numbers of at least 1"
-            )
-        if do_sample and num_beams > 1:
-            raise RunError(
-                f"got task.decoding.do_sample=true and num_beams={num_beams}: sample with num_beams=1, or search without sampling"
-            )
-        if not temperature > 0 or not 0 < top_p <= 1:
-            raise RunError(
-                f"got task.decoding.temperature={temperature} and top_p={top_p}: give a temperature above 0 and a share up to 1"
-            )
-        self.max_new_tokens, self.num_beams, self.length_penalty = max_new_tokens, num_beams, length_penalty
-        self.no_repeat_ngram_size = no_repeat_ngram_size
-        self.do_sample, self.temperature, self.top_p, self.seed = do_sample, temperature, top_p, seed
+    max_new_tokens: int
+    num_beams: int
+    length_penalty: float
+    no_repeat_ngram_size: int
+    do_sample: bool
+    temperature: float
+    top_p: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.num_beams < 1:
+            what = f"got task.decoding.max_new_tokens={self.max_new_tokens} and num_beams={self.num_beams}"
+            raise RunError(f"{what}: give numbers of at least 1")
+        if self.do_sample and self.num_beams > 1:
+            what = f"got task.decoding.do_sample=true and num_beams={self.num_beams}"
+            raise RunError(f"{what}: sample with num_beams=1, or search without sampling")
+        if not self.temperature > 0 or not 0 < self.top_p <= 1:
+            what = f"got task.decoding.temperature={self.temperature} and top_p={self.top_p}"
+            raise RunError(f"{what}: give a temperature above 0 and a share up to 1")
 
     def config(self, model: Any) -> Any:
-        """Say it as a transformers `GenerationConfig`: the model's token ids, these settings, and nothing else."""
+        """Make a transformers `GenerationConfig` of the model's token ids, these settings, and nothing else."""
         from transformers import GenerationConfig
 
         known = model.generation_config.to_dict()
         ids = {name: value for name, value in known.items() if name.endswith("token_id") and value is not None}
         if ids.get("pad_token_id") is None:
-            ids["pad_token_id"] = (
-                ids["eos_token_id"][0] if isinstance(ids["eos_token_id"], list) else ids["eos_token_id"]
-            )
-        settings: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size,
-        }
+            end = ids["eos_token_id"]
+            ids["pad_token_id"] = end[0] if isinstance(end, list) else end
+        settings: dict[str, Any] = {name: getattr(self, name) for name in ("max_new_tokens", "no_repeat_ngram_size")}
         if self.do_sample:
             settings |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         elif self.num_beams > 1:
@@ -71,15 +61,14 @@ class TextDecoding:
 
     @torch.no_grad()
     def write(self, model: Any, prompts: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Continue prompts [B, T] (`mask` 0 where padding is, on the left for causal models); returns the new tokens only."""
+        """Continue prompts [B, T] (`mask` 0 at padding, on the left for causal models); returns new tokens only."""
         config = self.config(model)
         skipped = 1 if model.config.is_encoder_decoder else prompts.shape[1]  # a decoder begins with its start token
         if self.do_sample:
             config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        given = {"attention_mask": mask, "generation_config": config}
         chosen = self._processors(skipped, rows) if self.do_sample else None
-        return model.generate(
-            input_ids=prompts, attention_mask=mask, generation_config=config, logits_processor=chosen
-        )[:, skipped:]
+        return model.generate(input_ids=prompts, logits_processor=chosen, **given)[:, skipped:]
 
     def _processors(self, skipped: int, rows: Tensor) -> Any:
         from transformers import LogitsProcessorList
@@ -92,14 +81,14 @@ class TextDecoding:
 class KeyedSampling:
     """Adds noise under which the best token is a sample of the distribution (Gumbel-max), drawn at (seed, row, place).
 
-    transformers' own sampling draws from one generator for a whole batch, so that a text would depend on its neighbours.
+    transformers' own sampling draws from one generator for a whole batch: a text would depend on its neighbours.
     """
 
     def __init__(self, seed: int, rows: Tensor, skipped: int) -> None:
         self.seed, self.rows, self.skipped = seed, rows, skipped
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Disturb scores [B, V]."""
+        """Add the noise of each row's place to scores [B, V]."""
         place = torch.full_like(self.rows, input_ids.shape[1] - self.skipped)
         draws = uniform(Keys(self.seed, "decoding", place, self.rows), "token", scores.shape[1])
         assert isinstance(draws, Tensor)

@@ -1,4 +1,4 @@
-"""What earlier releases called it: configurations, hand-offs and command lines of before keep working for one release."""
+"""Names of earlier releases: their configurations, hand-offs and command lines keep working for one release."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 MODULES = {  # of classes that a configuration or a hand-off may name
     "finetuning.data.builtin": "finetuning.data.docs_topic",
     "finetuning.decoding": "finetuning.tasks.decoding",
-    "finetuning.tasks.text_multi_label": "finetuning.tasks.multi_label",
-    "finetuning.tasks.text_regression": "finetuning.tasks.regression",
-    "finetuning.writing": "finetuning.inputs.text_pairs",
+    "finetuning.tasks.image_classification.ImageClassification": "finetuning.tasks.classification.Classification",
+    "finetuning.tasks.text_classification.TextClassification": "finetuning.tasks.classification.Classification",
+    "finetuning.tasks.text_multi_label.TextMultiLabel": "finetuning.tasks.multi_label.MultiLabel",
+    "finetuning.tasks.text_regression.TextRegression": "finetuning.tasks.regression.Regression",
+    "finetuning.writing.Writing": "finetuning.inputs.text_pairs.TextPairInputs",
     "pretraining.augment": "pretraining.image.augment",
     "pretraining.backbones.huggingface": "pretraining.text.backbones.transformers_model",
     "pretraining.backbones.torchvision": "pretraining.image.backbones.torchvision_model",
@@ -52,6 +54,29 @@ MODULES = {  # of classes that a configuration or a hand-off may name
 KEYS = {  # of configurations: from their root to the key
     "collate.damage": "collate.corruption",
     "objective.hidden_share": "objective.mask_ratio",
+    "trainer.recompute": "trainer.activation_checkpointing",
+    "task.align": "task.inputs.align",
+    "task.max_tokens": "task.inputs.max_tokens",
+    "task.overlap": "task.inputs.overlap",
+    "task.writing.label_smoothing": "task.label_smoothing",
+    "task.writing": "task.inputs",  # what is left of it
+}
+_INPUTS = {
+    "generation.Generation": "text_pairs.TextPairInputs",
+    "image_classification.ImageClassification": "image.ImageInputs",
+    "question_answering.QuestionAnswering": "windows.WindowInputs",
+    "tagging.Tagging": "words.WordInputs",
+    "text_classification.TextClassification": "text.TextInputs",
+    "text_multi_label.TextMultiLabel": "text.TextInputs",
+    "text_regression.TextRegression": "text.TextInputs",
+}
+_TOP: dict[str, dict[str, Any]] = {
+    "image_classification.ImageClassification": {"top": 5},
+    "text_classification.TextClassification": {"top": None},
+}
+SETTINGS = {  # of classes, by their names then, which had no such settings yet
+    f"finetuning.tasks.{task}": {"inputs": {"_target_": f"finetuning.inputs.{inputs}"}, **_TOP.get(task, {})}
+    for task, inputs in _INPUTS.items()
 }
 
 
@@ -61,15 +86,35 @@ def current_name(target: str) -> str:
     return MODULES.get(target) or f"{MODULES.get(module, module)}.{name}"
 
 
-def current(tree: Any, prefix: str = "") -> Any:
-    """Bring a tree of plain containers up to date: the classes that it names, and its keys."""
+def current(tree: Any) -> Any:
+    """Bring a tree of plain containers up to date: the classes that it names, their settings, and its keys."""
+    fresh = _with_current_classes(tree)
+    for old, new in KEYS.items():
+        _move(fresh, old.split("."), new.split("."))
+    return fresh
+
+
+def _with_current_classes(tree: Any) -> Any:
     if isinstance(tree, dict):
-        named = {KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix): (key, part) for key, part in tree.items()}
+        known = {**SETTINGS.get(tree.get("_target_", ""), {}), **tree}
         return {
-            new: current_name(part) if key == "_target_" else current(part, f"{prefix}{key}.")
-            for new, (key, part) in named.items()
+            key: current_name(part) if key == "_target_" else _with_current_classes(part) for key, part in known.items()
         }
-    return [current(part, prefix) for part in tree] if isinstance(tree, list) else tree
+    return [_with_current_classes(part) for part in tree] if isinstance(tree, list) else tree
+
+
+def _move(tree: Any, old: list[str], new: list[str]) -> None:
+    """Move what is at the path `old`, if anything is, to the path `new`, into what is there already."""
+    place = tree
+    for key in old[:-1]:
+        place = place.get(key) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or old[-1] not in place:
+        return
+    value = place.pop(old[-1])
+    for key in new[:-1]:
+        tree = tree.setdefault(key, {})
+    there = tree.get(new[-1])
+    tree[new[-1]] = {**there, **value} if isinstance(there, dict) and isinstance(value, dict) else value
 
 
 def current_overrides(overrides: Sequence[str]) -> list[str]:

@@ -3,17 +3,17 @@
 import json
 
 import pytest
-import wandb_files
 
 from finetuning import launch as finetuning
 from pretraining import launch as pretraining
+from tests.experiments import wandb_files
 
 PRETRAIN = [
     "objective=simclr", "data=digits", "backbone.width=8", "data.batch_size=32", "trainer.max_steps=12", "trainer.log_every=4",
     "trainer.val_every=6", "trainer.precision=fp32", "optimizer.warmup_steps=2", "seed=3", "logger.progress=false",
 ]  # fmt: skip
 FINETUNE = ["task=digits", "mode=linear_probe", "shots=5", "trainer.precision=fp32", "logger.progress=false"]
-AXES = {"step", "examples", "tokens", "flops", "time"}
+AXES = {"step", "examples", "images", "flops", "time"}
 
 
 @pytest.mark.slow

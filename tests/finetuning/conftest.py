@@ -14,8 +14,10 @@ import torch
 from finetuning.launch import compose, main
 from pretraining import handoff
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
 from pretraining.text.tokenizer_recipes import WordPiece
 
@@ -66,7 +68,7 @@ def text_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "max_position_embeddings": 64,
     }
     backbone = TransformersBackbone(config=config, vocab_size=preprocess.vocab_size, pad_id=preprocess.pad_id)
-    return handoff.write(directory, backbone=backbone, preprocess=preprocess, origin={"objective": "none"}, heads={})
+    return handoff.write(directory, towers=TEXT.towers(backbone, preprocess), origin={"objective": "none"}, heads={})
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +78,7 @@ def image_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar", in_channels=1)
     preprocess = ImagePreprocess(size=8, channels=1, mean=[0.3], std=[0.35])
     directory = tmp_path_factory.mktemp("images") / "step-0000001"
-    return handoff.write(directory, backbone=backbone, preprocess=preprocess, origin={"objective": "none"}, heads={})
+    return handoff.write(directory, towers=IMAGE.towers(backbone, preprocess), origin={"objective": "none"}, heads={})
 
 
 @pytest.fixture(scope="session")

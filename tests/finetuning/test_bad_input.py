@@ -17,7 +17,7 @@ def refused(finetune: Finetune, text_handoff: Path, tmp_path: Path):
     """Run, expect one error whose text matches, and nothing written."""
 
     def check(columns: dict[str, list] | None, message: str, *overrides: str) -> None:
-        common = ["task=text_classification", "task.max_tokens=32", "mode=knn"]
+        common = ["task=text_classification", "task.inputs.max_tokens=32", "mode=knn"]
         if not any(override.startswith("handoff=") for override in overrides):
             common.append(f"handoff={text_handoff}")
         if columns is not None:
@@ -102,11 +102,13 @@ def test_a_fraction_above_one_is_refused(refused) -> None:
 
 
 def test_an_image_handoff_cannot_read_text(refused, image_handoff: Path) -> None:
-    refused(texts(30, 0), "is for image, but task=TextClassification reads text", f"handoff={image_handoff}")
+    refused(texts(30, 0), "is for image, but task=Classification reads text", f"handoff={image_handoff}")
 
 
 def test_too_many_tokens_for_the_backbone_are_refused(refused) -> None:
-    refused(texts(30, 0), "task.max_tokens=100, but this backbone has positions for 64", "task.max_tokens=100")
+    refused(
+        texts(30, 0), "task.inputs.max_tokens=100, but this backbone has positions for 64", "task.inputs.max_tokens=100"
+    )
 
 
 def test_an_unknown_metric_to_select_by_lists_the_known_ones(refused) -> None:
@@ -154,7 +156,7 @@ def test_an_unknown_key_and_a_missing_one_are_named(finetune: Finetune, text_han
 def test_a_directory_that_holds_a_run_is_refused(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
     common = [
         "task=text_classification",
-        "task.max_tokens=32",
+        "task.inputs.max_tokens=32",
         "mode=knn",
         f"handoff={text_handoff}",
         f"data.path={topics}",

@@ -15,7 +15,7 @@ from pretraining.cli.configuration import CONF
 from pretraining.errors import RunError
 from tests.finetuning.conftest import texts
 
-HANDED = {"handoff", "labels", "mode", "optimizer"}
+HANDED = {"parts"}
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 
 
@@ -126,6 +126,6 @@ def test_shots_of_real_numbers_are_an_error() -> None:
 def test_the_keys_of_a_task_are_constructor_parameters_both_ways(name: str) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base=None):
         config = hydra.compose("finetune", overrides=[f"task={name}"])
-    for node in (config.task, config.data, config.data.split):
+    for node in (config.task, config.task.inputs, config.data, config.data.split):
         parameters = set(inspect.signature(hydra.utils.get_class(node._target_)).parameters)
         assert {key for key in node if key != "_target_"} == parameters - HANDED

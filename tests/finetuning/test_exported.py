@@ -12,7 +12,7 @@ from finetuning.launch import load_run
 from tests.finetuning.conftest import Finetune, texts
 from tests.finetuning.test_text_tasks import questions, splits, tagged
 
-LEARNS = ["task.max_tokens=32", "trainer.val_every=30", "trainer.log_every=30", "optimizer.peak_lr=3e-3"]
+LEARNS = ["task.inputs.max_tokens=32", "trainer.val_every=30", "trainer.log_every=30", "optimizer.peak_lr=3e-3"]
 COUNTS = (60, 20, 104)
 
 
@@ -44,7 +44,7 @@ def test_a_question_answering_model_gives_our_answers(finetune: Finetune, text_h
         return table
 
     data = splits(tmp_path / "d", long, COUNTS)
-    windows = ["task.max_tokens=20", "task.overlap=4", "task.max_answer=5"]
+    windows = ["task.inputs.max_tokens=20", "task.inputs.overlap=4", "task.max_answer=5"]
     run = finetune(
         "task=question_answering",
         *LEARNS[1:],
@@ -168,7 +168,8 @@ def test_the_loss_of_classification_equals_that_of_transformers(
     documents = (torch.arange(16) < torch.tensor([16, 9, 12, 16, 4, 7])[:, None]).long()
     with torch.no_grad():
         theirs = model(input_ids=ids, attention_mask=documents, labels=labels)
-        batch = {"input_ids": ids, "documents": documents, "targets": labels, "units": torch.ones(6, dtype=torch.long)}
+        inputs = {"input_ids": ids, "document_ids": documents}
+        batch = {"inputs": inputs, "targets": labels, "targets_per_row": torch.ones(6, dtype=torch.long)}
         term = task.loss(batch).terms["cross_entropy"]
         assert torch.allclose(task.logits(batch), theirs.logits, atol=1e-5)
     assert float(term.total / term.count) == pytest.approx(float(theirs.loss), abs=1e-5)

@@ -21,7 +21,7 @@ from tests.finetuning.conftest import Finetune, texts, write
 
 SHORT = [
     "task=text_classification",
-    "task.max_tokens=32",
+    "task.inputs.max_tokens=32",
     "trainer.max_steps=30",
     "trainer.val_every=15",
     "optimizer.peak_lr=3e-3",

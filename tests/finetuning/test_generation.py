@@ -21,6 +21,7 @@ from pretraining import handoff
 from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
 from pretraining.text.tokenizer_recipes import ByteBPE, SentinelBPE
 from tests.finetuning.conftest import WORDS, Finetune, write
@@ -60,8 +61,8 @@ GPT = {
 KINDS = {"bart": (BART, "seq2seq"), "t5": (T5, "seq2seq"), "gpt2": (GPT, "causal")}
 SHORT = [
     "task=generation",
-    "task.max_tokens=24",
-    "task.writing.max_target_tokens=16",
+    "task.inputs.max_tokens=24",
+    "task.inputs.max_target_tokens=16",
     "task.decoding.max_new_tokens=16",
     "trainer.val_every=1000",
     "trainer.log_every=1000",
@@ -82,14 +83,11 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         backbone = TransformersBackbone(
             config=config,
             architecture=architecture,
-            vocab_size=preprocess.vocab_size,
-            pad_id=preprocess.pad_id,
-            frame_ids={"bos": preprocess.bos_id, "eos": preprocess.eos_id},
+            **TEXT.backbone_arguments(preprocess),
         )
         found[name] = handoff.write(
             root / name / "step-0000001",
-            backbone=backbone,
-            preprocess=preprocess,
+            towers=TEXT.towers(backbone, preprocess),
             origin={"objective": "none"},
             heads={},
         )
@@ -154,7 +152,7 @@ def test_logits_and_loss_equal_those_of_transformers(
     with torch.no_grad():
         if kind == "gpt2":
             labels = torch.full_like(batch["inputs"]["input_ids"], -100)
-            end = batch["target_positions"][np.cumsum(batch["units"]) - 1]
+            end = batch["target_positions"][np.cumsum(batch["targets_per_row"]) - 1]
             ids = batch["inputs"]["input_ids"].clone()
             ids.view(-1)[end + 1] = task.preprocess.eos_id  # the batch leaves out what nothing follows
             mask = batch["inputs"]["document_ids"].clone()
@@ -375,7 +373,7 @@ def test_label_smoothing_mixes_the_uniform_distribution_in_while_training_only(
             f"handoff={writers['bart']}",
             f"data.path={pairs}",
             "trainer.max_steps=1",
-            "task.writing.label_smoothing=0.2",
+            "task.label_smoothing=0.2",
         )
     )
     encoded = task.encode(read_pairs(pairs))
@@ -416,13 +414,18 @@ def test_samples_follow_the_distribution() -> None:
 
 
 def test_prompts_end_at_the_right() -> None:
-    ids, mask = prompts(torch.tensor([[5, 6, 7, 8], [9, 3, 1, 1]]), torch.tensor([3, 1]), 0)
+    whole = torch.tensor([[5, 6, 7, 8], [9, 3, 1, 1]])
+    batch = {"inputs": {"input_ids": whole, "document_ids": (whole > 1).long()}, "prompt_tokens": torch.tensor([3, 1])}
+    ids, mask = prompts(batch, 0, torch.device("cpu"))
     assert ids.tolist() == [[5, 6, 7], [0, 0, 9]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    del batch["prompt_tokens"]  # an encoder's sources stand alone
+    assert prompts(batch, 0, torch.device("cpu"))[0] is whole
 
 
 def test_an_encoder_cannot_write(finetune: Finetune, text_handoff: Path, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        RunError, match=r"holds an encoder .bert.: give one pretrained with objective=denoising_bart, denoising_t5"
+        RunError,
+        match=r"holds an encoder .bert., which .*: give one pretrained with objective=denoising_bart, denoising_t5",
     ):
         finetune(*SHORT, f"handoff={text_handoff}", f"data.path={pairs}")
     assert not (tmp_path / "run").exists()
@@ -432,11 +435,11 @@ def test_an_encoder_cannot_write(finetune: Finetune, text_handoff: Path, pairs: 
     ("override", "message"),
     [
         ("mode=frozen", "mode=Frozen, which trains a head alone"),
-        ("mode=linear_probe", "mode=LinearProbe for Generation, whose head does not read single vectors"),
+        ("mode=linear_probe", "mode=LinearProbe for Generation, whose head reads no single vectors"),
         ("mode.head_steps=5", "mode=Full, which trains a head alone"),
-        ("task.max_tokens=100", "but this backbone has positions for 64 on each side"),
+        ("task.inputs.max_tokens=100", "but this backbone has positions for 64 on each side"),
         ("task.decoding.do_sample=true", "sample with num_beams=1"),
-        ("task.writing.label_smoothing=1", "give a share of at least 0 and below 1"),
+        ("task.label_smoothing=1", "give a share of at least 0 and below 1"),
         ("task.select=accuracy", "task.select=accuracy, which this task does not measure: choose one of loss, .*bleu"),
         ("data.target=de", "data.target=de, but the data has the columns source, target"),
         ("data.references=target", "a column of string: name a column of lists of texts"),
@@ -466,13 +469,13 @@ def test_texts_that_are_cut_are_counted_on_both_sides(
         f"handoff={writers[kind]}",
         f"data.path={pairs}",
         "trainer.max_steps=1",
-        "task.max_tokens=4",
-        "task.writing.max_target_tokens=3",
+        "task.inputs.max_tokens=4",
+        "task.inputs.max_target_tokens=3",
     )
     said = capfd.readouterr().err
-    assert "of 104 texts have more than task.max_tokens=4 tokens and were cut" in said
+    assert "of 104 texts have more than task.inputs.max_tokens=4 tokens and were cut" in said
     assert (
-        f"of 104 texts have more than task.writing.max_target_tokens{'=3' if kind == 'bart' else ' - 1=2'} tokens and were cut"
+        f"of 104 texts have more than task.inputs.max_target_tokens{'=3' if kind == 'bart' else ' - 1=2'} tokens and were cut"
         in said
     )
 

@@ -7,7 +7,8 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from sklearn import metrics as sk
 
 from finetuning.metrics import classification as metrics
-from finetuning.metrics import squad
+from finetuning.metrics import squad, tagging
+from finetuning.metrics.bootstrap import share_interval
 
 WORDS = ["the", "a", "An", "cat", "Cat.", "sat,", "on", "mat!", "42", "42nd", "U.S.", "naïve", "—", "re-do", "x", ""]
 
@@ -67,7 +68,7 @@ def test_intervals_of_scores_are_those_of_resampled_examples() -> None:
 def test_the_interval_of_a_share_is_that_of_resampled_examples() -> None:
     right = np.random.default_rng(0).random(90) < 0.7
     slow = resampled(lambda rows: right[rows].mean(), 90)
-    assert metrics.share_interval(right.mean(), 90) == pytest.approx(slow, abs=0.03)
+    assert share_interval(right.mean(), 90) == pytest.approx(slow, abs=0.03)
 
 
 def tags(generator: np.random.Generator, scheme: str, count: int = 12) -> list[list[str]]:
@@ -85,9 +86,9 @@ def test_entities_of_malformed_tags_equal_seqeval(scheme: str, seed: int) -> Non
         [tag if generator.random() < 0.6 else str(generator.choice(tags(generator, scheme, 1)[0])) for tag in row]
         for row in labels
     ]
-    values = metrics.entities(labels, guesses)
+    values = tagging.entities(labels, guesses)
     assert values["entity_f1"] == pytest.approx(f1_score(labels, guesses)) and values["entity_f1"] < 1
-    counts = np.array([metrics._tag_counts(*row, True) for row in zip(labels, guesses, strict=True)]).sum(0)
+    counts = np.array([tagging.tag_counts(*row, True) for row in zip(labels, guesses, strict=True)]).sum(0)
     assert counts[2] / counts[3] == pytest.approx(precision_score(labels, guesses))
     assert counts[2] / counts[4] == pytest.approx(recall_score(labels, guesses))
 

@@ -41,7 +41,7 @@ def test_frozen_parameters_take_no_place_in_the_optimizer(finetune: Finetune, te
     _, task = load_run(
         finetune(
             "task=text_classification",
-            "task.max_tokens=32",
+            "task.inputs.max_tokens=32",
             f"handoff={text_handoff}",
             f"data.path={topics}",
             "mode=knn",
@@ -135,7 +135,7 @@ def test_every_mode_learns_the_made_up_topics(mode: str, finetune: Finetune, tex
     name, *options = mode.split()
     run = finetune(
         "task=text_classification",
-        "task.max_tokens=32",
+        "task.inputs.max_tokens=32",
         f"handoff={text_handoff}",
         f"data.path={topics}",
         f"mode={name}",

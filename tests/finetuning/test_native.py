@@ -13,6 +13,7 @@ from finetuning.transformers_heads import NATIVE
 from pretraining import handoff
 from pretraining.errors import RunError
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
 from pretraining.text.tokenizer_recipes import WordPiece
 from tests.finetuning.conftest import WORDS, Finetune, texts
@@ -29,7 +30,13 @@ OTHER = {
     "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 66},
     "electra": SHAPE | {"embedding_size": 32},
 }
-SHORT = ["task.max_tokens=48", "trainer.max_steps=20", "trainer.val_every=20", "optimizer.peak_lr=3e-3", "head=native"]
+SHORT = [
+    "task.inputs.max_tokens=48",
+    "trainer.max_steps=20",
+    "trainer.val_every=20",
+    "optimizer.peak_lr=3e-3",
+    "head=native",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def handoffs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
         path = root / family / "step-0000001"
         found[family] = handoff.write(
-            path, backbone=backbone, preprocess=preprocess, origin={"objective": "none"}, heads={}
+            path, towers=TEXT.towers(backbone, preprocess), origin={"objective": "none"}, heads={}
         )
     return found
 
@@ -75,7 +82,7 @@ def test_a_pipeline_gives_our_classes_for_every_listed_architecture(
 def test_heads_of_tokens_are_transformers_own(
     family: str, task: str, make, finetune: Finetune, handoffs: dict[str, Path], tmp_path: Path
 ) -> None:
-    overlap = ["task.overlap=4"] if task == "question_answering" else []
+    overlap = ["task.inputs.overlap=4"] if task == "question_answering" else []
     run = finetune(
         f"task={task}",
         *SHORT,
@@ -99,7 +106,7 @@ def test_a_linear_head_on_an_architecture_with_more_says_what_to_do(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("mode=linear_probe", "head=native and mode=LinearProbe, which solves for a linear layer alone"),
+        ("mode=linear_probe", "head=native and mode=LinearProbe, which fits a linear layer alone"),
         ("pooling=mean", "head=native, which pools by first here"),
         ("head=deep", "head=deep: choose linear or native"),
     ],
@@ -112,5 +119,5 @@ def test_what_does_not_go_with_it_is_refused(
 
 
 def test_images_have_no_native_head(finetune: Finetune, image_handoff: Path) -> None:
-    with pytest.raises(RunError, match="head=native for ImageClassification on image: it is known for text on bert"):
+    with pytest.raises(RunError, match="head=native for Classification on image: it is known for text on bert"):
         finetune("task=digits", f"handoff={image_handoff}", "head=native")

@@ -69,7 +69,7 @@ def test_sixteen_texts_are_learnt_by_heart(
         write(tmp_path / "few" / f"{split}.parquet", make())
     run = finetune(
         f"task={task}",
-        "task.max_tokens=32",
+        "task.inputs.max_tokens=32",
         *FAST,
         *options,
         f"handoff={text_handoff}",
@@ -107,14 +107,14 @@ def test_a_linear_probe_is_scikit_learn_s_logistic_regression_on_the_backbone_s_
         write(tmp_path / "d" / f"{split}.parquet", texts(count, seed, kinds=4))
     run = finetune(
         "task=text_classification",
-        "task.max_tokens=32",
+        "task.inputs.max_tokens=32",
         f"handoff={text_handoff}",
         f"data.path={tmp_path / 'd'}",
         "mode=linear_probe",
     )
     config, task = load_run(run)
     data = instantiate(config.data)
-    train, _, test = (task.cached(evaluation(task.encode(part), data)) for part in data.splits()[:3])
+    train, _, test = (task.cache_vectors(evaluation(task.encode(part), data)) for part in data.splits()[:3])
     with (run / "metrics.csv").open(newline="") as file:
         rows = [
             (float(row["validation/accuracy"]), float(row["penalty"])) for row in csv.DictReader(file) if row["penalty"]
@@ -138,7 +138,7 @@ def test_balanced_weights_give_each_class_the_same_share_of_the_loss(
     }
     run = finetune(
         "task=text_classification",
-        "task.max_tokens=32",
+        "task.inputs.max_tokens=32",
         "task.class_weights=balanced",
         *FAST,
         f"handoff={text_handoff}",
@@ -155,7 +155,7 @@ def test_balanced_weights_give_each_class_the_same_share_of_the_loss(
     assert [
         float(task.class_weights[number]) * count for number, count in enumerate(task.labels["counts"])
     ] == pytest.approx([len(targets) / 2] * 2)
-    term = task.criterion(logits, {"targets": targets})
+    term = task.loss_of(logits, {"targets": targets}).terms["cross_entropy"]
     assert float(term.total / term.count) == pytest.approx(np.log(2)) and float(term.count) == pytest.approx(
         len(targets)
     )

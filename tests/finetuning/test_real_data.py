@@ -68,7 +68,7 @@ def few(source: Path, target: Path, label: str | None) -> Path:
 @pytest.mark.parametrize("task", [*CLASSES, "sick_relatedness", "ud_pos", "broad_twitter", "squad", "squad_v2"])
 def test_a_preset_needs_nothing_but_its_path(task: str, finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
     data = few(DATA / FOLDERS.get(task, task.removesuffix("_relatedness")), tmp_path / "few", CLASSES.get(task))
-    lengths = ["task.max_tokens=64", *(["task.overlap=8"] if "squad" in task else [])]
+    lengths = ["task.inputs.max_tokens=64", *(["task.inputs.overlap=8"] if "squad" in task else [])]
     run = finetune(
         f"task={task}",
         *lengths,
@@ -91,8 +91,8 @@ def test_a_preset_of_generation_needs_nothing_but_its_path(
 ) -> None:
     data = few(DATA / task, tmp_path / "few", None)
     short = [
-        "task.max_tokens=48",
-        "task.writing.max_target_tokens=32",
+        "task.inputs.max_tokens=48",
+        "task.inputs.max_target_tokens=32",
         "task.decoding.max_new_tokens=8",
         "task.decoding.num_beams=2",
     ]

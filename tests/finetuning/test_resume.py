@@ -16,7 +16,7 @@ from tests.finetuning.conftest import Finetune
 
 RUN = [
     "task=text_classification",
-    "task.max_tokens=32",
+    "task.inputs.max_tokens=32",
     "trainer.max_steps=24",
     "trainer.val_every=6",
     "trainer.log_every=4",

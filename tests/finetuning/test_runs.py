@@ -13,7 +13,7 @@ from tests.finetuning.conftest import Finetune
 
 SHORT = [
     "task=text_classification",
-    "task.max_tokens=32",
+    "task.inputs.max_tokens=32",
     "trainer.max_steps=40",
     "trainer.val_every=20",
     "trainer.log_every=20",
@@ -139,7 +139,7 @@ def test_sixteen_examples_are_learnt_by_heart(finetune: Finetune, text_handoff: 
         write(tmp_path / "few" / f"{split}.parquet", texts(16, 7, kinds=4))
     run = finetune(
         "task=text_classification",
-        "task.max_tokens=32",
+        "task.inputs.max_tokens=32",
         f"handoff={text_handoff}",
         f"data.path={tmp_path / 'few'}",
         "trainer.max_steps=60",

@@ -13,12 +13,11 @@ from sklearn import metrics as sk
 
 from finetuning.export import transformers_model
 from finetuning.launch import load_run
-from finetuning.metrics import classification as metrics
-from finetuning.metrics import squad
+from finetuning.metrics import squad, tagging
 from pretraining.errors import RunError
 from tests.finetuning.conftest import WORDS, Finetune, write
 
-SHORT = ["task.max_tokens=32", "trainer.val_every=20", "trainer.log_every=20", "optimizer.peak_lr=3e-3"]
+SHORT = ["task.inputs.max_tokens=32", "trainer.val_every=20", "trainer.log_every=20", "optimizer.peak_lr=3e-3"]
 NAMES, PLACES = WORDS[:20], WORDS[20:40]
 
 
@@ -128,7 +127,9 @@ def test_text_labels_are_no_numbers(finetune: Finetune, text_handoff: Path, topi
         finetune("task=text_regression", *SHORT, f"handoff={text_handoff}", f"data.path={topics}")
 
 
-@pytest.mark.parametrize("options", ["task.align=first", "task.align=all", "mode=frozen", "mode=linear_probe"])
+@pytest.mark.parametrize(
+    "options", ["task.inputs.align=first", "task.inputs.align=all", "mode=frozen", "mode=linear_probe"]
+)
 def test_entities_are_found_and_judged_by_seqeval(
     options: str, finetune: Finetune, text_handoff: Path, tmp_path: Path
 ) -> None:
@@ -154,9 +155,9 @@ def test_entities_are_found_and_judged_by_seqeval(
 def test_entity_f1_equals_seqeval_on_malformed_tags() -> None:
     labels = [["B-PER", "I-PER", "O", "I-LOC"], ["O", "B-LOC", "I-PER"], ["O"]]
     guesses = [["I-PER", "I-PER", "B-LOC", "I-LOC"], ["O", "I-LOC", "I-LOC"], ["B-PER"]]
-    values = metrics.entities(labels, guesses)
+    values = tagging.entities(labels, guesses)
     assert values["entity_f1"] == pytest.approx(f1_score(labels, guesses))
-    counts = np.array([metrics._tag_counts(*row, True) for row in zip(labels, guesses, strict=True)]).sum(0)
+    counts = np.array([tagging.tag_counts(*row, True) for row in zip(labels, guesses, strict=True)]).sum(0)
     assert 2 * counts[2] / (counts[3] + counts[4]) == pytest.approx(values["entity_f1"])
 
 
@@ -165,7 +166,7 @@ def test_words_cut_off_count_as_wrong_and_are_reported(
 ) -> None:
     data = splits(tmp_path / "d", tagged)
     run = finetune(
-        "task=tagging", "task.max_tokens=6", f"handoff={text_handoff}", f"data.path={data}", "mode=linear_probe"
+        "task=tagging", "task.inputs.max_tokens=6", f"handoff={text_handoff}", f"data.path={data}", "mode=linear_probe"
     )
     assert "were cut" in capfd.readouterr().err
     assert [len(row) for row in pq.read_table(run / "predictions.parquet")["prediction"].to_pylist()] == [
@@ -176,7 +177,7 @@ def test_words_cut_off_count_as_wrong_and_are_reported(
 def test_tags_that_do_not_align_are_an_error(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", {"tokens": [["a", "b"]] * 20, "tags": [["O", "B-X"]] * 19 + [["O"]]})
     with pytest.raises(RunError, match=r"row 19 .* give two lists of the same length"):
-        finetune("task=tagging", f"handoff={text_handoff}", f"data.path={path}", "task.max_tokens=32")
+        finetune("task=tagging", f"handoff={text_handoff}", f"data.path={path}", "task.inputs.max_tokens=32")
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])
@@ -189,8 +190,8 @@ def test_answers_are_learnt_by_heart(
     run = finetune(
         "task=question_answering",
         *SHORT,
-        "task.max_tokens=32",
-        "task.overlap=4",
+        "task.inputs.max_tokens=32",
+        "task.inputs.overlap=4",
         f"handoff={text_handoff}",
         f"data.path={splits(tmp_path / 'd', make)}",
         "trainer.max_steps=100",
@@ -208,8 +209,8 @@ def test_windows_overlap_and_find_an_answer_wherever_it_is(
 
     run = finetune(
         "task=question_answering",
-        "task.max_tokens=24",
-        "task.overlap=6",
+        "task.inputs.max_tokens=24",
+        "task.inputs.overlap=6",
         f"handoff={text_handoff}",
         "trainer.max_steps=1",
         f"data.path={splits(tmp_path / 'd', questions, (8, 4, 4))}",
@@ -286,8 +287,8 @@ def test_logits_and_loss_equal_those_of_transformers(
 ) -> None:
     run = finetune(
         f"task={task}",
-        *(["task.overlap=4"] if "q" in task else []),
-        "task.max_tokens=32",
+        *(["task.inputs.overlap=4"] if "q" in task else []),
+        "task.inputs.max_tokens=32",
         f"handoff={text_handoff}",
         f"data.path={splits(tmp_path / 'd', make, (16, 8, 8))}",
         "trainer.max_steps=2",
@@ -296,20 +297,20 @@ def test_logits_and_loss_equal_those_of_transformers(
     model = transformers_model(module)
     ids = torch.randint(5, module.preprocess.vocab_size, (4, 16))
     ones = torch.ones_like(ids)
+    inputs = {"input_ids": ids, "document_ids": ones}
     if task == "tagging":
         labels = torch.randint(0, 4, (4, 16))
         batch = {
-            "input_ids": ids,
-            "documents": ones,
-            "units_at": torch.arange(64),
+            "inputs": inputs,
+            "target_positions": torch.arange(64),
             "targets": labels.flatten(),
-            "units": torch.full((4,), 16),
+            "targets_per_row": torch.full((4,), 16),
         }
         theirs = model(input_ids=ids, attention_mask=ones, labels=labels)
         logits = theirs.logits.flatten(0, 1)
     else:
         spans = torch.randint(0, 16, (4, 2))
-        batch = {"input_ids": ids, "documents": ones, "targets": spans, "units": torch.ones(4, dtype=torch.long)}
+        batch = {"inputs": inputs, "targets": spans, "targets_per_row": torch.ones(4, dtype=torch.long)}
         theirs = model(input_ids=ids, attention_mask=ones, start_positions=spans[:, 0], end_positions=spans[:, 1])
         logits = torch.stack([theirs.start_logits, theirs.end_logits], -1)
     term = module.loss(batch).terms["cross_entropy"]
