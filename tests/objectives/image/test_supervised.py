@@ -1,4 +1,4 @@
-"""Supervised pretraining: the closed form of its loss, splits and ranks, its hand-off, and data without labels."""
+"""Supervised pretraining on images: the closed form of its loss, splits and ranks, its hand-off, missing labels."""
 
 import json
 import math
@@ -74,7 +74,7 @@ def test_without_knowledge_it_costs_the_log_of_the_number_of_classes():
 def test_label_smoothing_mixes_the_target_with_all_classes():
     model = objective(label_smoothing=0.1).eval()
     batch = model.on_device(batch_of(range(BATCH)))
-    shares = F.log_softmax(model.head(model.pooled(batch)), 1)
+    shares = F.log_softmax(model.head(model.backbone(**batch["inputs"]).pooled), 1)
     wanted = -(0.9 * shares.gather(1, batch["labels"][:, None]).sum() + 0.1 * shares.mean(1).sum())
     assert model.loss(batch).terms["cross_entropy"].total.item() == pytest.approx(wanted.item(), rel=1e-5)
 
@@ -82,12 +82,12 @@ def test_label_smoothing_mixes_the_target_with_all_classes():
 def test_training_sees_random_views_and_validation_the_prepared_image():
     model = objective(count=3)
     train, validation = model.on_device(batch_of(range(BATCH))), model.on_device(batch_of(range(BATCH), "validation"))
-    assert len(train["views"]) == 3 * BATCH and not torch.equal(
-        train["views"][:BATCH], train["views"][BATCH : 2 * BATCH]
-    )
-    assert torch.equal(validation["views"], PREPROCESS(validation["images"]))
-    for made, raw in ((train, batch_of(range(BATCH))), (validation, batch_of(range(BATCH), "validation"))):
-        assert model.loss(made).terms["cross_entropy"].count == model.counts(raw)["cross_entropy"] == len(made["views"])
+    views, prepared = train["inputs"]["images"], validation["inputs"]["images"]
+    assert len(views) == 3 * BATCH and not torch.equal(views[:BATCH], views[BATCH : 2 * BATCH])
+    assert torch.equal(prepared, PREPROCESS(validation["images"]))
+    for made, stream in ((train, "train"), (validation, "validation")):
+        raw, count = batch_of(range(BATCH), stream), len(made["inputs"]["images"])
+        assert model.loss(made).terms["cross_entropy"].count == model.counts(raw)["cross_entropy"] == count
 
 
 @pytest.mark.parametrize("parts", [2, 4])
