@@ -1,11 +1,11 @@
-"""Weights shared out over ranks (FSDP2) train what one process trains, and their checkpoints and hand-offs load anywhere."""
+"""Weights shared out over ranks (FSDP2) train what one process trains; checkpoints and hand-offs load anywhere."""
 
 import pytest
 import torch
 
 from pretraining.runs.checkpoint_files import newest_valid
-from tests.runs import assert_same_end, finish, kill_group, start, wait_for
 from tests.distributed.test_ranks import TWO, assert_same_numbers, one_process, overrides  # noqa: F401 - fixtures
+from tests.runs import assert_same_end, finish, kill_group, start, wait_for
 
 SHARDED = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
 

@@ -1,4 +1,4 @@
-"""Real jobs on a real Slurm: two virtual nodes on this machine, from Debian's packages. Without them (or root) these tests are skipped."""
+"""Real jobs on a real Slurm: two virtual nodes on this machine, from Debian's packages; skipped without them."""
 
 import csv
 import os
@@ -280,9 +280,7 @@ def test_a_search_is_shared_by_an_array_whose_tasks_requeue(cluster, place, cach
     quiet = ["trainer.precision=fp32", "logger.wandb.mode=disabled", "optimizer.peak_lr=tag(log, interval(1e-4, 1e-2))"]
     options = ["sbatch", "--parsable", "--array=1-2", "--cpus-per-task=1", str(ROOT / "slurm" / "search.sbatch")]
     command = [*options, "--trials", "3", "--pruner", "none", "--directory", "search", *tiny, *quiet]
-    array = subprocess.run(
-        command, env=cluster | slow(0.5), cwd=place, capture_output=True, text=True, check=True
-    )
+    array = subprocess.run(command, env=cluster | slow(0.5), cwd=place, capture_output=True, text=True, check=True)
     number = array.stdout.strip()
     wait_until(lambda: list(place.glob("search/runs/*/checkpoints/step-*.json")))
     ask(cluster, "scancel", "--batch", "--signal=USR1", f"{number}_1")
