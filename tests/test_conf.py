@@ -1,4 +1,4 @@
-"""conf/ is the whole truth: its keys are the constructors' parameters, its values their defaults, and every file composes."""
+"""conf/ is the whole truth: its keys are the constructors' parameters, its values their defaults; all files compose."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""The online probe: measures what offline probes measure, changes nothing that is learnt, survives a kill, agrees over ranks."""
+"""The online probe measures what offline probes do, changes nothing learnt, survives a kill and agrees over ranks."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""`--help` names every setting and option, at once; and each command line keeps freed memory before it does anything slow."""
+"""`--help` names every setting and option at once; each command line keeps freed memory before anything slow."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Weights shared out over ranks (FSDP2) train what one process trains, and their checkpoints and hand-offs load anywhere."""
+"""Weights shared out over ranks (FSDP2) train what one process trains; checkpoints and hand-offs load anywhere."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Two processes give what one gives, through the command line's own path: examples, metrics, weights; also when resumed."""
+"""Two processes give what one gives, through the command line's own path: examples, metrics, weights; also resumed."""
 
 import csv
 import signal

@@ -1,4 +1,4 @@
-"""A run killed again and again, at any moment, ends as one that never was: kill -9 of every process, at times drawn from a logged seed."""
+"""A run killed with -9 again and again, at times drawn from a logged seed, ends as one that never was."""
 
 import os
 import random
@@ -18,9 +18,9 @@ from tests.slow_writes import slow_checkpoints
 pytestmark = pytest.mark.slow
 STEPS = 40
 CADENCES = [
-    f"trainer.max_steps={STEPS}", "trainer.accumulate=2", "trainer.log_every=4", "trainer.val_every=8", "trainer.checkpoint_every=4",
-    "trainer.handoff_every=12", "trainer.keep_last=3", "trainer.precision=fp32", "resume=auto",
-    "logger.wandb.mode=disabled", "logger.progress=false",
+    f"trainer.max_steps={STEPS}", "trainer.accumulate=2", "trainer.log_every=4", "trainer.val_every=8",
+    "trainer.checkpoint_every=4", "trainer.handoff_every=12", "trainer.keep_last=3", "trainer.precision=fp32",
+    "resume=auto", "logger.wandb.mode=disabled", "logger.progress=false",
 ]  # fmt: skip
 AT_RANDOM, IN_CHECKPOINT, IN_HANDOFF = "at random", "in a checkpoint's write", "in a hand-off's write"
 KILLS = [

@@ -1,6 +1,7 @@
-"""A training step asks the device for nothing: no operation in it makes the host wait, so a GPU never runs dry between two of them.
+"""No operation of a training step makes the host wait for the device, so a GPU never runs dry between two steps.
 
-Without a GPU, the operations themselves are watched: those that hand a value to the host, or whose shape depends on one.
+Without a GPU, the operations themselves are watched: those that hand a value to the host, or whose shape depends on
+one.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""A hang is named: one rank is stopped or killed, and the other says which, where and since when, and leaves with a code of its own."""
+"""A hang is named: where one rank is stopped or killed, the other says which, where and since when, and leaves."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The fast 3x3 convolutions are exact where bf16 is, as near as bf16 allows elsewhere, and used only where they should be."""
+"""The fast 3x3 convolutions are exact where bf16 is, near elsewhere, and used only where they should be."""
 
 import copy
 import os
@@ -24,7 +24,7 @@ CAPABLE = torch.cpu.get_capabilities()
 has_compiler = shutil.which(os.environ.get("CC", "cc")) is not None
 needs_processor = pytest.mark.skipif(
     not CAPABLE.get("avx512_bf16") or CAPABLE.get("amx_bf16", False) or not has_compiler,
-    reason="no AVX512-BF16, or AMX, or no C compiler; then: test_other_processors_keep_the_direct_algorithm and those after it",
+    reason="no AVX512-BF16, or AMX, or no C compiler: see test_other_processors_keep_the_direct_algorithm and after",
 )
 SHAPES = [
     (2, 64, 64, 4, 4),

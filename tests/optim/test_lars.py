@@ -66,7 +66,7 @@ def google(name, weights, moments, gradients, rate, *, nesterov):
 
 
 def bolts(name, weights, moments, gradients, rate, *, nesterov, clip):
-    """Ratio from the norms of gradient and weight; neither it nor decay where one is zero; the rate comes last. Vectors are plain."""
+    """Ratio from the norms of gradient and weight, without decay where one is zero; rate last. Vectors are plain."""
     vector, scaled = len(SHAPES[name]) < 2, gradients
     if not vector and norm(weights) != 0 and norm(gradients) != 0:
         ratio = 0.02 * norm(weights) / (norm(gradients) + norm(weights) * 1e-2 + 1e-8)

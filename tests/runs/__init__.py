@@ -22,27 +22,8 @@ TIME_COLUMNS = ("time", "throughput/")
 
 def write_corpus(directory: Path, documents: int = 120) -> Path:
     """Write a small corpus of sentences made of a small vocabulary, each document different."""
-    words = [
-        "the",
-        "quick",
-        "brown",
-        "fox",
-        "jumps",
-        "over",
-        "a",
-        "lazy",
-        "dog",
-        "while",
-        "seven",
-        "wizards",
-        "quietly",
-        "brew",
-        "potent",
-        "magic",
-        "in",
-        "dark",
-        "caves",
-    ]
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while"]
+    words += ["seven", "wizards", "quietly", "brew", "potent", "magic", "in", "dark", "caves"]
     path = directory / "corpus.txt"
     lines = []
     for number in range(documents):
@@ -86,7 +67,7 @@ def text_overrides(corpus: Path, cache_dir: Path) -> list[str]:
 
 
 def assert_plain(run_dir: Path) -> None:
-    """Assert that a run's checkpoints name nothing but tensors and plain containers in their pickles, and its hand-off has no pickle."""
+    """Assert that a run's checkpoints pickle tensors and plain containers alone, and its hand-off nothing."""
     paths = sorted((run_dir / "checkpoints").glob("step-*.ckpt"))
     assert paths
     for path in paths:
@@ -99,15 +80,8 @@ def assert_plain(run_dir: Path) -> None:
         storages = {argument for argument in named if argument.startswith("torch ") and argument.endswith("Storage")}
         assert storages
         assert named - storages <= {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
-        assert not {operation for operation, _ in operations} & {
-            "STACK_GLOBAL",
-            "INST",
-            "OBJ",
-            "NEWOBJ",
-            "NEWOBJ_EX",
-            "EXT1",
-            "EXT2",
-        }
+        building = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2"}
+        assert not {operation for operation, _ in operations} & building
     pickles = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
     assert not [path for path in (run_dir / "handoff").rglob("*") if path.suffix in pickles]
 
@@ -163,7 +137,7 @@ def history(run_dir: Path) -> list[dict[str, str]]:
 
 
 def assert_same_end(first: Path, second: Path) -> None:
-    """Compare all that two finished runs leave: every tensor of the last checkpoint, the hand-off's files, the history."""
+    """Compare what two finished runs leave: each tensor of the last checkpoint, the hand-off's files, the history."""
     names = [max(path.glob("checkpoints/step-*.ckpt")).name for path in (first, second)]
     assert names[0] == names[1]
     ours, theirs = (torch.load(path / "checkpoints" / names[0], weights_only=True) for path in (first, second))
@@ -181,7 +155,7 @@ def assert_same_end(first: Path, second: Path) -> None:
 
 
 def probe_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Give what a checkpoint holds of the online probe: its classifier, its optimizer, its bank. Empty without a probe."""
+    """Take the online probe's state from a checkpoint: classifier, optimizer, bank. Empty without a probe."""
     return {name: state for name, state in checkpoint["callbacks"].items() if name.startswith("OnlineProbe")}
 
 

@@ -1,4 +1,4 @@
-"""Real jobs on a real Slurm: two virtual nodes on this machine, from Debian's packages. Without them (or root) these tests are skipped."""
+"""Real jobs on a real Slurm: two virtual nodes on this machine, from Debian's packages; skipped without them."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What each Python of a job imports first, where this directory is on PYTHONPATH: checkpoints take SLOW_WRITES seconds longer."""
+"""Python imports this first where its directory is on PYTHONPATH: checkpoints take SLOW_WRITES seconds longer."""
 
 import os
 
