@@ -179,7 +179,8 @@ def test_finetuning_knows_no_objective_and_no_command_of_pretraining():
 
 
 def test_finetuning_loads_no_objective_even_indirectly():
-    code = "import sys, finetuning.launch; print([n for n in sys.modules if n.startswith(('pretraining.objectives', 'pretraining.image.augment'))])"
+    names = ("pretraining.objectives", "pretraining.image.augment")
+    code = f"import sys, finetuning.launch; print([name for name in sys.modules if name.startswith({names})])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert shown.strip() == "[]"
 

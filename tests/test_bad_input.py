@@ -1,4 +1,6 @@
-"""Mistakes end in one clear error before training starts: what we got, what we take, what to change; and nothing is changed."""
+"""Mistakes end in one clear error before training starts: what we got, what we take, what to change; and nothing is
+changed.
+"""
 
 import json
 import subprocess
@@ -137,7 +139,7 @@ def test_a_resume_under_another_configuration_is_refused_with_the_difference(ove
     assert "workers" not in str(caught.value) and "max_steps" not in str(caught.value)
 
 
-# -- hand-offs -------------------------------------------------------------------------------------------------------------------
+# -- hand-offs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -209,7 +211,7 @@ def test_an_unknown_version_and_no_hand_off_at_all_are_refused(copy, finished):
         handoff.read(str(finished))
 
 
-# -- the command line ------------------------------------------------------------------------------------------------------------
+# -- the command line --------------------------------------------------------------------------------------------------
 
 
 def test_the_command_line_says_one_line_and_exits_with_2(finished):

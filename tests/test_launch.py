@@ -1,4 +1,6 @@
-"""The pretraining command from its configuration to what it leaves: reruns, dry runs, budgets, sweeps, evaluation, README's lines."""
+"""The pretraining command from its configuration to what it leaves: reruns, dry runs, budgets, sweeps, evaluation,
+README's lines.
+"""
 
 import json
 import re

@@ -66,7 +66,9 @@ def train(turn: Turn, module: Any, rows: Rows, settings: TrainerSettings, facts:
     backbone = module.backbone
     settings.log_every = LOG_EVERY
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=backbone.convolves)
-    backbone.set_compute(compiled=settings.compile, activation_checkpointing=settings.activation_checkpointing, sharded=False)
+    backbone.set_compute(
+        compiled=settings.compile, activation_checkpointing=settings.activation_checkpointing, sharded=False
+    )
     module.settings = StepSettings(rows.seed, settings.max_steps, settings.clip_norm)
     loader = StepLoader(rows.source, rows.collate, batch_size=rows.batch, max_steps=settings.max_steps, seed=rows.seed)
     with tempfile.TemporaryDirectory() as directory:

@@ -104,7 +104,8 @@ def refuse_former_study(directory: Path) -> None:
     path = directory / "study.json"
     if path.exists() and json.loads(path.read_text()).get("format") != FORMAT:
         raise StudyError(
-            f"study_dir={directory} holds a study of another release, whose runs this one would do again: choose another "
+            f"study_dir={directory} holds a study of another release, whose runs this one would do again: choose "
+            "another "
             "study_dir=, or finish it with the release that began it"
         )
 

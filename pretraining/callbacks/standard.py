@@ -26,7 +26,7 @@ def standard_callbacks(
     directory: Path,
     origin: dict[str, Any],
 ) -> tuple[list[pl.Callback], Throughput]:
-    """Make them for a run in `directory`, whose weights come from `origin`; also returns the one that keeps the totals."""
+    """Make those of a run in `directory`, whose weights come from `origin`; returns also the one with the totals."""
     loader, evaluation = loaders
     throughput = Throughput(
         every=settings.log_every,

@@ -82,10 +82,12 @@ def _fill(
 
 
 def described_part(part: Any) -> dict[str, Any]:
+    """Describe a backbone or preprocessing by its class and plain arguments."""
     return {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", "kwargs": part.kwargs}
 
 
 def described_tower(tower: Tower, place: str) -> dict[str, Any]:
+    """Describe a tower whose files lie in the directory `place` of a hand-off."""
     described = {"backbone": described_part(tower.backbone), "preprocess": described_part(tower.preprocess)}
     return {"modality": tower.backbone.modality.name, "directory": place, **described}
 

@@ -475,8 +475,8 @@ def test_texts_that_are_cut_are_counted_on_both_sides(
     said = capfd.readouterr().err
     assert "of 104 texts have more than task.inputs.max_tokens=4 tokens and were cut" in said
     assert (
-        f"of 104 texts have more than task.inputs.max_target_tokens{'=3' if kind == 'bart' else ' - 1=2'} tokens and were cut"
-        in said
+        f"of 104 texts have more than task.inputs.max_target_tokens{'=3' if kind == 'bart' else ' - 1=2'} tokens and "
+        "were cut" in said
     )
 
 

@@ -182,7 +182,8 @@ def test_the_charts_answer_the_pointer_the_legend_and_the_choices(written, tmp_p
     script = """
       const panel = document.querySelector(".panel"), svg = panel.querySelector(".choice:not([hidden]) svg");
       const box = svg.getBoundingClientRect();
-      const move = new PointerEvent("pointermove", {bubbles: true, clientX: box.left + box.width / 2, clientY: box.top + 50});
+      const [clientX, clientY] = [box.left + box.width / 2, box.top + 50];
+      const move = new PointerEvent("pointermove", {bubbles: true, clientX, clientY});
       svg.dispatchEvent(move);
       document.body.dataset.tip = panel.querySelector(".tip").textContent;
       panel.querySelector(".legend button").click();

@@ -1,4 +1,6 @@
-"""A search over a pretraining's settings: shared by workers, ended early where hopeless, continued where one was killed."""
+"""A search over a pretraining's settings: shared by workers, ended early where hopeless, continued where one was
+killed.
+"""
 
 import csv
 import json

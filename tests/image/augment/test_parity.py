@@ -75,7 +75,9 @@ def test_a_resized_crop_is_torchvisions_to_two_in_a_hundred_thousand(size, inter
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(16, 24), (64, 96)])
 def test_a_resized_crop_is_pils_to_its_rounding(size, interpolation):
-    """PIL rounds to whole grey levels after each axis: within 1.6 levels. It also clips there, hence the limited contrast."""
+    """PIL rounds to whole grey levels after each axis: within 1.6 levels. It also clips there, hence the limited
+    contrast.
+    """
     images = (pictures().float() * 0.5 + 64).to(torch.uint8)
     where = boxes(len(images), 40, 52)
     upright = torch.zeros(len(images), dtype=torch.bool)

@@ -54,7 +54,9 @@ def make(size=32, channels=3, **changes) -> Views:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [32, 64])
 def test_the_whole_chain_is_torchvisions_with_the_same_parameters(size, channels):
-    """Within 1e-3 of a deviation, or 2.5e-4 of the grey scale; for all but a thousandth of the pixels: solarising is discontinuous."""
+    """Within 1e-3 of a deviation, or 2.5e-4 of the grey scale; for all but a thousandth of the pixels: solarising is
+    discontinuous.
+    """
     views, originals = make(size, channels), images(channels)
     parameters = views.parameters(keys(), range(2), (40, 40))
     ours = views.apply(originals, parameters)

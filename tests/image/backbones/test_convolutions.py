@@ -1,4 +1,6 @@
-"""ResNets' convolutions in bf16 on CPUs: each kind has the gradients of fp32, also where freed memory holds huge numbers."""
+"""ResNets' convolutions in bf16 on CPUs: each kind has the gradients of fp32, also where freed memory holds huge
+numbers.
+"""
 
 import json
 import os

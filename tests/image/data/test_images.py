@@ -45,7 +45,7 @@ def parquet(path, images, labels, column="image"):
     pyarrow.parquet.write_table(pyarrow.table({column: cells, "label": labels}), path)
 
 
-# -- digits -------------------------------------------------------------------------------------------------------------------------
+# -- digits ------------------------------------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns_and_their_splits_partition_them(tmp_path):
@@ -97,7 +97,7 @@ def test_stratified_splits_keep_each_class_in_its_share():
     assert not np.array_equal(parts["test"], other["test"])
 
 
-# -- CIFAR-10 -----------------------------------------------------------------------------------------------------------------------
+# -- CIFAR-10 ----------------------------------------------------------------------------------------------------------
 
 
 def cifar_arrays(count, seed):
@@ -150,7 +150,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
         Cifar10(path=str(tmp_path), **settings(tmp_path)).split("train")
 
 
-# -- folders ------------------------------------------------------------------------------------------------------------------------
+# -- folders -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_classes_is_split_and_served_pixel_for_pixel(tmp_path):
@@ -269,7 +269,7 @@ def test_two_processes_that_build_the_cache_at_once_get_the_same(tmp_path):
     assert queue.get(timeout=60) == sums[0] and time.perf_counter() - started < 10
 
 
-# -- hub ----------------------------------------------------------------------------------------------------------------------------
+# -- hub ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_local_directory_of_parquet_loads_as_hub_images(tmp_path):

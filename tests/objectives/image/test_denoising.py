@@ -82,7 +82,7 @@ def batch_of(rows):
     return collate(ImageExamples(images[rows], None), keys) | {"keys": keys.to("cpu")}
 
 
-# -- masked autoencoder ------------------------------------------------------------------------------------------------------------
+# -- masked autoencoder ------------------------------------------------------------------------------------------------
 
 
 def twin_of(objective, normalise):
@@ -216,7 +216,7 @@ def test_a_perfect_answer_costs_nothing_and_none_costs_the_variance():
     assert objective.loss(batch).terms["squared_error"].total.item() == pytest.approx(0.0, abs=1e-6)
 
 
-# -- plain denoising ----------------------------------------------------------------------------------------------------------------
+# -- plain denoising ---------------------------------------------------------------------------------------------------
 
 
 def test_noise_is_normal_and_depends_on_the_image_alone():
@@ -257,7 +257,7 @@ def test_sizes_that_doubling_does_not_reach_are_refused():
         DenoisingImages(backbone=backbone, optimizer=plain_sgd(), views=odd, noise=0.5, decoder_width=32)
 
 
-# -- both ---------------------------------------------------------------------------------------------------------------------------
+# -- both --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("builder", [masked, denoising_transformer])

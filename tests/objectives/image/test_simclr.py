@@ -19,7 +19,7 @@ from pretraining.objectives.image.simclr import SimCLR
 from pretraining.optim.optimizers import AdamW
 from pretraining.random import Keys
 
-# -- the objective ------------------------------------------------------------------------------------------------------------------
+# -- the objective -----------------------------------------------------------------------------------------------------
 
 
 def views(count=2, **changes) -> Views:
@@ -106,7 +106,7 @@ def test_a_picture_shows_originals_above_their_views(tmp_path):
     assert np.array_equal(picture[2:66:8, 2:66:8], prepared["images"][0, 0].numpy())
 
 
-# -- projectors of the published recipes --------------------------------------------------------------------------------------------
+# -- projectors of the published recipes -------------------------------------------------------------------------------
 
 
 def kinds(projector: nn.Sequential) -> list[str]:

@@ -1,4 +1,6 @@
-"""SimCLR's gradient is that of the whole step: through cached representations, and over two ranks with synchronised batch norm."""
+"""SimCLR's gradient is that of the whole step: through cached representations, and over two ranks with synchronised
+batch norm.
+"""
 
 import numpy as np
 import pytest

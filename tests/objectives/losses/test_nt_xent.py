@@ -1,4 +1,6 @@
-"""NT-Xent: against closed forms, a slow reference and lightly's; in tiles, on two processes, and with positives of the same class."""
+"""NT-Xent: against closed forms, a slow reference and lightly's; in tiles, on two processes, and with positives of the
+same class.
+"""
 
 import math
 from itertools import product
@@ -91,7 +93,7 @@ def test_lightlys_loss_is_our_mean_over_anchors():
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-9)
 
 
-# -- in tiles -----------------------------------------------------------------------------------------------------------------------
+# -- in tiles ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("supervised", "decoupled"), product([False, True], repeat=2))
@@ -134,7 +136,7 @@ def test_no_intermediate_is_larger_than_a_tile_whatever_the_batch():
     assert largest(images=1024, tile=4096) == 2048 * 8  # from here on it is the representations
 
 
-# -- two processes ------------------------------------------------------------------------------------------------------------------
+# -- two processes -----------------------------------------------------------------------------------------------------
 
 
 def parts_of(rank, world, cases):
