@@ -1,9 +1,9 @@
 """``python -m experiments study=NAME [overrides]``."""
 
-from pretraining.cli import startup
 from pretraining.cli.help import help_asked
+from pretraining.engine.memory import keep_freed_memory
 
-startup.install()  # here, since the processes of a study's runs import this file first
+keep_freed_memory()  # here, since the processes of a study's runs import this file first
 
 
 def cli() -> None:

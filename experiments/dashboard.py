@@ -1,7 +1,7 @@
 """``python -m experiments.dashboard study=NAME``: a study's W&B workspace and report, built from its results.
 
-Online they are saved, and saved again over the ones that the study has; offline the specification that would be sent is written to
-``<study_dir>/dashboard.json``.
+Online they are saved, and saved again over the ones that the study has; offline the specification that would be sent is
+written to ``<study_dir>/dashboard.json``.
 """
 
 import json
@@ -11,30 +11,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.launch import resolved
+from experiments.launch import resolve_config
 from experiments.report.compare import Comparison, compare
-from experiments.report.plots import X_COLUMNS
-from experiments.report.words import between, in_words, place, short, spread
+from experiments.report.plots import x_columns
+from experiments.report.words import between, describe, short, spread
 from experiments.study.collect import Results, collect, config_difference, load_study
 from experiments.study.graph import PRETRAINING, Cell
-from experiments.study.spec import StudyError
+from experiments.study.spec import StudyError, exit_code
 
 ARM = "pretrain.name"
 """The column that both a pretraining run and the finetunings of its hand-off carry."""
 BY_ARM: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
 SAME_FOR_ALL = ("run_dir", "seed", "name", "resume")
-SPEEDS = ("throughput/tokens_per_second", "throughput/images_per_second", "throughput/mfu")
 
 
-class Place(NamedTuple):
-    """Where in W&B the runs of a study are; an empty entity is that of who looks."""
+class Project(NamedTuple):
+    """The W&B project that the runs of a study are in; an empty entity is that of who looks."""
 
     entity: str
     project: str
 
 
-def build(results: Results, where: Place) -> tuple[Any, Any]:
-    """Make the workspace and the report as wandb-workspaces' objects; asks nobody unless ``where`` names an entity."""
+def build(results: Results, where: Project) -> tuple[Any, Any]:
+    """Make the workspace and the report as wandb-workspaces' objects; asks no server unless ``where`` has an entity."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -44,8 +43,9 @@ def build(results: Results, where: Place) -> tuple[Any, Any]:
         wr.BarPlot(title=metric, metrics=[metric], **BY_ARM, groupby=wr.Config(ARM))
         for metric in dict.fromkeys(cell.metric for cell in results.cells())
     ]
+    labels = x_columns(results.curves)
     sections = [
-        ws.Section(name=f"Over {X_COLUMNS[axis]}", panels=panels, is_open=axis == "step")
+        ws.Section(name=f"Over {labels[axis]}", panels=panels, is_open=axis == "step")
         for axis, panels in curves.items()
     ]
     sections += [
@@ -65,9 +65,7 @@ def build(results: Results, where: Place) -> tuple[Any, Any]:
     blocks = [
         wr.H1(name),
         wr.P(results.study.question),
-        wr.MarkdownBlock(
-            "\n".join(f"- {sentence}" for sentence in in_words(comparison)) or "Nothing has finished yet."
-        ),
+        wr.MarkdownBlock("\n".join(f"- {line}" for line in describe(comparison)) or "Nothing has finished yet."),
         wr.MarkdownBlock(_table(comparison)),
         wr.H2("Learning curves"),
         *(
@@ -86,46 +84,42 @@ def build(results: Results, where: Place) -> tuple[Any, Any]:
 
 
 def _curves(results: Results, wr: Any) -> dict[str, list[Any]]:
-    """Each logged metric over each axis, a line per arm with the spread of its seeds."""
+    """Draw each logged metric over each axis, a line per arm with the spread of its seeds."""
     columns = {column for curve in results.curves for column in curve.columns}
-    wanted = [
-        column
-        for column in sorted(columns)
-        if column.startswith(("train/loss", "validation/", "probe/")) or column in SPEEDS
-    ]
-    axes = [axis for axis in X_COLUMNS if axis in columns] or ["step"]
+    speeds = {"throughput/mfu", *(f"throughput/{curve.unit}_per_second" for curve in results.curves)}
+    drawn = ("train/loss", "validation/", "probe/")
+    wanted = [column for column in sorted(columns) if column.startswith(drawn) or column in speeds] or ["train/loss"]
+    labels = x_columns(results.curves)
     return {
         axis: [
-            wr.LinePlot(title=y, x=axis, y=[y], title_x=X_COLUMNS[axis], **BY_ARM, groupby=wr.Config(ARM))
-            for y in wanted or ["train/loss"]
+            wr.LinePlot(title=y, x=axis, y=[y], title_x=labels[axis], **BY_ARM, groupby=wr.Config(ARM)) for y in wanted
         ]
-        for axis in axes
+        for axis in ([axis for axis in labels if axis in columns] or ["step"])
     }
 
 
-def _runset(wr: Any, where: Place, group: str, job_type: str, name: str | None = None) -> Any:
+def _runset(wr: Any, where: Project, group: str, job_type: str, name: str | None = None) -> Any:
     conditions = [f"Metric('Group') == '{group}'", f"Metric('JobType') == '{job_type}'"]
     conditions += [f"Metric('Name') == '{name}'"] if name else []
     known = {"entity": where.entity, "project": where.project} if where.entity else {}
     return wr.Runset(name=name or job_type, filters=" and ".join(conditions), groupby=[f"config.{ARM}"], **known)
 
 
-def _downstream(wr: Any, where: Place, group: str, cell: Cell) -> Any:
-    bar = wr.BarPlot(
-        title=place(cell), metrics=[cell.metric], **BY_ARM, groupby=wr.Config(ARM), title_x=short(cell.metric)
-    )
-    return wr.PanelGrid(runsets=[_runset(wr, where, group, "finetune", place(cell))], panels=[bar])
+def _downstream(wr: Any, where: Project, group: str, cell: Cell) -> Any:
+    title, label = cell.title(), short(cell.metric)
+    bar = wr.BarPlot(title=title, metrics=[cell.metric], **BY_ARM, groupby=wr.Config(ARM), title_x=label)
+    return wr.PanelGrid(runsets=[_runset(wr, where, group, "finetune", title)], panels=[bar])
 
 
 def _swept(results: Results) -> list[str]:
-    """The settings in which the study's pretrainings differ."""
+    """List the settings in which the study's pretrainings differ."""
     configs = [results.configs[node.name] for node in results.nodes(PRETRAINING) if node.name in results.configs]
     differing = {key for config in configs[1:] for key in config_difference(config, configs[0])}
     return sorted(key for key in differing if key not in SAME_FOR_ALL)
 
 
 def _coordinates(results: Results, wr: Any) -> Any:
-    """Every pretraining as a line through its settings to what it reached."""
+    """Draw every pretraining as a line through its settings to what it reached."""
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key)) for key in _swept(results) or [ARM]]
     columns += [
         wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(name)) for name in ("validation/loss", "flops")
@@ -135,42 +129,36 @@ def _coordinates(results: Results, wr: Any) -> Any:
 
 def _table(comparison: Comparison) -> str:
     head = "| task | mode | labels | objective | mean (95 % interval) | never pretrained | difference | n |"
-    rows = [
-        f"| {row.cell.task} | {row.cell.mode} | {row.cell.labels} | {row.arm} | {spread(row.value)} | {spread(row.twin)} | "
-        f"{between(row.difference) if row.difference else ''} | {row.value.n} {row.unit} |"
-        for row in comparison.rows
-    ]
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    for row in comparison.rows:
+        difference = between(row.difference) if row.difference else ""
+        numbers = [spread(row.value), spread(row.twin), difference, f"{row.value.n} {row.unit}"]
+        lines.append(f"| {' | '.join([*row.cell[:3], row.arm, *numbers])} |")
+    return "\n".join(lines)
 
 
 def _best(results: Results) -> str:
-    """The settings of each arm that differ between arms, best validation loss of its seeds first."""
+    """Tabulate the pretrainings with the settings in which they differ, the best validation loss first."""
     keys = _swept(results)
     found = []
     for node in results.nodes(PRETRAINING):
         loss = results.metrics[node.name].get("validation/loss")
         if isinstance(loss, int | float):
             config = results.configs.get(node.name, {})
-            found.append(
-                (
-                    loss,
-                    f"| {node.source.arm} | {node.seed} | {loss:.4f} | "
-                    + " | ".join(str(config.get(key)) for key in keys)
-                    + " |",
-                )
-            )
+            settings = " | ".join(str(config.get(key)) for key in keys)
+            found.append((loss, f"| {node.source.arm} | {node.seed} | {loss:.4f} | {settings} |"))
     head = "| " + " | ".join(["objective", "seed", "validation loss", *keys]) + " |"
     return "\n".join([head, "|" + "---|" * (3 + len(keys)), *(line for _, line in sorted(found))])
 
 
-def specification(results: Results, where: Place) -> dict[str, Any]:
-    """All that would be sent, as plain containers."""
+def specification(results: Results, where: Project) -> dict[str, Any]:
+    """Build all that would be sent, as plain containers."""
     workspace, report = build(results, where)
     dumped = {"workspace": workspace._to_model(), "report": report._to_model()}
     return {name: json.loads(model.model_dump_json(by_alias=True, exclude_none=True)) for name, model in dumped.items()}
 
 
-def save(results: Results, where: Place) -> dict[str, str]:
+def save(results: Results, where: Project) -> dict[str, str]:
     """Save both to W&B, over those that this study saved before; returns their addresses."""
     path = results.study.directory / "dashboard_saved.json"
     before = json.loads(path.read_text()) if path.exists() else {}
@@ -186,13 +174,13 @@ def save(results: Results, where: Place) -> dict[str, str]:
 
 
 def project_of(results: Results) -> str:
-    """The project that the study's runs were logged to."""
+    """Name the project that the study's runs were logged to."""
     known = [config["logger.wandb.project"] for config in results.configs.values() if "logger.wandb.project" in config]
     return known[0] if known else "pretraining"
 
 
 def make(directory: Path) -> str:
-    """Save the dashboard of the study in ``directory``, or write its specification; one line that says which."""
+    """Save the dashboard of the study in ``directory``, or write its specification; returns a line that says which."""
     if not (directory / "study.json").exists():
         raise StudyError(f"{directory} holds no study: run python -m experiments study=NAME first")
     from pretraining.runs.wandb_logger import key_configured
@@ -202,27 +190,21 @@ def make(directory: Path) -> str:
     if key_configured():
         import wandb
 
-        return "  ".join(
-            f"{kind}: {address}"
-            for kind, address in save(results, Place(entity or wandb.Api().default_entity or "", project)).items()
-        )
+        saved = save(results, Project(entity or wandb.Api().default_entity or "", project))
+        return "  ".join(f"{kind}: {address}" for kind, address in saved.items())
     path = directory / "dashboard.json"
-    path.write_text(json.dumps(specification(results, Place(entity, project)), indent=1) + "\n")
+    path.write_text(json.dumps(specification(results, Project(entity, project)), indent=1) + "\n")
     return f"offline, so the specification is in {path}: `wandb login`, then the same command saves it"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Make the dashboard of ``study=NAME`` (with ``study_dir=`` where it is not in its usual place)."""
     try:
-        print(make(Path(resolved("experiments", arguments)["study_dir"])))
-    except StudyError as error:
-        print(f"dashboard: {error}", file=sys.stderr)
-        return 2
+        print(make(Path(resolve_config("experiments", arguments)["study_dir"])))
     except ImportError as error:
-        print(f"dashboard: {error.name} is missing: pip install 'pretraining[dashboard]'", file=sys.stderr)
-        return 2
+        raise StudyError(f"{error.name} is missing: pip install 'pretraining[dashboard]'") from error
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_code("dashboard", lambda: main(sys.argv[1:])))

@@ -7,45 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from experiments.monitor.progress import shown
+from experiments.monitor.progress import draw_progress
+from experiments.report import words
 from experiments.report import write as report
 from experiments.report.compare import compare
-from experiments.report.table import table
-from experiments.report.words import cost_in_words, pretraining_in_words
-from experiments.search.tuning import needs_settling, settle
-from experiments.study.collect import collect, save_study
-from experiments.study.graph import PRETRAINING, Resolve, arms_of, expand
-from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, only_one, run_study
-from experiments.study.spec import StudyError
-from pretraining.cli.help import CONF
+from experiments.report.table import result_table
+from experiments.search.tuning import decide, needs_decisions
+from experiments.study.collect import collect, refuse_former_study, save_study
+from experiments.study.graph import FINETUNING, PRETRAINING, Resolve, expand, list_arms
+from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, lock_study, run_study
+from experiments.study.spec import StudyError, exit_code
+from pretraining.cli.compose import CONF, compose
+from pretraining.errors import RunError
 
-ROOTS = {PRETRAINING: "pretrain", "finetuning": "finetune", "experiments": "study"}
+ROOTS = {PRETRAINING: "pretrain", FINETUNING: "finetune", "experiments": "study"}
 
 
 class Commands(NamedTuple):
-    """The doors to the packages that a study drives; tests put their own behind them."""
+    """The packages that a study drives, as functions; tests put their own in their place."""
 
     resolve: Resolve
     run: Run
     measure: Callable[[Sequence[str]], int]
 
 
-def resolved(command: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration that a command would run with, as plain containers; takes no torch."""
+def resolve_config(command: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Resolve the configuration that a command would run with into plain containers; imports no torch."""
     try:
-        with initialize_config_dir(str(CONF), version_base=None):
-            config = compose(ROOTS[command], overrides=list(overrides))
+        config = compose(overrides, ROOTS[command], conf=CONF, complete=False)
         container = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        asked = " ".join(overrides)
-        said = str(error).split("\nConfig search path")[0].split("\nSet the environment")[0]
-        raise StudyError(f"{command} cannot be configured with {asked}:\n{said}") from error
+    except (RunError, OmegaConfBaseException) as error:
+        raise StudyError(f"{command} cannot be configured with {' '.join(overrides)}:\n{error}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -58,57 +54,61 @@ def run_command(command: str, overrides: Sequence[str]) -> None:
     gc.collect()  # Trainers and models hold one another in cycles: free them before the next run.
 
 
-def measured_steps(overrides: Sequence[str]) -> int:
-    """How many steps of a pretraining its budget buys on this machine."""
+def measure_steps(overrides: Sequence[str]) -> int:
+    """Count the steps of a pretraining that its budget buys on this machine."""
     launch = importlib.import_module("pretraining.launch")
     return launch.affordable_steps(launch.compose(list(overrides)))
 
 
-COMMANDS = Commands(resolved, run_command, measured_steps)
+COMMANDS = Commands(resolve_config, run_command, measure_steps)
 
 
 def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     """Run a study to its report; 0 if every run has its numbers."""
     # What is piped into a file has no width; rich would cut its lines to 80.
     console = Console() if sys.stdout.isatty() else Console(width=110)
-    config = resolved("experiments", overrides)
-    spec, directory = config["study"], Path(config["study_dir"])
+    config = resolve_config("experiments", overrides)
+    spec, directory = with_search_path(config["study"], overrides), Path(config["study_dir"])
+    refuse_former_study(directory)
     study = expand(spec, directory=directory, resolve=commands.resolve)
-    with only_one(study.directory):
-        if needs_settling(spec):
-            arms = list(arms_of(spec, commands.resolve))
-            settled = settle(
-                spec,
-                arms,
-                directory,
-                lambda: _executor(config, directory, commands.run),
-                commands.measure,
-                _teller(console),
-            )
-            study = expand(spec, directory=directory, resolve=commands.resolve, settled=settled)
+
+    def executor() -> Executor:
+        return _executor(config, directory, commands.run)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    with lock_study(directory):
+        if needs_decisions(spec):
+            arms = list(list_arms(spec, commands.resolve))
+            decided = decide(spec, arms, directory, executor, commands.measure, tell)
+            study = expand(spec, directory=directory, resolve=commands.resolve, decided=decided)
         save_study(study)
-        with shown(study) as progress:
-            executor = _executor(config, study.directory, commands.run)
+        with draw_progress(study) as progress:
+            opened = executor()
             try:
-                status = run_study(study, executor=executor, watch=progress, retry_failed=config["retry_failed"])
+                status = run_study(study, executor=opened, watch=progress, retry_failed=config["retry_failed"])
             finally:
-                executor.close()
+                opened.close()
         results = collect(study)
         path = report.write(results)
-    title = f"{study.name}: {study.question}"
     comparison = compare(results)
-    console.print(table(comparison, title, wide=console.width >= 100))
-    for sentence in [
-        *pretraining_in_words(comparison),
-        *(f"{cost.arm}: {cost_in_words(cost)}." for cost in comparison.costs),
-    ]:
+    console.print(result_table(comparison, f"{study.name}: {study.question}", wide=console.width >= 100))
+    costs = [f"{cost.arm}: {words.describe_cost(cost)}." for cost in comparison.costs]
+    for sentence in [*words.describe_pretraining(comparison), *costs]:
         console.print(sentence, highlight=False)
-    console.print(f"report: {path}", soft_wrap=True, highlight=False)
+    tell(f"report: {path}")
     return _farewell(console, status)
 
 
-def _teller(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, highlight=False, soft_wrap=True)
+def with_search_path(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Have each run of a study look for its settings where the study was found (`hydra.searchpath=`)."""
+    found = [given for given in overrides if given.startswith("hydra.searchpath=")]
+    entries = {
+        part: {name: {**entry, "overrides": [*found, *entry["overrides"]]} for name, entry in spec[part].items()}
+        for part in ("pretrain", "finetune")
+    }
+    return {**spec, **entries} if found else dict(spec)
 
 
 def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:
@@ -126,18 +126,12 @@ def _farewell(console: Console, status: Mapping[str, str]) -> int:
     found = list(status.values())
     if all(state == DONE for state in found):
         return 0
-    console.print(
-        f"[red]{found.count(FAILED)} of {len(found)} runs failed[/], {found.count(SKIPPED)} were "
-        "skipped because of it; retry_failed=true runs them again",
-        highlight=False,
-    )
+    failed, rest = found.count(FAILED), f"{found.count(SKIPPED)} were skipped because of it"
+    again = f"{rest}; retry_failed=true runs them again"
+    console.print(f"[red]{failed} of {len(found)} runs failed[/], {again}", highlight=False)
     return 1
 
 
 def cli() -> None:
-    """The console script: one clear line for what the user can change, exit code 2."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except StudyError as error:
-        print(f"study: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Run the command: one clear line for what the user can change, exit code 2."""
+    sys.exit(exit_code("study", lambda: main(sys.argv[1:])))

@@ -1,8 +1,9 @@
-"""``python -m experiments.ls [DIRECTORY ...]``: the runs and studies below, and how they stand; ends or resubmits some on request.
+"""``python -m experiments.ls [DIRECTORY ...]``: the status of runs and studies; ends or resubmits some on request.
 
 python -m experiments.ls runs studies            every run: state, step, time left, last number, job, log
 python -m experiments.ls runs/mlm --cancel       ends what runs or waits there; what trains saves first
-python -m experiments.ls runs --resubmit-failed --partition=gpu   a Slurm job for each run that has stopped; options of sbatch may follow
+python -m experiments.ls runs --resubmit-failed --partition=gpu
+                                                 a Slurm job for each run that has stopped; options of sbatch may follow
 """
 
 import argparse
@@ -17,29 +18,27 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from experiments.monitor.run_status import PENDING, STOPPED, Standing, shape, standings, stop
+from experiments.monitor.run_status import PENDING, STOPPED, RunStatus, find_runs, sbatch_shape, stop
 from experiments.report.words import NOTHING, clock
 from experiments.study import slurm
 from experiments.study.collect import load_study
 from experiments.study.runner import DONE, FAILED, RUNNING, Journal
-from experiments.study.spec import StudyError
+from experiments.study.spec import exit_code
 
 USUAL = ("runs", "studies")
 COLOURS = {DONE: "green", RUNNING: "blue", PENDING: "cyan", STOPPED: "yellow"}
 
 
-def studies(directory: Path) -> list[Path]:
-    """The study directories at or one level below a directory."""
+def find_studies(directory: Path) -> list[Path]:
+    """Find the study directories at or one level below a directory."""
     if (directory / "study.json").exists():
         return [directory]
     return sorted(d for d in directory.iterdir() if (d / "study.json").exists()) if directory.is_dir() else []
 
 
 def study_table(directories: list[Path], jobs: Mapping[str, slurm.Job]) -> Table:
-    """Each study with its runs counted, what runs now and how long it has taken."""
-    found = Table(title="studies", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("study", "done", "failed", "of", "now", "run time", "report"):
-        found.add_column(name, justify="right" if name in ("done", "failed", "of") else "left")
+    """Make a table of studies: the runs counted, what runs now, how long they have taken."""
+    found = _empty_table("studies", ("study", "done", "failed", "of", "now", "run time", "report"))
     for directory in directories:
         study, journal = load_study(directory), Journal(directory)
         states = [journal.read(node) for node in study.nodes]
@@ -58,37 +57,34 @@ def study_table(directories: list[Path], jobs: Mapping[str, slurm.Job]) -> Table
     return found
 
 
+def _empty_table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("done", "failed", "of", "step", "left") else "left")
+    return table
+
+
 def _goes_on(state: Mapping[str, Any], jobs: Mapping[str, slurm.Job]) -> bool:
-    """Whether a run that was begun is still at it: in Slurm's queue, or a process of this machine."""
+    """Tell whether a run that was begun still goes on: in Slurm's queue, or as a process of this machine."""
     if state.get("status") != RUNNING:
         return False
     job = jobs.get(str(state.get("job")))
     return job.goes_on if job is not None else Path(f"/proc/{state.get('pid')}").exists()
 
 
-def run_table(found: Sequence[Standing]) -> Table:
-    """Each run with its status, step and number; the newest last."""
-    table = Table(title="runs", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("run", "kind", "status", "step", "left", "result", "job", "changed"):
-        table.add_column(name, justify="right" if name in ("step", "left") else "left")
+def run_table(found: Sequence[RunStatus]) -> Table:
+    """Make a table of runs with their status, step and number; the newest last."""
+    table = _empty_table("runs", ("run", "kind", "status", "step", "left", "result", "job", "changed"))
     for run in sorted(found, key=lambda r: r.changed):
+        status, position = f"[{COLOURS[run.status]}]{run.status}[/]", str(run.position or "")
         left = clock(run.seconds_left) if run.seconds_left is not None else ""
         who = run.job or (f"pid {run.pid}" if run.pid else "")
         when = time.strftime("%m-%d %H:%M", time.localtime(run.changed))
-        table.add_row(
-            str(run.path),
-            run.package,
-            f"[{COLOURS[run.status]}]{run.status}[/]",
-            run.position,
-            left,
-            run.value,
-            who,
-            when,
-        )
+        table.add_row(str(run.path), run.package, status, position, left, run.value, who, when)
     return table
 
 
-def cancel(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slurm.Job]) -> None:
+def cancel(found: Sequence[RunStatus], known: list[Path], jobs: Mapping[str, slurm.Job]) -> None:
     """End what runs or waits: jobs through Slurm, processes of this machine by a signal after which they save."""
     states = [Journal(directory).read(node) for directory in known for node in load_study(directory).nodes]
     numbers = [str(state["job"]) for state in states if "job" in state and _goes_on(state, jobs)]
@@ -98,26 +94,22 @@ def cancel(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slur
     processes = [run for run in found if run.pid is not None and run.job not in numbers]
     for run in processes:
         stop(run)
-    print(
-        f"ended {len(numbers)} Slurm job(s) and {len(processes)} process(es) of this machine; what trained has saved, resume=auto continues"
-    )
+    ended = f"ended {len(numbers)} Slurm job(s) and {len(processes)} process(es) of this machine"
+    print(f"{ended}; what trained has saved, resume=auto continues")
 
 
-def resubmit(found: Sequence[Standing], options: Mapping[str, str]) -> None:
-    """Submit a job for each run that has stopped; where there is no Slurm, say the command that continues it."""
-    from pretraining.runs.snapshot import taken
+def resubmit(found: Sequence[RunStatus], options: Mapping[str, str]) -> None:
+    """Submit a job for each run that has stopped; where there is no Slurm, print the command that continues it."""
+    from pretraining.runs.snapshot import snapshot_environment
 
     stopped = [run for run in found if run.status == STOPPED]
-    snapshot = taken() if stopped and slurm.is_here() else {}
+    snapshot = snapshot_environment() if stopped and slurm.is_here() else {}
     for run in stopped:
-        asked = [
-            line
-            for line in (run.path / "overrides.txt").read_text().splitlines()
-            if line and not line.startswith("run_dir=")
-        ]
-        again = [*asked, f"run_dir={run.path}", "resume=auto"]
+        asked = (run.path / "overrides.txt").read_text().splitlines()
+        again = [line for line in asked if line and not line.startswith("run_dir=")]
+        again += [f"run_dir={run.path}", "resume=auto"]
         if snapshot:
-            number = slurm.submit(run.package, again, {**shape(run.path), **options}, snapshot)
+            number = slurm.submit(run.package, again, {**sbatch_shape(run.path), **options}, snapshot)
             print(f"job {number}: {run.path}")
         else:
             print(f"python -m {run.package} {shlex.join(again)}")
@@ -142,8 +134,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     roots = [Path(place) for place in given.places or USUAL]
     jobs = slurm.queue() if slurm.is_here() else {}
-    known = [directory for root in roots for directory in studies(root)]
-    found = [run for root in roots for run in standings(root, jobs)]
+    known = [directory for root in roots for directory in find_studies(root)]
+    found = [run for root in roots for run in find_runs(root, jobs)]
     if given.cancel:
         cancel(found, known, jobs)
     elif given.resubmit_failed:
@@ -155,8 +147,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def show(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slurm.Job], roots: Sequence[Path]) -> None:
-    """Print how everything stands, and where what is not done has written its output."""
+def show(found: Sequence[RunStatus], known: list[Path], jobs: Mapping[str, slurm.Job], roots: Sequence[Path]) -> None:
+    """Print the status of everything, and where what is not done has written its output."""
     console = Console() if sys.stdout.isatty() else Console(width=140)
     if known:
         console.print(study_table(known, jobs))
@@ -169,14 +161,5 @@ def show(found: Sequence[Standing], known: list[Path], jobs: Mapping[str, slurm.
         console.print(f"no runs or studies in {' and '.join(map(str, roots))}: give the directories to look in")
 
 
-def cli() -> None:
-    """The command: one clear line where Slurm refuses."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except StudyError as error:
-        print(f"ls: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    cli()
+    sys.exit(exit_code("ls", lambda: main(sys.argv[1:])))

@@ -1,6 +1,7 @@
-"""``python -m experiments.wandb_sync [DIRECTORY ...]``: send offline runs to W&B, join them by lineage, save their studies' dashboards.
+"""``python -m experiments.wandb_sync [DIRECTORY ...]``: send offline runs to W&B and join them by lineage.
 
-What was sent is marked and not sent again, so the command can be repeated while runs go on.
+It saves the dashboards of studies, too. What was sent is marked and not sent again, so the command can be repeated
+while runs go on.
 """
 
 import json
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+
+from pretraining.runs.provenance import artifact_name
 
 USUAL = ("runs", "studies")
 JOINED = "wandb_joined.txt"
@@ -27,12 +30,12 @@ class Edge(NamedTuple):
 
 
 def offline_runs(directory: Path) -> list[Path]:
-    """The offline fragments below a directory that have not been sent; a resumed run has several, in order of time."""
+    """List the offline fragments below a directory that were not sent; a resumed run has several, in order of time."""
     return sorted(d for d in directory.rglob("wandb/offline-run-*") if d.is_dir() and not list(d.glob("*.synced")))
 
 
 def edges(directory: Path) -> Iterator[Edge]:
-    """The hand-offs between W&B runs that are known below a directory and not yet joined."""
+    """List the hand-offs between W&B runs that are known below a directory and not yet joined."""
     for path in sorted(directory.rglob("lineage.json")):
         run_dir, lineage = path.parent, json.loads(path.read_text())
         parent, identity = lineage["origin"].get("wandb"), run_dir / "wandb_id.txt"
@@ -40,7 +43,7 @@ def edges(directory: Path) -> Iterator[Edge]:
             continue
         project = yaml.safe_load((run_dir / "config.yaml").read_text())["logger"]["wandb"]["project"]
         parent_project, _, parent_run = parent.rpartition("/")
-        artifact = f"{parent_project}/handoff-{parent_run}:{Path(lineage['path']).name}"
+        artifact = f"{parent_project}/{artifact_name(parent_run)}:{Path(lineage['path']).name}"
         yield Edge(run_dir, f"{project}/{identity.read_text().strip()}", artifact)
 
 
@@ -81,10 +84,8 @@ def main(places: Sequence[str]) -> int:
     try:
         send(fragments)
     except subprocess.CalledProcessError as error:
-        print(
-            f"wandb_sync: wandb sync ended with {error.returncode}: what it had sent is marked, repeat the command",
-            file=sys.stderr,
-        )
+        again = "what it had sent is marked, repeat the command"
+        print(f"wandb_sync: wandb sync ended with {error.returncode}: {again}", file=sys.stderr)
         return 1
     import wandb
 

@@ -1,14 +1,14 @@
 """`python -m finetuning handoff=DIR task=NAME [overrides]`: one finetuning run, or a sweep with -m."""
 
-from pretraining.cli import startup
 from pretraining.cli.help import help_asked
+from pretraining.engine.memory import keep_freed_memory
 
 
 def cli() -> None:
     """Run the command line."""
     if help_asked("finetune"):
         return
-    startup.install()
+    keep_freed_memory()
     from finetuning.launch import main
     from pretraining.cli.configuration import command_line
 

@@ -19,8 +19,7 @@ from pretraining.data.splits import SPLITS
 from pretraining.distributed.collectives import rank, world_size
 from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
-from pretraining.engine.trainer import TrainerSettings, train
-from pretraining.kernels import winograd
+from pretraining.engine.trainer import TrainerSettings, choose_kernels, train
 from pretraining.runs.directory import RunDirectory
 
 EncodedSplits = dict[str, EncodedSplit]
@@ -65,7 +64,7 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
     if run.show:
         print(describe(task, run.splits), file=sys.stderr)
     task.precision = run.settings.precision
-    winograd.allow(task, run.settings.winograd)  # before vectors are cached, or a head is fitted to them
+    choose_kernels(task, run.settings)  # before vectors are cached, or a head is fitted to them
     task.to(run.settings.accelerator)
     splits = run.splits
     if task.mode.cache and task.cacheable:

@@ -1,14 +1,14 @@
 """`python -m pretraining [overrides]`: one pretraining run, or a sweep with -m."""
 
-from pretraining.cli import startup
 from pretraining.cli.help import help_asked
+from pretraining.engine.memory import keep_freed_memory
 
 
 def cli() -> None:
     """Run the command line."""
     if help_asked("pretrain"):
         return
-    startup.install()
+    keep_freed_memory()
     from pretraining.cli.configuration import command_line
     from pretraining.launch import main
 

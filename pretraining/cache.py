@@ -1,17 +1,16 @@
-"""Directories that are built once, however many processes ask for them at the same time, and however often one is killed at it."""
+"""Files and directories that are complete or absent, and locks: for many processes, each of which may be killed."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def key(parts: dict[str, Any]) -> str:
@@ -25,37 +24,90 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def pause_for_tests() -> None:
-    """Sleep inside a write when a test wants to interrupt one (PRETRAINING_SLOW_WRITES seconds)."""
-    seconds = os.environ.get("PRETRAINING_SLOW_WRITES")
-    if seconds:
-        time.sleep(float(seconds))
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of a directory's files, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that replaces `path` at the end of the block, once it is on disk; a block that fails changes nothing.
+
+    One process at a time may write to a path. What a killed one leaves (`.NAME.writing`) is overwritten by the next.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with temporary.open(mode, **options) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replace_file(path) as file:
+        file.write(text)
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock a file, made if need be, until it is closed or this process dies; None where another process holds the lock.
+
+    Its content stays: it may tell of the process that has the lock. Nobody removes the file, which would let two owners
+    in.
+    """
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def lock(path: Path, waiting: str | None = None) -> IO[str]:
+    """Lock a file as `try_lock` does, but wait for a process that holds it, of which the message `waiting` tells."""
+    file = try_lock(path)
+    if file is None:
+        if waiting is not None:
+            print(waiting, file=sys.stderr, flush=True)
+        file = path.open("a+", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process has locked a file; needs the right to read it alone."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
-    """Give `directory`, complete; where it does not exist, `build` fills `<directory>.partial`, which is then renamed.
+    """Return `directory`, complete; where there is none, `build` fills `<directory>.partial`, which is then renamed.
 
-    One process builds and the others wait for it. What a killed build left in the partial directory is there for the next
-    one to continue from, or to overwrite.
+    One process builds and the others wait for it. What a killed build left in the partial directory is there for the
+    next one to continue from, or to overwrite.
     """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(directory.with_name(directory.name + ".lock")):
+        waiting = f"another process is building {directory}: waiting for it"
+        with lock(directory.with_name(directory.name + ".lock"), waiting):
             if not directory.exists():
                 partial = directory.with_name(directory.name + ".partial")
                 partial.mkdir(exist_ok=True)
                 build(partial)
                 partial.rename(directory)
     return directory
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel drops when its owner dies. The file stays: removing it would let two owners in."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process is building {path.with_suffix('')}: waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

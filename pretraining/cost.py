@@ -1,4 +1,6 @@
-"""What a training step costs, in operations and in seconds, before training: so that objectives can be compared at equal cost."""
+"""What a training step costs, in operations and in seconds, before training: so that objectives can be compared at
+equal cost.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,11 @@ SAMPLED_EXAMPLES = (
 
 
 def row_flops(parts: Any, settings: TrainerSettings) -> float:
-    """Count the operations (2 per multiply-add) of training on an average row: every view, decoder and head, forward and backward.
+    """Count the operations (2 per multiply-add) of training on an average row: every view, decoder and head, forward
+    and backward.
 
-    Where the modality has a formula it is used, with twice the forward pass for the backward one. Else a step on a few rows is
-    measured by running it on shapes alone.
+    Where the modality has a formula it is used, with twice the forward pass for the backward one. Else a step on a few
+    rows is measured by running it on shapes alone.
     """
     if parts.row.flops is not None:
         return 3.0 * parts.row.flops
@@ -46,7 +49,8 @@ def row_flops(parts: Any, settings: TrainerSettings) -> float:
 def measured_flops(parts: Any, examples: int, micro_batches: int) -> float:
     """Count one micro-batch of `examples` training rows, forward and backward, as torch does (`FlopCounterMode`).
 
-    The operations run on the meta device, without data; an objective whose work depends on its data runs on the rows themselves.
+    The operations run on the meta device, without data; an objective whose work depends on its data runs on the rows
+    themselves.
     """
     rows = np.arange(min(examples, parts.train.count(0)), dtype=np.int64)
     rows = np.resize(rows, examples)

@@ -31,7 +31,8 @@ def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
         f"parameters, {backbone:,} in the backbone",
         f"data        {type(parts.data).__name__}: {parts.train.count(0):,} training rows, "
         f"{parts.validation.count(0):,} validation rows",
-        f"step        {config.data.batch_size} rows = {settings.ranks} rank(s) x {settings.accumulate} micro-batch(es) x "
+        f"step        {config.data.batch_size} rows = {settings.ranks} rank(s) x {settings.accumulate} "
+        "micro-batch(es) x "
         f"{config.data.batch_size // settings.ranks // settings.accumulate}; {settings.max_steps} steps, "
         f"{settings.precision}",
         *(f"  {name:<12}{tuple(value.shape)} {value.dtype}" for name, value in _tensors(step.micro_batches[0])),

@@ -21,3 +21,14 @@ class Preempted(SystemExit):
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient that is not a number, with the step it happened in."""
+
+
+def out_of_memory(batch_size: int, ranks: int, accumulate: int, error: BaseException) -> RunError:
+    """Explain an exhausted GPU: the micro-batch that did not fit, and the next way to cut a step."""
+    micro, share = batch_size // (ranks * accumulate), batch_size // ranks
+    finer = next((parts for parts in range(accumulate + 1, share + 1) if share % parts == 0), None)
+    advice = f"try trainer.accumulate={finer}" if finer else "lower data.batch_size or take a smaller backbone"
+    detail = str(error).split("\n")[0]
+    return RunError(
+        f"out of memory with micro-batches of {micro} examples: {advice} (the result stays the same). {detail}"
+    )

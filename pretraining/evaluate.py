@@ -1,4 +1,6 @@
-"""`python -m pretraining.evaluate handoff=DIR data=NAME`: the pretraining loss of a hand-off on any data, as one line of JSON."""
+"""`python -m pretraining.evaluate handoff=DIR data=NAME`: the pretraining loss of a hand-off on any data, as one line
+of JSON.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def _refuse_foreign(node: Any, packages: tuple[str, ...]) -> None:
     if isinstance(node, dict):
         if "_target_" in node and handoff.class_in(packages, node["_target_"]) is None:
             raise HandoffError(
-                f"the hand-off asks for {node['_target_']!r}, which is no class of this package: refused, it may run foreign code"
+                f"the hand-off asks for {node['_target_']!r}, which is no class of this package: refused, it may run "
+                "foreign code"
             )
         node = list(node.values())
     for value in node if isinstance(node, list) else ():
@@ -75,7 +78,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         data = instantiate(config.data)
         if modality is not objective.backbone.modality:
             raise RunError(
-                f"{type(objective).__name__} learns from {objective.backbone.modality}, but data={type(data).__name__} is {modality}"
+                f"{type(objective).__name__} learns from {objective.backbone.modality}, but "
+                f"data={type(data).__name__} is {modality}"
             )
         source = modality.source(data, config.split, given.preprocess, collate, seed=EVALUATION_SEED)
     loader = EvalLoader(source, collate, batch_size=data.eval_batch_size, full_batches=objective.coupled)

@@ -14,13 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pretraining.budget import affordable_steps as steps_of
 from pretraining.budget import frozen_steps
-from pretraining.callbacks.artifact import Artifact
-from pretraining.callbacks.export import Export
 from pretraining.callbacks.online_probe import ProbeSettings
-from pretraining.callbacks.pictures import probing
-from pretraining.callbacks.profile import Profile
-from pretraining.callbacks.throughput import Throughput
-from pretraining.callbacks.validation import Validation
+from pretraining.callbacks.standard import standard_callbacks
 from pretraining.cli.configuration import (
     as_run_errors,
     check_modalities,
@@ -32,7 +27,6 @@ from pretraining.cli.configuration import (
     rerun,
 )
 from pretraining.cli.spawn import needs_ranks, run_ranks
-from pretraining.cost import step_flops
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.data.source import FirstRows, Source, class_count, require_classes
 from pretraining.distributed.batchnorm import convert_batchnorm
@@ -40,7 +34,7 @@ from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
 from pretraining.engine.precision import choose_precision
 from pretraining.engine.trainer import TrainerSettings, train
-from pretraining.errors import RunError
+from pretraining.errors import out_of_memory
 from pretraining.modality import Modality, Row
 from pretraining.objectives.base import Objective
 from pretraining.objectives.init_from import continue_heads
@@ -133,7 +127,7 @@ def assemble_parts(
     )
 
 
-# -- one run ------------------------------------------------------------------------------------------------------------------------------
+# -- one run -----------------------------------------------------------------------------------------------------------
 
 
 def main(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
@@ -238,7 +232,7 @@ def carry_out(planned: Run) -> Path:
         if process_rank() == 0:
             print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(config.data.batch_size, settings, error) from error
+        raise out_of_memory(config.data.batch_size, settings.ranks, settings.accumulate, error) from error
     finally:
         directory.release()
     return directory.path
@@ -266,51 +260,31 @@ def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[Step
 def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory: RunDirectory) -> dict[str, Any]:
     """Train the parts and hand them over; returns the final numbers."""
     config, parts, settings = planned.config, planned.parts, planned.settings
-    objective, (loader, evaluation) = parts.objective, loaders
+    objective = parts.objective
     if settings.ranks > 1:
         convert_batchnorm(objective)
     objective.backbone.set_compute(
-        compiled=settings.compile, recompute=settings.recompute, sharded=settings.strategy == "fsdp"
+        compiled=settings.compile,
+        activation_checkpointing=settings.activation_checkpointing,
+        sharded=settings.strategy == "fsdp",
     )
-    origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True))
+    origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True), parts.data.modality.unit)
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
-    throughput = Throughput(
-        every=settings.log_every,
-        evaluated_every=settings.val_every,
-        step_flops=step_flops(parts, settings),
-        wait_seconds=lambda: loader.wait_seconds,
-        unit=parts.data.modality.unit,
-        show=config.logger.progress,
-    )
-    export = Export(
-        directory.path / "handoff",
-        every=settings.handoff_every,
-        preprocess=parts.preprocess,
-        recipe=parts.recipe,
-        origin=lambda: origin | throughput.spent(),
-    )
-    validation = Validation(evaluation, every=settings.val_every)
-    probe = probing(parts, settings.val_every, evaluation.ranks, directory.path / "pictures")
-    tracing = [Profile(directory.path / "profile")] if config.profile else []
+    callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
     trainer = train(
         objective,
-        loader,
+        loaders[0],
         settings=settings,
         run=directory,
         loggers=loggers,
-        callbacks=[validation, *probe, throughput, export, Artifact(export.directory), *tracing],
+        callbacks=callbacks,
         step_settings=StepSettings(
             config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite
         ),
     )
     parameters = sum(parameter.numel() for parameter in objective.parameters())
-    return {
-        "steps": trainer.global_step,
-        "parameters": parameters,
-        **objective.measured,
-        **parts.facts,
-        **throughput.summary(),
-    }
+    counted = {"steps": trainer.global_step, "parameters": parameters}
+    return counted | objective.measured | parts.facts | throughput.summary()
 
 
 def run_loggers(config: DictConfig, directory: RunDirectory, origin: dict[str, Any]) -> list[Any]:
@@ -319,15 +293,3 @@ def run_loggers(config: DictConfig, directory: RunDirectory, origin: dict[str, A
     loggers = make_loggers(config, directory.path, job_type="pretrain", tags=known, origin=origin)
     origin["wandb"] = next((logger.path for logger in loggers if isinstance(logger, WandbHistory)), None)
     return loggers
-
-
-def out_of_memory(batch_size: int, settings: TrainerSettings, error: BaseException) -> RunError:
-    """Explain an exhausted GPU: the micro-batch that did not fit, and the next way to cut a step."""
-    micro = batch_size // (settings.ranks * settings.accumulate)
-    share = batch_size // settings.ranks
-    finer = next((parts for parts in range(settings.accumulate + 1, share + 1) if share % parts == 0), None)
-    advice = f"try trainer.accumulate={finer}" if finer else "lower data.batch_size or take a smaller backbone"
-    detail = str(error).split("\n")[0]
-    return RunError(
-        f"out of memory with micro-batches of {micro} examples: {advice} (the result stays the same). {detail}"
-    )

@@ -1,4 +1,7 @@
-"""What the core asks of a modality, and all that it asks. Text, images and each further kind of data answer in a wing of their own."""
+"""What the core asks of a modality, and all that it asks.
+
+Text, images and each further kind of data answer in a wing of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from pretraining.data.source import Source
 
 
 class Preprocess(ABC):
-    """What turns raw examples into what a backbone reads: a tokenizer, the size and scale of pixels. It travels in the hand-off."""
+    """What turns raw examples into what a backbone reads: a tokenizer, the size and scale of pixels. It travels in the
+    hand-off.
+    """
 
     modality: ClassVar[Modality]
 
@@ -52,8 +57,8 @@ class Row(NamedTuple):
 
 
 class Modality(ABC):
-    """A kind of data. A wing derives one class from this and makes one object of it, which its data, preprocessing, backbones,
-    objectives and finetuning inputs name as their `modality`.
+    """A kind of data. A wing derives one class from this and makes one object of it, which its data, preprocessing,
+    backbones, objectives and finetuning inputs name as their `modality`.
     """
 
     name: ClassVar[str]
@@ -61,8 +66,8 @@ class Modality(ABC):
     probes: ClassVar[bool] = (
         False  # whether features of untouched validation examples tell how pretraining goes (probe=)
     )
-    # How checkpoints of home libraries are read: {scheme: "module.function"} for `handoff=scheme:NAME`; the function takes the name
-    # and returns a Tower.
+    # How checkpoints of home libraries are read: {scheme: "module.function"} for `handoff=scheme:NAME`; the function
+    # takes the name and returns a Tower.
     readers: ClassVar[Mapping[str, str]] = {}
 
     def __str__(self) -> str:
@@ -90,7 +95,9 @@ class Modality(ABC):
 
     @abstractmethod
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
-        """Describe up to `count` examples of a finished batch in lines; a picture or sound goes to `path`, under a suffix of its own."""
+        """Describe up to `count` examples of a finished batch in lines; a picture or sound goes to `path`, under a
+        suffix of its own.
+        """
 
     def towers(self, backbone: Backbone, preprocess: Any) -> dict[str, Tower]:
         """Name the networks that a hand-off holds."""

@@ -1,7 +1,7 @@
-"""What fixed feature vectors are worth: solvers on them (logistic and ridge regression, nearest neighbours) and measures of their geometry.
+"""What fixed feature vectors are worth: regressions and nearest neighbours on them, and measures of their geometry.
 
-Functions of matrices, used while pretraining and in finetuning. They compute in at least single precision, whatever they are given and
-whatever autocast is in force.
+Functions of matrices, used while pretraining and in finetuning. They compute in at least single precision, whatever
+they are given and whatever autocast is in force.
 
 Shapes: N examples, D width, C classes (or outputs).
 """
@@ -9,7 +9,7 @@ Shapes: N examples, D width, C classes (or outputs).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,19 +58,14 @@ def logistic_regression(
 ) -> Linear:
     """Minimise  mean cross-entropy + penalty / 2 * |weight|^2  by L-BFGS in float64; the bias is free.
 
-    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. `start` (a neighbouring penalty's solution)
-    saves iterations.
+    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. `start` (a neighbouring penalty's
+    solution) saves iterations.
     """
     vectors = vectors.double()
     weight = (start.weight.clone() if start else vectors.new_zeros(count, vectors.shape[1])).requires_grad_()
     bias = (start.bias.clone() if start else vectors.new_zeros(count)).requires_grad_()
-    solver = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=max_iterations,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
-    )
+    stop: dict[str, Any] = {"max_iter": max_iterations, "tolerance_grad": 1e-6, "tolerance_change": 1e-10}
+    solver = torch.optim.LBFGS([weight, bias], line_search_fn="strong_wolfe", **stop)
 
     def closure() -> Tensor:
         solver.zero_grad()
@@ -88,9 +83,8 @@ def ridge_regression(vectors: Tensor, values: Tensor, penalty: float) -> Linear:
     vectors, values = vectors.double(), values.double()
     mean, offset = vectors.mean(0), values.mean(0)
     centred = vectors - mean
-    gram = centred.T @ centred + penalty * len(vectors) * torch.eye(
-        vectors.shape[1], dtype=torch.float64, device=vectors.device
-    )
+    identity = torch.eye(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    gram = centred.T @ centred + penalty * len(vectors) * identity
     weight = torch.linalg.solve(gram, centred.T @ (values - offset)).T
     return Linear(weight, offset - weight @ mean)
 
@@ -98,10 +92,11 @@ def ridge_regression(vectors: Tensor, values: Tensor, penalty: float) -> Linear:
 def nearest_neighbours(
     vectors: Tensor, classes: Tensor, queries: Tensor, *, count: int, k: int, temperature: float
 ) -> Tensor:
-    """Score each class by its neighbours among the `k` most similar (cosine) training vectors, each with exp(similarity / temperature).
+    """Score classes by the `k` most similar (cosine) training vectors, weighted by exp(similarity / temperature).
 
-    The protocol of Wu et al. 2018 ("Unsupervised feature learning via non-parametric instance discrimination", section 3.4), with
-    published k 200 and temperature 0.1 or 0.07. Shares of the total weight, so that rows sum to 1. [queries, C]
+    The protocol of Wu et al. 2018 ("Unsupervised feature learning via non-parametric instance discrimination", section
+    3.4), with published k 200 and temperature 0.1 or 0.07. Shares of the total weight, so that rows sum to 1. [queries,
+    C]
     """
     with torch.autocast(vectors.device.type, enabled=False):
         bank = unit(vectors)
@@ -115,7 +110,7 @@ def nearest_neighbours(
     return torch.cat(scores)
 
 
-# -- geometry --------------------------------------------------------------------------------------------------------------
+# -- geometry ----------------------------------------------------------------------------------------------------------
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -124,10 +119,11 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def effective_rank(vectors: Tensor) -> float:
-    """Compute RankMe: exp of the entropy of the singular values' shares (Garrido et al. 2023, equation 1; Roy & Vetterli 2007).
+    """Compute RankMe: exp of the entropy of the singular values' shares (Garrido et al. 2023; Roy & Vetterli 2007).
 
-    From 1 (all vectors on one line) to min(N, D) (all directions alike). Vectors are taken as they are, neither centred nor scaled.
-    Singular values below 1e-8 of the largest are lost to the Gram matrix, which is many times cheaper, and would not show.
+    From 1 (all vectors on one line) to min(N, D) (all directions alike). Vectors are taken as they are, neither centred
+    nor scaled. Singular values below 1e-8 of the largest are lost to the Gram matrix, which is many times cheaper, and
+    would not show.
     """
     vectors = vectors.double()
     gram = vectors.T @ vectors if len(vectors) > vectors.shape[1] else vectors @ vectors.T
@@ -145,7 +141,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
 
 
 def uniformity(vectors: Tensor) -> float:
-    """Compute the log of the mean over pairs of exp(-2 squared distance) on the unit sphere (Wang & Isola 2020, section 4.1, t 2).
+    """Compute the log of the mean over pairs of exp(-2 squared distance) on the unit sphere (Wang & Isola 2020, t 2).
 
     0 where all vectors are one; about -4 where they spread evenly over many dimensions; -8 for two opposite points.
     """
@@ -161,8 +157,8 @@ def uniformity(vectors: Tensor) -> float:
 def feature_spread(vectors: Tensor) -> float:
     """Compute the standard deviation of the unit vectors' features, averaged over features, times the root of D.
 
-    1 where they spread evenly over the sphere, 0 where they have collapsed to a point (Chen & He 2021, "Exploring simple Siamese
-    representation learning", section 4.1).
+    1 where they spread evenly over the sphere, 0 where they have collapsed to a point (Chen & He 2021, "Exploring
+    simple Siamese representation learning", section 4.1).
     """
     points = unit(vectors)
     return float(points.std(0, correction=0).mean()) * math.sqrt(points.shape[1])

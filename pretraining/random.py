@@ -1,8 +1,8 @@
 """Random numbers that are a function of place, not of history.
 
-Every draw of the data path is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") evaluated at
-(seed, stream; epoch, index, view, slot): never of a worker, a rank, a batch split or what was drawn before. The same integer
-operations run on numpy arrays and torch tensors, CPU or GPU, and give the same numbers.
+Every draw of the data path is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
+evaluated at (seed, stream; epoch, index, view, slot): never of a worker, a rank, a batch split or what was drawn
+before. The same integer operations run on numpy arrays and torch tensors, CPU or GPU, and give the same numbers.
 
 Shapes: B examples.
 """
@@ -24,8 +24,9 @@ _MASK = 0xFFFFFFFF
 class Keys(NamedTuple):
     """Which examples: everything that a draw about them may depend on.
 
-    `epoch` and `index` are int64 [B], both numpy or both torch; `stream` separates uses that share a seed ("train", "validation").
-    `progress` is the share of the run before this step, for schedules; draws do not depend on it. Evaluation happens at the end, 1.
+    `epoch` and `index` are int64 [B], both numpy or both torch; `stream` separates uses that share a seed ("train",
+    "validation"). `progress` is the share of the run before this step, for schedules; draws do not depend on it.
+    Evaluation happens at the end, 1.
     """
 
     seed: int
@@ -35,12 +36,12 @@ class Keys(NamedTuple):
     progress: float = 1.0
 
     def to(self, device: torch.device | str) -> Keys:
-        """Give the same keys as tensors on `device`."""
+        """Copy the keys to tensors on `device`."""
         epoch, index = (torch.as_tensor(part, device=device) for part in (self.epoch, self.index))
         return Keys(self.seed, self.stream, epoch, index, self.progress)
 
     def select(self, rows: Array) -> Keys:
-        """Give the keys of `rows` of this batch."""
+        """Take the keys of `rows` of this batch."""
         return Keys(self.seed, self.stream, self.epoch[rows], self.index[rows], self.progress)
 
 
@@ -94,7 +95,8 @@ def bits(keys: Keys, slot: str, count: int = 1, view: int = 0) -> Array:
     lane: Any = torch.arange(blocks, device=keys.index.device) if isinstance(keys.index, Tensor) else np.arange(blocks)
     ones = lane[None] * 0 + 1
     index = keys.index[:, None]
-    # An index beyond 32 bits spills into the epoch word's upper half, a view into the block word's: none of them wraps into another.
+    # An index beyond 32 bits spills into the epoch word's upper half, a view into the block word's: none of them wraps
+    # into another.
     first = (index & _MASK) * ones
     second = ((keys.epoch[:, None] & 0xFFFF) | ((index >> 32) << 16)) * ones
     third = (view << 24) + lane[None] + index * 0
@@ -117,10 +119,10 @@ def integers(keys: Keys, slot: str, high: int | Array, count: int = 1, view: int
 
 
 def permuted(index: np.ndarray, size: int, *, seed: int, epoch: int, stream: str) -> np.ndarray:
-    """Give the places of positions `index` in a keyed permutation of range(size). int64, the shape of `index`.
+    """Compute the places of positions `index` in a keyed permutation of range(size). int64, the shape of `index`.
 
-    A Feistel network on the smallest even number of bits that holds `size`, walked until it lands inside (Black & Rogaway 2002):
-    any part of an epoch's order can be asked for without building the whole.
+    A Feistel network on the smallest even number of bits that holds `size`, walked until it lands inside (Black &
+    Rogaway 2002): any part of an epoch's order can be asked for without building the whole.
     """
     half = max(1, ((max(size - 1, 1)).bit_length() + 1) // 2)
     low, rounds = (1 << half) - 1, _round_tables(half, seed, epoch, stream)
@@ -138,7 +140,7 @@ def permuted(index: np.ndarray, size: int, *, seed: int, epoch: int, stream: str
 
 @functools.lru_cache(maxsize=16)
 def _round_tables(half: int, seed: int, epoch: int, stream: str) -> np.ndarray:
-    """Tabulate the six round functions: they see `half` bits each, so that an epoch's tables are made at once. int64 [6, 2**half]"""
+    """Tabulate the six round functions, of `half` bits each: an epoch's tables are made at once. int64 [6, 2**half]"""
     right = np.tile(np.arange(1 << half, dtype=np.int64), (6, 1))
     zero = np.zeros_like(right)
     turn = zero + np.arange(6)[:, None]

@@ -1,4 +1,4 @@
-"""Runs that are killed at chosen or random moments: every rank a forked process, every example that a step saw on record."""
+"""Runs that are killed at chosen or random moments: each rank a forked process, each example of a step on record."""
 
 import contextlib
 import json

@@ -1,4 +1,6 @@
-"""Takes optimizer steps over given micro-batches, in one process or as one of several ranks, and says how the weights moved."""
+"""Takes optimizer steps over given micro-batches, in one process or as one of several ranks, and says how the weights
+moved.
+"""
 
 import torch
 
@@ -25,7 +27,9 @@ class Steps(list):
 
 
 def gradient_of(module, micro_batches, tmp_path, *, rank=0, world=1):
-    """Take one step of plain SGD over this rank's `micro_batches`; returns {name: gradient} of what was exchanged and normalised."""
+    """Take one step of plain SGD over this rank's `micro_batches`; returns {name: gradient} of what was exchanged and
+    normalised.
+    """
     module = module.double()
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     module.settings = StepSettings(seed=5, max_steps=1)

@@ -11,37 +11,27 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    [
-        f"pretraining.{name}"
-        for name in ("startup", "help", "random", "cache", "native", "cluster", "watchdog", "snapshot", "lineage")
-    ],
-    ["pretraining.distributed.collectives"],
-    ["pretraining.optim.optimizers", "pretraining.optim.lars"],
-    ["pretraining.preprocess"],
-    ["pretraining.backbones"],
-    ["pretraining.engine.timing", "pretraining.engine.nonfinite", "pretraining.engine.step"],
-    [
-        "pretraining.handoff",
-        "pretraining.image.augment",
-        "pretraining.probes",
-        "pretraining.engine.checkpoints",
-        "pretraining.runs.csv_logger",
-        "pretraining.runs.wandb_logger",
-        "pretraining.runs.directory",
-        "pretraining.distributed.fsdp",
-        "pretraining.engine.trainer",
-    ],
-    ["pretraining.callbacks", "pretraining.objectives", "pretraining.data", "pretraining.cli.configuration"],
-    ["pretraining.launch", "pretraining.budget", "pretraining.dry_run", "pretraining.cli.spawn"],
-    ["pretraining.__main__", "pretraining.evaluate", "pretraining.cli.rank"],
+    ["errors", "random", "cache", "probes", "distributed", "backbones"],
+    ["kernels", "optim", "runs"],
+    ["engine", "cli"],
+    ["data", "modality", "handoff"],
+    ["text", "image"],
+    ["objectives"],
+    ["cost", "budget", "dry_run", "callbacks", "evaluate"],
+    ["launch"],
+    ["__main__"],
 ]
-FINETUNING_MAY_IMPORT = {
-    "startup", "help", "random", "cache", "distributed", "optim", "preprocess", "backbones", "step", "handoff", "probes", "checkpoints",
-    "history", "lineage", "run", "trainer", "configuration", "spawn", "data",
-}  # fmt: skip
-HYDRA_ALLOWED = {
-    "configuration", "launch", "run", "__main__", "spawn", "rank", "evaluate", "budget", "dry_run", "agent", "training", "study",
-}  # fmt: skip
+WINGS = ("text", "image")
+# Where a modality is known: the wings, their objectives, the inputs of downstream tasks, and benchmarks against peers.
+KNOWS_A_MODALITY = (
+    "pretraining.text",
+    "pretraining.image",
+    "pretraining.objectives",
+    "finetuning.inputs",
+    "experiments.benchmarks",
+)
+WORDS_OF_A_MODALITY = {"images", "input_ids", "document_ids", "token_type_ids"}
+HYDRA_ALLOWED = {"configuration", "launch", "evaluate", "budget", "dry_run", "spawn", "rank", "directory"}
 
 
 def sources():
@@ -72,31 +62,107 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def within(module, *packages):
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
 def layer_of(module):
     return next(
-        (
-            number
-            for number, names in enumerate(LAYERS)
-            if any(module == n or module.startswith(n + ".") for n in names)
-        ),
+        (number for number, names in enumerate(LAYERS) if within(module, *(f"pretraining.{name}" for name in names))),
         None,
     )
 
 
+def known_imports():
+    """Pair each module of the packages with the modules of the packages that it imports."""
+    modules = {module_of(path) for path in SOURCES}
+    for path, tree in SOURCES.items():
+        yield module_of(path), {name for name in imported(tree) if name in modules} - {module_of(path)}
+
+
 def test_pretraining_imports_run_one_way():
     checked = 0
-    for path, tree in SOURCES.items():
-        module = module_of(path)
+    for module, names in known_imports():
         if not module.startswith("pretraining."):
             continue
         own = layer_of(module)
         assert own is not None, f"{module} has no layer: add it to LAYERS"
-        for name in imported(tree):
+        for name in names:
             other = layer_of(name)
             if other is not None:
                 checked += 1
                 assert other <= own, f"{module} imports {name} from above"
     assert checked > 100
+
+
+def test_no_imports_run_in_a_circle():
+    arrows = dict(known_imports())
+    packages = {name for name in arrows if any(other.startswith(f"{name}.") for other in arrows)}
+    left = {module: names - packages for module, names in arrows.items()}
+    while free := {module for module, names in left.items() if not names & left.keys()}:
+        left = {module: names for module, names in left.items() if module not in free}
+    assert not left, f"in or behind a circle: {sorted(left)}"
+
+
+def test_wings_do_not_know_each_other_and_the_core_knows_no_wing():
+    for module, names in known_imports():
+        own = next(
+            (wing for wing in WINGS if within(module, f"pretraining.{wing}", f"pretraining.objectives.{wing}")), None
+        )
+        foreign = [f"pretraining.{wing}" for wing in WINGS if wing != own]
+        if module.startswith("pretraining."):
+            assert not [name for name in names if within(name, *foreign)], module
+
+
+def test_the_engine_knows_no_data_and_no_command_line_and_kernels_have_few_callers():
+    callers = set()
+    for module, names in known_imports():
+        if within(module, "pretraining.engine"):
+            assert not [name for name in names if within(name, "pretraining.data", "pretraining.cli")], module
+        if not within(module, "pretraining.kernels") and any(within(name, "pretraining.kernels") for name in names):
+            callers.add(module)
+    doors = ("pretraining.text.backbones", "pretraining.image", "pretraining.objectives", "pretraining.engine.trainer")
+    assert callers and not [module for module in callers if not within(module, *doors, "experiments.benchmarks")]
+
+
+def asks_for_a_modality(tree):
+    """Name what in a source asks which modality it has: a comparison, a wing's type, a wing's word."""
+    wings = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    types = {
+        alias.name
+        for node in wings
+        if within(node.module, "pretraining.text", "pretraining.image")
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(operator, (ast.Eq, ast.NotEq)) for operator in node.ops):
+            sides = [getattr(side, "attr", getattr(side, "id", None)) for side in (node.left, *node.comparators)]
+            if "modality" in sides:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "isinstance":
+            named = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+            yield from [f"line {node.lineno}: {ast.unparse(node)}"] if named & types else []
+        if isinstance(node, ast.Constant) and node.value in WORDS_OF_A_MODALITY:
+            yield f"line {node.lineno}: {node.value!r}"
+
+
+def test_nothing_outside_a_wing_asks_which_modality_it_has():
+    checked = 0
+    for path, tree in SOURCES.items():
+        if not within(module_of(path), *KNOWS_A_MODALITY):
+            checked += 1
+            assert not list(asks_for_a_modality(tree)), path
+    assert checked > 80
+
+
+def test_a_question_for_the_modality_is_found():
+    found = asks_for_a_modality(
+        ast.parse(
+            "from pretraining.text.tokenizer import TextPreprocess\n"
+            "a = data.modality == 'text'\nb = isinstance(part, TextPreprocess)\nc = batch['images']"
+        )
+    )
+    assert len(list(found)) == 3
 
 
 def test_pretraining_never_imports_finetuning_or_experiments():
@@ -105,16 +171,16 @@ def test_pretraining_never_imports_finetuning_or_experiments():
             assert not [name for name in imported(tree) if name.startswith(("finetuning", "experiments"))], path
 
 
-def test_finetuning_imports_pretraining_from_a_short_list():
-    named = set()
-    for path, tree in SOURCES.items():
-        if module_of(path).startswith("finetuning"):
-            named |= {name.split(".")[1] for name in imported(tree) if name.startswith("pretraining.")}
-    assert named and named <= FINETUNING_MAY_IMPORT, named - FINETUNING_MAY_IMPORT
+def test_finetuning_knows_no_objective_and_no_command_of_pretraining():
+    above = [f"pretraining.{name}" for layer in LAYERS[LAYERS.index(["objectives"]) :] for name in layer]
+    for module, names in known_imports():
+        if module.startswith("finetuning"):
+            assert not [name for name in names if within(name, *above)], module
 
 
 def test_finetuning_loads_no_objective_even_indirectly():
-    code = "import sys, finetuning.launch; print([n for n in sys.modules if n.startswith(('pretraining.objectives', 'pretraining.image.augment'))])"
+    names = ("pretraining.objectives", "pretraining.image.augment")
+    code = f"import sys, finetuning.launch; print([name for name in sys.modules if name.startswith({names})])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert shown.strip() == "[]"
 

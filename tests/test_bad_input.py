@@ -1,4 +1,6 @@
-"""Mistakes end in one clear error before training starts: what we got, what we take, what to change; and nothing is changed."""
+"""Mistakes end in one clear error before training starts: what we got, what we take, what to change; and nothing is
+changed.
+"""
 
 import json
 import subprocess
@@ -137,7 +139,7 @@ def test_a_resume_under_another_configuration_is_refused_with_the_difference(ove
     assert "workers" not in str(caught.value) and "max_steps" not in str(caught.value)
 
 
-# -- hand-offs -------------------------------------------------------------------------------------------------------------------
+# -- hand-offs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -177,8 +179,9 @@ def test_a_hand_off_that_names_foreign_code_is_refused(copy):
         "os.system",
         "pretraining.text.backbones.transformers_model.torch",
         "pretraining.runs.directory.RunDirectory",
+        "pretraining.text.tokenizer.TextPreprocess",
     ):
-        card["backbone"]["_target_"] = target
+        card["towers"]["text"]["backbone"]["_target_"] = target
         (copy / "handoff.json").write_text(json.dumps(card))
         with pytest.raises(HandoffError, match="refused"):
             handoff.read(str(copy))
@@ -202,13 +205,13 @@ def test_a_missing_weight_is_an_error_not_a_random_layer(copy):
 def test_an_unknown_version_and_no_hand_off_at_all_are_refused(copy, finished):
     card = json.loads((copy / "handoff.json").read_text())
     (copy / "handoff.json").write_text(json.dumps(card | {"version": 99}))
-    with pytest.raises(HandoffError, match="has format version 99, this release reads 2"):
+    with pytest.raises(HandoffError, match="has format version 99, this release reads 2 and 3"):
         handoff.read(str(copy))
     with pytest.raises(HandoffError, match="name its handoff/last"):
         handoff.read(str(finished))
 
 
-# -- the command line ------------------------------------------------------------------------------------------------------------
+# -- the command line --------------------------------------------------------------------------------------------------
 
 
 def test_the_command_line_says_one_line_and_exits_with_2(finished):

@@ -1,4 +1,4 @@
-"""conf/ is the whole truth: its keys are the constructors' parameters, its values their defaults, and every file composes."""
+"""conf/ is the whole truth: its keys are the constructors' parameters, its values their defaults; all files compose."""
 
 import dataclasses
 import inspect
@@ -16,7 +16,7 @@ GROUPS = ("objective", "backbone", "data", "preprocess", "optimizer", "trainer")
 
 
 def files(group):
-    found = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    found = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))  # _ files are parts of others
     assert found, group
     return found
 

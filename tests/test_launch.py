@@ -1,4 +1,6 @@
-"""The pretraining command from its configuration to what it leaves: reruns, dry runs, budgets, sweeps, evaluation, README's lines."""
+"""The pretraining command from its configuration to what it leaves: reruns, dry runs, budgets, sweeps, evaluation,
+README's lines.
+"""
 
 import json
 import re
@@ -11,9 +13,8 @@ import torch
 
 from pretraining import evaluate
 from pretraining.cli.configuration import compose
-from pretraining.engine.trainer import TrainerSettings
-from pretraining.errors import RunError
-from pretraining.launch import build, main, out_of_memory
+from pretraining.errors import RunError, out_of_memory
+from pretraining.launch import build, main
 from tests.runs import finish, history, text_overrides, write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,13 +121,9 @@ def test_evaluation_of_a_hand_off_gives_the_run_s_own_validation_loss(overrides,
 
 
 def test_out_of_memory_names_the_micro_batch_and_the_next_accumulate(overrides, tmp_path, monkeypatch):
-    error = out_of_memory(
-        48, TrainerSettings(accumulate=2), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-    )
+    error = out_of_memory(48, 1, 2, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert "micro-batches of 24 examples: try trainer.accumulate=3" in str(error)
-    assert "lower data.batch_size" in str(
-        out_of_memory(2, TrainerSettings(accumulate=2), torch.OutOfMemoryError("CUDA"))
-    )
+    assert "lower data.batch_size" in str(out_of_memory(2, 1, 2, torch.OutOfMemoryError("CUDA")))
 
     def exhausted(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

@@ -18,7 +18,7 @@ def vectors(seed, count=300):
     return centres[classes] + torch.randn(count, 12, generator=generator), classes
 
 
-# -- solvers ---------------------------------------------------------------------------------------------------------------------
+# -- solvers -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("penalty", [1e-3, 1e-1])
@@ -87,7 +87,7 @@ def test_more_neighbours_than_vectors_are_all_of_them():
     assert torch.allclose(shares, torch.tensor([[nearest, others]]) / (nearest + others))
 
 
-# -- geometry --------------------------------------------------------------------------------------------------------------------
+# -- geometry ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_effective_rank_is_the_exponential_entropy_of_singular_values():

@@ -1,4 +1,6 @@
-"""No code comes out of a file: what a run writes holds tensors and plain containers, whatever objective and callbacks it had."""
+"""No code comes out of a file: what a run writes holds tensors and plain containers, whatever objective and callbacks
+it had.
+"""
 
 import collections
 import zipfile

@@ -1,21 +1,21 @@
-"""How fast SimCLR's views are made, beside torchvision v2 (image by image, tensors and PIL) and kornia (batched), one thread each.
+"""How fast SimCLR's views are made, beside torchvision v2 (single images, tensors and PIL) and kornia (batches).
 
     python -m experiments.benchmarks.augment --sizes 32 224 --rounds 5
 
-Every side does the same: uint8 pixels to a random resized crop (bicubic), a flip, colour jitter of strength 1 (p = 0.8), greyscale
-(p = 0.2), Gaussian blur (p = 0.5, a tenth of the size) and normalised floats. Before anything is timed, our chain is compared with
-torchvision's functions under the same parameters. Rounds alternate between the sides, and the best round of processor time counts:
-other work on the machine slows all of them, the ones that use its caches well the most.
-`ours` is compiled code where the machine has a C compiler, `ours_tensors` the tensor operations that run everywhere else.
-The last line is one JSON object: `ratio_torchvision_SIZE` is our views per second over those of the faster of torchvision's two ways.
+Every side does the same on one thread: uint8 pixels to a random resized crop (bicubic), a flip, colour jitter of
+strength 1 (p = 0.8), greyscale (p = 0.2), Gaussian blur (p = 0.5, a tenth of the size) and normalised floats. Before
+anything is timed, our chain is compared with torchvision's functions under the same parameters. Rounds alternate
+between the sides, and the best round of processor time counts: other work on the machine slows all of them, the ones
+that use its caches well the most. `ours` is compiled code where the machine has a C compiler, `ours_tensors` the tensor
+operations that run everywhere else. The last line is one JSON object: `ratio_torchvision_SIZE` is our views per second
+over those of the faster of torchvision's two ways.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import importlib.util
 import json
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as reference
 
+from experiments.benchmarks.turns import alternate, make_parser, rate
 from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
 from pretraining.image.augment.views import Implementation, Parameters
 from pretraining.random import Keys
@@ -39,7 +40,7 @@ SECONDS = 1.5  # of processor time per side and round
 
 
 def kernel_size(size: int) -> int:
-    """Give the blur's taps: a tenth of the size, odd (23 at 224, 3 at 32)."""
+    """Compute the blur's taps: a tenth of the size, odd (23 at 224, 3 at 32)."""
     return size // 10 // 2 * 2 + 1
 
 
@@ -51,7 +52,7 @@ def pictures(count: int, size: int) -> Tensor:
 
 
 def our_views(size: int, impl: Implementation = "auto") -> Views:
-    """Give our chain."""
+    """Build our chain."""
     return Views(
         count=2,
         crop=Crop(size=size),
@@ -83,7 +84,7 @@ def same_by_torchvision(
 
 
 def check_equal(size: int, count: int = 16) -> float:
-    """Compare our chain with torchvision's under the same parameters; returns the largest difference, in standard deviations."""
+    """Compare our chain with torchvision's under the same parameters; returns the most standard deviations apart."""
     views, images = our_views(size), pictures(count, size)
     parameters = views.parameters(Keys(1, "train", np.zeros(count, np.int64), np.arange(count)), range(2), (size, size))
     ours, worst = views.apply(images, parameters), 0.0
@@ -92,14 +93,13 @@ def check_equal(size: int, count: int = 16) -> float:
         theirs = same_by_torchvision(images[row % count], one, size, taps=kernel_size(size), mean=MEAN, std=STD)
         worst = max(worst, (ours[row] - theirs).abs().max().item())
     if worst > 5e-3:
-        raise SystemExit(
-            f"at {size} pixels our views differ from torchvision's by up to {worst}: there is no point in timing them"
-        )
+        apart = f"at {size} pixels our views differ from torchvision's by up to {worst}"
+        raise SystemExit(f"{apart}: there is no point in timing them")
     return worst
 
 
 def torchvision_side(size: int, images: Tensor, *, pil: bool) -> Callable[[], int]:
-    """Give torchvision's chain, image by image as a data loader's worker runs it."""
+    """Prepare torchvision's chain, image by image as a data loader's worker runs it."""
     blur = v2.GaussianBlur(kernel_size(size), (0.1, 2.0))
     chain = v2.Compose(
         [
@@ -123,7 +123,7 @@ def torchvision_side(size: int, images: Tensor, *, pil: bool) -> Callable[[], in
 
 
 def kornia_side(size: int, images: Tensor) -> Callable[[], int]:
-    """Give kornia's chain on a batch, each image with its own parameters."""
+    """Prepare kornia's chain on a batch, each image with its own parameters."""
     from kornia import augmentation
 
     taps = kernel_size(size)
@@ -144,7 +144,7 @@ def kornia_side(size: int, images: Tensor) -> Callable[[], int]:
 
 
 def our_side(size: int, images: Tensor, impl: Implementation) -> Callable[[], int]:
-    """Give ours: both views of a batch, parameters drawn anew in each call."""
+    """Prepare ours: both views of a batch, parameters drawn anew in each call."""
     views, epoch = our_views(size, impl), 0
 
     def run() -> int:
@@ -156,14 +156,6 @@ def our_side(size: int, images: Tensor, impl: Implementation) -> Callable[[], in
     return run
 
 
-def views_per_second(run: Callable[[], int]) -> float:
-    """Time one side for a while."""
-    made, started = 0, time.process_time()
-    while time.process_time() - started < SECONDS:
-        made += run()
-    return made / (time.process_time() - started)
-
-
 def measure(size: int, rounds: int, batch: int) -> dict[str, float]:
     """Alternate between the sides; the best round of each."""
     images = pictures(batch, size)
@@ -171,18 +163,15 @@ def measure(size: int, rounds: int, batch: int) -> dict[str, float]:
     sides |= {f"torchvision_{kind}": torchvision_side(size, images, pil=kind == "pil") for kind in ("tensor", "pil")}
     if importlib.util.find_spec("kornia"):
         sides["kornia"] = kornia_side(size, images)
-    best = dict.fromkeys(sides, 0.0)
     for run in sides.values():
         run()
-    for _ in range(rounds):
-        for name, run in sides.items():
-            best[name] = max(best[name], views_per_second(run))
-    return best
+    rates = alternate({name: functools.partial(rate, run, SECONDS) for name, run in sides.items()}, rounds)
+    return {name: max(values) for name, values in rates.items()}
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -193,8 +182,8 @@ def main() -> None:
     for size in arguments.sizes:
         print(f"{size} x {size}: our views equal torchvision's within {check_equal(size):.1e} standard deviations")
         best = measure(size, arguments.rounds, batch=256 if size <= 64 else 64)
-        for name, rate in best.items():
-            print(f"  {name:20} {rate:10,.0f} views/s per core   {1e6 / rate:10,.0f} us per view")
+        for name, speed in best.items():
+            print(f"  {name:20} {speed:10,.0f} views/s per core   {1e6 / speed:10,.0f} us per view")
         torchvision = max(best["torchvision_tensor"], best["torchvision_pil"])
         result |= {f"views_per_second_{name}_{size}": round(rate, 1) for name, rate in best.items()}
         result[f"ratio_torchvision_{size}"] = round(best["ours"] / torchvision, 2)

@@ -1,14 +1,15 @@
-"""How long a hand-off takes to write and to read, beside transformers' `save_pretrained` and `from_pretrained` of the same model.
+"""How long a hand-off takes to write and to read, beside `save_pretrained` and `from_pretrained` of the same model.
 
     python -m experiments.benchmarks.handoff
 
-Ours syncs what it writes, keeps a sha256 of each file and checks it when it reads, and holds the tokenizer. The sides take turns. The
-last line is one JSON object: `ratio_write` and `ratio_read` are their seconds over ours, `ratio_size` our bytes over theirs.
+Ours syncs what it writes, keeps a sha256 of each file and checks it when it reads, and holds the tokenizer. The sides
+take turns. The last line is one JSON object: `ratio_write` and `ratio_read` are transformers' seconds over ours,
+`ratio_size` our bytes over theirs.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -19,66 +20,69 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.mlm_sides import SHAPES, bert_config, text
+from experiments.benchmarks.mlm_text import SHAPES, bert_config, open_text
+from experiments.benchmarks.turns import alternate, make_parser
 from pretraining import handoff
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.modality import TEXT
 
 
-def seconds(work: Callable[..., Any], *arguments: Any, **options: Any) -> float:
-    """Time one call."""
-    started = time.perf_counter()
-    work(*arguments, **options)
-    return time.perf_counter() - started
+def timed(work: Callable[[Path], Any], folder: Path, *, write: bool) -> Callable[[], float]:
+    """Make a measurement of work on the next directory in a folder; reading is of the newest that is there."""
+    numbers = itertools.count()
+
+    def measure() -> float:
+        directory = folder / f"step-{next(numbers):07d}" if write else max(folder.glob("step-*"))
+        started = time.perf_counter()
+        work(directory)
+        return time.perf_counter() - started
+
+    return measure
 
 
-def size(directory: Path) -> int:
-    """Add up a directory's files."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+def size(folder: Path) -> int:
+    """Add up the files of the newest directory in a folder."""
+    return sum(path.stat().st_size for path in max(folder.glob("step-*")).rglob("*") if path.is_file())
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="base")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cache-dir", default="~/.cache/pretraining")
     given = parser.parse_args()
-    preprocess, _ = text(128, "packed", given.cache_dir)
+    preprocess, _ = open_text(128, "packed", given.cache_dir)
     torch.manual_seed(0)
     backbone = TransformersBackbone(config={"model_type": "bert", **bert_config(given.shape, 0.1, preprocess)})
-    options: dict[str, Any] = {
-        "backbone": backbone,
-        "preprocess": preprocess,
-        "origin": {"objective": "benchmark"},
-        "heads": {},
-    }
-    times: dict[str, list[float]] = {name: [] for name in ("write", "their_write", "read", "their_read")}
+    model: Any = backbone.model
+    towers = TEXT.towers(backbone, preprocess)
+
+    def write(directory: Path) -> None:
+        handoff.write(directory, towers=towers, origin={"objective": "benchmark"}, heads={})
+
+    def save(directory: Path) -> None:
+        model.save_pretrained(directory)
+        preprocess.tokenizer.save_pretrained(directory)
+
     with tempfile.TemporaryDirectory() as scratch:
-        for number in range(given.rounds + 1):
-            mine, other = Path(scratch) / f"step-{number:07d}", Path(scratch) / f"other-{number}"
-            write = seconds(handoff.write, mine, **options)
-            their_write = seconds(_saved, backbone.model, preprocess.tokenizer, other)
-            read = seconds(handoff.read, str(mine))
-            their_read = seconds(type(backbone.model).from_pretrained, other)
-            if number:  # the first round warms up
-                for name, value in zip(times, (write, their_write, read, their_read), strict=True):
-                    times[name].append(value)
+        mine, other = Path(scratch) / "ours", Path(scratch) / "theirs"
+        sides = {
+            "write": timed(write, mine, write=True),
+            "their_write": timed(save, other, write=True),
+            "read": timed(lambda directory: handoff.read(str(directory)), mine, write=False),
+            "their_read": timed(type(model).from_pretrained, other, write=False),
+        }
+        # The first round warms up.
+        times = {name: values[1:] for name, values in alternate(sides, given.rounds + 1).items()}
         sizes = size(mine), size(other)
     median = {name: statistics.median(values) for name, values in times.items()}
     for name, value in median.items():
         print(f"{name:12} {value:7.3f} s, {min(times[name]):.3f} to {max(times[name]):.3f}")
-    ratios = {f"ratio_{name}": round(median[f"their_{name}"] / median[name], 2) for name in ("write", "read")}
-    facts = {f"{name}_seconds": round(value, 4) for name, value in median.items()}
-    print(
-        json.dumps(
-            {**ratios, "ratio_size": round(sizes[0] / sizes[1], 4), **facts, "megabytes": round(sizes[0] / 1e6, 1)}
-        )
-    )
-
-
-def _saved(model: Any, tokenizer: Any, directory: Path) -> None:
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    found = {f"ratio_{name}": round(median[f"their_{name}"] / median[name], 2) for name in ("write", "read")}
+    found |= {"ratio_size": round(sizes[0] / sizes[1], 4)}
+    found |= {f"{name}_seconds": round(value, 4) for name, value in median.items()}
+    print(json.dumps({**found, "megabytes": round(sizes[0] / 1e6, 1)}))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
     python -m experiments.benchmarks.mlm_quality --shape tiny --steps 200 --seeds 1 2 3
 
-Speed that costs quality is none. Per seed, both sides of `mlm_step` train on the same rows in the same order, each as its user would run it
-(this package: `precision=auto`, its own encoder; Trainer: its defaults), then predict the same hidden tokens of the validation split in
-fp32. The last line is one JSON object: validation losses in nats, and the mean difference (ours less theirs) with its 95 % interval.
+Speed that costs quality is none. Per seed, both sides of `mlm_step` train on the same rows in the same order, each as
+its user would run it (this package: `precision=auto`, its own encoder; Trainer: its defaults), then predict the same
+hidden tokens of the validation split in fp32. The last line is one JSON object: validation losses in nats, and the mean
+difference (ours less theirs) with its 95 % interval.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from experiments.benchmarks import mlm_sides
-from experiments.benchmarks.mlm_sides import Setting
+from experiments.benchmarks.mlm_text import SEED, SHAPES, Setting
+from experiments.benchmarks.turns import make_parser
 from experiments.report.statistics import mean_interval
 from pretraining.data.loader import EvalLoader
 
@@ -42,30 +43,30 @@ class Alone:
 
 
 def validation(setting: Setting) -> EvalLoader:
-    """Give the validation rows with the hidden places that every side has to predict."""
-    preprocess, source = mlm_sides.text(setting.tokens, setting.rows, setting.cache_dir, split="validation")
+    """Open the validation rows with the hidden places that every side has to predict."""
+    preprocess, source = setting._replace(seed=SEED).text("validation")
     loader = EvalLoader(source, mlm_sides.masks(setting, preprocess), batch_size=ROWS)
     loader.batches = loader.batches[: MOST_ROWS // ROWS]
     return loader
 
 
 @torch.no_grad()
-def judged_by_transformers(model: Any, loader: EvalLoader) -> float:
+def evaluate_transformers(model: Any, loader: EvalLoader) -> float:
     """Compute the mean loss of a `BertForMaskedLM` at the hidden places."""
     total, count = 0.0, 0
     model.eval()
     for batch, _ in loader:
-        logits = model(
-            batch["inputs"]["input_ids"], attention_mask=(batch["inputs"]["document_ids"] > 0).long()
-        ).logits.flatten(0, 1)[batch["predicted"]]
+        inputs = batch["inputs"]
+        logits = model(inputs["input_ids"], attention_mask=(inputs["document_ids"] > 0).long()).logits
+        logits = logits.flatten(0, 1)[batch["target_positions"]]
         real = batch["labels"] >= 0
         total += torch.nn.functional.cross_entropy(logits[real], batch["labels"][real], reduction="sum").item()
         count += int(real.sum())
     return total / count
 
 
-def losses(setting: Setting, side: str) -> dict[str, Any]:
-    """Train one side and judge it."""
+def train_and_evaluate(setting: Setting, side: str) -> dict[str, Any]:
+    """Train one side and evaluate it."""
     torch.set_num_threads(setting.threads)
     torch.manual_seed(setting.seed)
     turn: Any = Alone()
@@ -74,19 +75,15 @@ def losses(setting: Setting, side: str) -> dict[str, Any]:
         module.trainer = None  # whose precision evaluation would take
         loss = module.float().evaluate(validation(setting))["validation/mlm"]
     else:
-        loss = judged_by_transformers(mlm_sides.train_trainer(turn, setting), validation(setting))
-    return {
-        "loss": round(loss, 4),
-        "tokens": int(turn.tokens),
-        "seconds": round(time.perf_counter() - turn.begun, 1),
-        **turn.facts,
-    }
+        loss = evaluate_transformers(mlm_sides.train_trainer(turn, setting), validation(setting))
+    seconds = round(time.perf_counter() - turn.begun, 1)
+    return {"loss": round(loss, 4), "tokens": int(turn.tokens), "seconds": seconds, **turn.facts}
 
 
 def main() -> None:
     """Train, judge and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=sorted(mlm_sides.SHAPES), default="tiny")
+    parser = make_parser(__doc__)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32, help="rows, of one document each")
     parser.add_argument("--tokens", type=int, default=128)
@@ -102,21 +99,12 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "trainer": []}
     for seed in seeds:
         for side, results in found.items():
-            results.append(losses(fixed._replace(seed=seed), side))
+            results.append(train_and_evaluate(fixed._replace(seed=seed), side))
             print(f"seed {seed}, {side}: {results[-1]}", flush=True)
     differences = [a["loss"] - b["loss"] for a, b in zip(found["ours"], found["trainer"], strict=True)]
     mean, low, high, _ = mean_interval(differences)
-    print(
-        json.dumps(
-            {
-                "difference": round(mean, 4),
-                "interval": [round(low, 4), round(high, 4)],
-                **given,
-                "seeds": seeds,
-                **found,
-            }
-        )
-    )
+    judged = {"difference": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}
+    print(json.dumps({**judged, **given, "seeds": seeds, **found}))
 
 
 if __name__ == "__main__":

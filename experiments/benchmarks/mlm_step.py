@@ -2,16 +2,18 @@
 
     python -m experiments.benchmarks.mlm_step --shapes mini tiny base
 
-All sides train the same architecture (BERT; vocabulary 30,528; T = 128) on the same rows of the built-in text in the same order, with
-AdamW, warm-up, clipping at 1.0, 15 % hidden tokens and a logged loss every 10 steps; data loading is inside of what is timed. Each side
-has a process of its own and sleeps while another works: A B C A B C ..., after a warm-up. Units are tokens that are no padding.
+All sides train the same architecture (BERT; vocabulary 30,528; T = 128) on the same rows of the built-in text in the
+same order, with AdamW, warm-up, clipping at 1.0, 15 % hidden tokens and a logged loss every 10 steps; data loading is
+inside of what is timed. Each side has a process of its own and sleeps while another works: A B C A B C ..., after a
+warm-up. Units are tokens that are no padding.
 
-`--rows packed` fills rows with whole documents (this package keeps them apart, the others let them see each other); `--rows documents`
-gives each document a row of its own, padded.
+`--rows packed` fills rows with whole documents (this package keeps them apart, the others let them see each other);
+`--rows documents` gives each document a row of its own, padded.
 
-The last line is one JSON object. For each shape and dropout: `ratio_default` is this package at its default precision over Trainer at its
-own (fp32), `ratio_fp32` and `ratio_bf16` compare equal precisions, `ratio_lightning` the plain loop in fp32. Those of the first shape at
-the first dropout also stand at the top. The precision that this package chooses by itself (`ours_auto`) is not measured a second time.
+The last line is one JSON object. For each shape and dropout: `ratio_default` is this package at its default precision
+over Trainer at its own (fp32), `ratio_fp32` and `ratio_bf16` compare equal precisions, `ratio_lightning` the plain loop
+in fp32. Those of the first shape at the first dropout also stand at the top. The precision that this package chooses by
+itself (`ours_auto`) is not measured a second time.
 """
 
 from __future__ import annotations
@@ -24,53 +26,41 @@ import os
 from typing import Any
 
 from experiments.benchmarks import mlm_sides
-from experiments.benchmarks.turns import rates_of, take_turns
+from experiments.benchmarks.mlm_text import SHAPES, Setting
+from experiments.benchmarks.turns import make_parser, ratios, take_turns
 
 BATCH = {"tiny": 32, "mini": 32, "base": 16}
+PAIRS = {
+    "ratio_default": ("ours_auto", "trainer_fp32"),
+    "ratio_fp32": ("ours_fp32", "trainer_fp32"),
+    "ratio_bf16": ("ours_bf16", "trainer_bf16"),
+    "ratio_lightning": ("ours_auto", "lightning_fp32"),
+}
 
 
-def setting_of(shape: str, dropout: float, given: argparse.Namespace) -> mlm_sides.Setting:
-    """Give what all sides have in common."""
-    return mlm_sides.Setting(
-        shape=shape,
-        dropout=dropout,
-        precision="fp32",
-        batch=given.batch or BATCH[shape],
-        tokens=given.tokens,
-        rows=given.rows,
-        cache_dir=given.cache_dir,
-        device=given.device,
-        threads=given.threads,
-        compile_model=given.compile,
-        impl=given.impl,
-    )
+def shared_setting(shape: str, dropout: float, given: argparse.Namespace) -> Setting:
+    """Collect what all sides have in common."""
+    same = {name: getattr(given, name) for name in ("tokens", "rows", "cache_dir", "device", "threads", "impl")}
+    batch = given.batch or BATCH[shape]
+    return Setting(shape, dropout, precision="fp32", batch=batch, compile_model=given.compile, **same)
 
 
 def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, Any]:
     """Let all sides of one shape take turns."""
-    shared = setting_of(shape, dropout, given)
+    shared = shared_setting(shape, dropout, given)
     chosen = chosen_precision(given.device) if "auto" in given.precisions else None
     sides: dict[str, Any] = {}
     for precision in given.precisions:
         setting = {"setting": shared._replace(precision=precision)}
         if precision != chosen:
             sides[f"ours_{precision}"] = mlm_sides.ours, setting
-        if precision != "auto":
+        if precision != "auto" and "trainer" in given.peers:
             sides[f"trainer_{precision}"] = mlm_sides.trainer, setting
     if "lightning" in given.peers:
         sides["lightning_fp32"] = mlm_sides.lightning, {"setting": shared}
-    if "trainer" not in given.peers:
-        sides = {name: side for name, side in sides.items() if not name.startswith("trainer")}
     found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
-    rate = rates_of(found)
-    pairs = {
-        "ratio_default": ("ours_auto", "trainer_fp32"),
-        "ratio_fp32": ("ours_fp32", "trainer_fp32"),
-        "ratio_bf16": ("ours_bf16", "trainer_bf16"),
-        "ratio_lightning": ("ours_auto", "lightning_fp32"),
-    }
-    ratios = {name: round(rate[a] / rate[b], 2) for name, (a, b) in pairs.items() if a in rate and b in rate}
-    return {"shape": shape, "dropout": dropout, "batch": shared.batch, **ratios, "sides": found}
+    about = {"shape": shape, "dropout": dropout, "batch": shared.batch}
+    return {**about, **ratios(found, PAIRS), "sides": found}
 
 
 @functools.cache
@@ -81,18 +71,10 @@ def chosen_precision(device: Any) -> str:
     return choose_precision("auto", device, convolves=False)
 
 
-def padding_share(setting: mlm_sides.Setting) -> float:
-    """Compute the share of places that hold padding."""
-    from pretraining.text.plan import padding_share
-
-    _, source = mlm_sides.text(setting.tokens, setting.rows, setting.cache_dir)
-    return padding_share(source.rows(0), setting.tokens)
-
-
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=sorted(mlm_sides.SHAPES), default=["mini"])
+    parser = make_parser(__doc__)
+    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["mini"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
     parser.add_argument("--precisions", nargs="+", choices=["auto", "fp32", "bf16"], default=["auto", "fp32", "bf16"])
     parser.add_argument("--peers", nargs="*", choices=["trainer", "lightning"], default=["trainer", "lightning"])
@@ -109,25 +91,20 @@ def main() -> None:
     parser.add_argument("--cache-dir", default="~/.cache/pretraining")
     given = parser.parse_args()
     if "trainer" in given.peers and importlib.util.find_spec("accelerate") is None:
-        raise SystemExit(
-            "transformers' Trainer needs accelerate: pip install '.[bench]', or leave it out: --peers lightning"
-        )
-    padding = padding_share(setting_of(given.shapes[0], 0.0, given))
-    results = []
+        cure = "pip install '.[bench]', or leave it out: --peers lightning"
+        raise SystemExit(f"transformers' Trainer needs accelerate: {cure}")
+    from pretraining.text.plan import padding_share
+
+    _, source = shared_setting(given.shapes[0], 0.0, given).text()
+    padding = padding_share(source.rows(0), given.tokens)
+    results, heads = [], []
     for shape in given.shapes:
         for dropout in given.dropout:
             results.append(compare(shape, dropout, given))
-            ratios = {name: value for name, value in results[-1].items() if name.startswith("ratio")}
-            print(f"{shape}, dropout {dropout}, rows {given.rows} with {padding:.1%} padding: {ratios}", flush=True)
-    head = {name: value for name, value in results[0].items() if name.startswith("ratio")}
-    options = {
-        "device": given.device,
-        "threads": given.threads,
-        "rows": given.rows,
-        "seconds": given.seconds,
-        "blocks": given.blocks,
-    }
-    print(json.dumps({**head, **options, "padding_share": round(padding, 4), "results": results}))
+            heads.append({name: value for name, value in results[-1].items() if name.startswith("ratio")})
+            print(f"{shape}, dropout {dropout}, rows {given.rows} with {padding:.1%} padding: {heads[-1]}", flush=True)
+    options = {name: getattr(given, name) for name in ("device", "threads", "rows", "seconds", "blocks")}
+    print(json.dumps({**heads[0], **options, "padding_share": round(padding, 4), "results": results}))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""How fast text becomes token shards, beside `datasets.map` tokenization as run_mlm-style scripts do it, on the same text and tokenizer.
+"""How fast text becomes token shards, beside `datasets.map` as run_mlm-style scripts use it, on the same text.
 
     python -m experiments.benchmarks.prepare --megabytes 200 1000 --workers 1 --tokenizer byte_bpe
 
-The text is generated: sentences of the standard library's documentation, drawn into documents that are all different. Each side runs
-in a process of its own; memory is the anonymous memory of that process and all its children (mapped files are the page cache's),
-sampled. The last line is one JSON object: `ratio_speed` is ours over theirs in processor time at the first size, `ratio_wall_speed` in
-elapsed time, `ratio_memory` the peaks, and `ratio_memory_growth` our peak at the last size over that at the first.
+The text is generated: sentences of the standard library's documentation, drawn into documents that are all different.
+Each side runs in a process of its own; memory is the anonymous memory of that process and all its children (mapped
+files are the page cache's), sampled. The last line is one JSON object: `ratio_speed` is ours over theirs in processor
+time at the first size, `ratio_wall_speed` in elapsed time, `ratio_memory` the peaks, and `ratio_memory_growth` our peak
+at the last size over that at the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import os
@@ -24,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.turns import make_parser
+
 ROW_TOKENS = 128
 SENTENCES_PER_DOCUMENT = (4, 40)
 
@@ -33,9 +37,8 @@ def write_text(path: Path, megabytes: float, sentences: list[str]) -> int:
     rng, written = np.random.default_rng(0), 0
     with path.open("w") as file:
         while written < megabytes * 1e6:
-            text = " ".join(
-                sentences[number] for number in rng.integers(0, len(sentences), rng.integers(*SENTENCES_PER_DOCUMENT))
-            )
+            drawn = rng.integers(0, len(sentences), rng.integers(*SENTENCES_PER_DOCUMENT))
+            text = " ".join(sentences[number] for number in drawn)
             written += len(text.encode())
             file.write(json.dumps({"text": text}) + "\n")
     return written
@@ -102,17 +105,8 @@ def anonymous_bytes(process: int) -> int:
 def measure(side: str, source: Path, tokenizer: Path, workers: int) -> dict[str, float]:
     """Run one side in a process of its own; seconds are of the work alone, without imports."""
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            __spec__.name,
-            "--side",
-            side,
-            str(source),
-            str(tokenizer),
-            scratch,
-            str(workers),
-        ]
+        command = [sys.executable, "-m", __spec__.name, "--side", side]
+        command += [str(source), str(tokenizer), scratch, str(workers)]
         quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | quiet)
         peak = 0
@@ -128,23 +122,16 @@ def measure(side: str, source: Path, tokenizer: Path, workers: int) -> dict[str,
 
 def carry_out(side: str, source: str, tokenizer: str, scratch: str, workers: str) -> None:
     """Be one side: do the work, print what it took."""
-    work = {"ours": ours, "theirs": theirs}[side]
-    if side == "theirs":
-        import datasets  # noqa: F401 - imports are not part of what is timed
-    else:
-        import pretraining.text.data.base  # noqa: F401
-    import transformers  # noqa: F401
-
+    work, library = {"ours": (ours, "pretraining.text.data.base"), "theirs": (theirs, "datasets")}[side]
+    for module in (library, "transformers"):
+        importlib.import_module(module)  # is not part of what is timed
     started, cpu = time.perf_counter(), sum(os.times()[:4])
     tokens = work(Path(source), Path(tokenizer), Path(scratch), int(workers))
-    print(
-        json.dumps(
-            {"seconds": time.perf_counter() - started, "cpu_seconds": sum(os.times()[:4]) - cpu, "tokens": tokens}
-        )
-    )
+    taken = {"seconds": time.perf_counter() - started, "cpu_seconds": sum(os.times()[:4]) - cpu}
+    print(json.dumps({**taken, "tokens": tokens}))
 
 
-def trained_tokenizer(name: str, directory: Path) -> tuple[Path, list[str]]:
+def train_tokenizer(name: str, directory: Path) -> tuple[Path, list[str]]:
     """Train a tokenizer of 8,192 pieces on the built-in text; returns its directory, and the text's sentences."""
     from pretraining.text.data.stdlib_docs import StdlibDocs
     from pretraining.text.tokenizer_recipes import ByteBPE, WordPiece
@@ -157,7 +144,7 @@ def trained_tokenizer(name: str, directory: Path) -> tuple[Path, list[str]]:
 
 def main() -> None:
     """Measure both sides at each size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--megabytes", type=float, nargs="+", default=[200.0])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tokenizer", choices=["wordpiece", "byte_bpe"], default="wordpiece")
@@ -167,33 +154,25 @@ def main() -> None:
         return carry_out(*given.side)
     found: dict[str, Any] = {"workers": given.workers, "tokenizer": given.tokenizer, "megabytes": given.megabytes}
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer, sentences = trained_tokenizer(given.tokenizer, Path(scratch))
+        tokenizer, sentences = train_tokenizer(given.tokenizer, Path(scratch))
         peaks = []
         for number, megabytes in enumerate(given.megabytes):
             source = Path(scratch) / f"text-{number}.jsonl"
             size = write_text(source, megabytes, sentences) / 1e6
             for side in ("ours", "theirs") if number == 0 else ("ours",):
                 result = measure(side, source, tokenizer, given.workers)
-                rate = {
-                    f"{side}_{kind}_mb_per_second_per_core": size / result[kind] for kind in ("seconds", "cpu_seconds")
-                }
-                rate[f"{side}_seconds_mb_per_second_per_core"] /= given.workers
-                print(
-                    f"{side:<7}{size:8.0f} MB {result['seconds']:8.1f} s {result['peak_megabytes']:8.0f} MB at most",
-                    flush=True,
-                )
+                seconds, peak = result["seconds"], result["peak_megabytes"]
+                print(f"{side:<7}{size:8.0f} MB {seconds:8.1f} s {peak:8.0f} MB at most", flush=True)
                 if number == 0:
-                    found |= rate | {f"{side}_peak_megabytes": result["peak_megabytes"]}
+                    found[f"{side}_seconds_mb_per_second_per_core"] = size / seconds / given.workers
+                    found[f"{side}_cpu_seconds_mb_per_second_per_core"] = size / result["cpu_seconds"]
+                    found[f"{side}_peak_megabytes"] = peak
                 if side == "ours":
-                    peaks.append(result["peak_megabytes"])
+                    peaks.append(peak)
             source.unlink()
-    found["ratio_speed"] = (
-        found["ours_cpu_seconds_mb_per_second_per_core"] / found["theirs_cpu_seconds_mb_per_second_per_core"]
-    )
-    found["ratio_wall_speed"] = (
-        found["ours_seconds_mb_per_second_per_core"] / found["theirs_seconds_mb_per_second_per_core"]
-    )
-    found["ratio_memory"] = found["ours_peak_megabytes"] / found["theirs_peak_megabytes"]
+    rates = {"speed": "cpu_seconds_mb_per_second_per_core", "wall_speed": "seconds_mb_per_second_per_core"}
+    for name, key in {**rates, "memory": "peak_megabytes"}.items():
+        found[f"ratio_{name}"] = found[f"ours_{key}"] / found[f"theirs_{key}"]
     if len(peaks) > 1:
         found["ratio_memory_growth"] = peaks[-1] / peaks[0]
     print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()}))

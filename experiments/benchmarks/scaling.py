@@ -2,16 +2,17 @@
 
     python -m experiments.benchmarks.scaling
 
-One process with a batch, and two with twice the batch (DDP), take turns; each process has one thread. `ratio_scaling` is the rate of two
-over twice the rate of one. `communication_share` is what of a micro-batch's forward and backward pass the two wait for each other's
-gradients: the same passes, in turn with the exchange and without. `checkpoint_share` is the time of writing one checkpoint over the time
-of the steps between two of them, at the default cadence. The last line is one JSON object.
+One process with a batch, and two with twice the batch (DDP), take turns; each process has one thread. `ratio_scaling`
+is the rate of two over twice the rate of one. `communication_share` is what of a micro-batch's forward and backward
+pass the two wait for each other's gradients: the same passes, in turn with the exchange and without. `checkpoint_share`
+is the time of writing one checkpoint over the time of the steps between two of them, at the default cadence. The last
+line is one JSON object.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -23,7 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.mlm_sides import SHAPES
+from experiments.benchmarks.mlm_text import SHAPES
+from experiments.benchmarks.turns import alternate, make_parser
 
 DEFAULT_CADENCE = 200  # steps: conf/trainer/cpu.yaml
 
@@ -50,19 +52,25 @@ def overrides(shape: str, device: str, steps: int, checkpoint_every: int) -> lis
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """Carry out one run; give its final numbers."""
+    """Carry out one run; returns its final numbers."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "pretraining", *arguments, f"run_dir={directory}/run"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-        )
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
         return json.loads((Path(directory) / "run" / "metrics.json").read_text())
 
 
+def tokens_per_second(name: str, arguments: list[str]) -> float:
+    """Carry out one run and print its speed."""
+    rate = run(arguments)["throughput/tokens_per_second"]
+    print(f"  {name} process(es): {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
+    return rate
+
+
 def checkpoint_seconds(arguments: list[str]) -> tuple[float, float]:
-    """Train in this process and time its checkpoints; give the medians of a checkpoint and of a step."""
+    """Train in this process and time its checkpoints; returns the medians of a checkpoint and of a step."""
     import pytorch_lightning as pl
 
     from pretraining.cli.configuration import compose, instantiate
@@ -99,7 +107,7 @@ def checkpoint_seconds(arguments: list[str]) -> tuple[float, float]:
 
 
 def communication_share(arguments: list[str], passes: int) -> float:
-    """Time passes in two processes of one group, in turn with and without the exchange of gradients; the share that the exchange adds."""
+    """Time passes in two processes, in turn with and without the exchange of gradients; returns the share it adds."""
     import torch
 
     with socket.socket() as probe, tempfile.TemporaryDirectory() as directory:
@@ -113,13 +121,8 @@ def communication_share(arguments: list[str], passes: int) -> float:
 
 
 def _pass_times(number: int, port: int, arguments: list[str], passes: int, answer: str) -> None:
-    os.environ |= {
-        "RANK": str(number),
-        "LOCAL_RANK": str(number),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    ranks = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+    os.environ |= ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
@@ -156,7 +159,7 @@ def _pass_times(number: int, port: int, arguments: list[str], passes: int, answe
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="mini")
     parser.add_argument("--batch", type=int, default=32, help="rows of each process")
     parser.add_argument("--steps", type=int, default=40)
@@ -168,15 +171,7 @@ def main() -> None:
         "one": [*shared, f"data.batch_size={given.batch}"],
         "two": [*shared, f"data.batch_size={2 * given.batch}", "trainer.strategy=ddp", "trainer.devices=2"],
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(given.rounds):
-        for name, arguments in sides.items():
-            rates[name].append(run(arguments)["throughput/tokens_per_second"])
-            print(
-                f"  round {number + 1}, {name} process(es): {rates[name][-1]:,.0f} tokens/s",
-                file=sys.stderr,
-                flush=True,
-            )
+    rates = alternate({name: functools.partial(tokens_per_second, name, a) for name, a in sides.items()}, given.rounds)
     median = {name: statistics.median(values) for name, values in rates.items()}
     timed = [*overrides(given.shape, given.device, 13, checkpoint_every=3), f"data.batch_size={given.batch}"]
     write, step = checkpoint_seconds(timed)

@@ -1,80 +1,42 @@
-"""The sides of `simclr_step`: this package, lightly's parts in the loop of its CIFAR-10 benchmark, and torchvision with PIL by hand.
+"""The sides of `simclr_step`: this package, lightly's parts in its benchmark's loop, and torchvision with PIL by hand.
 
-All train a ResNet-18 with CIFAR stem and a projector of 512-512-128 by SGD on the same 32 x 32 pictures, held in memory, with the same
-augmentations: random resized crop (bilinear), flip, colour jitter of strength 1/2, greyscale, no blur.
+All train a ResNet-18 with CIFAR stem and a projector of 512-512-128 by SGD on the same 32 x 32 pictures, held in
+memory, with the same augmentations: random resized crop (bilinear), flip, colour jitter of strength 1/2, greyscale, no
+blur.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.augment import MEAN, STD, pictures
-from experiments.benchmarks.turns import Turn
+from experiments.benchmarks.turns import Turn, open_turn
 
 SIZE, COUNT, LOG_EVERY, ENDLESS, SEED = 32, 8192, 10, 10**6, 1
-LEARNING = {"rate": 0.06, "momentum": 0.9, "weight_decay": 5e-4}
+RATE = 0.06
+LEARNING: dict[str, Any] = {"momentum": 0.9, "weight_decay": 5e-4}
 
 
-def _turn(connection: Connection, device: str, threads: int) -> Turn:
-    torch.set_num_threads(threads)
-    torch.manual_seed(SEED)
-    return Turn(connection, torch.cuda.synchronize if device == "cuda" else lambda: None)
-
-
-def ours(connection: Connection, *, batch: int, precision: str, device: str, threads: int) -> None:
-    """Train with this package as its command line does: loader, step, throughput and metrics.csv."""
-    import pytorch_lightning as pl
-
-    from pretraining.callbacks.throughput import Throughput
-    from pretraining.cli import startup
-    from pretraining.data.loader import StepLoader
-    from pretraining.engine.batch import StepSettings
-    from pretraining.engine.precision import choose_precision
-    from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
+def ours(connection: Connection, *, batch: int, precision: Any, device: Any, threads: int) -> None:
+    """Train with this package as its command line does."""
+    from experiments.benchmarks import our_loop
+    from pretraining.engine.trainer import TrainerSettings
     from pretraining.image.collate import StackImages
     from pretraining.image.data.base import ImageSet, ImageSource
     from pretraining.image.preprocess import ImagePreprocess
-    from pretraining.runs.csv_logger import CsvHistory
 
-    startup.install()
-    quieten()
-    turn = _turn(connection, device, threads)
+    our_loop.prepare_process()
+    turn = open_turn(connection, device=device, threads=threads, seed=SEED)
     module = our_objective()
-    settings = TrainerSettings(accelerator=device, max_steps=ENDLESS, precision=precision, log_every=LOG_EVERY)  # type: ignore[arg-type]
-    settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=module.backbone.convolves)
-    module.settings = StepSettings(SEED, ENDLESS)
     source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
     collate = StackImages(preprocess=ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD))
-    loader = StepLoader(source, collate, batch_size=batch, max_steps=ENDLESS, seed=SEED)
-
-    class Pace(pl.Callback):
-        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            turn.tell({"precision": settings.precision, "channels_last": True})
-
-        def on_train_batch_end(
-            self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            turn.step(batch.examples, losses.latest if trainer.global_step % LOG_EVERY == 0 else None)
-
-    class Losses(CsvHistory):
-        latest = float("nan")
-
-        def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-            self.latest = metrics["train/loss"]
-            super().log_metrics(metrics, step)
-
-    with tempfile.TemporaryDirectory() as directory:
-        losses = Losses(Path(directory) / "metrics.csv")
-        waited: dict[str, Any] = {"wait_seconds": lambda: loader.wait_seconds, "unit": "images", "show": False}
-        throughput = Throughput(every=LOG_EVERY, evaluated_every=0, step_flops=lambda step: 0.0, **waited)
-        build_trainer(settings, [losses], [throughput, Pace()], Path(directory)).fit(module, loader)
+    settings = TrainerSettings(accelerator=device, max_steps=ENDLESS, precision=precision)
+    our_loop.train(turn, module, our_loop.Rows(source, collate, batch, SEED), settings, {"channels_last": True})
 
 
 def our_objective() -> Any:
@@ -95,14 +57,10 @@ def our_objective() -> Any:
         output=Output(mean=tuple(MEAN), std=tuple(STD)),
     )
     schedule: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
-    rates: dict[str, Any] = {
-        "peak_lr": LEARNING["rate"],
-        "momentum": LEARNING["momentum"],
-        "weight_decay": LEARNING["weight_decay"],
-    }
+    optimizer = SGD(peak_lr=RATE, **LEARNING, **schedule, nesterov=False, decay_vectors=True)
     return SimCLR(
         backbone=TorchvisionBackbone(name="resnet18", stem="cifar"),
-        optimizer=SGD(**rates, **schedule, nesterov=False, decay_vectors=True),
+        optimizer=optimizer,
         views=views,
         projector=Projector(layers=2, hidden=512, output=128, output_norm="full"),
         temperature=0.5,
@@ -124,45 +82,44 @@ class Pictures(torch.utils.data.Dataset[list[Tensor]]):
         return self.transform(self.images[place % COUNT])
 
 
-def lightly(
-    connection: Connection, *, batch: int, precision: str, channels_last: bool, device: str, threads: int, workers: int
-) -> None:
+class Peer(NamedTuple):
+    """How a peer trains."""
+
+    batch: int
+    precision: str
+    channels_last: bool
+    device: str
+    threads: int
+    workers: int
+
+
+def lightly(connection: Connection, **options: Any) -> None:
     """Train with lightly's network, transform, head and loss, a forward pass for each view, as its benchmark does."""
     from lightly.loss import NTXentLoss
     from lightly.models import ResNetGenerator
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
-    turn = _turn(connection, device, threads)
-    network = nn.Sequential(
-        *list(ResNetGenerator("resnet-18").children())[:-1],
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        SimCLRProjectionHead(512, 512, 128),
-    )
+    peer = Peer(**options)
+    turn = open_turn(connection, device=peer.device, threads=peer.threads, seed=SEED)
+    layers = list(ResNetGenerator("resnet-18").children())[:-1]
+    head = SimCLRProjectionHead(512, 512, 128)
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     transform: Any = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
-    options: dict[str, Any] = {
-        "precision": precision,
-        "channels_last": channels_last,
-        "device": device,
-        "workers": workers,
-        "batch": batch,
-    }
-    _loop(turn, network, NTXentLoss(), transform, **options)
+    _loop(turn, network, NTXentLoss(), transform, peer)
 
 
-def plain(
-    connection: Connection, *, batch: int, precision: str, channels_last: bool, device: str, threads: int, workers: int
-) -> None:
+def plain(connection: Connection, **options: Any) -> None:
     """Train with torchvision's network and transforms and a loss of a few lines."""
     import torchvision
     from torchvision import transforms
 
-    turn = _turn(connection, device, threads)
-    network = torchvision.models.resnet18()
-    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()  # type: ignore[assignment]
+    peer = Peer(**options)
+    turn = open_turn(connection, device=peer.device, threads=peer.threads, seed=SEED)
+    network: Any = torchvision.models.resnet18()
+    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     hidden, output = nn.Linear(512, 512, bias=False), nn.Linear(512, 128, bias=False)
-    network.fc = nn.Sequential(hidden, nn.BatchNorm1d(512), nn.ReLU(), output, nn.BatchNorm1d(128))  # type: ignore[assignment]
+    network.fc = nn.Sequential(hidden, nn.BatchNorm1d(512), nn.ReLU(), output, nn.BatchNorm1d(128))
     chain = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE),
@@ -173,14 +130,7 @@ def plain(
             transforms.Normalize(MEAN, STD),
         ]
     )
-    options: dict[str, Any] = {
-        "precision": precision,
-        "channels_last": channels_last,
-        "device": device,
-        "workers": workers,
-        "batch": batch,
-    }
-    _loop(turn, network, _cross_entropy, lambda image: [chain(image), chain(image)], **options)
+    _loop(turn, network, _cross_entropy, lambda image: [chain(image), chain(image)], peer)
 
 
 def _cross_entropy(first: Tensor, second: Tensor) -> Tensor:
@@ -195,32 +145,22 @@ def _loop(
     network: nn.Module,
     criterion: Callable[[Tensor, Tensor], Tensor],
     transform: Callable[[Any], list[Tensor]],
-    *,
-    precision: str,
-    channels_last: bool,
-    device: str,
-    workers: int,
-    batch: int,
+    peer: Peer,
 ) -> None:
-    """Be the loop of a tutorial: a data loader with workers, a forward pass for each view, SGD."""
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    network = network.to(device, memory_format=order)  # type: ignore[call-overload]
-    rates = {"lr": LEARNING["rate"], "momentum": LEARNING["momentum"], "weight_decay": LEARNING["weight_decay"]}
-    optimizer = torch.optim.SGD(network.parameters(), **rates)  # type: ignore[arg-type]
-    shape: dict[str, Any] = {
-        "shuffle": True,
-        "drop_last": True,
-        "pin_memory": device == "cuda",
-        "persistent_workers": workers > 0,
-    }
-    loader = torch.utils.data.DataLoader(Pictures(transform), batch_size=batch, num_workers=workers, **shape)
-    turn.tell({"precision": precision, "channels_last": channels_last, "workers": workers})
+    """Train as a tutorial does: a data loader with workers, a forward pass for each view, SGD."""
+    order = torch.channels_last if peer.channels_last else torch.contiguous_format
+    network = network.to(peer.device, memory_format=order)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, **LEARNING)
+    shape: dict[str, Any] = {"shuffle": True, "drop_last": True, "persistent_workers": peer.workers > 0}
+    shape |= {"num_workers": peer.workers, "pin_memory": peer.device == "cuda"}
+    loader = torch.utils.data.DataLoader(Pictures(transform), batch_size=peer.batch, **shape)
+    turn.tell({"precision": peer.precision, "channels_last": peer.channels_last, "workers": peer.workers})
     for number, views in enumerate(loader, 1):
-        first, second = (view.to(device, non_blocking=True, memory_format=order) for view in views)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        first, second = (view.to(peer.device, non_blocking=True, memory_format=order) for view in views)
+        with torch.autocast(peer.device, dtype=torch.bfloat16, enabled=peer.precision == "bf16"):
             first, second = network(first), network(second)
         loss = criterion(first.float(), second.float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        turn.step(batch, loss.item() if number % LOG_EVERY == 0 else None)
+        turn.step(peer.batch, loss.item() if number % LOG_EVERY == 0 else None)

@@ -1,14 +1,14 @@
-"""How fast SimCLR trains here, end to end, beside lightly's own benchmark pipeline and a plain loop with torchvision and PIL.
+"""How fast SimCLR trains here, end to end, beside lightly's benchmark and a plain loop with torchvision and PIL.
 
     python -m experiments.benchmarks.simclr_step --batch 128 --blocks 3 --seconds 60
 
-ResNet-18 with CIFAR stem on 32 x 32 pictures; augmentation, loading, loss and optimizer are inside of what is timed. Each side has a
-process of its own and sleeps while another works: A B C A B C ..., after a warm-up. A peer's workers may fill their queue while it
-sleeps, a few batches in its favour. Units are images (two views each).
+ResNet-18 with CIFAR stem on 32 x 32 pictures; augmentation, loading, loss and optimizer are inside of what is timed.
+Each side has a process of its own and sleeps while another works: A B C A B C ..., after a warm-up. A peer's workers
+may fill their queue while it sleeps, a few batches in its favour. Units are images (two views each).
 
-The last line is one JSON object: `ratio_default` is this package at its default precision over lightly at its own (fp32),
-`ratio_fp32` both in fp32, `ratio_bf16` both in bf16, lightly with channels_last, too, and `ratio_plain` the default over the plain
-loop. Where the default's own precision is no side, the default stands for it.
+The last line is one JSON object: `ratio_default` is this package at its default precision over lightly at its own
+(fp32), `ratio_fp32` both in fp32, `ratio_bf16` both in bf16, lightly with channels_last, too, and `ratio_plain` the
+default over the plain loop. Where the default's own precision is no side, the default stands for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 from typing import Any
 
 from experiments.benchmarks import simclr_sides
-from experiments.benchmarks.turns import rates_of, take_turns
+from experiments.benchmarks.turns import make_parser, ratios, take_turns
 
 PAIRS = {
     "ratio_default": ("ours_auto", "lightly_fp32"),
@@ -46,11 +46,10 @@ def sides_of(given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--batch", type=int, default=128, help="images per step")
-    parser.add_argument(
-        "--sides", nargs="+", help="some of ours_auto, ours_fp32, ours_bf16, lightly_fp32, ...; by default all"
-    )
+    some = "some of ours_auto, ours_fp32, ours_bf16, lightly_fp32, ...; by default all"
+    parser.add_argument("--sides", nargs="+", help=some)
     parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of a block")
     parser.add_argument("--warmup", type=float, default=15.0, help="seconds")
@@ -60,21 +59,14 @@ def main() -> None:
     given = parser.parse_args()
     sides = sides_of(given)
     if any(name.startswith("lightly") for name in sides) and importlib.util.find_spec("lightly") is None:
-        raise SystemExit(
-            "lightly is not installed: pip install '.[bench]', or leave it out: --sides ours_auto plain_fp32"
-        )
+        cure = "pip install '.[bench]', or leave it out: --sides ours_auto plain_fp32"
+        raise SystemExit(f"lightly is not installed: {cure}")
     found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
     for name, side in found.items():
-        print(
-            f"{name:<28}{side['per_second']:10,.1f} images/s ({side['lowest']:,.1f} to {side['highest']:,.1f})",
-            flush=True,
-        )
-    rate = rates_of(found)
-    ratios = {
-        name: round(rate[one] / rate[other], 2) for name, (one, other) in PAIRS.items() if one in rate and other in rate
-    }
+        spread = f"({side['lowest']:,.1f} to {side['highest']:,.1f})"
+        print(f"{name:<28}{side['per_second']:10,.1f} images/s {spread}", flush=True)
     options = {"device": given.device, "threads": given.threads, "workers": given.workers, "batch": given.batch}
-    print(json.dumps({**ratios, **options, "sides": found}))
+    print(json.dumps({**ratios(found, PAIRS), **options, "sides": found}))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python -m experiments.benchmarks.startup
 
-A first run fills the caches of documents, tokenizer and plan; then fresh processes are timed. `--imports` adds what takes longest to
-import (`python -X importtime`). The last line is one JSON object; `seconds_to_first_step` is the median.
+A first run fills the caches of documents, tokenizer and plan; then fresh processes are timed. `--imports` adds what
+takes longest to import (`python -X importtime`). The last line is one JSON object; `seconds_to_first_step` is the
+median.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -17,23 +17,20 @@ import sys
 import tempfile
 import time
 
+from experiments.benchmarks.turns import make_parser
+
 MODEL = ["objective=masked_language", "data=stdlib_docs", "backbone=modernbert_tiny"]
-SHORT = [
-    "trainer.max_steps=2",
-    "trainer.log_every=1",
-    "trainer.val_every=0",
-    "logger.wandb.mode=disabled",
-]  # 2: the last step validates and hands over
+# Two steps: the last one validates and hands over.
+SHORT = ["trainer.max_steps=2", "trainer.log_every=1", "trainer.val_every=0", "logger.wandb.mode=disabled"]
 
 
 def first_step(threads: int) -> float:
-    """Start a run; give the seconds until it says that it has taken a step."""
+    """Start a run; returns the seconds until it says that it has taken a step."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "pretraining", *MODEL, *SHORT, f"run_dir={directory}/run"]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         started = time.perf_counter()
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
-        )
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stderr is not None
         said = []
         for line in process.stderr:
@@ -46,14 +43,8 @@ def first_step(threads: int) -> float:
 
 
 def imports(count: int) -> tuple[float, list[tuple[str, float]]]:
-    """Give the seconds that importing the command takes, and the packages with the most time of their own."""
-    command = [
-        sys.executable,
-        "-X",
-        "importtime",
-        "-c",
-        "from pretraining import startup; startup.install(); import pretraining.launch",
-    ]
+    """Measure the seconds that importing the command takes, and list the packages with the most time of their own."""
+    command = [sys.executable, "-X", "importtime", "-c", "import pretraining.launch"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
     own: dict[str, float] = {}
     for line in lines:
@@ -66,17 +57,14 @@ def imports(count: int) -> tuple[float, list[tuple[str, float]]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--imports", action="store_true")
     given = parser.parse_args()
     first_step(given.threads)
     seconds = [first_step(given.threads) for _ in range(given.rounds)]
-    found: dict[str, object] = {
-        "seconds_to_first_step": round(statistics.median(seconds), 2),
-        "fastest": round(min(seconds), 2),
-    }
+    found = {"seconds_to_first_step": round(statistics.median(seconds), 2), "fastest": round(min(seconds), 2)}
     if given.imports:
         total, packages = imports(12)
         found["import_seconds"] = round(total, 2)

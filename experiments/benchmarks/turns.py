@@ -1,11 +1,13 @@
 """Sides of a comparison take turns: each lives in a process of its own, and works only while the others sleep.
 
-A side calls `Turn.step` after each optimizer step; the call returns at once while its block lasts, and sleeps between blocks. So that
-data loading, logging and whatever else a loop does between two steps is inside of what is timed, and nothing of another side is.
+A side calls `Turn.step` after each optimizer step; the call returns at once while its block lasts, and sleeps between
+blocks. So data loading, logging and whatever else a loop does between two steps is inside of what is timed, and nothing
+of another side is.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import multiprocessing
 import os
@@ -15,6 +17,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a benchmark's command line, whose help is its docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def rate(run: Callable[[], int], seconds: float) -> float:
+    """Repeat a piece of work for so many seconds of processor time; returns what it made per second."""
+    made, started = 0, time.process_time()
+    while time.process_time() - started < seconds:
+        made += run()
+    return made / (time.process_time() - started)
+
+
+def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measure every side once in each round, so that a slow stretch of the machine meets all of them."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, measure in sides.items():
+            found[name].append(measure())
+    return found
 
 
 class Block(NamedTuple):
@@ -50,7 +74,7 @@ class Turn:
         self._wait()
 
     def step(self, units: float, loss: float | None = None) -> None:
-        """Count a step, with its loss where it was logged; at the end of a block report it and sleep until the next one."""
+        """Count a step, with its loss where it was logged; at the end of a block report it and sleep."""
         self.total += units
         self._block["steps"] += 1
         self._block["units"] += units
@@ -71,11 +95,20 @@ class Turn:
         self._until = self._begun + seconds
 
 
+def open_turn(connection: Connection, *, device: str, threads: int, seed: int) -> Turn:
+    """Begin a side's process: its threads, its seed, its view of the comparison."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    return Turn(connection, torch.cuda.synchronize if device == "cuda" else lambda: None)
+
+
 @contextlib.contextmanager
-def started(work: Callable[..., None], options: Mapping[str, Any]) -> Iterator[tuple[Connection, dict[str, Any]]]:
-    """Start a side: `work(connection, **options)` in a fresh process; gives the connection and what it told of itself."""
+def start_side(work: Callable[..., None], options: Mapping[str, Any]) -> Iterator[tuple[Connection, dict[str, Any]]]:
+    """Start `work(connection, **options)` in a fresh process; yields the connection and the facts of this side."""
     ours, theirs = multiprocessing.Pipe()
-    # No daemon, which may have no children: a loop's data loader may start workers. A side ends when its connection does.
+    # No daemon, which may have no children: a loop's data loader may start workers. A side ends with its connection.
     process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=(work, theirs, dict(options)))
     process.start()
     theirs.close()
@@ -83,9 +116,8 @@ def started(work: Callable[..., None], options: Mapping[str, Any]) -> Iterator[t
         yield ours, ours.recv()
     except EOFError:
         process.join(10)
-        raise SystemExit(
-            f"a side of the comparison ended by itself (exit code {process.exitcode}); what it said is above"
-        ) from None
+        ended = f"a side of the comparison ended by itself (exit code {process.exitcode})"
+        raise SystemExit(f"{ended}; what it said is above") from None
     finally:
         with contextlib.suppress(BrokenPipeError):
             ours.send(None)
@@ -101,9 +133,9 @@ def _carry_out(work: Callable[..., None], connection: Connection, options: dict[
 def take_turns(
     sides: Mapping[str, tuple[Callable[..., None], Mapping[str, Any]]], *, blocks: int, seconds: float, warmup: float
 ) -> dict[str, dict[str, Any]]:
-    """Run A B C A B C ...: a warm-up of each, then `blocks` blocks each. Gives each side's facts, rates and loss curve."""
+    """Run A B C A B C ...: a warm-up of each, then `blocks` blocks each; returns each one's facts, rates and losses."""
     with contextlib.ExitStack() as stack:
-        alive = {name: stack.enter_context(started(work, options)) for name, (work, options) in sides.items()}
+        alive = {name: stack.enter_context(start_side(work, options)) for name, (work, options) in sides.items()}
         done: dict[str, list[Block]] = {name: [] for name in alive}
         for number in range(blocks + 1):
             for name, (connection, _) in alive.items():
@@ -111,24 +143,25 @@ def take_turns(
                 block: Block = connection.recv()
                 done[name].append(block)
                 kind = f"block {number}" if number else "warm-up"
-                print(
-                    f"  {name:<28}{kind:<10}{block.rate:12,.0f} units/s {block.steps:6} steps",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    return {name: facts | summary(done[name]) for name, (_, facts) in alive.items()}
+                told = f"  {name:<28}{kind:<10}{block.rate:12,.0f} units/s {block.steps:6} steps"
+                print(told, file=sys.stderr, flush=True)
+    return {name: facts | summarise(done[name]) for name, (_, facts) in alive.items()}
 
 
-def rates_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Give each side's median rate; `ours_auto` also stands for the precision that it chose, where that is no side."""
+def ratios(found: Mapping[str, Mapping[str, Any]], pairs: Mapping[str, tuple[str, str]]) -> dict[str, float]:
+    """Divide the median rates of pairs of sides, where both were measured.
+
+    `ours_auto` also stands for the precision that it chose, where that is no side.
+    """
     rates = {name: side["per_second"] for name, side in found.items()}
     if "ours_auto" in found:
         rates.setdefault(f"ours_{found['ours_auto']['precision']}", rates["ours_auto"])
-    return rates
+    known = {name: pair for name, pair in pairs.items() if all(side in rates for side in pair)}
+    return {name: round(rates[one] / rates[other], 2) for name, (one, other) in known.items()}
 
 
-def summary(blocks: list[Block]) -> dict[str, Any]:
-    """Give median and spread of the rates, the first block (warm-up) left out, and the losses of all."""
+def summarise(blocks: list[Block]) -> dict[str, Any]:
+    """Compute median and spread of the rates, the first block (warm-up) left out, and list the losses of all."""
     rates = [block.rate for block in blocks[1:]]
     curve = [point for block in blocks for point in block.losses]
     return {

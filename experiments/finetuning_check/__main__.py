@@ -1,4 +1,4 @@
-"""`python -m experiments.finetuning_check STUDY_DIR`: the study's cells as a markdown table, with a classical model beside them."""
+"""`python -m experiments.finetuning_check STUDY_DIR`: the study's cells as a table, beside a classical model."""
 
 import argparse
 import json
@@ -37,10 +37,8 @@ def baselines(study: Study) -> dict[Cell, Interval]:
 
 def markdown(rows: list[Row], classical: Mapping[Cell, Interval]) -> str:
     """Lay the rows out; the last column says in words whether pretraining helped."""
-    lines = [
-        "| task | labels | mode | metric | pretrained | never pretrained | difference | TF-IDF + linear | pretraining |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["task", "labels", "mode", "metric", "pretrained", "never pretrained", "difference", "TF-IDF + linear"]
+    lines = [_line(*head, "pretraining"), "|" + "---|" * (len(head) + 1)]
     for row in rows:
         gain = row.difference
         verdict = NOTHING if gain is None else "no difference shown"
@@ -48,14 +46,13 @@ def markdown(rows: list[Row], classical: Mapping[Cell, Interval]) -> str:
             verdict = "helps" if gain.mean > 0 else "hurts"
         shown = [_number(row.value), _number(row.twin), NOTHING if gain is None else _number(gain, sign=True)]
         cell = row.cell
-        lines.append(
-            "| "
-            + " | ".join(
-                [cell.task, cell.labels, cell.mode, short(cell.metric), *shown, _number(classical.get(cell)), verdict]
-            )
-            + " |"
-        )
+        names = [cell.task, cell.labels, cell.mode, short(cell.metric)]
+        lines.append(_line(*names, *shown, _number(classical.get(cell)), verdict))
     return "\n".join(lines)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _number(interval: Interval | None, *, sign: bool = False) -> str:

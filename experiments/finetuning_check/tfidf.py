@@ -1,4 +1,4 @@
-"""What TF-IDF and a linear model reach on the very examples that a study's finetuning runs learn from and are judged on.
+"""TF-IDF and a linear model on the very examples that a study's finetuning runs learn from and are judged on.
 
 Shapes: N examples, V features.
 """
@@ -15,27 +15,28 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from experiments.study.graph import Cell, Node
 from finetuning.data.splits import Examples, Splits, subset
 from finetuning.launch import compose
-from finetuning.metrics import classification as metrics
-from finetuning.tasks.regression import TextRegression
-from finetuning.tasks.text_classification import TextClassification
+from finetuning.metrics.classification import label_metrics
+from finetuning.metrics.regression import regression
+from finetuning.tasks.classification import Classification
+from finetuning.tasks.regression import Regression
 from pretraining.cli.configuration import class_of, instantiate
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse penalties; the best on validation is tested
 
 
 def baseline(node: Node) -> float | None:
-    """Give the metric of a finetuning run's cell for the classical model; None where it does not apply."""
+    """Measure the classical model by the metric of a finetuning run's cell; None where it does not apply."""
     assert node.cell is not None
     config = compose(node.overrides)
     kind = class_of(config.task)
-    if kind not in (TextClassification, TextRegression):
-        return None
     splits: Splits = instantiate(config.data).splits()
+    if kind not in (Classification, Regression) or not _texts(splits.train):
+        return None
     train = subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed)
-    return _solved(splits._replace(train=train), kind is TextRegression, node.cell)
+    return _fit_and_test(splits._replace(train=train), kind is Regression, node.cell)
 
 
-def _solved(splits: Splits, real: bool, cell: Cell) -> float:
+def _fit_and_test(splits: Splits, real: bool, cell: Cell) -> float:
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
     words.fit([text for name in _texts(splits.train) for text in splits.train.column(name)])
     vectors = {name: _features(words, getattr(splits, name)) for name in ("train", "validation", "test")}
@@ -52,7 +53,7 @@ def _solved(splits: Splits, real: bool, cell: Cell) -> float:
 
 
 def _features(words: TfidfVectorizer, examples: Examples) -> sparse.csr_matrix:
-    """Give TF-IDF of words and word pairs; of two texts also what they share and where they differ. [N, V]"""
+    """Compute TF-IDF of words and word pairs; of two texts also what they share and where they differ. [N, V]"""
     parts = [words.transform(examples.column(name)) for name in _texts(examples)]
     if len(parts) == 2:
         parts += [parts[0].multiply(parts[1]), abs(parts[0] - parts[1])]
@@ -64,5 +65,5 @@ def _texts(examples: Examples) -> list[str]:
 
 
 def _measured(labels: np.ndarray, predictions: np.ndarray, real: bool, metric: str) -> float:
-    judge = metrics.regression if real else metrics.label_metrics
+    judge = regression if real else label_metrics
     return judge(labels, predictions)[metric.removeprefix("test/")]

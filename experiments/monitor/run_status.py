@@ -1,144 +1,100 @@
-"""How the runs below a directory stand: read from their files, from the lock that a working process holds, and from Slurm's queue."""
+"""How the runs below a directory stand, by their files, the lock that a working process holds, and Slurm's queue."""
 
 from __future__ import annotations
 
-import csv
-import fcntl
 import json
 import os
 import platform
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from experiments.monitor.progress import steps
+from experiments.monitor.run_files import Position, read_config, read_position, trainer_settings
+from experiments.report.words import headline
+from experiments.study.collect import read_rows
 from experiments.study.graph import FINETUNING, PRETRAINING
 from experiments.study.runner import DONE, RUNNING
 from experiments.study.slurm import Job
+from pretraining.cache import is_locked
 
 PENDING, STOPPED = "pending", "stopped"
 HEADLINES = ("test/accuracy", "test/f1_macro", "test/f1", "test/bleu", "validation/loss")
 LOCK = ".lock"
 
 
-class Standing(NamedTuple):
-    """A run directory: what it is, how it stands, the number it is about, and the job or process that works or has worked in it."""
+class RunStatus(NamedTuple):
+    """What a run directory holds, and the job or process that works or has worked in it."""
 
     path: Path
     package: str
     status: str
-    position: str
+    position: Position | None
     seconds_left: float | None
-    value: str
+    value: str  # the number that the run is about
     changed: float
     job: str | None
     pid: int | None  # of a process on this machine that works in it
     log: str | None
 
 
-def standings(directory: Path, jobs: Mapping[str, Job]) -> Iterator[Standing]:
-    """The runs below a directory, not looking inside them nor inside studies."""
+def find_runs(directory: Path, jobs: Mapping[str, Job]) -> Iterator[RunStatus]:
+    """Find the runs below a directory, not looking inside them nor inside studies; `jobs` is Slurm's queue."""
     if (directory / "config.yaml").exists():
-        yield standing(directory, jobs)
+        yield read_status(directory, jobs)
     elif directory.is_dir() and not (directory / "study.json").exists():
         for below in sorted(directory.iterdir()):
             if below.is_dir() and not below.is_symlink() and not below.name.startswith("."):
-                yield from standings(below, jobs)
+                yield from find_runs(below, jobs)
 
 
-def standing(path: Path, jobs: Mapping[str, Job]) -> Standing:
-    """Find out how one run stands; `jobs` is Slurm's queue, empty where there is none."""
-    finished, history = path / "metrics.json", path / "metrics.csv"
-    holder, held = _holder(path / LOCK)
-    job = jobs.get(str(holder.get("job")))
-    value = ""
+def read_status(path: Path, jobs: Mapping[str, Job]) -> RunStatus:
+    """Read how one run stands; `jobs` is Slurm's queue, empty where there is none."""
+    finished, history, lock = path / "metrics.json", path / "metrics.csv", path / LOCK
+    holder = json.loads(lock.read_text() or "{}") if lock.exists() else {}
+    held = lock.exists() and is_locked(lock)
+    job, rows = jobs.get(str(holder.get("job"))), read_rows(history)
     if finished.exists():
-        status, numbers = DONE, json.loads(finished.read_text())
-        key = next((k for k in HEADLINES if k in numbers), None)
-        value = f"{key} {numbers[key]:.3f}" if key else ""
-    elif held or (job is not None and job.goes_on and job.state != "PENDING"):
-        status, value = RUNNING, _last_loss(history)
+        status, value = DONE, headline(json.loads(finished.read_text()), *HEADLINES)
     else:
-        status, value = PENDING if job is not None and job.goes_on else STOPPED, _last_loss(history)
-    reached = steps(path)
-    position, left = "", None
-    if reached:
-        position = f"{reached[0]:,} of {reached[1]:,}" if reached[1] else f"{reached[0]:,}"
-        left = _seconds_left(history, *reached) if status == RUNNING else None
+        goes_on = job is not None and job.goes_on
+        works = held or (job is not None and goes_on and job.state != "PENDING")
+        status = RUNNING if works else PENDING if goes_on else STOPPED
+        value = _last_loss(rows)
+    position = read_position(path)
+    left = _seconds_left(rows, position) if status == RUNNING and position else None
     here = held and holder.get("host") == platform.node()
     changed = max(p.stat().st_mtime for p in (finished, history, path / "config.yaml") if p.exists())
-    return Standing(
-        path,
-        _package(path),
-        status,
-        position,
-        left,
-        value,
-        changed,
-        holder.get("job"),
-        holder.get("pid") if here else None,
-        holder.get("log"),
-    )
+    package = FINETUNING if "task" in read_config(path) else PRETRAINING
+    working = holder.get("job"), holder.get("pid") if here else None, holder.get("log")
+    return RunStatus(path, package, status, position, left, value, changed, *working)
 
 
-def stop(run: Standing) -> None:
+def stop(run: RunStatus) -> None:
     """Ask a process of this machine to save and leave."""
     assert run.pid is not None
     os.kill(run.pid, signal.SIGTERM)
 
 
-def shape(path: Path) -> dict[str, Any]:
-    """The options of sbatch that a run's ranks need."""
-    trainer = (yaml.safe_load((path / "config.yaml").read_text()) or {}).get("trainer") or {}
+def sbatch_shape(path: Path) -> dict[str, Any]:
+    """Name the options of sbatch that a run's ranks need."""
+    trainer = trainer_settings(path)
     devices = trainer.get("devices", 1)
     wanted = {"nodes": trainer.get("num_nodes", 1), "ntasks-per-node": devices}
     return wanted | ({"gpus-per-node": devices} if trainer.get("accelerator") == "cuda" else {})
 
 
-def _package(path: Path) -> str:
-    config = yaml.safe_load((path / "config.yaml").read_text()) or {}
-    return FINETUNING if "task" in config else PRETRAINING
+def _last_loss(rows: Sequence[Mapping[str, str]]) -> str:
+    names = ("validation/loss", "train/loss")
+    measured = ({name: float(row[name]) for name in names if row.get(name)} for row in reversed(rows))
+    return headline(next(filter(None, measured), {}), *names)
 
 
-def _holder(lock: Path) -> tuple[dict[str, Any], bool]:
-    """Who works or has worked in a run directory, and whether it still does."""
-    try:
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                held = False
-            except BlockingIOError:
-                held = True
-            return json.loads(file.read() or "{}"), held
-    except FileNotFoundError:
-        return {}, False
-
-
-def _rows(history: Path) -> list[dict[str, str]]:
-    if not history.exists():
-        return []
-    with history.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _last_loss(history: Path) -> str:
-    for row in reversed(_rows(history)):
-        for name in ("validation/loss", "train/loss"):
-            if row.get(name):
-                return f"{name} {float(row[name]):.3f}"
-    return ""
-
-
-def _seconds_left(history: Path, step: int, planned: int | None) -> float | None:
+def _seconds_left(rows: Sequence[Mapping[str, str]], position: Position) -> float | None:
     """Estimate from the rows of this life: `time` starts anew in each."""
-    timed = [
-        (int(row["step"]), float(row["time"])) for row in _rows(history) if row.get("time") and row["step"].isdigit()
-    ]
+    timed = [(int(row["step"]), float(row["time"])) for row in rows if row.get("time") and row["step"].isdigit()]
     begin = max((n for n in range(1, len(timed)) if timed[n][1] < timed[n - 1][1]), default=0)
-    if planned is None or len(timed) - begin < 2:
+    if position.planned is None or len(timed) - begin < 2:
         return None
     (first, since), (last, until) = timed[begin], timed[-1]
-    return (planned - step) * (until - since) / max(1, last - first)
+    return (position.planned - position.step) * (until - since) / max(1, last - first)

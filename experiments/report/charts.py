@@ -1,8 +1,7 @@
 """Small SVG charts as text: lines, bars with intervals, points; without a library, fit for a phone.
 
-Colours are classes (``s0`` .. ``s7``, ``never`` for what was never pretrained), so that one style
-sheet serves the page and, embedded, each file in plots/, light and dark. Legend: px are units of
-the view box.
+Colours are classes (``s0`` .. ``s7``, ``never`` for what was never pretrained), so that one style sheet serves the page
+and, embedded, each file in plots/, light and dark. Legend: px are units of the view box.
 """
 
 import json
@@ -16,6 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 NEIGHBOUR = 8  # pixels between points of equal cost
 TEXT_LINE = 15
 WIDTH = 480
+TOP, BOTTOM = 34, 42  # what axes leave free
 STYLE = (Path(__file__).parent / "templates" / "chart.css").read_text()
 
 
@@ -59,12 +59,12 @@ class Axis(NamedTuple):
 
 
 def arm_style(index: int) -> str:
-    """The class of an arm by its place in the study."""
+    """Name the colour class of an arm by its place in the study."""
     return f"s{index % 8}"
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover [low, high]."""
+    """Choose round numbers that cover [low, high]."""
     span = (high - low) or abs(high) or 1.0
     raw = span / about
     power = 10.0 ** math.floor(math.log10(raw))
@@ -74,7 +74,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Short for a tick: 0.25, 1.5k, 3M, 2e12."""
+    """Write a number as short as a tick needs it: 0.25, 1.5k, 3M, 2e12."""
     size = abs(value)
     if size >= 1e12 or (0 < size < 1e-3):
         return f"{value:.2g}".replace("e+", "e").replace("e0", "e")
@@ -85,44 +85,34 @@ def number(value: float) -> str:
 
 
 def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, height: int = 300) -> str:
-    """Curves over a shared x; the page's script answers the pointer from ``data-`` attributes."""
-    left, right, top, bottom = 52, 12, 34, height - 42
+    """Draw curves over a shared x; the page's script answers the pointer from ``data-`` attributes."""
     drawn = [_cleaned(line) for line in lines]
     drawn = [line for line in drawn if line.x]
     if not drawn:
         return _svg(_text(WIDTH / 2, 60, "nothing recorded yet", anchor="middle"), title, 90)
     xs, ys = [v for line in drawn for v in line.x], [v for line in drawn for v in line.y]
-    across = _axis(ticks(min(xs), max(xs)), left, WIDTH - right)
-    upward = _axis(ticks(min(ys), max(ys)), bottom, top)
-    parts = [
-        _frame(across, upward, left, WIDTH - right, top, bottom),
-        _labels(x_label, y_label, left, height),
-    ]
+    across, upward, parts = _plane(xs, ys, x_label, y_label, height, right=12)
     for line in drawn:
         px = [(round(across.place(x), 1), round(upward.place(y), 1)) for x, y in zip(line.x, line.y, strict=True)]
         path = "M" + " L".join(f"{x:g},{y:g}" for x, y in px)
-        points = json.dumps(
-            [[x, y, number(_rounded(a)), f"{b:.4g}"] for (x, y), a, b in zip(px, line.x, line.y, strict=True)]
-        )
+        values = zip(px, line.x, line.y, strict=True)
+        points = json.dumps([[x, y, number(float(f"{a:.4g}")), f"{b:.4g}"] for (x, y), a, b in values])
         mark = _circle("mean", *px[0], 3.5) if len(px) == 1 else ""
         parts.append(
             f'<g class="series {line.style}" data-name={quoteattr(line.name)} '
             f"data-points={quoteattr(points)}>"
             f'<path class="curve" d="{path}"/>{mark}</g>'
         )
-    parts.append(f'<line class="axis cross off" y1="{top}" y2="{bottom}"/>')
+    parts.append(f'<line class="axis cross off" y1="{TOP}" y2="{height - BOTTOM}"/>')
     return _svg("".join(parts), title, height, interactive=True)
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
-    """Horizontal bars from zero: mean, interval, and a dot for each run behind them."""
+    """Draw horizontal bars from zero: mean, interval, and a dot for each run behind them."""
     left, right, row, y = 10, 14, 38, 12
     ends = [v for bar in bars for v in (bar.mean, bar.high, *bar.points, 0.0) if v == v]
-    across = _axis(
-        ticks(min([*ends, *(bar.low for bar in bars if bar.low == bar.low)]), max(ends)),
-        left,
-        WIDTH - right,
-    )
+    lowest = min([*ends, *(bar.low for bar in bars if bar.low == bar.low)])
+    across = _axis(lowest, max(ends), left, WIDTH - right)
     body, group = [], None
     for bar in bars:
         if bar.group != group:
@@ -142,25 +132,18 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
 
 
 def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, height: int = 300) -> str:
-    """Points with vertical intervals; each is named beside it."""
-    left, right, top, bottom = 52, 16, 34, height - 42
+    """Draw points with vertical intervals; each is named beside it."""
     heights = [v for p in points for v in (p.y, p.low, p.high) if v == v]
-    across = _axis(ticks(0.0, max(p.x for p in points)), left, WIDTH - right)
-    upward = _axis(ticks(min(heights), max(heights)), bottom, top)
-    parts = [
-        _frame(across, upward, left, WIDTH - right, top, bottom),
-        _labels(x_label, y_label, left, height),
-    ]
-    places = _side_by_side([across.place(p.x) for p in points], right=WIDTH - right)
+    xs = [0.0, *(p.x for p in points)]
+    across, upward, parts = _plane(xs, heights, x_label, y_label, height, right=16)
+    places = _side_by_side([across.place(p.x) for p in points], right=WIDTH - 16)
     for on_the_left in (True, False):
         # Names stand towards the middle, one below the other where points are level.
         half = [(p, x) for p, x in zip(points, places, strict=True) if (x > WIDTH / 2) == on_the_left]
-        anchor, edge = (
-            ("end", min((x for _, x in half), default=0.0) - 9)
-            if on_the_left
-            else ("start", max((x for _, x in half), default=0.0) + 9)
-        )
-        for (p, x), name_y in zip(half, apart([upward.place(p.y) for p, _ in half], bottom), strict=True):
+        inner = [x for _, x in half] or [0.0]
+        anchor, edge = ("end", min(inner) - 9) if on_the_left else ("start", max(inner) + 9)
+        names = apart([upward.place(p.y) for p, _ in half], height - BOTTOM)
+        for (p, x), name_y in zip(half, names, strict=True):
             whisker = "" if p.low != p.low else _line("whisker", x, upward.place(p.low), x, upward.place(p.high))
             parts.append(f'<g class="{p.style}">{whisker}{_circle("mean", x, upward.place(p.y), 5)}</g>')
             parts.append(_text(edge, name_y + 4, p.name, kind="small", anchor=anchor))
@@ -168,7 +151,7 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, 
 
 
 def _side_by_side(places: Sequence[float], right: float) -> list[float]:
-    """Points of equal cost, each a step to the left of the one before: their whiskers would hide each other."""
+    """Move points of equal cost apart, each to the left of the one before: their whiskers would hide each other."""
     before: dict[int, int] = {}
     found = []
     for x in places:
@@ -179,7 +162,7 @@ def _side_by_side(places: Sequence[float], right: float) -> list[float]:
 
 
 def apart(heights: Sequence[float], lowest: float) -> list[float]:
-    """The heights, moved as little as one pass allows so that lines of text do not overlap, in their order from above."""
+    """Move heights, as little as one pass allows, so that lines of text do not overlap; their order stays."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     moved, above = dict[int, float](), float("-inf")
     for index in order:
@@ -189,7 +172,7 @@ def apart(heights: Sequence[float], lowest: float) -> list[float]:
 
 
 def standalone(svg: str) -> str:
-    """The chart as a file of its own: with the name space and style that a page gives it, and a legend of its curves below."""
+    """Make the chart a file of its own: with a page's name space and style, and a legend of its curves below."""
     named = dict.fromkeys(re.findall(r'<g class="series (\w+)" data-name="([^"]*)"', svg))
     if named:
         height = float(re.search(r'viewBox="0 0 \d+ ([\d.]+)"', svg)[1])  # type: ignore[index]
@@ -198,9 +181,8 @@ def standalone(svg: str) -> str:
             f'<text class="faint" x="46" y="{height + 14 * row + 8:g}">{name}</text>'
             for row, (style, name) in enumerate(named)
         ]
-        svg = svg.replace(f'0 0 {WIDTH} {height:g}"', f'0 0 {WIDTH} {height + 14 * len(named) + 4:g}"', 1).replace(
-            "</svg>", "".join(keys) + "</svg>"
-        )
+        svg = svg.replace(f'0 0 {WIDTH} {height:g}"', f'0 0 {WIDTH} {height + 14 * len(named) + 4:g}"', 1)
+        svg = svg.replace("</svg>", "".join(keys) + "</svg>")
     return svg.replace(">", f' xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>', 1)
 
 
@@ -212,28 +194,28 @@ def _svg(body: str, title: str, height: float, *, interactive: bool = False) -> 
     )
 
 
-def _axis(at: list[float], start: float, end: float) -> Axis:
+def _axis(low: float, high: float, start: float, end: float) -> Axis:
+    at = ticks(low, high)
     span = at[-1] - at[0]
     return Axis(at, lambda value: start + (value - at[0]) / span * (end - start))
 
 
-def _frame(across: Axis, upward: Axis, left: float, right: float, top: float, bottom: float) -> str:
+def _plane(
+    xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, height: float, right: float
+) -> tuple[Axis, Axis, list[str]]:
+    """Lay out two axes that hold the values; returns them with their lines, ticks and labels."""
+    left, right, bottom = 52, WIDTH - right, height - BOTTOM
+    across, upward = _axis(min(xs), max(xs), left, right), _axis(min(ys), max(ys), bottom, TOP)
     parts = []
     for tick in upward.ticks:
         y = upward.place(tick)
-        parts.append(_line("grid", left, y, right, y))
-        parts.append(_text(left - 6, y + 4, number(tick), anchor="end"))
+        parts.append(_line("grid", left, y, right, y) + _text(left - 6, y + 4, number(tick), anchor="end"))
     for tick in across.ticks:
         x = across.place(tick)
-        parts.append(_line("axis", x, bottom, x, bottom + 4))
-        parts.append(_text(x, bottom + 18, number(tick), anchor="middle"))
+        parts.append(_line("axis", x, bottom, x, bottom + 4) + _text(x, bottom + 18, number(tick), anchor="middle"))
     parts.append(_line("axis", left, bottom, right, bottom))
-    return "".join(parts)
-
-
-def _labels(x_label: str, y_label: str, left: float, height: float) -> str:
-    below = _text((left + WIDTH) / 2, height - 6, x_label, anchor="middle")
-    return below + _text(4, 14, y_label)
+    parts.append(_text((left + WIDTH) / 2, height - 6, x_label, anchor="middle") + _text(4, 14, y_label))
+    return across, upward, parts
 
 
 def _bar(bar: Bar, across: Axis, left: float, y: float) -> str:
@@ -273,12 +255,8 @@ def _box(kind: str, x: float, y: float, width: float, height: float) -> str:
     return f'<rect class="{kind}" {where}/>'
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
 def _cleaned(line: Line, most: int = 200) -> Line:
-    """Without gaps, at most ``most`` points: each the mean of its stretch, so none is picked."""
+    """Drop gaps and keep at most ``most`` points: each the mean of its stretch, so none is picked."""
     pairs = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     size = math.ceil(len(pairs) / most) or 1
     stretches = [pairs[i : i + size] for i in range(0, len(pairs), size)]

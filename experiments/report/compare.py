@@ -1,4 +1,4 @@
-"""What a study's numbers say: rows with intervals, contrasts between arms, and costs."""
+"""Compare a study's runs: rows with intervals, contrasts between arms, and costs."""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -25,7 +25,8 @@ OVER_FINETUNINGS = "finetuning seeds of one pretraining"
 class Row(NamedTuple):
     """An arm in a cell, against its never-pretrained twin; ``n`` of an interval counts ``unit``.
 
-    ``resampled`` is the difference had both seeds and test examples been others; None where predictions do not say which were right.
+    ``resampled`` is the difference had both seeds and test examples been others; None where predictions do not say
+    which were right.
     """
 
     cell: Cell
@@ -52,19 +53,13 @@ class Contrast(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """An arm's pretraining, planned and spent (mean over its seeds); None where nobody counted."""
+    """An arm's pretraining: planned, and the means over its seeds of what was counted; ``unit`` is one of those."""
 
     arm: str
     pretrainings: int
     planned: str
-    steps: float | None
-    examples: float | None
-    tokens: float | None
-    flops: float | None
-    seconds: float | None
-    parameters: float | None
-    validation_loss: float | None
-    unigram_entropy: float | None
+    unit: str
+    spent: dict[str, float]
 
 
 class Comparison(NamedTuple):
@@ -80,48 +75,58 @@ class Comparison(NamedTuple):
         """Whether arms are compared, but no test is worth its name."""
         return bool(self.contrasts) and any(contrast.p is None for contrast in self.contrasts)
 
+    @property
+    def cost_columns(self) -> dict[str, str]:
+        """What was counted of any arm, with a heading; each modality's unit follows the examples."""
+        counted = _counted(*dict.fromkeys(cost.unit for cost in self.costs))
+        known = [key for key in counted if any(key in cost.spent for cost in self.costs)]
+        return {key: key.replace("validation/unigram_", "unigram ").replace("/", " ") for key in known}
+
+
+def _counted(*units: str) -> list[str]:
+    after = ["flops", "seconds", "parameters", "validation/loss", "validation/unigram_entropy"]
+    return ["steps", "examples", *units, *after]
+
 
 def compare(results: Results) -> Comparison:
     """Turn finished runs into rows; a cell without numbers yet has no row."""
     rows = []
     for cell in results.cells():
         for arm in results.arms(cell):
-            values = results.values(cell, arm, pretrained=True)
-            if values:
-                row = _row(cell, arm, values, results.values(cell, arm, pretrained=False))
-                rows.append(row._replace(resampled=_resampled(results, cell, arm)))
-    contrasts = _contrasts(results)
-    return Comparison(rows, contrasts, _ranks(rows), [_cost(results, arm) for arm in _pretrained_arms(results)])
+            if values := results.values(cell, arm, pretrained=True):
+                twins = results.values(cell, arm, pretrained=False)
+                rows.append(_row(cell, arm, values, twins, _resampled(results, cell, arm)))
+    arms = dict.fromkeys(node.source.arm for node in results.nodes(PRETRAINING))
+    return Comparison(rows, _contrasts(results), _ranks(rows), [_cost(results, arm) for arm in arms])
 
 
 def _replicates(values: Values) -> dict[tuple[int, int], float]:
-    """One number per unit of replication: pretraining seeds if several, else finetuning seeds."""
+    """Reduce runs to one number per unit of replication: pretraining seeds if several, else finetuning seeds."""
     if len({pretraining for pretraining, _ in values}) == 1:
         return values
     return {(seed, 0): value for seed, value in within_pretraining(values).items()}
 
 
 def _paired(first: Values, second: Values) -> tuple[Values, Values]:
-    """The runs that both have, so that no seed's luck is counted on one side only."""
+    """Keep the runs that both have, so that no seed's luck is counted on one side only."""
     shared = [key for key in first if key in second]
     return {key: first[key] for key in shared}, {key: second[key] for key in shared}
 
 
-def _row(cell: Cell, arm: str, values: Values, twins: Values) -> Row:
+def _row(cell: Cell, arm: str, values: Values, twins: Values, resampled: Interval | None) -> Row:
     pretrainings = len({pretraining for pretraining, _ in values})
     both, both_twins = _paired(values, twins)
-    difference = paired_difference(_replicates(both), _replicates(both_twins)) if both else None
     return Row(
         cell,
         arm,
         mean_interval(list(_replicates(values).values())),
         mean_interval(list(_replicates(twins).values())) if twins else None,
-        difference,
+        paired_difference(_replicates(both), _replicates(both_twins)) if both else None,
         OVER_FINETUNINGS if pretrainings == 1 else OVER_PRETRAININGS,
         pretrainings,
         list(values.values()),
         list(twins.values()),
-        None,
+        resampled,
     )
 
 
@@ -137,31 +142,26 @@ def _resampled(results: Results, cell: Cell, arm: str) -> Interval | None:
         gain = own[pretraining, finetuning] - twin[pretraining, finetuning]
         by_seed.setdefault(pretraining if several else finetuning, []).append(gain)
     # Finetuning seeds of one pretraining are averaged per example: the test examples are the same.
-    return nested_bootstrap(
-        [np.mean(gains, axis=0) for gains in by_seed.values()], shared_examples=True, draws=BOOTSTRAP_DRAWS
-    )
+    gains = [np.mean(found, axis=0) for found in by_seed.values()]
+    return nested_bootstrap(gains, shared_examples=True, draws=BOOTSTRAP_DRAWS)
 
 
 def _contrasts(results: Results) -> list[Contrast]:
-    found: list[tuple[Cell, str, str, Interval, str]] = []
+    found: list[Contrast] = []
     differences: dict[tuple[Cell, str, str], list[float]] = {}
     for cell in results.cells():
         for first, second in combinations(results.arms(cell), 2):
-            one, other = _paired(
-                results.values(cell, first, pretrained=True),
-                results.values(cell, second, pretrained=True),
-            )
+            one, other = _paired(*(results.values(cell, arm, pretrained=True) for arm in (first, second)))
             if not one:
                 continue
             several = len({pretraining for pretraining, _ in one}) > 1
             a, b = _replicates(one), _replicates(other)
-            found.append(
-                (cell, first, second, mean_interval([a[k] - b[k] for k in a]),
-                 OVER_PRETRAININGS if several else OVER_FINETUNINGS)
-            )  # fmt: skip
-            differences[cell, first, second] = [a[k] - b[k] for k in a] if several else []
+            gains = [a[key] - b[key] for key in a]
+            unit = OVER_PRETRAININGS if several else OVER_FINETUNINGS
+            found.append(Contrast(cell, first, second, mean_interval(gains), unit, None))
+            differences[cell, first, second] = gains if several else []
     tested = p_values(differences)
-    return [Contrast(*entry, p=tested[entry[:3]] if tested else None) for entry in found]
+    return [contrast._replace(p=tested[contrast[:3]]) for contrast in found] if tested else found
 
 
 def _ranks(rows: list[Row]) -> dict[str, float]:
@@ -171,42 +171,33 @@ def _ranks(rows: list[Row]) -> dict[str, float]:
     return average_rank(scores) if len(scores) > 1 else {}
 
 
-def _pretrained_arms(results: Results) -> list[str]:
-    return list(dict.fromkeys(node.source.arm for node in results.nodes(PRETRAINING)))
-
-
 def _cost(results: Results, arm: str) -> Cost:
     nodes = [node for node in results.nodes(PRETRAINING) if node.source.arm == arm]
-    spent = [{**results.states[node.name], **results.metrics[node.name]} for node in nodes]
+    runs = [{**results.states[node.name], **results.metrics[node.name]} for node in nodes]
+    unit = results.units[nodes[0].name]
+    spent = {}
+    for key in _counted(unit):
+        known = [float(run[key]) for run in runs if isinstance(run.get(key), int | float)]
+        if known:
+            spent[key] = sum(known) / len(known)
+    return Cost(arm, len(nodes), _planned(results, nodes[0].name), unit, spent)
 
-    def mean(key: str) -> float | None:
-        known = [float(numbers[key]) for numbers in spent if isinstance(numbers.get(key), int | float)]
-        return sum(known) / len(known) if known else None
 
-    config = results.configs.get(nodes[0].name, {})
+def _planned(results: Results, run: str) -> str:
+    config = results.configs.get(run, {})
     budget = {k.removeprefix("budget."): v for k, v in config.items() if k.startswith("budget.") and v is not None}
     if not budget and config.get("trainer.max_steps"):
         budget = {"steps": config["trainer.max_steps"]}
-    planned = ", ".join(f"{value:g} {kind}" if isinstance(value, int | float) else f"{value} {kind}"
-                        for kind, value in budget.items())  # fmt: skip
+    amounts = ((f"{value:g}" if isinstance(value, int | float) else value, kind) for kind, value in budget.items())
+    planned = ", ".join(f"{value} {kind}" for value, kind in amounts)
     hours = results.study.budget.get("hours")
     if hours is not None:
         planned = f"{hours:g} hours, measured as {planned}"
-    keys = (
-        "steps",
-        "examples",
-        "tokens",
-        "flops",
-        "seconds",
-        "parameters",
-        "validation/loss",
-        "validation/unigram_entropy",
-    )
-    return Cost(arm, len(nodes), planned or "not stated", *(mean(key) for key in keys))
+    return planned or "not stated"
 
 
 def total_seconds(results: Results) -> tuple[float, float]:
-    """Seconds spent in pretraining and in finetuning, all runs together."""
+    """Add up the seconds spent in pretraining and in finetuning, all runs together."""
     spent = {PRETRAINING: 0.0, FINETUNING: 0.0}
     for node in results.study.nodes:
         spent[node.command] += float(results.states[node.name].get("seconds") or 0)

@@ -1,6 +1,7 @@
-"""Which charts a study gets: learning curves by family, bars by task, cost against quality."""
+"""The charts of a study: learning curves by family, bars by task, cost against quality."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from experiments.report.charts import Bar, Line, Point, arm_style, bar_chart, line_chart, scatter
@@ -9,13 +10,6 @@ from experiments.report.words import short
 from experiments.study.collect import Curve, Results
 from experiments.study.graph import Cell
 
-X_COLUMNS = {
-    "step": "optimizer steps",
-    "examples": "examples seen",
-    "tokens": "tokens seen",
-    "flops": "FLOPs",
-    "time": "seconds",
-}
 FIRST_Y = ("train/loss", "validation/loss")
 MOST_Y = 6
 
@@ -39,25 +33,32 @@ class Panel(NamedTuple):
     charts: list[Chart]
 
 
-def styles(arms: list[str]) -> dict[str, str]:
-    """Each arm's colour class, the same in every chart."""
-    return {arm: arm_style(index) for index, arm in enumerate(arms)}
+def x_columns(curves: Iterable[Curve]) -> dict[str, str]:
+    """Name what curves can be drawn over, with a label: the fixed axes, and what each modality counts."""
+    counted = {curve.unit: f"{curve.unit} seen" for curve in curves}
+    first = {"step": "optimizer steps", "examples": "examples seen"}
+    return first | counted | {"flops": "FLOPs", "time": "seconds"}
 
 
-def panels(results: Results) -> list[Panel]:
-    """Arms that other tasks measure (another modality, say) get a panel of their own."""
+def _styles(arms: Iterable[str]) -> dict[str, str]:
+    """Choose each arm's colour class, the same in every chart."""
+    return {arm: arm_style(index) for index, arm in enumerate(dict.fromkeys(arms))}
+
+
+def draw_curves(results: Results) -> list[Panel]:
+    """Draw learning curves; arms that other tasks measure (another modality, say) get a panel of their own."""
     families: dict[tuple[str, ...], list[Curve]] = {}
     for curve in results.curves:
         tasks = (cell.task for cell in results.cells() if curve.arm in results.arms(cell))
         families.setdefault(tuple(dict.fromkeys(tasks)), []).append(curve)
-    style = styles(list(dict.fromkeys(curve.arm for curve in results.curves)))
+    style = _styles(curve.arm for curve in results.curves)
     return [_panel(curves, style) for curves in families.values()]
 
 
 def _panel(curves: list[Curve], style: dict[str, str]) -> Panel:
     arms = list(dict.fromkeys(curve.arm for curve in curves))
     columns = [column for curve in curves for column in curve.columns if _recorded(curve, column)]
-    xs = {key: label for key, label in X_COLUMNS.items() if key in columns}
+    xs = {key: label for key, label in x_columns(curves).items() if key in columns}
     wanted = (*FIRST_Y, *(c for c in columns if c.startswith(("validation/", "probe/", "train/"))))
     ys = {column: column for column in list(dict.fromkeys(c for c in wanted if c in columns))[:MOST_Y]}
     charts = []
@@ -68,15 +69,14 @@ def _panel(curves: list[Curve], style: dict[str, str]) -> Panel:
                 for curve in curves
                 if x in curve.columns and y in curve.columns
             ]
-            name = _slug("curve", *arms, y, "over", x)
             svg = line_chart(lines, title=f"{y} over {x_label}", x_label=x_label, y_label=y)
-            charts.append(Chart(name, x, y, svg))
+            charts.append(Chart(_slug("curve", *arms, y, "over", x), x, y, svg))
     return Panel(", ".join(arms), [(arm, style[arm]) for arm in arms], xs, ys, charts)
 
 
-def bars(comparison: Comparison) -> dict[str, str]:
-    """One chart per task: each mode's arms beside their never-pretrained twins."""
-    style = styles(list(dict.fromkeys(row.arm for row in comparison.rows)))
+def draw_bars(comparison: Comparison) -> dict[str, str]:
+    """Draw one chart per task: each mode's arms beside their never-pretrained twins."""
+    style = _styles(row.arm for row in comparison.rows)
     found: dict[str, list[Bar]] = {}
     metrics: dict[str, str] = {}
     for row in comparison.rows:
@@ -88,20 +88,17 @@ def bars(comparison: Comparison) -> dict[str, str]:
         if twin:
             name = f"never pretrained ({row.arm})"
             chart.append(Bar(group, name, "never", twin.mean, twin.low, twin.high, row.twin_points))
-    return {
-        _slug("bars", task): bar_chart(
-            _together(chart),
-            title=f"{task}: {metrics[task]} by mode and pretraining",
-            x_label=f"{metrics[task]} on {task}",
-        )
-        for task, chart in found.items()
-    }
+    drawn = {}
+    for task, chart in found.items():
+        title = f"{task}: {metrics[task]} by mode and pretraining"
+        drawn[_slug("bars", task)] = bar_chart(_together(chart), title=title, x_label=f"{metrics[task]} on {task}")
+    return drawn
 
 
-def cost(comparison: Comparison) -> dict[str, str]:
-    """One chart per cell: quality over seconds of pretraining; never pretrained stands at zero."""
-    seconds = {c.arm: c.seconds for c in comparison.costs if c.seconds is not None}
-    style = styles(list(dict.fromkeys(row.arm for row in comparison.rows)))
+def draw_costs(comparison: Comparison) -> dict[str, str]:
+    """Draw one chart per cell: quality over seconds of pretraining; never pretrained stands at zero."""
+    seconds = {cost.arm: cost.spent["seconds"] for cost in comparison.costs if "seconds" in cost.spent}
+    style = _styles(row.arm for row in comparison.rows)
     found: dict[Cell, list[Point]] = {}
     for row in comparison.rows:
         if row.arm not in seconds:
@@ -111,19 +108,17 @@ def cost(comparison: Comparison) -> dict[str, str]:
         points.append(Point(row.arm, style[row.arm], seconds[row.arm], value.mean, value.low, value.high))
         if twin and not any(p.style == "never" and p.y == twin.mean for p in points):
             points.append(Point("never pretrained", "never", 0.0, twin.mean, twin.low, twin.high))
-    return {
-        _slug("cost", *cell[:3]): scatter(
-            points,
-            title=f"{cell.task}, {cell.mode}, {cell.labels}",
-            x_label="seconds of pretraining",
-            y_label=f"{short(cell.metric)}: {cell.task}, {cell.mode}, {cell.labels}",
-        )
-        for cell, points in found.items()
-    }
+    drawn = {}
+    for cell, points in found.items():
+        title = cell.title()
+        y_label = f"{short(cell.metric)}: {title}"
+        svg = scatter(points, title=title, x_label="seconds of pretraining", y_label=y_label)
+        drawn[_slug("cost", *cell[:3])] = svg
+    return drawn
 
 
 def _together(chart: list[Bar]) -> list[Bar]:
-    """A twin that several arms share is drawn once in each group."""
+    """Keep once in each group a twin that several arms share."""
     seen: set[tuple[str, str, float, tuple[float, ...]]] = set()
     kept = []
     for bar in chart:
@@ -139,7 +134,7 @@ def _recorded(curve: Curve, column: str) -> bool:
 
 
 def _from_zero(x: str, values: list[float]) -> list[float]:
-    """Clock times become seconds since the first."""
+    """Turn clock times into seconds since the first."""
     start = min((v for v in values if v == v), default=0.0)
     return [v - start for v in values] if x == "time" and start > 1e6 else values
 

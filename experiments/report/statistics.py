@@ -1,8 +1,7 @@
 """Means, intervals and tests for few, paired, nested replicates.
 
-The unit of replication is the pretraining seed: finetuning seeds are averaged within it first,
-since ten finetunings of one pretraining say nothing about how another pretraining would have turned
-out. Legend: R replicates.
+The unit of replication is the pretraining seed: finetuning seeds are averaged within it first, since ten finetunings of
+one pretraining say nothing about how another pretraining would have turned out. Legend: R replicates.
 """
 
 import itertools
@@ -36,7 +35,7 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Student's t interval of the mean."""
+    """Compute Student's t interval of the mean."""
     x = np.asarray(values, dtype=np.float64)
     if x.size == 0:
         raise ValueError("got no values: an interval needs at least one")
@@ -48,11 +47,9 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
 
 
 def paired_difference(
-    first: Mapping[Key, float],
-    second: Mapping[Key, float],
-    confidence: float = CONFIDENCE,
+    first: Mapping[Key, float], second: Mapping[Key, float], confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """Interval of first - second over the replicates that both have; None when they share none."""
+    """Compute the interval of first - second over the replicates that both have; None when they share none."""
     shared = [key for key in first if key in second]
     if not shared:
         return None
@@ -60,7 +57,7 @@ def paired_difference(
 
 
 def within_pretraining(values: Mapping[tuple[int, int], float]) -> dict[int, float]:
-    """(pretraining seed, finetuning seed) -> value, averaged over each one's finetuning seeds."""
+    """Average (pretraining seed, finetuning seed) -> value over the finetuning seeds of each pretraining."""
     grouped: dict[int, list[float]] = {}
     for (pretraining_seed, _), value in sorted(values.items()):
         grouped.setdefault(pretraining_seed, []).append(value)
@@ -68,10 +65,9 @@ def within_pretraining(values: Mapping[tuple[int, int], float]) -> dict[int, flo
 
 
 def sign_flip_p(differences: Sequence[float], *, draws: int = 100_000, seed: int = 0) -> float:
-    """Two-sided p of the paired sign-flip permutation test of mean zero.
+    """Compute the two-sided p of the paired sign-flip permutation test of mean zero.
 
-    Exact (all 2^R sign patterns) up to 16 replicates; beyond, from random patterns and the
-    observed one.
+    Exact (all 2^R sign patterns) up to 16 replicates; beyond, from random patterns and the observed one.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.size == 0:
@@ -86,7 +82,7 @@ def sign_flip_p(differences: Sequence[float], *, draws: int = 100_000, seed: int
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: adjusted <= alpha keeps the family-wise error at alpha."""
+    """Adjust by Holm's step-down: adjusted <= alpha keeps the family-wise error at alpha."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
@@ -96,7 +92,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def average_rank(scores: Mapping[str, Mapping[Key, float]]) -> dict[str, float]:
-    """Mean rank of each arm over the blocks that all arms have; 1 is best, ties share theirs."""
+    """Average the rank of each arm over the blocks that all arms have; 1 is best, ties share theirs."""
     blocks = [b for b in next(iter(scores.values()), {}) if all(b in found for found in scores.values())]
     if not blocks:
         return {}
@@ -115,20 +111,19 @@ def nested_bootstrap(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Percentile interval of the mean score, had both seeds and test examples been others.
+    """Compute the percentile interval of the mean score, had both seeds and test examples been others.
 
-    ``scores[r]`` are replicate r's per-example scores (1 right, 0 wrong). Each draw takes
-    replicates with replacement and, within each one taken, examples with replacement; where the
-    replicates were judged on the same examples (``shared_examples``), the same ones within each,
-    since an example that is hard for one is hard for all, and averages out over none.
+    ``scores[r]`` are replicate r's per-example scores (1 right, 0 wrong). Each draw takes replicates with replacement
+    and, within each one taken, examples with replacement; where the replicates were judged on the same examples
+    (``shared_examples``), the same ones within each, since an example that is hard for one is hard for all, and
+    averages out over none.
     """
     rows = [np.asarray(row, dtype=np.float64) for row in scores]
     if not rows or any(row.size == 0 for row in rows):
         raise ValueError("got a replicate without examples: each needs at least one")
     if shared_examples and len({row.size for row in rows}) > 1:
-        raise ValueError(
-            f"got replicates of {sorted({row.size for row in rows})} examples: shared ones are as many in each"
-        )
+        sizes = sorted({row.size for row in rows})
+        raise ValueError(f"got replicates of {sizes} examples: shared ones are as many in each")
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
     for draw in range(draws):
@@ -143,7 +138,7 @@ def nested_bootstrap(
 
 
 def p_values(differences: Mapping[Key, Sequence[float]]) -> dict[Key, float] | None:
-    """Holm-adjusted sign-flip p of every comparison; None if any has too few seeds to test."""
+    """Compute the Holm-adjusted sign-flip p of every comparison; None if any has too few seeds to test."""
     if not differences or any(len(d) < SEEDS_TO_TEST for d in differences.values()):
         return None
     adjusted = holm([sign_flip_p(d) for d in differences.values()])

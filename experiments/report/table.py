@@ -11,8 +11,8 @@ from experiments.report.statistics import Interval
 from experiments.report.words import NOTHING, short, signed
 
 
-def table(comparison: Comparison, title: str, *, wide: bool = True) -> Table:
-    """Objective x task x mode: mean, n, 95 % interval, and the distance to the fresh twin.
+def result_table(comparison: Comparison, title: str, *, wide: bool = True) -> Table:
+    """Lay out objective x task x mode: mean, n, 95 % interval, and the distance to the never-pretrained twin.
 
     Not wide (80 columns): the mode stands below the objective, and the twin's mean is left out.
     """

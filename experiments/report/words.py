@@ -1,16 +1,18 @@
-"""A study's comparison in words and in the number formats that every output shares."""
+"""A study's comparison in words, and the number formats that every output shares."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from experiments.report.compare import Comparison, Cost, Row
 from experiments.report.statistics import SEEDS_TO_TEST, Interval
-from experiments.study.graph import Cell
 
 NOTHING = "\N{EN DASH}"
 """Stands where there is no number."""
 
 
-def in_words(comparison: Comparison) -> list[str]:
-    """A sentence for each finding, and for each absence of one."""
-    sentences = [_sentence(row) for row in comparison.rows] + pretraining_in_words(comparison)
+def describe(comparison: Comparison) -> list[str]:
+    """Write a sentence for each finding, and for each absence of one."""
+    sentences = [_sentence(row) for row in comparison.rows] + describe_pretraining(comparison)
     if comparison.too_few_to_test:
         sentences.append(
             "Too few pretraining seeds to test one arm against another: "
@@ -20,64 +22,63 @@ def in_words(comparison: Comparison) -> list[str]:
         if contrast.p is not None:
             verdict = "differs from" if contrast.p <= 0.05 else "shows no difference to"
             sentences.append(
-                f"{place(contrast.cell)}: {contrast.first} {verdict} {contrast.second} "
+                f"{contrast.cell.title()}: {contrast.first} {verdict} {contrast.second} "
                 f"({signed(contrast.difference.mean)}, corrected p = {contrast.p:.3g})."
             )
     return sentences
 
 
-def pretraining_in_words(comparison: Comparison) -> list[str]:
-    """What each pretraining reached, beside what word counts alone would reach where it is text."""
+def describe_pretraining(comparison: Comparison) -> list[str]:
+    """Write what each pretraining reached, beside what word counts alone would reach where it is text."""
     found = []
     for cost in comparison.costs:
-        if cost.validation_loss is None:
-            continue
-        beside = ""
-        if cost.unigram_entropy is not None:
-            beside = f"; the unigram entropy of its tokens is {cost.unigram_entropy:.3f} nats"
-        found.append(f"{cost.arm}: validation loss {cost.validation_loss:.3f} after pretraining{beside}.")
+        loss, entropy = cost.spent.get("validation/loss"), cost.spent.get("validation/unigram_entropy")
+        if loss is not None:
+            beside = "" if entropy is None else f"; the unigram entropy of its tokens is {entropy:.3f} nats"
+            found.append(f"{cost.arm}: validation loss {loss:.3f} after pretraining{beside}.")
     return found
 
 
 def _sentence(row: Row) -> str:
-    start = f"{place(row.cell)}: {row.arm} reaches {short(row.cell.metric)} {row.value.mean:.3f}"
+    start = f"{row.cell.title()}: {row.arm} reaches {short(row.cell.metric)} {row.value.mean:.3f}"
     if row.twin is None or row.difference is None:
         return f"{start}; no never-pretrained twin has been run."
     if row.difference.n == 1:
         twin = f"its never-pretrained twin {row.twin.mean:.3f}"
         return f"{start}, {twin}; one replicate says nothing about chance."
-    behind = f"{row.difference.n} {row.unit}"
+    behind = f"{between(row.difference)} over {row.difference.n} {row.unit}"
     if not row.difference.clear_of_zero:
-        return f"{start}; no difference to its never-pretrained twin ({row.twin.mean:.3f}) is shown: {between(row.difference)} over {behind}."
+        return f"{start}; no difference to its never-pretrained twin ({row.twin.mean:.3f}) is shown: {behind}."
     verb = "above" if row.difference.mean > 0 else "below"
     distance = f"{abs(row.difference.mean):.3f} {verb} its never-pretrained twin"
-    return f"{start}, {distance} ({row.twin.mean:.3f}): {between(row.difference)} over {behind}."
+    return f"{start}, {distance} ({row.twin.mean:.3f}): {behind}."
 
 
-def place(cell: Cell) -> str:
-    """The cell for people."""
-    return f"{cell.task}, {cell.mode}, {cell.labels}"
+def headline(numbers: Mapping[str, Any], *metrics: str) -> str:
+    """Write the first of the metrics that was measured, with its name; empty where none was."""
+    known = (metric for metric in metrics if isinstance(numbers.get(metric), int | float))
+    return next((f"{metric} {numbers[metric]:.3f}" for metric in known), "")
 
 
 def short(metric: str) -> str:
-    """``test/f1_macro`` -> ``f1 macro``."""
+    """Shorten ``test/f1_macro`` to ``f1 macro``."""
     return metric.rsplit("/", 1)[-1].replace("_", " ")
 
 
 def signed(value: float) -> str:
-    """With its sign, a true minus."""
+    """Write a difference with its sign, a true minus."""
     return "0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def between(interval: Interval) -> str:
-    """The difference and its interval in one phrase."""
+    """Write a difference and its interval in one phrase."""
     if interval.n == 1:
         return f"{signed(interval.mean)}, no interval from one replicate"
-    return f"{signed(interval.mean)}, 95 % interval {signed(interval.low)} to {signed(interval.high)}"
+    return f"{signed(interval.mean)}, 95 % interval {ends(interval)}"
 
 
 def spread(interval: Interval | None) -> str:
-    """The mean and its interval in one phrase."""
+    """Write a mean and its interval in one phrase."""
     if interval is None:
         return NOTHING
     if interval.n == 1:
@@ -85,25 +86,22 @@ def spread(interval: Interval | None) -> str:
     return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
-def cost_in_words(cost: Cost) -> str:
-    """What an arm was to cost, and what one pretraining of it did."""
-    spent = [
-        (cost.steps, "steps"),
-        (cost.tokens or cost.examples, "tokens" if cost.tokens else "examples"),
-        (cost.flops, "FLOPs"),
-    ]
+def describe_cost(cost: Cost) -> str:
+    """Write what an arm was to cost, and what one pretraining of it did."""
+    counted = cost.unit if cost.spent.get(cost.unit) else "examples"
+    spent = [(cost.spent.get(key), unit) for key, unit in (("steps", "steps"), (counted, counted), ("flops", "FLOPs"))]
     parts = [f"{amount(value)} {unit}" for value, unit in spent if value]
-    parts += [clock(cost.seconds)] if cost.seconds is not None else []
+    parts += [clock(cost.spent["seconds"])] if "seconds" in cost.spent else []
     return f"{cost.planned} planned, {', '.join(parts)} spent"
 
 
-def resampled(interval: Interval | None) -> str:
-    """The ends of a bootstrap interval of a difference."""
+def ends(interval: Interval | None) -> str:
+    """Write the ends of an interval of a difference."""
     return NOTHING if interval is None else f"{signed(interval.low)} to {signed(interval.high)}"
 
 
 def amount(value: float | None) -> str:
-    """A count of steps, tokens, FLOPs, seconds: whole, or in powers of ten where it is huge."""
+    """Write a count of steps, tokens, FLOPs, seconds: whole, or in powers of ten where it is huge."""
     if value is None:
         return NOTHING
     if abs(value) >= 1e9:
@@ -112,7 +110,7 @@ def amount(value: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """2:05, or 1:02:05."""
+    """Write a duration as 2:05, or 1:02:05."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -5,27 +5,23 @@ import csv
 import os
 import platform
 import shlex
-import subprocess
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
-from experiments.report import plots
+from experiments.report import plots, words
 from experiments.report.charts import STYLE, standalone
-from experiments.report.compare import Cost, compare, total_seconds
-from experiments.report.words import amount, between, clock, cost_in_words, in_words, resampled, short, signed, spread
+from experiments.report.compare import compare, total_seconds
 from experiments.study.collect import Results, config_difference
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
-from experiments.study.runner import FAILED
+from pretraining.cache import replace_text
+from pretraining.runs.provenance import software
 
-HERE = Path(__file__).parent
-PACKAGES = ("torch", "lightning", "transformers", "torchvision", "numpy", "hydra-core", "wandb")
-# What differs in every run, and says nothing.
-SELF_EVIDENT = {"run_dir", "handoff"}
+TEMPLATES = Path(__file__).parent / "templates"
+SELF_EVIDENT = {"run_dir", "handoff"}  # differ in every run, and say nothing
 
 
 class RunEntry(NamedTuple):
@@ -42,173 +38,107 @@ class RunEntry(NamedTuple):
 
 
 def write(results: Results) -> Path:
-    """Write everything beside the runs and return the path of report.html."""
-    comparison = compare(results)
-    directory = results.study.directory
-    panels = plots.panels(results)
-    figures = {**plots.bars(comparison), **plots.cost(comparison)}
+    """Write everything beside the runs; returns the path of report.html."""
+    comparison, directory = compare(results), results.study.directory
+    panels, bars, costs = plots.draw_curves(results), plots.draw_bars(comparison), plots.draw_costs(comparison)
     (directory / "plots").mkdir(parents=True, exist_ok=True)
-    for name, svg in {
-        **figures,
-        **{c.name: c.svg for panel in panels for c in panel.charts},
-    }.items():
+    for name, svg in {**bars, **costs, **{c.name: c.svg for panel in panels for c in panel.charts}}.items():
         (directory / "plots" / f"{name}.svg").write_text(standalone(svg))
     write_csv(results, directory / "results.csv")
     content = {
         "study": results.study,
         "comparison": comparison,
-        "words": in_words(comparison),
-        "counts": counts(results),
+        "words": words.describe(comparison),
+        "counts": count_runs(results),
         "panels": panels,
-        "bars": plots.bars(comparison),
-        "cost_charts": plots.cost(comparison),
+        "bars": bars,
+        "cost_charts": costs,
         "runs": [_entry(results, node) for node in results.study.nodes],
         "environment": environment(),
-        "cost_of": {cost.arm: cost_in_words(cost) for cost in comparison.costs},
+        "cost_of": {cost.arm: words.describe_cost(cost) for cost in comparison.costs},
         "pictures": _pictures(results),
-        "spent": [clock(seconds) for seconds in total_seconds(results)],
-        "cost_columns": [c for c in Cost._fields[3:] if any(getattr(cost, c) is not None for cost in comparison.costs)],
+        "spent": [words.clock(seconds) for seconds in total_seconds(results)],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
         "chart_style": STYLE,
     }
     for name in ("report.html", "report.md"):
-        fresh = directory / f"{name}.fresh"
-        fresh.write_text(_templates(html=name.endswith("html")).get_template(f"{name}.jinja").render(content))
-        fresh.replace(directory / name)
+        template = _templates(html=name.endswith("html")).get_template(f"{name}.jinja")
+        replace_text(directory / name, template.render(content))
     return directory / "report.html"
 
 
 def _pictures(results: Results) -> dict[str, dict[str, str]]:
-    """What the first pretraining of each arm has drawn, as addresses that hold the picture: arm -> name -> address."""
+    """Embed what the first pretraining of each arm has drawn: arm -> name -> address that holds the picture."""
     found: dict[str, dict[str, str]] = {}
     for node in results.nodes(PRETRAINING):
         drawn = sorted((results.study.run_dir(node) / "pictures").glob("*.png"))
         if drawn and node.source.arm not in found:
-            found[node.source.arm] = {
-                p.stem: "data:image/png;base64," + base64.b64encode(p.read_bytes()).decode() for p in drawn
-            }
+            encoded = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in drawn}
+            found[node.source.arm] = {name: f"data:image/png;base64,{code}" for name, code in encoded.items()}
     return found
 
 
-def counts(results: Results) -> dict[str, int]:
-    """How many runs there are, by how they stand."""
+def count_runs(results: Results) -> dict[str, int]:
+    """Count all runs, those done, and the others by their status."""
     left = [state.get("status", "not started") for _, state in results.unfinished()]
-    return {
-        "all": len(results.study.nodes),
-        "done": len(results.metrics),
-        **{s: left.count(s) for s in sorted(set(left))},
-    }
+    others = {status: left.count(status) for status in sorted(set(left))}
+    return {"all": len(results.study.nodes), "done": len(results.metrics), **others}
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """One line per finished finetuning."""
-    columns = [
-        "task",
-        "mode",
-        "labels",
-        "arm",
-        "pretrained",
-        "pretraining_seed",
-        "seed",
-        "metric",
-        "value",
-        "seconds",
-        "planned",
-        "pretraining_flops",
-        "pretraining_seconds",
-        "run",
-    ]
-    costs = {
-        cost.arm: [cost.planned, cost.flops, None if cost.seconds is None else round(cost.seconds, 1)]
-        for cost in compare(results).costs
-    }
+    """Write one line per finished finetuning."""
+    run = ["task", "mode", "labels", "arm", "pretrained", "pretraining_seed", "seed", "metric", "value", "seconds"]
+    costs = {cost.arm: cost for cost in compare(results).costs}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
+        writer.writerow([*run, "planned", "pretraining_flops", "pretraining_seconds", "run"])
         for node in results.nodes(FINETUNING):
             if node.cell is None:
                 continue
             task, mode, labels, metric = node.cell
             seconds = round(results.states[node.name].get("seconds", 0.0), 2)
             source = [node.source.arm, node.source.pretrained, node.source.seed, node.seed]
-            value = results.metric(node)
             # A never-pretrained twin costs nothing, a ready checkpoint something that nobody counted.
-            spent = costs.get(node.source.arm, [None] * 3) if node.source.pretrained else ["", 0, 0]
-            writer.writerow([task, mode, labels, *source, metric, value, seconds, *spent, node.name])
+            spent: list[Any] = [None] * 3 if node.source.pretrained else ["", 0, 0]
+            if node.source.pretrained and (cost := costs.get(node.source.arm)):
+                taken = cost.spent.get("seconds")
+                spent = [cost.planned, cost.spent.get("flops"), None if taken is None else round(taken, 1)]
+            writer.writerow([task, mode, labels, *source, metric, results.metric(node), seconds, *spent, node.name])
 
 
-def environment() -> dict[str, str]:
-    """What the numbers were made with."""
-    found = {
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "cores": str(os.cpu_count()),
-    }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if git.returncode == 0:
-        found["commit"] = git.stdout.strip()
-    return found
-
-
-def command_line(node: Node) -> str:
-    """What to type to have this run alone."""
-    return shlex.join(["python", "-m", node.command, *node.overrides])
+def environment() -> dict[str, Any]:
+    """Name what the report was made with, as far as it is known."""
+    machine = {"platform": platform.platform(terse=True), "cores": os.cpu_count()}
+    return {name: value for name, value in (software() | machine).items() if value is not None}
 
 
 def _entry(results: Results, node: Node) -> RunEntry:
     state = results.states[node.name]
     config, reference = results.configs.get(node.name), _reference(results, node)
     difference = config_difference(config, reference) if config and reference and config is not reference else {}
-    numbers = results.metrics.get(node.name, {})
     metric = node.cell.metric if node.cell else "validation/loss"
-    value = f"{short(metric)} {numbers[metric]:.3f}" if isinstance(numbers.get(metric), float | int) else ""
     return RunEntry(
         node.name,
         node.title(),
         state.get("status", "not started"),
         f"{state['seconds']:.1f} s" if "seconds" in state else "",
-        value,
-        command_line(node),
+        words.headline(results.metrics.get(node.name, {}), metric).replace(metric, words.short(metric)),
+        shlex.join(["python", "-m", node.command, *node.overrides]),
         {key: pair for key, pair in difference.items() if key not in SELF_EVIDENT},
         str(state.get("error", "")),
     )
 
 
 def _reference(results: Results, node: Node) -> Mapping[str, Any] | None:
-    """The configuration of the study's first run of the same command."""
-    first = next((n for n in results.nodes(node.command) if n.name in results.configs), None)
-    return results.configs[first.name] if first else None
+    """Find the configuration of the study's first run of the same command."""
+    return next((results.configs[n.name] for n in results.nodes(node.command) if n.name in results.configs), None)
 
 
 def _templates(*, html: bool) -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(TEMPLATES)
     found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"),
-        autoescape=html,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    found.filters |= {
-        "signed": signed,
-        "between": between,
-        "short": short,
-        "interval": spread,
-        "amount": amount,
-        "resampled": resampled,
-    }
-    found.globals |= {
-        "PRETRAINING": PRETRAINING,
-        "FAILED": FAILED,
-    }
+    for written in (words.signed, words.between, words.short, words.spread, words.amount, words.ends):
+        found.filters[written.__name__] = written
     return found

@@ -1,25 +1,27 @@
-"""Read a study's run directories into plain tables; it takes neither torch nor Hydra."""
+"""Read a study's run directories into plain tables; imports neither torch nor Hydra."""
 
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import yaml
 
-from experiments.study.graph import FINETUNING, PRETRAINING, Cell, Node, Source, Study
-from experiments.study.runner import DONE, Journal
+from experiments.study.graph import FINETUNING, PRETRAINING, Cell, Node, Study, Weights
+from experiments.study.runner import Journal
+from experiments.study.spec import StudyError
+from pretraining.cache import replace_text
+from pretraining.runs.renamed import current
 
-Values = dict[tuple[int, int], float]
-"""(pretraining seed, finetuning seed) -> the metric."""
-
-
-Hits = dict[tuple[int, int], np.ndarray]
-"""(pretraining seed, finetuning seed) -> whether each test example was right."""
+FORMAT = 2  # of study.json: another release names runs otherwise
+Value = TypeVar("Value")
+BySeeds = dict[tuple[int, int], Value]
+"""(pretraining seed, finetuning seed) -> what is known of that run."""
+Values = BySeeds[float]
 
 
 class Curve(NamedTuple):
@@ -27,6 +29,7 @@ class Curve(NamedTuple):
 
     arm: str
     seed: int
+    unit: str  # the column that counts what its modality does: tokens, images
     columns: dict[str, list[float]]
 
 
@@ -37,113 +40,127 @@ class Results(NamedTuple):
     states: dict[str, dict[str, Any]]
     metrics: dict[str, dict[str, Any]]
     configs: dict[str, dict[str, Any]]
+    units: dict[str, str]
     curves: list[Curve]
 
     def nodes(self, command: str) -> list[Node]:
-        """The finished runs of a command."""
+        """List the finished runs of a command."""
         return [n for n in self.study.nodes if n.command == command and n.name in self.metrics]
 
     def values(self, cell: Cell, arm: str, *, pretrained: bool) -> Values:
-        """The cell's metric for an arm, or for the never-pretrained twin that stands beside it."""
-        found: Values = {}
+        """Read the cell's metric for an arm, or for the never-pretrained twin that stands beside it."""
+        return self._by_seeds(cell, arm, pretrained, self.metric)
+
+    def hits(self, cell: Cell, arm: str, *, pretrained: bool) -> BySeeds[np.ndarray]:
+        """Read per test example 1 where the prediction is right; empty for cells that accuracy does not judge."""
+        if not cell.metric.endswith("/accuracy"):
+            return {}
+        return self._by_seeds(
+            cell, arm, pretrained, lambda node: _hits(self.study.run_dir(node) / "predictions.parquet")
+        )
+
+    def _by_seeds(self, cell: Cell, arm: str, pretrained: bool, read: Callable[[Node], Value | None]) -> BySeeds[Value]:
+        found: BySeeds[Value] = {}
         for node in self.nodes(FINETUNING):
-            if node.cell == cell and node.source.arm == arm and node.source.pretrained == pretrained:
-                found[node.source.seed, node.seed] = self.metric(node)
+            if (node.cell, node.source.arm, node.source.pretrained) == (cell, arm, pretrained):
+                value = read(node)
+                if value is not None:
+                    found[node.source.seed, node.seed] = value
         shared = self.study.twins.get(arm, arm)
         if not found and not pretrained and shared != arm:
-            return self.values(cell, shared, pretrained=False)
+            return self._by_seeds(cell, shared, False, read)
         return found
 
     def metric(self, node: Node) -> float:
-        """A finetuning's number in its own cell."""
+        """Read a finetuning's number in its own cell."""
         numbers = self.metrics[node.name]
         if node.cell is None or node.cell.metric not in numbers:
             wanted = node.cell.metric if node.cell else "a metric"
             raise ValueError(f"{node.name}/metrics.json has no {wanted!r}; it has {sorted(numbers)}")
         return float(numbers[node.cell.metric])
 
-    def hits(self, cell: Cell, arm: str, *, pretrained: bool) -> Hits:
-        """Per test example, 1 where the prediction is right, for cells that are judged by accuracy; empty for others."""
-        found: Hits = {}
-        if not cell.metric.endswith("/accuracy"):
-            return found
-        for node in self.nodes(FINETUNING):
-            path = self.study.run_dir(node) / "predictions.parquet"
-            if (node.cell, node.source.arm, node.source.pretrained) == (cell, arm, pretrained) and path.exists():
-                right = _hits(path)
-                if right is not None:
-                    found[node.source.seed, node.seed] = right
-        shared = self.study.twins.get(arm, arm)
-        if not found and not pretrained and shared != arm:
-            return self.hits(cell, shared, pretrained=False)
-        return found
-
     def cells(self) -> list[Cell]:
-        """The cells of the study, in its order."""
+        """List the cells of the study, in its order."""
         return list(dict.fromkeys(n.cell for n in self.study.nodes if n.cell is not None))
 
     def arms(self, cell: Cell) -> list[str]:
-        """The arms that the cell measures, in the study's order."""
+        """List the arms that the cell measures, in the study's order."""
         return list(dict.fromkeys(n.source.arm for n in self.study.nodes if n.cell == cell and n.source.pretrained))
 
     def unfinished(self) -> list[tuple[Node, dict[str, Any]]]:
-        """Runs without numbers, with their last state."""
+        """List the runs without numbers, with their last state."""
         return [(n, self.states[n.name]) for n in self.study.nodes if n.name not in self.metrics]
 
 
 def save_study(study: Study) -> None:
     """Write study.json: the graph, so that a report needs neither the yaml nor Hydra."""
-    content = study._asdict() | {
-        "directory": str(study.directory),
-        "nodes": [asdict(node) for node in study.nodes],
-    }
-    fresh = study.directory / "study.json.fresh"
-    fresh.write_text(json.dumps(content, indent=1))
-    fresh.replace(study.directory / "study.json")
+    nodes = [asdict(node) for node in study.nodes]
+    content = study._asdict() | {"directory": str(study.directory), "nodes": nodes, "format": FORMAT}
+    replace_text(study.directory / "study.json", json.dumps(content, indent=1))
+
+
+def refuse_former_study(directory: Path) -> None:
+    """Refuse a directory whose runs another release named: it would take none of them for done."""
+    path = directory / "study.json"
+    if path.exists() and json.loads(path.read_text()).get("format") != FORMAT:
+        raise StudyError(
+            f"study_dir={directory} holds a study of another release, whose runs this one would do again: choose "
+            "another "
+            "study_dir=, or finish it with the release that began it"
+        )
 
 
 def load_study(directory: Path) -> Study:
     """Read study.json back; the directory may have been moved."""
     content = json.loads((directory / "study.json").read_text())
-    nodes = [
-        Node(
-            **{
-                **raw,
-                "overrides": tuple(raw["overrides"]),
-                "source": Source(*raw["source"]),
-                "cell": Cell(*raw["cell"]) if raw["cell"] else None,
-            }
-        )
-        for raw in content["nodes"]
-    ]
+    content.pop("format", None)
+    nodes = []
+    for raw in content["nodes"]:
+        cell = Cell(*raw["cell"]) if raw["cell"] else None
+        known = {"overrides": tuple(raw["overrides"]), "source": Weights(*raw["source"]), "cell": cell}
+        nodes.append(Node(**(raw | known)))
     return Study(**{**content, "directory": directory, "nodes": nodes})
 
 
 def collect(study: Study) -> Results:
-    """Read what every finished run has left, and how the others stand."""
+    """Read what every finished run has left, and the state of the others."""
     journal = Journal(study.directory)
     states = {node.name: journal.read(node) for node in study.nodes}
-    metrics: dict[str, dict[str, Any]] = {}
-    configs: dict[str, dict[str, Any]] = {}
-    curves: list[Curve] = []
+    found = Results(study, states, {}, {}, {}, [])
     for node in study.nodes:
         run_dir = study.run_dir(node)
-        if states[node.name].get("status") != DONE or not (run_dir / "metrics.json").exists():
+        if not journal.is_done(node):
             continue
-        metrics[node.name] = json.loads((run_dir / "metrics.json").read_text())
+        found.metrics[node.name] = json.loads((run_dir / "metrics.json").read_text())
         if (run_dir / "config.yaml").exists():
-            configs[node.name] = dict(flat(yaml.safe_load((run_dir / "config.yaml").read_text()) or {}))
-        if node.command == PRETRAINING and (run_dir / "metrics.csv").exists():
-            curves.append(Curve(node.source.arm, node.seed, read_history(run_dir / "metrics.csv")))
-    return Results(study, states, metrics, configs, curves)
+            config = current(yaml.safe_load((run_dir / "config.yaml").read_text()) or {})
+            found.configs[node.name] = dict(flatten(config))
+        if node.command == PRETRAINING:
+            found.units[node.name] = unit = _unit(run_dir)
+            if (run_dir / "metrics.csv").exists():
+                columns = read_history(run_dir / "metrics.csv")
+                found.curves.append(Curve(node.source.arm, node.seed, unit, columns))
+    return found
+
+
+def _unit(run_dir: Path) -> str:
+    """Read what a pretraining counts from its hand-off; releases that did not say it counted tokens."""
+    card = run_dir / "handoff" / "last" / "handoff.json"
+    return json.loads(card.read_text())["origin"].get("unit", "tokens") if card.exists() else "tokens"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read metrics.csv row by row; none where there is no such file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """metrics.csv by column, nan where a row has no entry."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = list(rows[0]) if rows else []
-    return {column: [_number(row[column]) for row in rows] for column in columns}
+    """Read metrics.csv column by column, nan where a row has no entry."""
+    rows = read_rows(path)
+    return {column: [_number(row[column]) for row in rows] for column in (rows[0] if rows else [])}
 
 
 def _number(text: str | None) -> float:
@@ -155,29 +172,28 @@ def _number(text: str | None) -> float:
 
 
 def _hits(path: Path) -> np.ndarray | None:
+    if not path.exists():
+        return None
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path, columns=["label", "prediction"])
     labels, predictions = (column.to_pylist() for column in table.columns)
     if labels and isinstance(labels[0], list):  # a tag per word: every word is an example
         labels, predictions = ([word for row in rows for word in row] for rows in (labels, predictions))
-    return (
-        np.array([label == found for label, found in zip(labels, predictions, strict=True)], dtype=np.float64)
-        if labels
-        else None
-    )
+    right = [float(label == found) for label, found in zip(labels, predictions, strict=True)]
+    return np.array(right) if right else None
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested configuration as dotted keys."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List a nested configuration as dotted keys with their values."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def config_difference(config: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Key -> (reference's value, this one's) where they differ; None for a key that is absent."""
+    """Compare configurations: key -> (reference's value, this one's) where they differ, None where a key is absent."""
     keys = sorted({*config, *reference})
     return {key: (reference.get(key), config.get(key)) for key in keys if config.get(key) != reference.get(key)}

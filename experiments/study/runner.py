@@ -1,10 +1,9 @@
 """Carry out a study's runs: what is done stays done, what fails is written down, the rest goes on.
 
-Beside ``runs/`` (which the commands write) a study keeps ``state/<run>.json`` (one flat object per
-run, replaced atomically) and ``logs/<run>.txt`` (everything that the run printed).
+Beside ``runs/`` (which the commands write) a study keeps ``state/<run>.json`` (one flat object per run, replaced as a
+whole) and ``logs/<run>.txt`` (everything that the run printed).
 """
 
-import fcntl
 import io
 import json
 import multiprocessing
@@ -19,11 +18,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from experiments.study.graph import FINETUNING, Node, Study
 from experiments.study.spec import StudyError
+from pretraining.cache import replace_text, try_lock
 
 Run = Callable[[str, Sequence[str]], None]
 """(command, overrides): runs it to its end, or raises."""
@@ -32,13 +31,13 @@ DONE, FAILED, SKIPPED, RUNNING = "done", "failed", "skipped", "running"
 
 
 class Watch(Protocol):
-    """Who is told how the study goes."""
+    """Follows a study."""
 
     def started(self, node: Node) -> None:
-        """A run begins."""
+        """Take note of a run that begins."""
 
     def ended(self, node: Node, state: Mapping[str, Any]) -> None:
-        """A run is done, failed or skipped."""
+        """Take note of a run that is done, failed or skipped."""
 
 
 class Journal:
@@ -47,55 +46,40 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    def _path(self, folder: str, name: str) -> Path:
+        path = self.directory / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
     def read(self, node: Node) -> dict[str, Any]:
-        """The last state written, or an empty one."""
+        """Read the last state written, or an empty one."""
         path = self.directory / "state" / f"{node.name}.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     def write(self, node: Node, **state: Any) -> dict[str, Any]:
         """Replace the state; a reader sees the old or the new one, never half."""
-        path = self.directory / "state" / f"{node.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps(state, indent=1))
-        fresh.replace(path)
+        replace_text(self._path("state", f"{node.name}.json"), json.dumps(state, indent=1))
         return state
 
     def log(self, node: Node) -> Path:
-        """Where everything that the run printed goes."""
-        path = self.directory / "logs" / f"{node.name}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        """Name the file that everything goes to which the run prints."""
+        return self._path("logs", f"{node.name}.txt")
+
+    def has_numbers(self, name: str) -> bool:
+        """Tell whether a run has written its final numbers."""
+        return (self.directory / "runs" / name / "metrics.json").exists()
 
     def is_done(self, node: Node) -> bool:
-        """Marked done, and its numbers are really there."""
-        numbers = self.directory / "runs" / node.name / "metrics.json"
-        return self.read(node).get("status") == DONE and numbers.exists()
-
-
-class _Contained:
-    """The one place where any error of a run stops: it becomes the run's state."""
-
-    error: Exception | None = None
-
-    def __enter__(self) -> "_Contained":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        # KeyboardInterrupt and SystemExit (preempted) are no Exceptions: they end the study.
-        if not isinstance(error, Exception):
-            return False
-        self.error = error
-        traceback.print_exception(error)
-        return True
+        """Tell whether a run is marked as done, and its numbers are really there."""
+        return self.read(node).get("status") == DONE and self.has_numbers(node.name)
 
 
 @contextmanager
-def output_to(path: Path) -> Iterator[None]:
+def redirect_output(path: Path) -> Iterator[None]:
     """Send what this process and its libraries print to ``path``.
 
-    The file descriptors themselves are switched: what a library's handler bound earlier, or binds
-    now and keeps, always writes to where the descriptor points.
+    The file descriptors themselves are switched: a library's handler, bound earlier or kept for later, always writes to
+    where the descriptor points.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -122,18 +106,18 @@ def perform(node: Node, directory: Path, run: Run) -> dict[str, Any]:
     """Carry out one run in this process and write down how it ended."""
     journal, run_dir, begin = Journal(directory), directory / "runs" / node.name, time.time()
     journal.write(node, status=RUNNING, pid=os.getpid(), started=begin)
-    contained = _Contained()
-    with output_to(journal.log(node)), contained:
-        if node.command == FINETUNING and run_dir.exists():
-            shutil.rmtree(run_dir)  # What a killed finetuning left: seconds of work, begun anew.
-        run(node.command, node.overrides)
-        if not (run_dir / "metrics.json").exists():
-            raise StudyError(f"the run ended without writing metrics.json in {run_dir}")
-    seconds = time.time() - begin
-    if contained.error is None:
-        return journal.write(node, status=DONE, seconds=seconds, ended=time.time())
-    error = f"{type(contained.error).__name__}: {contained.error}"
-    return journal.write(node, status=FAILED, seconds=seconds, ended=time.time(), error=error)
+    ending: dict[str, Any] = {"status": DONE}
+    with redirect_output(journal.log(node)):
+        try:
+            if node.command == FINETUNING and run_dir.exists():
+                shutil.rmtree(run_dir)  # What a killed finetuning left: seconds of work, begun anew.
+            run(node.command, node.overrides)
+            if not journal.has_numbers(node.name):
+                raise StudyError(f"the run ended without writing metrics.json in {run_dir}")
+        except Exception as error:  # the one place where any error of a run stops: the study goes on
+            traceback.print_exception(error)
+            ending = {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+    return journal.write(node, seconds=time.time() - begin, ended=time.time(), **ending)
 
 
 class Here:
@@ -160,7 +144,7 @@ class Here:
         return [(node, perform(node, self._directory, self._run))]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no process is held."""
 
 
 def _end_with(parent: int) -> None:
@@ -227,7 +211,7 @@ class Processes:
 
 
 class Executor(Protocol):
-    """What carries runs out: `slots` at a time; where it `chains`, a run may be submitted while the one it needs goes on."""
+    """Carries runs out, `slots` at a time; where it `chains`, a run may be submitted while the one it needs goes on."""
 
     slots: int
     chains: bool
@@ -247,21 +231,18 @@ class Executor(Protocol):
 
 
 @contextmanager
-def only_one(directory: Path) -> Iterator[None]:
+def lock_study(directory: Path) -> Iterator[None]:
     """Refuse a second runner of the study; the kernel frees the lock even after kill -9."""
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"another process runs the study in {directory}: wait for it, or give another study_dir="
-            ) from None
+    lock = try_lock(directory / "lock")
+    if lock is None:
+        raise StudyError(f"another process runs the study in {directory}: wait for it, or give another study_dir=")
+    with lock:
         yield
 
 
 def run_study(study: Study, *, executor: Executor, watch: Watch, retry_failed: bool) -> dict[str, str]:
-    """Carry out what is not done yet, each run after what it needs; how each stands, by name."""
+    """Carry out what is not done yet, each run after what it needs; returns the status of each by name."""
     journal = Journal(study.directory)
     status: dict[str, str] = {}
     waiting: list[Node] = []
@@ -281,10 +262,7 @@ def run_study(study: Study, *, executor: Executor, watch: Watch, retry_failed: b
             if needed in (FAILED, SKIPPED):
                 waiting.remove(node)
                 status[node.name] = SKIPPED
-                watch.ended(
-                    node,
-                    journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed"),
-                )
+                watch.ended(node, journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed"))
             elif (needed == DONE or (executor.chains and node.needs in submitted)) and executor.busy < executor.slots:
                 waiting.remove(node)
                 submitted.add(node.name)

@@ -1,4 +1,4 @@
-"""What experiments ask of Slurm: which jobs there are, to take another one, to end some."""
+"""Slurm's commands: list jobs, submit one, end some."""
 
 from __future__ import annotations
 
@@ -15,22 +15,12 @@ from experiments.study.spec import StudyError
 from pretraining.runs.snapshot import VARIABLE
 
 SCRIPTS = {PRETRAINING: "pretrain.sbatch", FINETUNING: "finetune.sbatch"}
-GOING_ON = (
-    "PENDING",
-    "RUNNING",
-    "CONFIGURING",
-    "COMPLETING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "REQUEUE_FED",
-    "RESIZING",
-    "SUSPENDED",
-    "STAGE_OUT",
-)
+GOING_ON = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
+GOING_ON |= {"RUNNING", "RESIZING", "SUSPENDED", "STAGE_OUT", "COMPLETING"}
 
 
 class Job(NamedTuple):
-    """A job as squeue tells of it; `seconds` is how long it has run."""
+    """A job as squeue describes it; it has run for `seconds`."""
 
     state: str
     seconds: float
@@ -38,7 +28,7 @@ class Job(NamedTuple):
 
     @property
     def goes_on(self) -> bool:
-        """Whether it runs, or will."""
+        """Whether the job runs, or will."""
         return self.state in GOING_ON
 
 
@@ -57,7 +47,10 @@ def queue() -> dict[str, Job]:
 
 
 def submit(package: str, overrides: Sequence[str], options: Mapping[str, Any], snapshot: Mapping[str, str]) -> str:
-    """Submit one run of `package` with the code of a snapshot; give the job's number. Options of sbatch by their long names."""
+    """Submit one run of `package` with the code of a snapshot; returns the job's number.
+
+    `options` are sbatch's, by their long names.
+    """
     environment = os.environ | snapshot | {"PYTHON": os.environ.get("PYTHON", sys.executable)}
     script = Path(snapshot[VARIABLE]) / "slurm" / SCRIPTS[package]
     written = [f"--{name}={value}" for name, value in options.items() if value is not None]

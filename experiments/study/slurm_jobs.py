@@ -1,7 +1,7 @@
-"""A study's runs as Slurm jobs: each waits for the one it needs by a dependency, requeues itself when preempted, and logs into the study.
+"""A study's runs as Slurm jobs that wait for one another, requeue themselves when preempted, and log into the study.
 
-The jobs are those of slurm/pretrain.sbatch and slurm/finetune.sbatch, so they go on whatever becomes of the process that submitted them.
-That process only watches; started again, it finds its jobs in the queue and watches on.
+The jobs are those of slurm/pretrain.sbatch and slurm/finetune.sbatch. They go on whatever becomes of the process that
+submitted them, which only watches: started again, it finds its jobs in the queue and watches on.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from experiments.study import slurm
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
 from experiments.study.runner import DONE, FAILED, RUNNING, SKIPPED, Journal
-from pretraining.runs.snapshot import taken
+from pretraining.runs.snapshot import snapshot_environment
 
 
 class SlurmJobs:
     """Submits runs with `sbatch`; at most `at_once` of them are in the queue.
 
-    `pretraining` and `finetuning` hold options of sbatch by their long names, such as {"partition": "gpu", "time": "08:00:00"}.
+    `pretraining` and `finetuning` hold options of sbatch by their long names: {"partition": "gpu", "time": "08:00:00"}.
     """
 
     chains = True  # a run may be submitted before the one it needs has ended
@@ -41,7 +41,7 @@ class SlurmJobs:
         self._jobs: dict[str, tuple[Node, str]] = {}  # by run, until its end has been told
         self._numbers: dict[str, str] = {}  # of every run submitted
         self._known = slurm.queue()
-        self._snapshot = taken()
+        self._snapshot = snapshot_environment()
 
     @property
     def busy(self) -> int:
@@ -52,7 +52,7 @@ class SlurmJobs:
         """Submit a run, or find the job that an earlier start has submitted for it."""
         number = self._journal.read(node).get("job")
         goes_on = number in self._known and self._known[number].goes_on
-        if number is None or not (goes_on or self._has_numbers(node.name)):
+        if number is None or not (goes_on or self._journal.has_numbers(node.name)):
             number = self._submit(node)
             self._journal.write(node, status=RUNNING, job=number, started=time.time())
         self._jobs[node.name], self._numbers[node.name] = (node, number), number
@@ -76,24 +76,18 @@ class SlurmJobs:
     def _end(self, node: Node, job: slurm.Job | None) -> dict[str, Any]:
         number = self._jobs.pop(node.name)[1]
         facts: dict[str, Any] = {"job": number, "ended": time.time(), "seconds": job.seconds if job else 0.0}
-        if self._has_numbers(node.name):
+        if self._journal.has_numbers(node.name):
             return self._journal.write(node, status=DONE, **facts)
-        if node.needs is not None and not self._has_numbers(node.needs):
+        if node.needs is not None and not self._journal.has_numbers(node.needs):
             return self._journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed", **facts)
-        state = job.state if job else "no longer in the queue"
-        said = f"Slurm job {number} ended as {state}" + (
-            f" ({job.reason})" if job and job.reason not in ("None", "") else ""
-        )
+        said = f"Slurm job {number} ended as {job.state if job else 'no longer in the queue'}"
+        if job and job.reason not in ("None", ""):
+            said += f" ({job.reason})"
         return self._journal.write(node, status=FAILED, error=said, **facts)
-
-    def _has_numbers(self, name: str) -> bool:
-        return (self._journal.directory / "runs" / name / "metrics.json").exists()
 
     def close(self) -> None:
         """Leave the jobs that are not done to Slurm, and say so."""
         if self._jobs:
             numbers = " ".join(job for _, job in self._jobs.values())
-            print(
-                f"{self.busy} jobs go on; the same command watches them again, scancel {numbers} ends them",
-                file=sys.stderr,
-            )
+            again = f"the same command watches them again, scancel {numbers} ends them"
+            print(f"{self.busy} jobs go on; {again}", file=sys.stderr)

@@ -1,20 +1,11 @@
 """What a study's yaml may say; anything else is refused before any work."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-STUDY_KEYS = {
-    "budget",
-    "finetune",
-    "finetuning_seeds",
-    "handoffs",
-    "name",
-    "never_pretrained",
-    "pretrain",
-    "pretraining_seeds",
-    "question",
-    "workers",
-}
+RUN_KEYS = {"pretrain", "pretraining_seeds", "budget", "handoffs", "finetune", "finetuning_seeds", "never_pretrained"}
+STUDY_KEYS = {"name", "question", "workers"} | RUN_KEYS
 OPTIONAL_STUDY_KEYS = {"tune"}
 TUNE_KEYS = {"trials", "space", "metric", "goal", "seed"}
 PRETRAIN_KEYS = {"overrides", "grid"}
@@ -22,7 +13,16 @@ FINETUNE_KEYS = {"arms", "overrides", "modes", "fractions", "shots", "metric"}
 
 
 class StudyError(ValueError):
-    """A study that cannot be run as written; the command prints it as one line."""
+    """A mistake in what was asked for; the command prints it as one line."""
+
+
+def exit_code(command: str, work: Callable[[], int]) -> int:
+    """Carry out a command's work; a mistake of its user is printed as one line and has the exit code 2."""
+    try:
+        return work()
+    except StudyError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
 
 
 def check(spec: Mapping[str, Any]) -> None:
@@ -49,18 +49,16 @@ def check(spec: Mapping[str, Any]) -> None:
 
 def _check_tune(tune: Mapping[str, Any]) -> None:
     _check_keys("study.tune", tune, TUNE_KEYS, required={"trials", "space"})
+    given = f"study.tune has trials={tune['trials']} and space={tune['space']}"
     if not isinstance(tune["trials"], int) or tune["trials"] < 1 or not tune["space"]:
-        raise StudyError(
-            f"study.tune has trials={tune['trials']} and space={tune['space']}: give at least one trial and one setting"
-        )
+        raise StudyError(f"{given}: give at least one trial and one setting")
     if (goal := tune.get("goal") or "minimize") not in ("minimize", "maximize"):
         raise StudyError(f"study.tune.goal={goal}: choose minimize or maximize")
     for key, allowed in tune["space"].items():
         between = isinstance(allowed, Mapping) and {"low", "high"} <= set(allowed) <= {"low", "high", "log"}
         if not between and (isinstance(allowed, Mapping | str) or not isinstance(allowed, Sequence) or not allowed):
-            raise StudyError(
-                f"study.tune.space.{key} is {allowed}: give a list of values, or {{low: …, high: …, log: true}}"
-            )
+            choices = "give a list of values, or {low: …, high: …, log: true}"
+            raise StudyError(f"study.tune.space.{key} is {allowed}: {choices}")
 
 
 def _check_keys(where: str, entry: Mapping[str, Any], known: set[str], required: set[str]) -> None:

@@ -18,14 +18,12 @@ class Features(NamedTuple):
     positions: Tensor  # [B, L, D]
     pooled: Tensor  # [B, D]
     valid: Tensor | None = None  # bool [B, L]: positions that hold something; None: all of them
-    grid: tuple[int, ...] | None = (
-        None  # how positions lie: (rows, columns) of cells or patches; None: one after the other
-    )
+    grid: tuple[int, ...] | None = None  # (rows, columns) of cells or patches; None: a sequence
     stages: tuple[Tensor, ...] | None = None  # maps [B, C, H, W] from fine to coarse, where the network has such
 
 
 class Backbone(nn.Module, ABC):
-    """A network that turns inputs into `Features`. Its arguments are its modality's: a batch holds them as `batch["inputs"]`."""
+    """A network that turns inputs into `Features`. Its arguments are its modality's: a batch's `batch["inputs"]`."""
 
     modality: ClassVar[Any]  # its `pretraining.modality.Modality`
     dim: int
@@ -44,13 +42,17 @@ class Backbone(nn.Module, ABC):
     def blocks(self) -> list[nn.Module]:
         """List the parts from input to output, embeddings or stem first; together they hold every parameter."""
 
-    def set_compute(self, *, compiled: bool, recompute: bool, sharded: bool) -> None:
-        """Compile the parts that repeat; in training keep only their inputs, computing the rest again for the backward pass.
+    def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
+        """Set how the network is computed; called once, before training.
 
-        `sharded`: weights will be whole only inside of their own module's forward pass.
+        - `compiled`: compile each block.
+        - `activation_checkpointing`: keep the blocks' inputs alone, and compute the rest again in the backward pass.
+        - `sharded`: say that a weight will be whole only inside the forward pass of its own module.
         """
-        if recompute:
-            raise ValueError(f"{type(self).__name__} keeps what its backward pass needs: set trainer.recompute=false")
+        if activation_checkpointing:
+            raise ValueError(
+                f"{type(self).__name__} has no activation checkpointing: set trainer.activation_checkpointing=false"
+            )
         for block in self.blocks() if compiled else []:
             if not isinstance(block, nn.ModuleList):
                 block.compile()
@@ -65,4 +67,4 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def usage(self) -> str:
-        """Give the python lines that load the exported weights without this package; `DIR` stands for the directory."""
+        """Write the python lines that load exported weights without this package; `DIR` stands for the directory."""

@@ -10,36 +10,33 @@ Architecture = Literal["encoder", "causal", "seq2seq"]
 LOADERS = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 
 
-def frame(
+def special_tokens(
     architecture: Architecture, config: dict[str, Any] | None, pad_id: int | None, frame_ids: dict[str, int | None]
 ) -> dict[str, int | None]:
-    """Name a tokenizer's ids as configurations do; a decoder starts from padding in T5's family, else from the end token."""
+    """Name a tokenizer's ids as configurations do; decoders start from padding in T5's family, else from eos."""
     if not frame_ids:
         return {}
-    bos_id, eos_id = frame_ids["bos"], frame_ids["eos"]
+    family, bos_id, eos_id = (config or {}).get("model_type"), frame_ids["bos"], frame_ids["eos"]
     if bos_id is None and architecture == "causal":  # GPT-2 has one token for both
         bos_id = eos_id
     named = {"bos_token_id": bos_id, "eos_token_id": eos_id}
-    if (
-        architecture == "encoder" and config and config.get("model_type") == "modernbert"
-    ):  # has ids of its own vocabulary
+    if architecture == "encoder" and family == "modernbert":  # whose defaults are those of its own vocabulary
         named |= {"cls_token_id": bos_id, "sep_token_id": eos_id}
     if architecture == "seq2seq" and config:
-        family = config.get("model_type")
         named["decoder_start_token_id"] = pad_id if family in ("t5", "mt5", "umt5", "longt5", "pegasus") else eos_id
         if family in ("bart", "mbart"):
             named["forced_eos_token_id"] = eos_id
     return named
 
 
-def built(
+def build(
     architecture: Architecture,
     config: dict[str, Any] | None,
     init_from: str | None,
     vocab_size: int | None,
     ids: dict[str, int | None],
 ) -> Any:
-    """Build a model from a configuration, or read it from `init_from`; `ids` are the tokenizer's, by their names in configurations."""
+    """Build a model from a configuration, or read it from `init_from`; `ids` are those that `special_tokens` names."""
     import transformers
 
     if architecture not in LOADERS:
@@ -49,7 +46,8 @@ def built(
         if vocab_size is not None and vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {vocab_size} tokens, but backbone.init_from={init_from} has embeddings for "
-                f"{model.config.vocab_size}: take its own tokenizer (preprocess=pretrained_tokenizer preprocess.path={init_from})"
+                f"{model.config.vocab_size}: take its own tokenizer (preprocess=pretrained_tokenizer "
+                f"preprocess.path={init_from})"
             )
         return model
     if not config or "model_type" not in config:
@@ -71,7 +69,7 @@ def built(
 
 
 def quieten() -> None:
-    """Leave progress bars to what takes long."""
+    """Switch transformers' progress bars off: reading a checkpoint is quick."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -84,7 +82,7 @@ def read(architecture: Architecture, directory: str, options: dict[str, Any]) ->
     quieten()
     loader = getattr(transformers, LOADERS[architecture])
     model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
-    # The pooler of a base model is new where the checkpoint was written by a masked language model; everything else must be there.
+    # A checkpoint written by a masked language model lacks the base model's pooler; everything else must be there.
     missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
     broken = [*missing, *(str(item) for item in report["mismatched_keys"])]
     if broken:

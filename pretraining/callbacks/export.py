@@ -18,8 +18,8 @@ from pretraining.objectives.base import Objective
 class Export(pl.Callback):
     """Writes `handoff/step-XXXXXXX` every `every` steps and at the last one.
 
-    `origin` tells what there is to tell about the run so far (called on every rank); `recipe` is the configuration of objective and
-    collate.
+    `origin` tells what there is to tell about the run so far (called on every rank); `recipe` is the configuration of
+    objective and collate.
     """
 
     def __init__(
@@ -46,24 +46,18 @@ class Export(pl.Callback):
         with pl_module.averaged():
             backbone, heads = whole_parts(pl_module)  # every rank takes part
             if trainer.is_global_zero:
-                handoff.write(
-                    self.directory / f"step-{step:07d}",
-                    towers=backbone.modality.towers(backbone, self.preprocess),
-                    origin=origin,
-                    recipe=self.recipe,
-                    heads=heads,
-                )
+                towers = backbone.modality.towers(backbone, self.preprocess)
+                place = self.directory / f"step-{step:07d}"
+                handoff.write(place, towers=towers, origin=origin, recipe=self.recipe, heads=heads)
         trainer.strategy.barrier("handoff")
 
 
 def whole_parts(objective: Objective) -> tuple[Backbone, dict[str, Tensor]]:
-    """Part the backbone from the heads' weights; where ranks share the weights, copies of the whole ones."""
+    """Split an objective into its backbone and its heads' weights; sharded ones are gathered into copies."""
     if not any(is_sharded(parameter) for parameter in objective.parameters()):
         return objective.backbone, objective.heads()
     state = {name: whole(value).cpu() for name, value in objective.state_dict().items()}
     backbone = type(objective.backbone)(**objective.backbone.kwargs).to(next(objective.parameters()).dtype)
-    prefix = "backbone."
-    backbone.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    )
-    return backbone, {name: value for name, value in state.items() if not name.startswith(prefix)}
+    mine = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+    backbone.load_state_dict(mine)
+    return backbone, {name: value for name, value in state.items() if not name.startswith("backbone.")}

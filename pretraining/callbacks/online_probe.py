@@ -1,7 +1,7 @@
-"""Quality while training: a linear probe and nearest neighbours on features that the objective computes anyway, and their geometry.
+"""Quality while training: linear probe, nearest neighbours and geometry of features that the objective computes anyway.
 
-Shapes: B images of this rank's step, b of them in a micro-batch, V views, D width of the features, C classes, S steps that the bank
-remembers, R ranks, N validation images.
+Shapes: B images of this rank's step, b of them in a micro-batch, V views, D width of the features, C classes, S steps
+that the bank remembers, R ranks, N validation images.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pretraining.backbones.base import Features
 from pretraining.data.loader import EvalLoader
 from pretraining.distributed.collectives import all_reduce_sum, gather_rows, rank, world_size
 from pretraining.engine.batch import Batch, Step
-from pretraining.engine.watchdog import mark
+from pretraining.engine.watchdog import heartbeat
 from pretraining.modality import Preprocess
 from pretraining.objectives.base import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """What the probe is made of: a linear classifier that Adam trains at `rate`, and the `k` nearest of the last `bank` images.
+    """What the probe is: a linear classifier that Adam trains at `rate`, the `k` nearest of the last `bank` examples.
 
     `temperature` weighs the neighbours' votes. `pictures`: of embeddings and views, drawn at the end of the run.
     """
@@ -41,18 +41,18 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         if not (self.rate > 0 and self.bank >= 1 and self.k >= 1 and self.temperature > 0):
             raise ValueError(
-                f"got probe.rate={self.rate}, probe.bank={self.bank}, probe.k={self.k} and probe.temperature={self.temperature}: "
-                "all must be above 0"
+                f"got probe.rate={self.rate}, probe.bank={self.bank}, probe.k={self.k} and "
+                f"probe.temperature={self.temperature}: all must be above 0"
             )
 
 
 class OnlineProbe(pl.Callback):
-    """Trains a linear classifier beside the objective, and measures it on clean validation images every `every` steps and at the end.
+    """Trains a linear classifier beside the objective; measures it on clean validation examples each `every` steps.
 
-    It reads the pooled features that each step computes, of all views, detached: the objective takes no gradient from it and draws no
-    random number less or more. Nearest neighbours are looked up among the last training images' first views. Without labels
-    (`classes` None) only the geometry of the features is measured. Validation images go through the current weights, not their average,
-    since those made what the probe learnt from.
+    It reads the pooled features that each step computes, of all views, detached: the objective takes no gradient from
+    it and draws no random number less or more. Nearest neighbours are looked up among the last training images' first
+    views. Without labels (`classes` None) only the geometry of the features is measured. Validation images go through
+    the current weights, not their average, since those made what the probe learnt from.
     """
 
     def __init__(
@@ -67,15 +67,13 @@ class OnlineProbe(pl.Callback):
     ) -> None:
         self.settings, self.validation, self.every = settings, validation, every
         self.preprocess, self.classes = preprocess, classes
-        self.bank: deque[tuple[Tensor, Tensor]] = deque(
-            maxlen=max(1, settings.bank // batch_size)
-        )  # per step: [B, D], [B]
+        self.bank: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(1, settings.bank // batch_size))  # of [B, D], [B]
         self.latest: tuple[Tensor, Tensor | None]  # features [N, D] and labels [N] of the last evaluation, of all ranks
         self._seen: list[Tensor] = []  # pooled features of this step's forward passes
         self._watch: Any = None
         self._saved: dict[str, Any] | None = None
 
-    # -- features that were computed anyway -------------------------------------------------------------------------------------------
+    # -- features that were computed anyway ----------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the classifier, at zero, and start to watch the backbone."""
@@ -117,9 +115,9 @@ class OnlineProbe(pl.Callback):
         step = trainer.global_step
         if step != trainer.max_steps and (self.every == 0 or step % self.every):
             return
-        mark("validation")
+        heartbeat("validation")
         values = self._measure(pl_module, views)
-        mark("between steps")
+        heartbeat("between steps")
         pl_module.measured |= values
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
@@ -130,8 +128,8 @@ class OnlineProbe(pl.Callback):
         calls, rest = divmod(len(seen), len(step.micro_batches))
         if not calls or rest:
             raise RuntimeError(
-                f"the online probe saw {len(seen)} forward passes of the backbone in {len(step.micro_batches)} micro-batches: "
-                "this objective does not call its backbone once per micro-batch or view; set probe=none"
+                f"the online probe saw {len(seen)} forward passes of the backbone in {len(step.micro_batches)} "
+                "micro-batches: this objective does not call its backbone once per micro-batch or view; set probe=none"
             )
         parts = []
         for number, part in enumerate(step.micro_batches):
@@ -149,7 +147,7 @@ class OnlineProbe(pl.Callback):
             parameter.grad = all_reduce_sum(gradient)
         self.optimizer.step()
 
-    # -- measures ---------------------------------------------------------------------------------------------------------------------
+    # -- measures ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _measure(self, objective: Objective, views: Tensor) -> dict[str, float]:
@@ -166,7 +164,7 @@ class OnlineProbe(pl.Callback):
         return values
 
     def _clean_features(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Compute the features of this rank's share of the validation images, without augmentation. [N / R, D], [N / R]"""
+        """Compute the features of this rank's share of the validation data, not augmented. [N / R, D], [N / R]"""
         training, found, labels = objective.training, [], []
         objective.eval()
         for batch, share in self.validation:
@@ -180,9 +178,7 @@ class OnlineProbe(pl.Callback):
             labels.append(batch["labels"] if "labels" in batch else torch.zeros(len(pooled), dtype=torch.long))
         objective.train(training)
         if not found:  # more ranks than batches
-            return self.weight.new_zeros(0, objective.backbone.dim), torch.zeros(
-                0, dtype=torch.long, device=self.weight.device
-            )
+            found, labels = [self.weight.new_zeros(0, objective.backbone.dim)], [torch.zeros(0, dtype=torch.long)]
         return torch.cat(found), torch.cat(labels).to(self.weight.device)
 
     def _inputs(self, objective: Objective, batch: Batch) -> dict[str, Tensor]:
@@ -200,25 +196,19 @@ class OnlineProbe(pl.Callback):
             linear = F.linear(features, self.weight, self.bias).argmax(1)
         right = [(linear == labels).sum(), torch.zeros_like(labels.sum())]
         if len(features):
-            options: dict[str, Any] = {
-                "count": self.classes,
-                "k": self.settings.k,
-                "temperature": self.settings.temperature,
-            }
-            right[1] = (probes.nearest_neighbours(bank, classes, features, **options).argmax(1) == labels).sum()
+            options: dict[str, Any] = {"k": self.settings.k, "temperature": self.settings.temperature}
+            scores = probes.nearest_neighbours(bank, classes, features, count=self.classes, **options)
+            right[1] = (scores.argmax(1) == labels).sum()
         counts = torch.stack([*right, torch.tensor(len(labels), device=labels.device)]).double()
         correct_linear, correct_knn, count = all_reduce_sum(counts).tolist()
         return {"probe/linear_accuracy": correct_linear / count, "probe/knn_accuracy": correct_knn / count}
 
-    # -- what a checkpoint holds --------------------------------------------------------------------------------------------------------
+    # -- what a checkpoint holds ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Save the classifier, its optimizer and the bank of all ranks (called on every rank)."""
-        state: dict[str, Any] = {
-            "weight": self.weight.detach(),
-            "bias": self.bias.detach(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        state: dict[str, Any] = {"weight": self.weight.detach(), "bias": self.bias.detach()}
+        state["optimizer"] = self.optimizer.state_dict()
         if self.bank:
             features, labels = (gather_rows(torch.stack(part, 1)) for part in zip(*self.bank, strict=True))
             state |= {"features": features, "labels": labels}  # [R * B, S, D], [R * B, S]

@@ -26,7 +26,7 @@ MOST_VIEWS = 12  # images whose views are shown
 
 
 class Pictures(pl.Callback):
-    """Writes `embeddings.png` (the probe's validation images on their first two principal axes) and `views.png` at the end of a run.
+    """Writes `embeddings.png` (the probe's features on their first two principal axes) and `views.png` at a run's end.
 
     They go to `directory`, and to W&B with the last step.
     """

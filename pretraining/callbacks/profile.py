@@ -12,7 +12,7 @@ WAIT, WARM_UP, STEPS = 5, 2, 3  # of this process: steps let pass, traced but no
 
 
 class Profile(pl.Callback):
-    """Writes `trace-rank-R.json` with what host and device did in a few steps, and a table of the longest operations beside it."""
+    """Writes `trace-rank-R.json`, what host and device did in a few steps, and a table of the longest operations."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -26,15 +26,12 @@ class Profile(pl.Callback):
         def write(profiler: torch.profiler.profile) -> None:
             self.directory.mkdir(parents=True, exist_ok=True)
             profiler.export_chrome_trace(str(self.directory / f"trace-rank-{rank}.json"))
-            table = profiler.key_averages().table(
-                sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=80
-            )
+            options = {"sort_by": f"self_{device}_time_total", "row_limit": 40, "max_name_column_width": 80}
+            table = profiler.key_averages().table(**options)
             (self.directory / f"operations-rank-{rank}.txt").write_text(table + "\n", encoding="utf-8")
 
-        activities = [
-            torch.profiler.ProfilerActivity.CPU,
-            *([torch.profiler.ProfilerActivity.CUDA] if device == "cuda" else []),
-        ]
+        kinds = torch.profiler.ProfilerActivity
+        activities = [kinds.CPU, *([kinds.CUDA] if device == "cuda" else [])]
         schedule = torch.profiler.schedule(wait=WAIT, warmup=WARM_UP, active=STEPS, repeat=1)
         self._profiler = torch.profiler.profile(
             activities=activities, schedule=schedule, on_trace_ready=write, record_shapes=True

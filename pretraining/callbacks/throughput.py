@@ -1,4 +1,4 @@
-"""Speed and progress of a run: examples and tokens per second, FLOP/s, utilisation, milliseconds of each phase of a step, memory.
+"""Speed and progress of a run: examples and units per second, FLOP/s, utilisation, time of each phase, memory.
 
 Model FLOPs are counted analytically over tokens that are no padding; a peak is looked up or measured, never assumed.
 """
@@ -20,19 +20,14 @@ from pretraining.engine.step import StepModule
 
 # Dense bf16 peaks in FLOP/s from the vendors' data sheets.
 PEAKS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "4090": 165e12,
-    "V100": 125e12,
-    "T4": 65e12,
+    **{"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12},
+    **{"L4": 121e12, "4090": 165e12, "V100": 125e12, "T4": 65e12},
 }
+PHASES = ("data", "copy", "augment", "forward", "backward", "optimizer")  # data: what the loop waits for the loader
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Give a device's peak in FLOP/s: looked up for known GPUs, measured by matrix products on a CPU, None for unknown GPUs."""
+    """Find a device's peak in FLOP/s: looked up for known GPUs, measured by matrix products on a CPU, else None."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         return next((peak for part, peak in PEAKS.items() if part in name), None)
@@ -47,28 +42,19 @@ def peak_flops(device: torch.device) -> float | None:
     return best
 
 
-PHASES = (
-    "data",
-    "copy",
-    "augment",
-    "forward",
-    "backward",
-    "optimizer",
-)  # of a step; data: what the loader makes the loop wait
-
-
 def peak_memory(device: torch.device) -> float:
-    """Give the most memory that was in use so far, in GB: the device's, or on a CPU that of this process."""
+    """Read the most memory that was in use so far, in GB: the device's, or on a CPU that of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 class Throughput(pl.Callback):
-    """Logs training metrics with speed every `every` steps, and keeps the totals that metrics.json and hand-offs report.
+    """Logs training metrics with speed each `every` steps, and keeps the totals that metrics.json and hand-offs report.
 
-    `unit` names what the modality counts (tokens, images). `step_flops` counts one optimizer step of this rank; `wait_seconds` reads how long the loader has kept the loop waiting so far.
-    Every `evaluated_every` steps (0: never) others log at steps of their own, and get the totals beside it.
+    `unit` names what the modality counts (tokens, images). `step_flops` counts one optimizer step of this rank;
+    `wait_seconds` reads how long the loader has kept the loop waiting so far. Every `evaluated_every` steps (0: never)
+    others log at steps of their own, and get the totals beside it.
     """
 
     def __init__(
@@ -114,7 +100,7 @@ class Throughput(pl.Callback):
 
     def _mark(self) -> dict[str, float]:
         assert self._module is not None
-        return {**self.totals, "steps": self._steps, "data": self.wait_seconds(), **self._module.clock.read()}
+        return {**self.totals, "steps": self._steps, "data": self.wait_seconds(), **self._module.timer.read()}
 
     def _fold(self) -> None:
         """Add what all ranks have done since the last fold to the totals."""
@@ -169,7 +155,7 @@ class Throughput(pl.Callback):
         return {**row, **self._axes(), **self._speeds(self._window, trainer.world_size)}
 
     def _speeds(self, since: dict[str, float], ranks: int) -> dict[str, float]:
-        """Give rates over all ranks since a mark, and of this rank the share of time it waited for data, its phases and memory."""
+        """Compute rates over all ranks since a mark, and this rank's waiting for data, phases of a step and memory."""
         assert self._module is not None
         now = self._mark()
         steps = max(self._steps - since["steps"], 1)
@@ -208,7 +194,7 @@ class Throughput(pl.Callback):
         return ", ".join(f"{name} {self._summary[f'throughput/{name}_ms']:.1f} ms" for name in PHASES)
 
     def summary(self) -> dict[str, float]:
-        """Give the totals and the whole run's speeds, for metrics.json."""
+        """Collect the totals and the whole run's speeds, for metrics.json."""
         return {**self.spent(), "seconds": self.totals["seconds"], **self._summary}
 
     def _print(self, step: int, steps: int, row: dict[str, float]) -> None:

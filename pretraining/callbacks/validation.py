@@ -10,7 +10,7 @@ from pretraining.engine.step import StepModule
 
 
 class Validation(pl.Callback):
-    """Evaluates the objective on held-out data every `every` steps and at the last one, under masks and views that never change."""
+    """Evaluates on held-out data each `every` steps and at the last one, under masks and views that never change."""
 
     def __init__(self, loader: Any, *, every: int) -> None:
         self.loader, self.every = loader, every

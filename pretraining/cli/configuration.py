@@ -14,7 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pretraining.cli.help import CONF as CONF
+from pretraining.cli.compose import CONF as CONF
+from pretraining.cli.compose import compose as compose
+from pretraining.cli.compose import refuse_missing, up_to_date
 from pretraining.distributed.collectives import leave_group
 from pretraining.distributed.environment import batch_job, restarted
 from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
@@ -25,41 +27,9 @@ from pretraining.runs.renamed import current, current_overrides
 from pretraining.runs.wandb_logger import Tracked, WandbHistory
 
 
-def compose(overrides: Sequence[str], root: str = "pretrain") -> DictConfig:
-    """Compose a configuration as the command line would; raise `RunError` for an unknown or missing key."""
-    import hydra
-    from hydra.errors import HydraException
-
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base=None):
-            config = up_to_date(hydra.compose(root, overrides=current_overrides(overrides)))
-        refuse_missing(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise RunError(" ".join(str(error).split("\nSet the environment")[0].split("\n"))) from error
-    return config
-
-
-def up_to_date(config: DictConfig) -> DictConfig:
-    """Name classes and keys of a configuration as they are called now."""
-    plain = OmegaConf.to_container(config)
-    fresh = current(plain)
-    if fresh == plain:
-        return config
-    renewed = OmegaConf.create(fresh)
-    OmegaConf.set_struct(renewed, True)
-    return renewed
-
-
-def refuse_missing(config: DictConfig) -> None:
-    """Refuse mandatory keys without a value, naming them."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise RunError(f"no value for {', '.join(missing)}: give {' '.join(f'{key}=...' for key in missing)}")
-
-
 @contextlib.contextmanager
 def as_run_errors() -> Iterator[None]:
-    """Turn what building parts finds wrong with values and files into errors that the command line prints as one message."""
+    """Turn errors about values and files, found while parts are built, into ones that are printed as one message."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -110,33 +80,29 @@ def class_of(node: Any) -> Any:
 def check_modalities(config: DictConfig) -> None:
     """Refuse parts that do not read the same kind of data, before anything is built."""
     kinds = {part: class_of(config[part]).modality for part in ("objective", "data", "backbone")}
+    names = {part: class_name(config[part]) for part in kinds}
     if len({kind for kind in kinds.values() if kind is not None}) > 1:
         raise RunError(
-            f"objective={class_name(config.objective)} learns from {kinds['objective']}, "
-            f"data={class_name(config.data)} is {kinds['data']} and "
-            f"backbone={class_name(config.backbone)} reads {kinds['backbone']}: choose three of one kind"
+            f"objective={names['objective']} learns from {kinds['objective']}, data={names['data']} is {kinds['data']} "
+            f"and backbone={names['backbone']} reads {kinds['backbone']}: choose three of one kind"
         )
     if config.probe is not None and not kinds["data"].probes:
-        raise RunError(
-            f"probe= watches features, which say little of {kinds['data']} (data={class_name(config.data)}): set probe=none"
-        )
+        raise RunError(f"probe= is not for {kinds['data']} (data={class_name(config.data)}): set probe=none")
 
 
 def class_name(node: DictConfig) -> str:
-    """Give the name of the class that `node` describes."""
+    """Read the name of the class that `node` describes."""
     return node._target_.rpartition(".")[2]
 
 
 def default_run_dir(config: DictConfig) -> str:
-    """Name a run's directory: after the job on a Slurm cluster, where it must outlive requeues; else after what and when."""
+    """Name a run's directory: on a Slurm cluster after the job, where requeues find it; else after what and when."""
     job = batch_job()
-    if job is not None:
-        return f"runs/slurm-{job}"
-    return f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    return f"runs/slurm-{job}" if job else f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """Copy a configuration, with what was decided while the parts were built: a run records the numbers that it uses."""
+    """Copy a configuration with values decided while the parts were built: a run records what it uses."""
     config = config.copy()
     for key, value in values.items():
         OmegaConf.update(config, key, value)
@@ -144,7 +110,7 @@ def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
 
 
 def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -> DictConfig:
-    """Fill in what depends on the place: the run's name (after the classes of `parts`) and directory; resume on a cluster."""
+    """Fill in a run's name (after the classes of `parts`), its directory, and resume=auto on a cluster."""
     config = config.copy()
     OmegaConf.set_struct(config, True)
     if config.name is None:
@@ -161,20 +127,14 @@ def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -
 def make_loggers(
     config: DictConfig, directory: Path, *, job_type: str, tags: Sequence[str], origin: Mapping[str, Any]
 ) -> list[Any]:
-    """Make metrics.csv and W&B, both on unless switched off. `origin`: of the weights that the run makes or starts from."""
+    """Make the loggers that are switched on. `origin` tells of the weights that the run makes or starts from."""
     loggers: list[Any] = [CsvHistory(directory / "metrics.csv")] if config.logger.csv else []
     settings = config.logger.wandb
     if settings.mode != "disabled":
         plain: Any = OmegaConf.to_container(config, resolve=True)
         plain |= {"pretrain": columns(origin), "environment": environment()}
-        tracked = Tracked(
-            project=settings.project,
-            name=config.name,
-            group=config.group,
-            job_type=job_type,
-            tags=[*settings.tags, *tags],
-            config=plain,
-        )
+        named = {"project": settings.project, "name": config.name, "group": config.group, "job_type": job_type}
+        tracked = Tracked(**named, tags=[*settings.tags, *tags], config=plain)
         options = {"mode": settings.mode, "patience": settings.patience, "upload_bytes": settings.upload_bytes}
         with as_run_errors():
             loggers.append(WandbHistory(directory, tracked=tracked, **options))
@@ -203,7 +163,7 @@ def exit_cleanly() -> Iterator[None]:
         sys.exit(3)
 
 
-# -- command lines --------------------------------------------------------------------------------------------------------------
+# -- command lines -----------------------------------------------------------------------------------------------------
 
 
 def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) -> None:
@@ -238,7 +198,7 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
 
 
 def place_in_sweep(config: DictConfig, directory: str, varied: set[str]) -> None:
-    """Give each job of a sweep a run directory of its own, named after those of its overrides that vary."""
+    """Set the run directory of a sweep's job, named after those of its overrides that vary."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -257,5 +217,6 @@ def refuse_shared_run_dir(arguments: Sequence[str]) -> None:
     fixed = [a for a in arguments if a.startswith("run_dir=") and "," not in a and "${" not in a]
     if multirun and fixed:
         raise RunError(
-            f"{fixed[0]} would be shared by every job of this sweep: leave it out, or let it vary (run_dir=runs/a,runs/b or with ${{...}})"
+            f"{fixed[0]} would be shared by every job of this sweep: leave it out, or let it vary "
+            "(run_dir=runs/a,runs/b or with ${...})"
         )

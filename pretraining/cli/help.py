@@ -1,4 +1,4 @@
-"""What `--help` prints: the settings of a command as its yaml file explains them, and the options of its groups. Imports nothing slow."""
+"""What `--help` prints: a command's settings as its yaml file explains them, and options. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def help_asked(root: str) -> bool:
 
 
 def help_text(root: str) -> str:
-    """Compose the help: usage, settings with their comments, groups with their options."""
+    """Write the help: usage, settings with their comments, groups with their options."""
     text = (CONF / f"{root}.yaml").read_text("utf-8")
     settings = text.partition("\n\n")[2].partition("\nhydra:")[0].rstrip()
     width = max(60, shutil.get_terminal_size((140, 24)).columns)
@@ -52,4 +52,5 @@ def _groups(text: str) -> Iterator[str]:
 
 
 def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """List what can be chosen of a group; files whose names begin with _ are parts of others."""
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))

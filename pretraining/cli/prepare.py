@@ -1,4 +1,4 @@
-"""What `python -m pretraining.data.prepare` does: train the tokenizer and write the shards ahead of training, and say what they hold."""
+"""`python -m pretraining.data.prepare`: train the tokenizer and write the shards ahead of training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def prepare_all(arguments: list[str]) -> list[dict[str, Any]]:
     with as_run_errors():
         data = instantiate(config.data)
         if not hasattr(data, "prepare"):
-            raise RunError(
-                f"data={type(data).__name__} is {data.modality}, of which nothing is prepared ahead of training: start the run"
-            )
+            kind = f"data={type(data).__name__} is {data.modality}"
+            raise RunError(f"{kind}, of which nothing is prepared ahead of training: start the run")
         preprocess = instantiate(config.preprocess).fit(data)
         return [facts for split in config.splits for facts in data.prepare(split, preprocess)]
 

@@ -1,4 +1,4 @@
-"""`python -m pretraining.rank MODULE CONFIG`: one of the processes that `pretraining.cli.spawn` starts; calls MODULE's `run`."""
+"""`python -m pretraining.cli.rank MODULE CONFIG`: calls MODULE's `run` as one of the ranks that `spawn` starts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cli import startup
+from pretraining.engine.memory import keep_freed_memory
 
 
 def main() -> None:
     """Be one rank."""
-    startup.install()
+    keep_freed_memory()
     from pretraining.cli.configuration import exit_cleanly
 
     module, path = sys.argv[1:]

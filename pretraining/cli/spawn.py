@@ -1,7 +1,7 @@
-"""Starts one process per rank on this machine and waits for them: what `trainer=ddp` does where neither torchrun nor Slurm has done it.
+"""Starts one process per rank on this machine, where neither torchrun nor Slurm has done it, and waits for them.
 
-Each rank reads the resolved configuration from a file, so that no rank composes another one, whatever started the first (a single
-run, a sweep, a study).
+Each rank reads the resolved configuration from a file, so that no rank composes another one, whatever started the first
+(a single run, a sweep, a study).
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ def needs_ranks(settings: TrainerSettings) -> bool:
     started = ranks_started()
     if started == settings.ranks:
         return False
-    nodes = f"trainer.num_nodes={settings.num_nodes}"
-    wanted = f"trainer.devices={settings.devices} x {nodes}"
+    nodes = settings.num_nodes
     if launched():
         raise RunError(
-            f"{started} processes were started for {wanted} = {settings.ranks} rank(s): one task per device is needed, as by "
-            f"srun --nodes={settings.num_nodes} --ntasks-per-node={settings.devices}, or set trainer.devices and trainer.num_nodes "
-            "to what was started"
+            f"{started} processes were started for trainer.devices={settings.devices} x trainer.num_nodes={nodes} = "
+            f"{settings.ranks} rank(s): one task per device is needed, as by srun --nodes={nodes} "
+            f"--ntasks-per-node={settings.devices}, or set trainer.devices and trainer.num_nodes to what was started"
         )
-    if settings.num_nodes > 1:
+    if nodes > 1:
         raise RunError(
-            f"{nodes} needs a launcher on each node: slurm/pretrain.sbatch, hydra/launcher=slurm, or torchrun --nnodes={settings.num_nodes}"
+            f"trainer.num_nodes={nodes} needs a launcher on each node: slurm/pretrain.sbatch, hydra/launcher=slurm, or "
+            f"torchrun --nnodes={nodes}"
         )
     return True
 
 
 def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
-    """Run `module.run(config)` in `ranks` processes; returns the exit code that says most about them. Signals are passed on."""
+    """Run `module.run(config)` in `ranks` processes, passing signals on; returns their most telling exit code."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "config.yaml"
         path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
@@ -55,7 +55,7 @@ def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
         common = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "local"}
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
         common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
-        command = [sys.executable, "-m", "pretraining.rank", module, str(path)]
+        command = [sys.executable, "-m", "pretraining.cli.rank", module, str(path)]
         processes = [
             subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(ranks)

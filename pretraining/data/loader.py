@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretraining.data.source import Source
 from pretraining.engine.batch import Batch, Step
-from pretraining.engine.watchdog import mark
+from pretraining.engine.watchdog import heartbeat
 from pretraining.random import Keys, permuted
 
 Collate = Callable[[Any, Keys], Batch]
@@ -144,7 +144,7 @@ class StepLoader:
         )
         steps, places = iter(loader), self._places()
         while True:
-            mark("data")
+            heartbeat("data")
             started = time.perf_counter()
             step = next(steps, None)
             self.wait_seconds += time.perf_counter() - started

@@ -11,8 +11,8 @@ from pretraining.distributed.collectives import _AllReduceSum, is_distributed
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the examples of all ranks, on CPU and GPU.
 
-    Each rank contributes the sum, the square sum and the count of its elements; in float64, because the square of a mean that is
-    large against its spread would cancel. Evaluation, and training in one process, is torch's own.
+    Each rank contributes the sum, the square sum and the count of its elements; in float64, because the square of a
+    mean that is large against its spread would cancel. Evaluation, and training in one process, is torch's own.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -53,15 +53,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def convert_batchnorm(module: nn.Module) -> nn.Module:
-    """Replace each batch normalisation inside `module` by `SyncBatchNorm`, keeping weights, statistics and their names."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, SyncBatchNorm):
-        synced = SyncBatchNorm(
-            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-        )
-        synced.load_state_dict(module.state_dict())
-        synced.to(module.weight.dtype if module.affine else torch.get_default_dtype())
-        synced.train(module.training)
-        return synced.to(module.weight.device) if module.affine else synced
-    for name, child in module.named_children():
-        setattr(module, name, convert_batchnorm(child))
+    """Make each batch normalisation of `module` a `SyncBatchNorm`, in place, of the same weights and statistics."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.__class__ = SyncBatchNorm
     return module

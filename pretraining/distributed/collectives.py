@@ -1,7 +1,7 @@
 """Collectives with the gradient that one process would have computed. Without a process group each is the identity.
 
-Gradients follow one convention: the objective is the SUM over ranks of what each rank computes, and a collective's backward gives
-every rank the derivative of that sum.
+Gradients follow one convention: the objective is the SUM over ranks of what each rank computes, and a collective's
+backward gives every rank the derivative of that sum.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Give this process's rank."""
+    """Read this process's rank in its group."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def leave_group() -> None:
-    """Leave the process group, if there is one: an interpreter that ends with one open can die of its threads. All ranks must get here."""
+    """Leave the process group, on all ranks, if there is one: its threads can kill an interpreter that ends with it."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -47,12 +47,12 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor from all ranks, which must all call this; any other is given back as it is."""
+    """Gather a sharded tensor from all ranks, which must all call this; any other is returned as it is."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Give this rank's share of a sharded tensor, in the same memory; any other is given back as it is."""
+    """Take this rank's share of a sharded tensor, in the same memory; any other is returned as it is."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
@@ -67,9 +67,10 @@ def placed_like(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def shard(module: nn.Module, layers: list[nn.Module], mesh: Any) -> None:
-    """Share the weights of `module` out over the ranks of `mesh`, in place (FSDP2): gathered layer by layer, the rest as one.
+    """Share the weights of `module` out over the ranks of `mesh`, in place (FSDP2); they gather layer by layer.
 
-    The ranks must hold equal weights before. Afterwards weights are whole only inside the `forward` of their layer or of `module`.
+    The ranks must hold equal weights before. Afterwards weights are whole only inside the `forward` of their layer or
+    of `module`.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -78,7 +79,8 @@ def shard(module: nn.Module, layers: list[nn.Module], mesh: Any) -> None:
     for layer in layers:
         if not isinstance(layer, nn.ModuleList):  # a mere list of parts is never called, so nothing would gather it
             fully_shard(layer, mesh=mesh)
-    # By default the root stays whole after a forward without backward (an evaluation), and nobody would find its shares.
+    # By default the root stays whole after a forward without backward (an evaluation), and nobody would find its
+    # shares.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 

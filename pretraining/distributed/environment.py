@@ -1,4 +1,4 @@
-"""What a process can know of its place: which rank it is, and the Slurm job it may be part of. Reads the environment, changes nothing."""
+"""What the environment tells a process: which rank it is, and which Slurm job it is part of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def launched() -> bool:
 
 
 def step_tasks() -> int:
-    """Count the tasks that srun started beside this process, itself included; a batch script is none, whatever its job has room for."""
+    """Count the tasks that srun has started, this among them; 1 in a batch script, whatever its job has room for."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
@@ -22,7 +22,7 @@ def ranks_started() -> int:
 
 
 def batch_job() -> str | None:
-    """Name the Slurm job that this process belongs to, with its array task; None outside of one, or in an interactive one."""
+    """Name the Slurm job of this process, with its array task; None outside of one, or in an interactive one."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
@@ -36,7 +36,7 @@ def restarted() -> bool:
 
 
 def job_is_ending() -> bool:
-    """Tell whether somebody has cancelled this Slurm job, so that it must not be requeued. False where Slurm cannot be asked."""
+    """Tell whether this Slurm job was cancelled and must not be requeued; False where Slurm cannot be asked."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
@@ -50,5 +50,5 @@ def job_is_ending() -> bool:
 
 
 def process_rank() -> int:
-    """Give this process's rank from what its launcher set, also before there is a process group."""
+    """Read this process's rank from what its launcher set, also before there is a process group."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))

@@ -1,8 +1,8 @@
 """Fully sharded data parallelism (FSDP2): each rank keeps its share of every weight, gradient and optimizer state.
 
-The layers of the backbone are gathered one at a time, the rest (embeddings, heads) with the module itself; that is why everything that
-touches weights goes through the module's `forward`. Checkpoints are those of any other strategy, with whole tensors, written by rank 0:
-they load under any number of ranks and any strategy.
+The layers of the backbone are gathered one at a time, the rest (embeddings, heads) with the module itself; that is why
+everything that touches weights goes through the module's `forward`. Checkpoints are those of any other strategy, with
+whole tensors, written by rank 0: they load under any number of ranks and any strategy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False, process_group_backend=backend, timeout=timeout)
 
     def setup_environment(self) -> None:
-        """Give every rank a share."""
+        """Set the sizes of Lightning's mesh: every rank has a share of the data."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
@@ -33,7 +33,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Hold the exchange of gradients back in the backward inside."""
         return _WithoutExchange(self.model)
 
-    # -- checkpoints: Lightning numbers optimizer states by the model's order, and loads no other strategy's ------------------------------
+    # -- checkpoints: Lightning numbers optimizer states by the model's order, and loads no other strategy's -----------
 
     @property
     def lightning_restore_optimizer(self) -> bool:

@@ -20,7 +20,7 @@ class Term(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What `loss(batch)` returns: terms to be minimised, each normalised by its own global count, and metrics to be logged alike."""
+    """What `loss(batch)` returns: terms to minimise and metrics to log, each normalised by its own global count."""
 
     terms: dict[str, Term]
     metrics: dict[str, Term] = {}  # noqa: RUF012
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
 @dataclass
 class StepSettings:
-    """What a run adds to a module: `ema` is the decay of an average of the weights, which is what gets evaluated and handed over."""
+    """What a run adds to a module. `ema`: decay of the averaged weights, which are then evaluated and handed over."""
 
     seed: int = 0
     max_steps: int = 1
@@ -45,4 +45,4 @@ class StepSettings:
     ema: float | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skipped: int = 10
-    replay: Path | None = None  # where a step that is not finite leaves its batch
+    replay: Path | None = None  # directory that gets the batch of a step whose gradient is not finite

@@ -1,12 +1,12 @@
-"""Checkpoints that are complete or absent, and the callback that writes them: on a cadence, when a signal asks for it, and at the end.
+"""Checkpoints that are complete or absent, and the callback that writes them: on a cadence, on a signal, at the end.
 
-A checkpoint is `step-XXXXXXX.ckpt` with `step-XXXXXXX.json` beside it (size, sha256, step, metric), written after it: one without the other
-does not count. It holds tensors and plain containers only, and is always read with `weights_only=True`.
+A checkpoint is `step-XXXXXXX.ckpt` with `step-XXXXXXX.json` beside it (size, sha256, step, metric), written after it:
+one without the other does not count. It holds tensors and plain containers only, and is always read with
+`weights_only=True`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -22,7 +22,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from pretraining.cache import pause_for_tests, sha256
+from pretraining.cache import replace_file, replace_text, sha256
 from pretraining.distributed.environment import job_is_ending
 from pretraining.engine.step import StepModule
 from pretraining.errors import CheckpointError, Preempted
@@ -33,9 +33,9 @@ EXIT_INTERRUPTED = 130  # stopped by Ctrl-C with everything saved
 
 
 class AtomicIO(CheckpointIO):
-    """Writes to a temporary name, syncs, renames, and then says so in the json beside.
+    """Writes a file that is whole or absent, then the json beside it.
 
-    In the `background` a copy is written by a thread while training goes on: `finish` waits for it.
+    In the `background` a thread writes a copy while training goes on: `finish` waits for it.
     """
 
     metric: float | None = None  # of the checkpoint being written: lower is better
@@ -46,10 +46,10 @@ class AtomicIO(CheckpointIO):
         self._pending: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write one checkpoint; raise `CheckpointError` and leave nothing behind if that fails (in the background: at `finish`)."""
+        """Write one checkpoint; failures leave nothing behind and raise `CheckpointError`, here or at `finish`."""
         self.finish()
         if self.background:
-            self._pending = self._writer.submit(self._write, copied(checkpoint, {}), Path(path), self.metric)
+            self._pending = self._writer.submit(self._write, copy_to_cpu(checkpoint, {}), Path(path), self.metric)
         else:
             self._write(checkpoint, Path(path), self.metric)
 
@@ -60,34 +60,24 @@ class AtomicIO(CheckpointIO):
             pending.result()
 
     def _write(self, checkpoint: dict[str, Any], path: Path, metric: float | None) -> None:
-        temporary, note = path.with_name(f".{path.name}.writing"), path.with_suffix(".json")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replace_file(path, "wb") as file:
                 torch.save(checkpoint, file)
-                pause_for_tests()
                 file.flush()
-                os.fsync(file.fileno())
-            facts = {"sha256": sha256(temporary), "size": temporary.stat().st_size}
+                written = Path(file.name)
+                facts = {"sha256": sha256(written), "size": written.stat().st_size}
             facts |= {"step": int(checkpoint["global_step"]), "metric": metric}
-            note.unlink(missing_ok=True)
-            temporary.replace(path)
-            _write_synced(note, json.dumps(facts) + "\n")
+            replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write {path}: {error.strerror or error}. Earlier checkpoints are intact: free space, then resume=auto"
-            ) from error
-        finally:
-            with contextlib.suppress(NotADirectoryError):
-                temporary.unlink(missing_ok=True)
+            reason = f"cannot write {path}: {error.strerror or error}"
+            raise CheckpointError(f"{reason}. Earlier checkpoints are intact: free space, then resume=auto") from error
 
     def teardown(self) -> None:
         """End the thread (called by Lightning)."""
         self._writer.shutdown(wait=True)
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read one checkpoint onto the CPU, never unpickling code."""
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -97,39 +87,25 @@ class AtomicIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def copied(value: Any, seen: dict[Any, Tensor]) -> Any:
+def copy_to_cpu(value: Any, seen: dict[Any, Tensor]) -> Any:
     """Copy plain containers with their tensors, to the CPU; tensors that share their memory share it afterwards too."""
     if isinstance(value, dict):
-        return {key: copied(part, seen) for key, part in value.items()}
+        return {key: copy_to_cpu(part, seen) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(copied(part, seen) for part in value)
+        return type(value)(copy_to_cpu(part, seen) for part in value)
     if not isinstance(value, Tensor):
         return value
-    place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
-    if value.numel() == 0 or place not in seen:
-        seen[place] = value.detach().to("cpu", copy=True)
-    return seen[place]
-
-
-def _write_synced(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    memory = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+    if value.numel() == 0 or memory not in seen:
+        seen[memory] = value.detach().to("cpu", copy=True)
+    return seen[memory]
 
 
 class Checkpointing(Checkpoint):
-    """Saves every `every` steps and at the end, keeps the newest `keep_last` and the best, and stops the run on a signal.
+    """Saves each `every` steps and at the end, keeps the newest `keep_last` and the best, stops the run on a signal.
 
-    A signal only sets a flag; the ranks agree on it between two steps, save there, and leave. As a `Checkpoint` it runs after all other
-    callbacks, so what they log about a step is in the files before the checkpoint of that step.
+    A signal only sets a flag; the ranks agree on it between two steps, save there, and leave. As a `Checkpoint` it runs
+    after all other callbacks, so what they log about a step is in the files before the checkpoint of that step.
     """
 
     def __init__(self, directory: Path, *, every: int, keep_last: int, monitor: str | None) -> None:
@@ -142,7 +118,7 @@ class Checkpointing(Checkpoint):
         self._previous: dict[int, Any] = {}
         self._process = os.getpid()
 
-    # -- signals ------------------------------------------------------------------------------------------------------------------
+    # -- signals -------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals, after Lightning has registered its own handlers."""
@@ -163,14 +139,14 @@ class Checkpointing(Checkpoint):
         self._previous = {}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the handlers of before."""
         self._release_signals()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the handlers of before."""
         self._release_signals()
 
-    # -- saving -------------------------------------------------------------------------------------------------------------------
+    # -- saving --------------------------------------------------------------------------------------------------------
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -184,7 +160,7 @@ class Checkpointing(Checkpoint):
             self._leave(trainer)
 
     def save(self, trainer: pl.Trainer, *, wait: bool) -> None:
-        """Write the checkpoint of this step and drop what is no longer kept; `wait` also for one written in the background."""
+        """Write the checkpoint of this step, on disk at return if `wait`; drop those that are no longer kept."""
         for logger in trainer.loggers:
             logger.save()
         path = self.directory / f"step-{trainer.global_step:07d}.ckpt"
@@ -217,7 +193,7 @@ class Checkpointing(Checkpoint):
             name = signal.Signals(self.received).name if self.received else "a signal on another rank"
             print(f"stopped by {name}: step {trainer.global_step} is saved, resume=auto continues", file=sys.stderr)
             if not interrupted:
-                _write_synced(self.directory.parent / MARKER, f"{trainer.global_step}\n")
+                replace_text(self.directory.parent / MARKER, f"{trainer.global_step}\n")
         launchers = self._previous.get(signal.SIGUSR2)
         self._release_signals()
         # submitit requeues its job in a handler of its own, which had to wait until everything was saved.

@@ -19,9 +19,8 @@ class Meter:
     def add(self, loss: Loss, share: float = 1.0) -> None:
         """Add a micro-batch; `share` 0 leaves a repeated one out."""
         for name, term in {**loss.terms, **loss.metrics}.items():
-            pair = (
-                torch.stack([term.total.detach().double(), term.count.detach().double().to(term.total.device)]) * share
-            )
+            total = term.total.detach().double()
+            pair = torch.stack([total, term.count.detach().double().to(total.device)]) * share
             self.sums[name] = self.sums[name] + pair if name in self.sums else pair
         self.weights = {name: term.weight for name, term in loss.terms.items()}
 
@@ -32,7 +31,7 @@ class Meter:
             self.sums[name] = total if rank() == 0 else torch.zeros_like(total)
 
     def read(self, prefix: str) -> dict[str, float]:
-        """Give each mean over all ranks since the last read, and `loss`, their weighted sum; then start again."""
+        """Compute each mean over all ranks since the last read, and `loss`, their weighted sum; then start again."""
         if not self.sums:
             return {}
         names = list(self.sums)

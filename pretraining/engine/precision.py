@@ -14,10 +14,10 @@ Precision = Literal["auto", "fp32", "bf16", "fp64"]
 def choose_precision(
     wanted: Precision, accelerator: Literal["cpu", "cuda"], *, convolves: bool, say: bool = True
 ) -> Precision:
-    """Turn `auto` into fp32 or bf16: bf16 on GPUs that have it, and on CPUs where it multiplies matrices at least 1.5 times as fast.
+    """Turn `auto` into bf16 on GPUs that have it and CPUs that multiply its matrices 1.5 times as fast, else into fp32.
 
-    Convolutions that were not checked stay in fp32 on CPUs: some weight gradients are uninitialised memory there (torch 2.15, strided
-    3x3 convolutions of 1x1 maps).
+    Convolutions that were not checked stay in fp32 on CPUs: some weight gradients are uninitialised memory there (torch
+    2.15, strided 3x3 convolutions of 1x1 maps).
     """
     if wanted != "auto":
         return wanted
@@ -29,10 +29,8 @@ def choose_precision(
     ratio = seconds[torch.float32] / seconds[torch.bfloat16]
     chosen: Precision = "bf16" if ratio >= 1.5 else "fp32"
     if say:
-        print(
-            f"trainer.precision=auto: bf16 matrix products run {ratio:.1f} x as fast as fp32 here, so {chosen}",
-            file=sys.stderr,
-        )
+        found = f"bf16 matrix products run {ratio:.1f} x as fast as fp32 here, so {chosen}"
+        print(f"trainer.precision=auto: {found}", file=sys.stderr)
     return chosen
 
 

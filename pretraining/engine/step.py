@@ -1,8 +1,8 @@
 """One optimizer step with exact normalisation: what objectives and finetuning tasks have in common.
 
-The gradient of a step is that of  sum_t weight_t * (sum of term t over the step) / (count of term t over the step),  where "the step"
-is every example of every micro-batch on every rank. The counts are known before the first backward, so no split of the examples over
-micro-batches or ranks changes the gradient.
+The gradient of a step is that of  sum_t weight_t * (sum of term t over the step) / (count of term t over the step),
+where "the step" is every example of every micro-batch on every rank. The counts are known before the first backward, so
+no split of the examples over micro-batches or ranks changes the gradient.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pretraining.distributed.collectives import all_reduce_sum, placed_like, ran
 from pretraining.engine.batch import Batch, Loss, Step, StepSettings
 from pretraining.engine.meter import Meter
 from pretraining.engine.nonfinite import Guard
-from pretraining.engine.timing import PhaseClock
-from pretraining.engine.watchdog import mark
+from pretraining.engine.timing import PhaseTimer
+from pretraining.engine.watchdog import heartbeat
 from pretraining.optim.optimizers import Optimizer, ParameterGroup, clip_by_global_norm, split_by_decay
 from pretraining.random import seed_everything_at
 
 
 class StepModule(pl.LightningModule, ABC):
-    """A model with a loss that is a sum of counted terms. It logs nothing, reads no config, never asks for its trainer's options.
+    """A model whose loss is a sum of counted terms. It logs nothing, reads no config, asks for no trainer's options.
 
-    A subclass gives `loss` and `counts`; `on_device` where a batch is made on the device (views of images).
+    A subclass writes `loss` and `counts`, and `on_device` where a batch is made on the device (views of images).
     """
 
     def __init__(self, *, optimizer: Optimizer) -> None:
@@ -39,7 +39,7 @@ class StepModule(pl.LightningModule, ABC):
         self.settings = StepSettings()
         self.meter = Meter()
         self.gradient_norm: Tensor | None = None
-        self.guard, self.clock = Guard(), PhaseClock()
+        self.guard, self.timer = Guard(), PhaseTimer()
         self.measured: dict[str, float] = {}  # the latest evaluation
         self._average: dict[str, Tensor] | None = None
 
@@ -49,10 +49,10 @@ class StepModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Count each term's predictions from the labels, without a forward pass; equal to the counts that `loss` returns."""
+        """Count each term's predictions from the labels, without a forward pass; as many as `loss` counts."""
 
     def forward(self, compute: Callable[..., Any], *inputs: Any) -> Any:
-        """Call a method of this module from inside its forward pass: where weights are sharded, only there they are whole."""
+        """Call a method of this module from inside its forward pass: only there sharded weights are whole."""
         return compute(*inputs)
 
     def on_device(self, batch: Batch) -> Batch:
@@ -60,7 +60,7 @@ class StepModule(pl.LightningModule, ABC):
         return batch
 
     def after_step(self, number: int) -> None:
-        """Move what follows the weights, such as a teacher, after optimizer step `number`: once per step, the same on each rank."""
+        """Update what follows the weights, such as a teacher, after optimizer step `number`; the same on each rank."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Group the trainable parameters for the optimizer."""
@@ -71,7 +71,7 @@ class StepModule(pl.LightningModule, ABC):
         optimizer, schedule = self.optimizer.build(self.parameter_groups(), self.settings.max_steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    # -- one step ---------------------------------------------------------------------------------------------------------------
+    # -- one step ------------------------------------------------------------------------------------------------------
 
     def training_step(self, step: Step, _: int) -> None:
         """Take one optimizer step over this rank's micro-batches (called by Lightning)."""
@@ -81,16 +81,16 @@ class StepModule(pl.LightningModule, ABC):
         self.backward_step(step.micro_batches, self.global_counts(step.micro_batches))
         with self.phase("optimizer"):
             self.gradient_norm = clip_by_global_norm(self.parameters(), self.settings.clip_norm)
-            self.guard.admit(step, self.gradient_norm, optimizer.optimizer, self.parameters(), self.settings)  # type: ignore[union-attr, arg-type]
+            self.guard.check(step, self.gradient_norm, optimizer.optimizer, self.parameters(), self.settings)  # type: ignore[union-attr, arg-type]
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
             schedule.step()  # type: ignore[union-attr, call-arg]
             self._update_average()
             self.after_step(step.number)
-        self.guard.settle(self.settings, leave=1)
+        self.guard.flush(self.settings, leave=1)
 
     def global_counts(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """Sum each term's count over micro-batches and ranks, in one reduction; at least 1, so that an empty term gives 0."""
+        """Sum each term's count over micro-batches and ranks in one reduction; at least 1, so an empty term is 0."""
         each = [self.counts(batch) for batch in batches]
         names = list(each[0])
         summed = torch.stack([torch.stack([counts[name].double() for counts in each]).sum() for name in names])
@@ -99,7 +99,7 @@ class StepModule(pl.LightningModule, ABC):
     def backward_step(self, batches: list[Batch], counts: dict[str, Tensor]) -> None:
         """Accumulate the gradient of the whole step; ranks exchange it in the last backward only."""
         for number, batch in enumerate(batches):
-            mark("forward and backward")
+            heartbeat("forward and backward")
             with self.exchange_gradients(number == len(batches) - 1):
                 prepared = self.prepare(batch, number)
                 with self.phase("forward"):
@@ -109,12 +109,12 @@ class StepModule(pl.LightningModule, ABC):
             self.meter.add(loss)
 
     def objective(self, loss: Loss, counts: dict[str, Tensor]) -> Tensor:
-        """Give this micro-batch's share of the step's objective, times the ranks, since data-parallel backends average."""
+        """Compute this micro-batch's share of the step's objective, times the ranks: data-parallel backends average."""
         shares = [term.weight * term.total / counts[name].to(term.total.dtype) for name, term in loss.terms.items()]
         return torch.stack(shares).sum() * world_size()
 
     def prepare(self, batch: Batch, number: int) -> Batch:
-        """Seed the model's own draws (dropout) from the place in the run, and finish the batch on the device."""
+        """Seed the model's own draws (dropout) by step, rank and micro-batch, and finish the batch on the device."""
         seed_everything_at(self.settings.seed, self.global_step, rank(), number)
         return self.finished(batch)
 
@@ -131,7 +131,7 @@ class StepModule(pl.LightningModule, ABC):
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Count the time inside as that of a training step's phase."""
-        return self.clock(name, self.device) if self.training else contextlib.nullcontext()
+        return self.timer(name, self.device) if self.training else contextlib.nullcontext()
 
     def exchange_gradients(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Let the strategy exchange gradients in the backward inside, or hold them back."""
@@ -141,7 +141,7 @@ class StepModule(pl.LightningModule, ABC):
         assert strategy is not None
         return strategy.block_backward_sync()
 
-    # -- evaluation -------------------------------------------------------------------------------------------------------------
+    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[tuple[Batch, float]], prefix: str = "validation") -> dict[str, float]:
@@ -150,16 +150,16 @@ class StepModule(pl.LightningModule, ABC):
         self.eval()
         with self.averaged():
             for batch, share in loader:
-                mark("validation")
-                moved = self.transfer_batch_to_device(batch, self.device, 0)
-                prepared = self.finished(moved)
+                heartbeat("validation")
+                finished = self.finished(self.transfer_batch_to_device(batch, self.device, 0))
                 with self.forward_context():
-                    meter.add(self(self.loss, prepared), share)
+                    meter.add(self(self.loss, finished), share)
         self.train(training)
-        mark("between steps")
+        heartbeat("between steps")
         return meter.read(prefix)
 
     def forward_context(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute inside in the trainer's precision."""
         return contextlib.nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -167,7 +167,7 @@ class StepModule(pl.LightningModule, ABC):
         with self.phase("copy"):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    # -- averaged weights ---------------------------------------------------------------------------------------------------------
+    # -- averaged weights ----------------------------------------------------------------------------------------------
 
     def _trainable(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -185,7 +185,7 @@ class StepModule(pl.LightningModule, ABC):
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights in place inside the block; without averaging, change nothing."""
-        self.guard.settle(self.settings)
+        self.guard.flush(self.settings)
         weights = self._trainable() if self._average is not None else {}
         kept = {name: weight.clone() for name, weight in weights.items()}
         for name, weight in weights.items():
@@ -196,11 +196,11 @@ class StepModule(pl.LightningModule, ABC):
             for name, weight in weights.items():
                 weight.copy_(kept[name])
 
-    # -- what a checkpoint holds beside weights -------------------------------------------------------------------------------------
+    # -- what a checkpoint holds beside weights ------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the meter's sums, the skipped steps and the averaged weights (called by Lightning on every rank)."""
-        self.guard.settle(self.settings)
+        self.guard.flush(self.settings)
         self.meter.fold()
         checkpoint["meter"] = {"sums": dict(self.meter.sums), "weights": dict(self.meter.weights)}
         checkpoint["skipped"] = self.guard.skipped

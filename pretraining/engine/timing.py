@@ -1,4 +1,4 @@
-"""Where the time of a step goes: seconds per phase, on the host's clock for CPUs and by events on the device for GPUs."""
+"""Where the time of a step goes: seconds per phase, by the host's clock on CPUs and by events of the device on GPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 
-class PhaseClock:
+class PhaseTimer:
     """Adds up the time of named phases. Measuring never makes the host wait; reading does, once per log interval."""
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class PhaseClock:
 
     @contextlib.contextmanager
     def __call__(self, phase: str, device: torch.device) -> Iterator[None]:
-        """Time what is inside."""
+        """Time the block."""
         if device.type != "cuda":
             started = time.perf_counter()
             yield
@@ -32,7 +32,7 @@ class PhaseClock:
         self._events.append((phase, begin, end))
 
     def read(self) -> dict[str, float]:
-        """Give the seconds of each phase so far."""
+        """Sum up the seconds of each phase so far."""
         for phase, begin, end in self._events:
             end.synchronize()
             self._seconds[phase] = self._seconds.get(phase, 0.0) + begin.elapsed_time(end) / 1e3

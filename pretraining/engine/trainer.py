@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from torch import nn
 
 from pretraining.distributed.environment import step_tasks
 from pretraining.engine.batch import StepSettings
@@ -27,11 +28,20 @@ from pretraining.runs.directory import RunDirectory
 
 @dataclass(kw_only=True)
 class TrainerSettings:
-    """How a run is computed. All cadences are in optimizer steps; 0 means never.
+    """How a run is computed. Cadences (`*_every`) are in optimizer steps; the last step is always due, at 0 it alone.
 
-    `accumulate` is the number of micro-batches per step and rank; `clip_norm` the largest global gradient norm, or null. `compile`
-    compiles the backbone's layers; `recompute` keeps their inputs alone and computes the rest again in the backward pass; `winograd`
-    lets 3x3 convolutions in bf16 on CPUs use the faster algorithm of `pretraining.kernels.winograd`.
+    - `accelerator`, `strategy`, `devices`, `num_nodes`: a process per device; ddp copies the weights, fsdp shards them.
+    - `precision`: of forward and backward passes; auto takes bf16 where the hardware is faster at it.
+    - `max_steps`, `accumulate`: optimizer steps of the run, and micro-batches per step and rank.
+    - `clip_norm`: the largest global norm of a gradient; a longer one is scaled down. None: no limit.
+    - `log_every`, `val_every`, `checkpoint_every`, `handoff_every`: when to log, evaluate, save and hand over.
+    - `keep_last`: newest checkpoints that are kept beside the best. `background_checkpoints`: write a copy of the state
+      while training goes on.
+    - `on_nonfinite`: whether a gradient that is not finite stops the run or skips its step.
+    - `compile`: compile the backbone's layers. `activation_checkpointing`: keep their inputs alone and compute the rest
+      again in the backward pass.
+    - `winograd`: let 3x3 convolutions in bf16 on CPUs use the algorithm of `pretraining.kernels.winograd`.
+    - `timeout`: seconds without progress after which a rank gives up and names the rank that it waits for.
     """
 
     accelerator: Literal["cpu", "cuda"] = "cpu"
@@ -50,7 +60,7 @@ class TrainerSettings:
     background_checkpoints: bool = False
     on_nonfinite: Literal["stop", "skip"] = "stop"
     compile: bool = False
-    recompute: bool = False
+    activation_checkpointing: bool = False
     winograd: bool = True
     timeout: int = 1800
 
@@ -68,7 +78,7 @@ class TrainerSettings:
             )
         if self.accelerator == "cuda" and torch.cuda.device_count() < self.devices:
             raise RunError(
-                f"trainer.devices={self.devices} GPUs were asked for, but this machine has {torch.cuda.device_count()}: "
+                f"trainer.devices={self.devices} GPUs were asked for: this machine has {torch.cuda.device_count()}: "
                 "lower trainer.devices, or use trainer=cpu"
             )
 
@@ -94,29 +104,29 @@ def train(
     module.settings = replace(step_settings, replay=run.path)
     if settings.precision == "fp64":
         module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
-    winograd.allow(module, settings.winograd)
+    choose_kernels(module, settings)
     for logger in loggers:
         if isinstance(logger, CsvHistory):
-            logger.cut_back(_step_of(run.checkpoint))
-    saver = Checkpointing(
-        run.checkpoints, every=settings.checkpoint_every, keep_last=settings.keep_last, monitor=monitor
-    )
+            logger.cut_back(-1 if run.checkpoint is None else int(run.checkpoint.stem.removeprefix("step-")))
+    every, keep_last = settings.checkpoint_every, settings.keep_last
+    saver = Checkpointing(run.checkpoints, every=every, keep_last=keep_last, monitor=monitor)
     watchdog = Watchdog(run.path, timeout=settings.timeout)
     trainer = build_trainer(settings, loggers, [watchdog, *callbacks, saver], run.path)
     trainer.fit(module, loader, ckpt_path=None if run.checkpoint is None else str(run.checkpoint), weights_only=True)
     return trainer
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    return -1 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
+def choose_kernels(module: nn.Module, settings: TrainerSettings) -> None:
+    """Let a module use the hand-written kernels that the settings allow."""
+    winograd.allow(module, settings.winograd)
 
 
 def build_trainer(
     settings: TrainerSettings, loggers: list[Any], callbacks: list[pl.Callback], directory: Path
 ) -> pl.Trainer:
-    """Set Lightning's Trainer up so that it loops, places and saves, and decides nothing else. `precision` has been chosen."""
+    """Build a Trainer that loops, places and saves, and decides nothing else; `precision` has been chosen before."""
     names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
-    # Lightning knows no float64 for sharded weights; `train` has made them so, and tokens and indices need no conversion.
+    # Lightning knows no float64 for sharded weights; `train` has made them so, and tokens need no conversion.
     precision = "fp32" if settings.strategy == "fsdp" and settings.precision == "fp64" else settings.precision
     return pl.Trainer(
         accelerator=settings.accelerator,
@@ -153,7 +163,7 @@ def _strategy(settings: TrainerSettings) -> Any:
         from pretraining.distributed.fsdp import ShardedStrategy
 
         return ShardedStrategy(backend=backend, timeout=patience)
-    # With more than 2 ranks DDP regroups its buckets after the first step, and a resumed run would sum in another order.
+    # With more than 2 ranks DDP regroups its buckets after the first step: a resumed run would sum in another order.
     return DDPStrategy(
         process_group_backend=backend,
         find_unused_parameters=settings.ranks > 2,

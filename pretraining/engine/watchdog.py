@@ -1,7 +1,8 @@
 """Names a hang: which rank stopped where, on every rank that waits for it, within a time limit.
 
-Every rank posts where it is to the process group's key-value store, from a thread and without a collective, so that posting never
-waits for another rank. A rank that has made no progress for the limit reads what the others posted, says it, and leaves.
+Every rank posts where it is to the process group's key-value store, from a thread and without a collective, so that
+posting never waits for another rank. A rank that has made no progress for the limit reads what the others posted, says
+it, and leaves.
 """
 
 from __future__ import annotations
@@ -25,52 +26,52 @@ PATIENCE_SECONDS = 3.0  # for an answer of the store, whose process may be the o
 PHASES = ("data", "forward and backward", "update", "between steps", "validation")  # of one step, in their order
 
 
-class Place(NamedTuple):
-    """Where a process is in its run, and since when."""
+class Heartbeat(NamedTuple):
+    """The last sign of progress of a process: the phase that it entered then."""
 
     step: int
     phase: str
     since: float  # time.time()
 
 
-class Post(NamedTuple):
-    """What a rank last said: its place, and when it said so."""
+class Posted(NamedTuple):
+    """The last heartbeat that a rank has posted, and when it posted it."""
 
     step: int
     phase: str
     since: float
-    posted: float
+    at: float
 
 
-_place = Place(0, "start", time.time())
+_last = Heartbeat(0, "start", time.time())
 
 
-def mark(phase: str, step: int | None = None) -> None:
-    """Say that this process has got somewhere. Costs nothing worth measuring: call it as often as there is progress."""
-    global _place
-    _place = Place(_place.step if step is None else step, phase, time.time())
+def heartbeat(phase: str, step: int | None = None) -> None:
+    """Note that this process makes progress. Costs nothing worth measuring: call it as often as there is any."""
+    global _last
+    _last = Heartbeat(_last.step if step is None else step, phase, time.time())
 
 
 class Watchdog(pl.Callback):
-    """Ends this process with exit code 86 after `timeout` seconds without progress, having said and written which rank is behind.
+    """Ends this process with exit code 86 after `timeout` seconds without heartbeat, and reports which rank is behind.
 
-    `directory` gets `hang-rank-R.txt`: every rank's last place, and what each thread of this rank was doing.
+    `directory` gets `hang-rank-R.txt`: every rank's last heartbeat, and what each thread of this rank was doing.
     """
 
     def __init__(self, directory: Path, *, timeout: float) -> None:
         self.directory, self.timeout = directory, timeout
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self._posts: Any = None
+        self._store: Any = None
         self._rank = self._ranks = 0
 
-    # -- where the run is -------------------------------------------------------------------------------------------------------------
+    # -- where the run is ----------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to watch."""
         self._rank, self._ranks = trainer.global_rank, trainer.world_size
-        mark("data", trainer.global_step)
-        self._posts = _own_connection() if self._ranks > 1 else None
+        heartbeat("data", trainer.global_step)
+        self._store = _own_connection() if self._ranks > 1 else None
         self._over.clear()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -79,17 +80,17 @@ class Watchdog(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The data are there."""
-        mark("forward and backward", trainer.global_step)
+        heartbeat("forward and backward", trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """The gradient is there."""
-        mark("update")
+        heartbeat("update")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The step is taken; evaluation, hand-off and checkpoint follow."""
-        mark("between steps", trainer.global_step)
+        heartbeat("between steps", trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop watching."""
@@ -101,22 +102,21 @@ class Watchdog(pl.Callback):
         if self._ranks > 1 and isinstance(exception, RuntimeError):
             print(self._report("an error on this rank"), file=sys.stderr, flush=True)
 
-    # -- watching -----------------------------------------------------------------------------------------------------------------------
+    # -- watching ------------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         while not self._over.wait(min(self.timeout / 10, 10.0)):
-            place = _place
-            self._post(place)
-            if time.time() - place.since > self.timeout and not self._over.is_set():
-                self._leave(time.time() - place.since)
+            last = _last
+            self._post(last)
+            if time.time() - last.since > self.timeout and not self._over.is_set():
+                self._leave(time.time() - last.since)
 
-    def _post(self, place: Place) -> None:
-        if self._posts is None:
+    def _post(self, last: Heartbeat) -> None:
+        if self._store is None:
             return
-        with contextlib.suppress(
-            dist.DistError
-        ):  # rank 0, which keeps the store, is stuck or gone: that is for `_report` to say
-            self._posts.set(f"place/{self._rank}", json.dumps([*place, time.time()]))
+        # An error says that rank 0, which keeps the store, is stuck or gone: `_report` tells.
+        with contextlib.suppress(dist.DistError):
+            self._store.set(f"heartbeat/{self._rank}", json.dumps([*last, time.time()]))
 
     def _leave(self, seconds: float) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -131,50 +131,45 @@ class Watchdog(pl.Callback):
 
     def _report(self, reason: str) -> str:
         now = time.time()  # before the questions, which may take long
-        posts = self._read(now)
+        posted = self._read(now)
         lines = [f"rank {self._rank}: {reason}"]
-        for rank, post in sorted(posts.items()):
-            if post is None:
-                lines.append(
-                    f"  rank {rank}: no answer"
-                    + (", and with it the store of what the others posted" if rank == 0 else "")
-                )
+        for rank, last in sorted(posted.items()):
+            if last is None:
+                also = ", and with it the store of what the others posted" if rank == 0 else ""
+                lines.append(f"  rank {rank}: no answer{also}")
             else:
-                spent, ago = now - post.since, max(0.0, now - post.posted)
-                lines.append(f"  rank {rank}: step {post.step}, {post.phase} for {spent:.0f} s, said {ago:.0f} s ago")
-        behind = behind_of(posts, silent_after=0.3 * self.timeout, now=now)
+                spent, ago = now - last.since, max(0.0, now - last.at)
+                lines.append(f"  rank {rank}: step {last.step}, {last.phase} for {spent:.0f} s, said {ago:.0f} s ago")
+        behind = ranks_behind(posted, silent_after=0.3 * self.timeout, now=now)
         if behind:
             lines.append("behind: rank " + ", ".join(map(str, behind)))
         return "\n".join(lines)
 
-    def _read(self, now: float) -> dict[int, Post | None]:
-        posts: dict[int, Post | None] = {self._rank: Post(*_place, now)}
+    def _read(self, now: float) -> dict[int, Posted | None]:
+        posted: dict[int, Posted | None] = {self._rank: Posted(*_last, now)}
         for rank in range(self._ranks):
             if rank == self._rank:
                 continue
-            answer = _in_time(self._posts, f"place/{rank}")
-            posts[rank] = None if answer is None else Post(*answer)
+            answer = _read_in_time(self._store, f"heartbeat/{rank}")
+            posted[rank] = None if answer is None else Posted(*answer)
             if answer is None and rank == 0:
                 break  # the store lives there: each further question would wait in vain
-        return posts
+        return posted
 
 
-def behind_of(posts: dict[int, Post | None], *, silent_after: float, now: float) -> list[int]:
-    """Find the ranks that the others wait for: those that say nothing any more, else those that have come least far."""
-    silent = [rank for rank, post in posts.items() if post is None or now - post.posted > silent_after]
+def ranks_behind(posted: dict[int, Posted | None], *, silent_after: float, now: float) -> list[int]:
+    """Find the ranks that the others wait for: those that have stopped posting, else those that have come least far."""
+    silent = [rank for rank, last in posted.items() if last is None or now - last.at > silent_after]
     if silent:
         return sorted(silent)
-    places = {
-        rank: (post.step, PHASES.index(post.phase) if post.phase in PHASES else -1)
-        for rank, post in posts.items()
-        if post
-    }
-    least = min(places.values())
-    return sorted(rank for rank, place in places.items() if place == least) if least < max(places.values()) else []
+    phases = {phase: number for number, phase in enumerate(PHASES)}
+    reached = {rank: (last.step, phases.get(last.phase, -1)) for rank, last in posted.items() if last}
+    least = min(reached.values())
+    return sorted(rank for rank, at in reached.items() if at == least) if least < max(reached.values()) else []
 
 
-def _in_time(store: Any, key: str) -> Any:
-    """Read a key, or None if that takes too long: a store whose process is stopped keeps even a timed request waiting."""
+def _read_in_time(store: Any, key: str) -> Any:
+    """Read a key, or None after a while: a store whose process is stopped keeps even timed requests waiting."""
     answers: list[Any] = []
 
     def answer() -> None:

@@ -48,10 +48,11 @@ class Handoff:
 
 
 def read(reference: str, *, modality: Modality | None = None, tower: str | None = None, seed: int = 0) -> Handoff:
-    """Read a hand-off: a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), or `SCHEME:NAME` for a
-    checkpoint of a home library of the `modality` (hf:, torchvision:).
+    """Read a hand-off: a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), or
+    `SCHEME:NAME` for a checkpoint of a home library of the `modality` (hf:, torchvision:).
 
-    `tower` names the one that is wanted of several. Raises `HandoffError` for anything missing, altered, pickled, unknown or foreign.
+    `tower` names the one that is wanted of several. Raises `HandoffError` for anything missing, altered, pickled,
+    unknown or foreign.
     """
     if reference.startswith("random:"):
         return _randomised(reference.removeprefix("random:"), modality, tower, seed)
@@ -80,7 +81,8 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
             " (it has checkpoints, not a hand-off: name its handoff/last)" if (directory / "handoff").exists() else ""
         )
         raise HandoffError(
-            f"handoff={path}: no handoff.json there{hint}. Give a directory written by pretraining (run_dir/handoff/last), "
+            f"handoff={path}: no handoff.json there{hint}. Give a directory written by pretraining "
+            "(run_dir/handoff/last), "
             "hf:NAME_OR_DIR, torchvision:NAME or random:DIR"
         )
     try:
@@ -91,12 +93,14 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
         raise HandoffError(f"{directory}/handoff.json is not readable ({error}): write the hand-off again") from error
     if version not in (2, VERSION):
         raise HandoffError(
-            f"{directory} has format version {version}, this release reads 2 and {VERSION}: use the release that wrote it"
+            f"{directory} has format version {version}, this release reads 2 and {VERSION}: use the release that "
+            "wrote it"
         )
     pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
     if pickled:
         raise HandoffError(
-            f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it, weights are safetensors"
+            f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it, weights are "
+            "safetensors"
         )
     for name, digest in digests.items():
         if not (directory / name).is_file():
@@ -153,7 +157,8 @@ def _class(described: dict[str, Any], kind: type, modality: Modality | None) -> 
     found = class_in(trusted_packages(modality), described["_target_"])
     if found is None or not issubclass(found, kind):
         raise HandoffError(
-            f"the hand-off asks for {described['_target_']!r}, which is no {kind.__name__} of this package: refused, it may run "
+            f"the hand-off asks for {described['_target_']!r}, which is no {kind.__name__} of this package: refused, "
+            "it may run "
             "foreign code"
         )
     return found
@@ -186,7 +191,8 @@ def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
     if target is None:
         known = "" if modality is None else f", {', '.join(f'{each}:NAME' for each in modality.readers)}"
         raise HandoffError(
-            f"handoff={scheme}:{name} is not read for {modality or 'this'}: give a directory written by pretraining{known} or random:DIR"
+            f"handoff={scheme}:{name} is not read for {modality or 'this'}: give a directory written by "
+            f"pretraining{known} or random:DIR"
         )
     module, _, function = target.rpartition(".")
     try:

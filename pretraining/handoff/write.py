@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pretraining.cache import sha256
+from pretraining.cache import sha256, sync
 from pretraining.errors import HandoffError
 from pretraining.modality import Tower
 
@@ -35,19 +34,18 @@ def write(
     Where `directory` exists already (a resumed run passing the same step), the two must agree, and the first stays.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    for left in directory.parent.glob(f".{directory.name}-*"):  # by a run killed at this
-        shutil.rmtree(left)
-    beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    beside = directory.with_name(f".{directory.name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed here
+    beside.mkdir()
     try:
         _fill(beside, towers, origin, heads, recipe or {})
         if directory.exists():
             _compare(directory, beside)
         else:
             for path in sorted(beside.rglob("*")):
-                _sync(path)
-            beside.chmod(0o755)
+                sync(path)
             beside.rename(directory)
-            _sync(directory.parent)
+            sync(directory.parent)
     except SafetensorError as error:  # of a write: it says in words what an OSError says by number
         raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(directory)) from error
     finally:
@@ -84,20 +82,14 @@ def _fill(
 
 
 def described_part(part: Any) -> dict[str, Any]:
+    """Describe a backbone or preprocessing by its class and plain arguments."""
     return {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", "kwargs": part.kwargs}
 
 
 def described_tower(tower: Tower, place: str) -> dict[str, Any]:
+    """Describe a tower whose files lie in the directory `place` of a hand-off."""
     described = {"backbone": described_part(tower.backbone), "preprocess": described_part(tower.preprocess)}
     return {"modality": tower.backbone.modality.name, "directory": place, **described}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _compare(existing: Path, fresh: Path) -> None:

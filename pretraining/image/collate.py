@@ -27,7 +27,8 @@ class StackImages:
         if images.shape[1] != self.preprocess.channels:
             raise ValueError(
                 f"images have {images.shape[1]} channel(s), but the backbone takes {self.preprocess.channels}: set "
-                f"preprocess.channels={images.shape[1]} with as many numbers in preprocess.mean and preprocess.std, or decode others"
+                f"preprocess.channels={images.shape[1]} with as many numbers in preprocess.mean and preprocess.std, "
+                "or decode others"
             )
         batch: Batch = {"images": images}
         return batch if examples.labels is None else batch | {"labels": torch.from_numpy(examples.labels)}
@@ -47,7 +48,10 @@ class StackImages:
 
 
 class LabelledImages(StackImages):
-    """Hands pixels on with their classes. Training images become views on the device; others are prepared as downstream."""
+    """Hands pixels on with their classes.
+
+    Training images become views on the device; others are prepared as downstream.
+    """
 
     def __call__(self, examples: ImageExamples, keys: Keys) -> Batch:
         """Turn raw images and labels into tensors."""

@@ -21,8 +21,8 @@ LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey
 class ImagePreprocess(Preprocess):
     """Takes the centre square of each image, resizes it with antialiasing and normalises it.
 
-    `crop` is the square's share of the shorter side; `mean` and `std` are per channel, of values in [0, 1]. Grey images are repeated for
-    three channels, coloured ones become their luminance for one.
+    `crop` is the square's share of the shorter side; `mean` and `std` are per channel, of values in [0, 1]. Grey images
+    are repeated for three channels, coloured ones become their luminance for one.
     """
 
     modality = IMAGE
@@ -41,7 +41,8 @@ class ImagePreprocess(Preprocess):
             raise ValueError(f"preprocess.channels={channels}: choose 1 (grey) or 3 (red, green, blue)")
         if not len(mean) == len(std) == channels:
             raise ValueError(
-                f"preprocess.mean and preprocess.std have {len(mean)} and {len(std)} numbers for {channels} channel(s): "
+                f"preprocess.mean and preprocess.std have {len(mean)} and {len(std)} numbers for {channels} "
+                "channel(s): "
                 "give one per channel"
             )
         if interpolation not in ("bilinear", "bicubic"):

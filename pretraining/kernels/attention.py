@@ -1,6 +1,7 @@
 """Attention of documents to themselves: grouped by length on a CPU, masked rows of static shape elsewhere.
 
-Shapes: B rows, T tokens, N tokens of the stream, D width, H heads, d width of a head; G documents of a group, L its longest.
+Shapes: B rows, T tokens, N tokens of the stream, D width, H heads, d width of a head; G documents of a group, L its
+longest.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretraining.kernels.dropout import drawn, kept
+from pretraining.kernels.dropout import draw_kept, zero_dropped
 
 SHORTEST_SHARE = 0.7  # of a group's longest document: a shorter one opens a group of its own
 SHORT = 16  # tokens: documents up to this length make one group
@@ -38,18 +39,15 @@ class Layout(NamedTuple):
     groups: list[Group]
     from_outputs: Tensor | None  # int64 [N * H], the row of each token and head among all groups' outputs
     from_inputs: Tensor | None  # int64 [N * 3 * H], and among all groups' inputs
-    mask: (
-        Tensor | None
-    )  # bool [B, 1, T, T] where there are no groups: the stream keeps its padding, so that shapes are static
+    mask: Tensor | None  # bool [B, 1, T, T] where there are no groups: the stream keeps its padding, shapes are static
 
 
 def lay_out(document_ids: Tensor, heads: int, *, keep_padding: bool) -> Layout:
-    """Lay a batch out. `documents` [B, T] numbers the documents of each row; 0 is padding."""
+    """Lay a batch out. `document_ids` [B, T] numbers the documents of each row; 0 is padding."""
     if keep_padding:
         everything = torch.arange(document_ids.numel(), device=document_ids.device)
-        return Layout(
-            everything, everything, [], None, None, document_ids[:, None, :, None] == document_ids[:, None, None, :]
-        )
+        mask = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+        return Layout(everything, everything, [], None, None, mask)
     starts, lengths = _documents(document_ids.numpy())
     order = np.argsort(-lengths, kind="stable")
     starts, lengths = starts[order], lengths[order]
@@ -102,9 +100,9 @@ def _grouped(lengths: np.ndarray) -> list[tuple[int, int]]:
 
 
 def attend(projected: Tensor, layout: Layout, *, heads: int, window: int | None, rate: float) -> Tensor:
-    """Attend: queries, keys and values [N, 3 * D] -> [N, D]. A token sees its document, and at most `window` tokens to either side.
+    """Attend: queries, keys and values [N, 3 * D] -> [N, D]; each token sees its document.
 
-    `rate` is the dropout of attention weights.
+    `window` is the most tokens that it sees to either side, `rate` the dropout of attention weights.
     """
     if layout.mask is not None:
         return _attend_rows(projected, layout.mask, heads, window, rate)
@@ -137,7 +135,7 @@ def _near(tokens: int, window: int, device: torch.device) -> Tensor:
 
 
 def _added(group: Group, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    """Give what is added to a group's scores, [G or 1, 1, 1 or L, L], or None."""
+    """Compute what is added to a group's scores, [G or 1, 1, 1 or L, L], or None."""
     seen = None if group.valid is None else group.valid[:, None, None]
     if window is not None and window < group.size[1] - 1:
         near = _near(group.size[1], window, torch.device("cpu"))
@@ -146,7 +144,7 @@ def _added(group: Group, window: int | None, dtype: torch.dtype) -> Tensor | Non
 
 
 class _Grouped(torch.autograd.Function):
-    """Attention by plain matrix products, group by group, with its derivative written out: that of each gather is a gather again."""
+    """Attention by matrix products, group by group, with its derivative written out: that of a gather is a gather."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layout: Layout, heads: int, window: int | None, rate: float) -> Tensor:
@@ -161,9 +159,9 @@ class _Grouped(torch.autograd.Function):
             if added is not None:
                 scores.view(count, heads, longest, longest).add_(added)
             weights = torch.softmax(scores, -1)
-            keep = drawn(weights, rate) if rate else None
+            keep = draw_kept(weights, rate) if rate else None
             out = attended[filled : filled + len(group.outputs)].view(count * heads, longest, -1)
-            torch.bmm(weights if keep is None else kept(weights, keep), value, out=out)
+            torch.bmm(weights if keep is None else zero_dropped(weights, keep), value, out=out)
             saved += [inputs, weights, keep]
             filled += len(group.outputs)
         ctx.save_for_backward(*saved)
@@ -184,9 +182,9 @@ class _Grouped(torch.autograd.Function):
             if keep is not None:
                 outer.mul_(1.0 / (1.0 - ctx.rate))
             to_weights = torch.bmm(outer, value.transpose(1, 2))
-            to_weights = to_weights if keep is None else kept(to_weights, keep)
+            to_weights = to_weights if keep is None else zero_dropped(to_weights, keep)
             to_query, to_key, to_value = found[filled : filled + len(group.inputs)].view(3, count * heads, longest, -1)
-            torch.bmm((weights if keep is None else kept(weights, keep)).transpose(1, 2), outer, out=to_value)
+            torch.bmm((weights if keep is None else zero_dropped(weights, keep)).transpose(1, 2), outer, out=to_value)
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             torch.bmm(to_scores, key, out=to_query)
             torch.bmm(to_scores.transpose(1, 2), query, out=to_key)

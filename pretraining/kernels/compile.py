@@ -1,7 +1,7 @@
 """C code of this package, compiled for the machine that runs it, when it first asks, and kept.
 
-The compiler is the machine's own ($CC, else cc). Where there is none, `library` says so once and gives None; torch's operations then do
-the same, slower.
+The compiler is the machine's own ($CC, else cc). Where there is none, `library` says so once and gives None; torch's
+operations then do the same, slower.
 """
 
 from __future__ import annotations
@@ -20,17 +20,9 @@ import torch
 
 from pretraining.cache import build_once, key
 
-# Sums may be reordered, which vectors need. Not -ffast-math, which makes the whole process round its smallest numbers to zero.
-FLAGS = [
-    "-O3",
-    "-std=c11",
-    "-fPIC",
-    "-shared",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-signed-zeros",
-    "-fassociative-math",
-]
+# Sums may be reordered, which vectors need. Not -ffast-math: it makes the whole process round tiny numbers to 0.
+FLAGS = ["-O3", "-std=c11", "-fPIC", "-shared"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 
 
 @functools.cache
@@ -43,21 +35,20 @@ def library(*sources: Path, otherwise: str) -> ctypes.CDLL | None:
     compiler = os.environ.get("CC", "cc").split()
     file = f"{sources[0].stem}.so"
     try:
-        version = subprocess.run(
-            [*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60
-        ).stdout
+        version = _run([*compiler, "--version"])
         texts = [source.read_text("utf-8") for source in sources]
         parts = {"sources": texts, "flags": FLAGS, "compiler": [*compiler, version], "machine": _machine()}
-        directory = build_once(
-            cache / "compiled" / key(parts), lambda partial: _compile(compiler, sources, partial / file)
-        )
+        place = cache / "compiled" / key(parts)
+        directory = build_once(place, lambda partial: _compile(compiler, sources, partial / file))
         return ctypes.CDLL(str(directory / file))
     except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        print(
-            f"{otherwise}, slower than compiled code: {' '.join(compiler)} gave no library: {reason}", file=sys.stderr
-        )
+        reason = f"{' '.join(compiler)} gave no library: {getattr(error, 'stderr', None) or error}"
+        print(f"{otherwise}, slower than compiled code: {reason}", file=sys.stderr)
         return None
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 def _machine() -> list[str]:
@@ -66,32 +57,26 @@ def _machine() -> list[str]:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
-    return [platform.system(), platform.machine(), *(line for line in lines if line.startswith(("flags", "Features")))][
-        :3
-    ]
+    able = [line for line in lines if line.startswith(("flags", "Features"))]
+    return [platform.system(), platform.machine(), *able[:1]]
 
 
 def _compile(compiler: list[str], sources: tuple[Path, ...], target: Path) -> None:
     """Use the processor's own instructions where the compiler knows how to ask for them."""
-    common = [
-        *compiler,
-        *FLAGS,
-        *(str(source) for source in sources if source.suffix == ".c"),
-        "-o",
-        str(target),
-        "-lm",
-    ]
+    code = (str(source) for source in sources if source.suffix == ".c")
+    common = [*compiler, *FLAGS, *code, "-o", str(target), "-lm"]
     try:
-        subprocess.run([*common, "-march=native"], capture_output=True, text=True, check=True, timeout=120)
+        _run([*common, "-march=native"])
     except subprocess.CalledProcessError:
-        subprocess.run(common, capture_output=True, text=True, check=True, timeout=120)
+        _run(common)
 
 
 def in_threads(routine: Any, job: Any, *, most: int) -> None:
-    """Call the C function `routine(job)` at once in as many threads as torch uses, at most `most`; `job` is a structure.
+    """Call the C function `routine(job)` in as many threads as torch uses, at most `most`; `job` is a structure.
 
-    The threads are torch's own where its OpenMP is GNU's or takes its calls: others would wait for a core on which one of torch's still
-    looks for work. Raises MemoryError where `job.failed` is then set, as our code does where it finds no memory.
+    The threads are torch's own where its OpenMP is GNU's or takes its calls: others would wait for a core on which one
+    of torch's still looks for work. Raises MemoryError where `job.failed` is then set, as our code does where it finds
+    no memory.
     """
     threads, start = min(torch.get_num_threads(), most), _openmp()
     if threads > 1 and start is not None:

@@ -16,10 +16,11 @@ _SCORES_AT_ONCE = 2**27  # elsewhere: what is held in single precision beside th
 
 
 def vocabulary_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
-    """Sum -log softmax(hidden @ weight.T + bias)[label] over predictions, `NO_LABEL` entries left out. [], in single precision at least.
+    """Sum -log softmax(hidden @ weight.T + bias)[label] over predictions but `NO_LABEL` entries. [], at least fp32.
 
-    `hidden` [K, D], `weight` [V, D], `bias` [V], `labels` int64 [K]. Products are computed as autocast would; the softmax is not rounded.
-    Its derivative takes the place of the scores, so that neither they nor their gradient are ever copied.
+    `hidden` [K, D], `weight` [V, D], `bias` [V], `labels` int64 [K]. Products are computed as autocast would; the
+    softmax is not rounded. Its derivative takes the place of the scores, so that neither they nor their gradient are
+    ever copied.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -42,9 +43,8 @@ class _CrossEntropy(torch.autograd.Function):
             logs = torch.log_softmax(scores, 1, dtype=exact)
             total -= (logs.gather(1, wanted[here])[:, 0] * counted[here]).sum()
             if any(ctx.needs_input_grad):
-                scores.copy_(
-                    logs.exp_().scatter_add_(1, wanted[here], logs.new_full((1, 1), -1.0).expand(len(logs), 1))
-                )
+                minus = logs.new_full((1, 1), -1.0).expand(len(logs), 1)
+                scores.copy_(logs.exp_().scatter_add_(1, wanted[here], minus))
         ctx.save_for_backward(hidden, weight, found, counted)
         return total
 

@@ -1,8 +1,8 @@
-"""3x3 convolutions of stride 1 on CPUs in bf16 by Winograd's algorithm, in C code (winograd*.c): 2.25 times fewer multiplications.
+"""3x3 convolutions of stride 1 in bf16 on CPUs by Winograd's algorithm, in C: 2.25 times fewer multiplications.
 
-F(2x2, 3x3) of Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks (section 4.1). It rounds transformed images and
-filters to bf16 where the direct algorithm rounds filters and results alone: outputs and gradients are off by 1.9 to 2.4 times as much
-as the direct algorithm's, 0.4 % of their norm. Sums are fp32.
+F(2x2, 3x3) of Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks (section 4.1). It rounds
+transformed images and filters to bf16 where the direct algorithm rounds filters and results alone: outputs and
+gradients are off by 1.9 to 2.4 times as much as the direct algorithm's, 0.4 % of their norm. Sums are fp32.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ class _Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("images", "filters", "maps")),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("count", "height", "width", "in_channels", "out_channels", "following", "failed")
-        ),
+        *((name, ctypes.c_int64) for name in ("count", "height", "width", "in_channels", "out_channels")),
+        *((name, ctypes.c_int64) for name in ("following", "failed")),
     )
 
 
@@ -45,8 +43,9 @@ class _FilterJob(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Load the C code; None where the processor lacks bf16 vectors, or has AMX, with which the direct algorithm is faster, or where
-    nothing can compile it, which is said once.
+    """Load the C code; None where the processor lacks bf16 vectors or nothing can compile it, which is said once.
+
+    None also on processors with AMX, with which the direct algorithm is faster.
     """
     able = torch.cpu.get_capabilities()
     if not able.get("avx512_bf16", False) or able.get("amx_bf16", False):
@@ -57,9 +56,10 @@ def library() -> ctypes.CDLL | None:
 
 
 class Convolution(nn.Conv2d):
-    """A 3x3 convolution that uses the fast algorithm where it can: in bf16, on a CPU that it suits, on maps of 4x4 and more.
+    """A 3x3 convolution that uses the fast algorithm where it can: in bf16, on a suitable CPU, on maps of 4x4 and more.
 
-    The batch does not matter to that choice, nor to any bit of an output. `winograd=False` on an instance keeps torch's algorithm.
+    The batch does not matter to that choice, nor to any bit of an output. `winograd=False` on an instance keeps torch's
+    algorithm.
     """
 
     winograd = True
@@ -73,13 +73,9 @@ class Convolution(nn.Conv2d):
 
 
 def adopt(model: nn.Module) -> None:
-    """Make each convolution of `model` that the code can compute a `Convolution`; its weights and their name stay what they are."""
+    """Make each convolution of `model` that the code can compute a `Convolution`, of the same weights."""
     for part in model.modules():
-        if (
-            type(part) is nn.Conv2d
-            and _is_plain(part)
-            and part.in_channels % CHANNELS == part.out_channels % CHANNELS == 0
-        ):
+        if type(part) is nn.Conv2d and _is_plain(part):
             part.__class__ = Convolution  # nothing is drawn or copied
 
 
@@ -92,7 +88,8 @@ def allow(model: nn.Module, allowed: bool) -> None:
 
 def _is_plain(part: nn.Conv2d) -> bool:
     shape = (part.kernel_size, part.stride, part.padding, part.dilation, part.groups, part.padding_mode, part.bias)
-    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros", None)
+    fits = part.in_channels % CHANNELS == part.out_channels % CHANNELS == 0
+    return fits and shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros", None)
 
 
 def _suits(images: Tensor, weight: Tensor) -> bool:
@@ -102,13 +99,8 @@ def _suits(images: Tensor, weight: Tensor) -> bool:
         in_bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16
     else:
         in_bf16 = images.dtype == weight.dtype == torch.bfloat16
-    return (
-        in_bf16
-        and images.dim() == 4
-        and images.shape[1] == weight.shape[1]
-        and min(images.shape[2:]) >= SMALLEST
-        and len(images) > 0
-    )
+    fits = images.dim() == 4 and images.shape[1] == weight.shape[1] and len(images) > 0
+    return in_bf16 and fits and min(images.shape[2:]) >= SMALLEST
 
 
 class _Winograd(torch.autograd.Function):

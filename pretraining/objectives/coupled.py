@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pretraining.distributed.collectives import rank
 from pretraining.engine.batch import Batch, Loss
-from pretraining.engine.watchdog import mark
+from pretraining.engine.watchdog import heartbeat
 from pretraining.objectives.base import Objective
 from pretraining.random import seed_everything_at
 
@@ -19,10 +19,10 @@ from pretraining.random import seed_everything_at
 class CoupledObjective(Objective):
     """An objective whose loss compares the examples of a whole step with each other (contrastive losses).
 
-    With several micro-batches the gradient is still that of the whole step, through cached representations (Gao et al. 2021,
-    "Scaling deep contrastive learning batch size under memory limited setup"): represent all without gradient, differentiate the loss by
-    the representations, then represent each micro-batch again and push that derivative through it. Batch normalisation sees
-    micro-batches.
+    With several micro-batches the gradient is still that of the whole step, through cached representations (Gao et al.
+    2021, "Scaling deep contrastive learning batch size under memory limited setup"): represent all without gradient,
+    differentiate the loss by the representations, then represent each micro-batch again and push that derivative
+    through it. Batch normalisation sees micro-batches.
     """
 
     coupled = True
@@ -33,7 +33,10 @@ class CoupledObjective(Objective):
 
     @abstractmethod
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
-        """Compute the loss of this rank's examples against those of all ranks. `representations` [B over all micro-batches, ...]."""
+        """Compute the loss of this rank's examples against those of all ranks.
+
+        `representations` [B over all micro-batches, ...].
+        """
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the loss of one micro-batch by itself."""
@@ -61,7 +64,7 @@ class CoupledObjective(Objective):
 
     def _represent_again(self, batch: Batch, number: int) -> Tensor:
         """Represent under the same dropout each time."""
-        mark("forward and backward")
+        heartbeat("forward and backward")
         seed_everything_at(self.settings.seed, self.global_step, rank(), number)
         with self.phase("forward"):
             return self(self.represent, batch)  # type: ignore[no-any-return]
@@ -69,7 +72,9 @@ class CoupledObjective(Objective):
 
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Normalise by the batch inside the block, but leave running statistics alone: they are updated once per micro-batch."""
+    """Normalise by the batch inside the block, but leave running statistics alone: they are updated once per
+    micro-batch.
+    """
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm.track_running_stats for norm in norms]
     for norm in norms:

@@ -14,8 +14,9 @@ Norm = Literal["full", "scale", "none"]
 class Projector:
     """Linear layers with ReLU between them.
 
-    `hidden` null is the backbone's width. Norms are batch normalisation: `full` learns scale and shift, `scale` only a scale. `bias` is of
-    the linear layers; `init_std` draws their weights from a normal distribution (null: torch's default).
+    `hidden` null is the backbone's width. Norms are batch normalisation: `full` learns scale and shift, `scale` only a
+    scale. `bias` is of the linear layers; `init_std` draws their weights from a normal distribution (null: torch's
+    own).
     """
 
     layers: int
@@ -41,7 +42,7 @@ class Projector:
 
 
 def _norm(kind: Norm, width: int) -> list[nn.Module]:
-    """Give a batch normalisation, or nothing; a shift that is not learnt stays at zero."""
+    """Build a batch normalisation, or nothing; a shift that is not learnt stays at zero."""
     if kind not in ("full", "scale", "none"):
         raise ValueError(f"the projector's norm {kind!r} is unknown: choose full, scale or none")
     if kind == "none":

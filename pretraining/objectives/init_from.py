@@ -1,4 +1,4 @@
-"""Continued pretraining: the heads of the checkpoint that a backbone came from, where the objective has the same ones."""
+"""Continued pretraining: the heads of the checkpoint that a backbone came from, where the objective has the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pretraining.objectives.base import Objective
 
-# Where transformers keeps what we call dense.weight, dense.bias, norm.weight, norm.bias and bias, in BERT's and RoBERTa's family.
+# Where transformers keeps what we call dense, norm and bias, in BERT's and RoBERTa's family.
 TOKEN_HEADS = ("cls.predictions.", "lm_head.")
 PAIR_HEADS = ("cls.seq_relationship.",)
 _SPELLINGS = {"transform.dense.": "dense.", "transform.LayerNorm.": "norm.", "layer_norm.": "norm."}

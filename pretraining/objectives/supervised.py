@@ -1,4 +1,4 @@
-"""Supervised pretraining: predict each example's class. The reference that self-supervised objectives are compared with.
+"""Supervised pretraining: predict each example's class. The reference that self-supervised ones are compared with.
 
 Shapes: B examples of a micro-batch, V views of an example, C classes.
 """

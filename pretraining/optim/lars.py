@@ -1,5 +1,7 @@
-"""Layer-wise adaptive rates (You et al. 2017, "Large batch training of convolutional networks"), in the two forms that SimCLR's published
-recipes use. Nothing waits for the device: the ratios of all layers are computed and applied as tensors.
+"""Layer-wise adaptive rates (You et al. 2017, "Large batch training of convolutional networks") in two published forms.
+
+They are those of SimCLR's recipes. Nothing waits for the device: the ratios of all layers are computed and applied as
+tensors.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ class LARS(Optimizer):
     `form` says what momentum accumulates, with decayed gradient d = g + weight_decay * w:
 
     - `rate_inside`, Google's: rate * trust * |w| / |d| * d, which is then the step.
-    - `rate_outside`, of lightly, solo-learn and others after Bolts: trust * |w| / (|g| + weight_decay * |w| + eps) * d, of which the
-      step is rate times the sum; with `clip` (LARC) the factor before d is divided by the rate and at most 1.
+    - `rate_outside`, of lightly, solo-learn and others after Bolts: trust * |w| / (|g| + weight_decay * |w| + eps) * d,
+      of which the step is rate times the sum; with `clip` (LARC) the factor before d is divided by the rate and at most
+      1.
 
-    Biases and norms take neither decay nor a ratio, as in all of those recipes; `adapt_vectors` gives them a ratio. A zero weight has
-    ratio 1. A zero gradient leaves only decay (`rate_inside`) or nothing (`rate_outside`) to accumulate.
+    Biases and norms take neither decay nor a ratio, as in all of those recipes; `adapt_vectors` gives them a ratio. A
+    zero weight has ratio 1. A zero gradient leaves only decay (`rate_inside`) or nothing (`rate_outside`) to
+    accumulate.
     """
 
     momentum: float
@@ -42,12 +46,12 @@ class LARS(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.form not in ("rate_inside", "rate_outside"):
-            raise ValueError(
-                f"optimizer.form={self.form!r} is unknown: choose rate_inside (Google) or rate_outside (lightly, solo-learn)"
-            )
+            choice = "choose rate_inside (Google) or rate_outside (lightly, solo-learn)"
+            raise ValueError(f"optimizer.form={self.form!r} is unknown: {choice}")
         if not self.trust > 0 or not 0 <= self.momentum < 1:
             raise ValueError(
-                f"optimizer.trust must be above 0 and optimizer.momentum from 0 to below 1, got {self.trust} and {self.momentum}"
+                "optimizer.trust must be above 0 and optimizer.momentum from 0 to below 1, got "
+                f"{self.trust} and {self.momentum}"
             )
         if self.clip and self.form == "rate_inside":
             raise ValueError(
@@ -96,7 +100,7 @@ class LayerwiseSGD(torch.optim.Optimizer):
         torch._foreach_add_(weights, [*steps], alpha=-1.0 if inside else -rate)
 
     def _ratios(self, weights: list[Tensor], gradients: Sequence[Tensor], rate: float, decay: float) -> Tensor:
-        """Compute each tensor's factor; `gradients` are decayed ones where the rate is inside. [tensors], at least single precision"""
+        """Compute each tensor's factor; `gradients` are decayed where the rate is inside. [tensors], at least fp32"""
         settings, dtype = self.settings, torch.promote_types(weights[0].dtype, torch.float32)
         weight, gradient = (
             torch.stack([whole(norm) for norm in torch._foreach_norm([*part], 2)]).to(dtype)

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, described by plain numbers and built for given parameters.
 
-A schedule is a function of the optimizer step alone, so a resumed run continues it exactly and nothing is rescaled behind a config.
+A schedule is a function of the optimizer step alone, so a resumed run continues it exactly and nothing is rescaled
+behind a config.
 """
 
 from __future__ import annotations
@@ -50,17 +51,15 @@ def scale_at(
     final_fraction: float,
     warmup_from: float | None = None,
 ) -> float:
-    """Give the fraction of the peak rate at optimizer step `step`, counted from 0.
+    """Compute the fraction of the peak rate at optimizer step `step`, counted from 0.
 
-    Warm-up is linear: from `warmup_from` at step 0 to 1 at `warmup_steps`, or where that is null (step + 1) / warmup_steps, so that the
-    first step already learns. Decay then goes to `final_fraction` at `max_steps`.
+    Warm-up is linear: from `warmup_from` at step 0 to 1 at `warmup_steps`, or where that is null (step + 1) /
+    warmup_steps, so that the first step already learns. Decay then goes to `final_fraction` at `max_steps`.
     """
     if step < warmup_steps:
-        return (
-            (step + 1) / warmup_steps
-            if warmup_from is None
-            else warmup_from + (1.0 - warmup_from) * step / warmup_steps
-        )
+        if warmup_from is None:
+            return (step + 1) / warmup_steps
+        return warmup_from + (1.0 - warmup_from) * step / warmup_steps
     if schedule == "constant":
         return 1.0
     if schedule == "inverse_sqrt":
@@ -74,8 +73,9 @@ def scale_at(
 class Optimizer(ABC):
     """What all optimizers share: a peak rate and its schedule.
 
-    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it, from `warmup_from` of it (null: one
-    step's share). The rate changes every `hold_steps` steps. `decay_vectors` decays biases and norms, too.
+    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it, from `warmup_from`
+    of it (null: one step's share). The rate changes every `hold_steps` steps. `decay_vectors` decays biases and norms,
+    too.
     """
 
     peak_lr: float
@@ -94,7 +94,8 @@ class Optimizer(ABC):
             )
         if not self.peak_lr > 0 or self.warmup_steps < 0:
             raise ValueError(
-                f"optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0, got {self.peak_lr} and {self.warmup_steps}"
+                "optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0, got "
+                f"{self.peak_lr} and {self.warmup_steps}"
             )
         if self.hold_steps < 1 or not 0.0 <= (self.warmup_from or 0.0) <= 1.0:
             raise ValueError(
@@ -108,28 +109,18 @@ class Optimizer(ABC):
 
     def build(self, groups: list[ParameterGroup], max_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Build the optimizer and its per-step schedule for a run of `max_steps`."""
-        optimizer = self.make(
-            [
-                {
-                    "params": group.parameters,
-                    "lr": self.peak_lr * group.lr_scale,
-                    "weight_decay": self.weight_decay if group.decayed or self.decay_vectors else 0.0,
-                    "decayed": group.decayed,
-                }
-                for group in groups
-            ]
-        )
+        described = []
+        for group in groups:
+            decay = self.weight_decay if group.decayed or self.decay_vectors else 0.0
+            rates = {"lr": self.peak_lr * group.lr_scale, "weight_decay": decay}
+            described.append({"params": group.parameters, **rates, "decayed": group.decayed})
+        optimizer = self.make(described)
         return optimizer, LambdaLR(optimizer, self._scale(max_steps))
 
     def _scale(self, max_steps: int) -> Callable[[int], float]:
-        return lambda step: scale_at(
-            step // self.hold_steps * self.hold_steps,
-            schedule=self.schedule,
-            warmup_steps=self.warmup_steps,
-            max_steps=max_steps,
-            final_fraction=self.final_fraction,
-            warmup_from=self.warmup_from,
-        )
+        names = ("schedule", "warmup_steps", "final_fraction", "warmup_from")
+        numbers: dict[str, Any] = {name: getattr(self, name) for name in names} | {"max_steps": max_steps}
+        return lambda step: scale_at(step // self.hold_steps * self.hold_steps, **numbers)
 
 
 @dataclass(kw_only=True)
@@ -158,7 +149,7 @@ class SGD(Optimizer):
 
 @dataclass(kw_only=True)
 class Adafactor(Optimizer):
-    """Adam with factored second moments, clipped updates and rates relative to the weights (Shazeer & Stern 2018), without momentum.
+    """Adam with factored second moments, clipped updates and rates relative to the weights (Shazeer & Stern 2018).
 
     The rate at a step is the lesser of the schedule's and 1 / sqrt(step), times the root mean square of the weight.
     """
@@ -172,7 +163,7 @@ class Adafactor(Optimizer):
 
 
 def clip_by_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale gradients in place so that their joint 2-norm is at most `max_norm`; returns the norm before. No host synchronisation."""
+    """Scale gradients in place to a joint 2-norm of at most `max_norm`; returns the norm before, unread by the host."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
     gradients = [local(gradient) for gradient in gradients]

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.plugins.io import CheckpointIO
-from torch import Tensor
-from pretraining.cache import pause_for_tests, sha256
-from pretraining.distributed.environment import job_is_ending
-from pretraining.engine.step import StepModule
-from pretraining.errors import CheckpointError, Preempted
 
+from pretraining.cache import sha256
 
 MARKER = "PREEMPTED"  # in the run directory: what a batch script looks for, since launchers garble exit codes
 

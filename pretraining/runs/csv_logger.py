@@ -10,6 +10,8 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from pretraining.cache import replace_file
+
 
 class CsvHistory(Logger):
     """metrics.csv: a row per logged step, a column per metric, empty where a metric was not measured.
@@ -34,10 +36,10 @@ class CsvHistory(Logger):
         """Drop the rows behind `step`, so that a resumed run writes them again, equal."""
         if not self.path.exists():
             return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-            self.columns = list(rows[0]) if rows else ["step"]
-        # A kill in the middle of a write leaves a short last row: it lies behind the checkpoint, whose rows were synced.
+        rows = self.rows()
+        self.columns = list(rows[0]) if rows else ["step"]
+        # A kill in the middle of a write leaves a short last row: it lies behind the checkpoint, whose rows were
+        # synced.
         whole = [row for row in rows if row["step"] and None not in row.values()]
         self._rewrite([row for row in whole if int(row["step"]) <= step])
 
@@ -72,14 +74,10 @@ class CsvHistory(Logger):
             return list(csv.DictReader(file))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        temporary = self.path.with_suffix(".csv.writing")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replace_file(self.path) as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -1,8 +1,7 @@
-"""A run is its directory: claiming it, training in it, continuing it. Knows no objective and no data; finetuning uses it too."""
+"""A run is its directory: claiming it, training in it, continuing it. Pretraining and finetuning use it alike."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -12,11 +11,11 @@ from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.runs.renamed import current
-from pretraining.runs.checkpoint_files import MARKER, newest_valid
-from pretraining.distributed.environment import batch_job
+from pretraining.cache import replace_text, try_lock
+from pretraining.distributed.environment import batch_job, process_rank
 from pretraining.errors import RunError
-from pretraining.distributed.environment import process_rank
+from pretraining.runs.checkpoint_files import MARKER, newest_valid
+from pretraining.runs.renamed import current
 
 # What a resume may change: none of it decides which numbers come out.
 FREE_TO_CHANGE = (
@@ -24,11 +23,7 @@ FREE_TO_CHANGE = (
     "trainer.timeout", "trainer.keep_last", "trainer.background_checkpoints", "logger", "resume", "run_dir", "from_run",
     "progress", "profile", "hydra",
 )  # fmt: skip
-
-
 LOCK = ".lock"  # held by the process that works in a run directory
-
-
 
 
 @dataclass
@@ -47,7 +42,9 @@ class RunDirectory:
             return
         holds_run = (path / "config.yaml").exists()
         if holds_run and resume == "none":
-            raise RunError(f"run_dir={path} already holds a run: add resume=auto to continue it, or choose another run_dir")
+            raise RunError(
+                f"run_dir={path} already holds a run: add resume=auto to continue it, or choose another run_dir"
+            )
         if path.exists() and not path.is_dir():
             raise RunError(f"run_dir={path} is a file: choose another run_dir")
         if path.exists() and not holds_run and any(not entry.name.startswith(".") for entry in path.iterdir()):
@@ -57,7 +54,8 @@ class RunDirectory:
     def claim(cls, path: Path, config: DictConfig, *, resume: str, overrides: list[str]) -> RunDirectory:
         """Make or continue the run at `path`; refuse, touching nothing, a directory whose run this is not.
 
-        `resume` is none, auto, or the path of a checkpoint. Ranks other than the first take what it claims, and write nothing.
+        `resume` is none, auto, or the path of a checkpoint. Ranks other than the first take what it claims, and write
+        nothing.
         """
         if process_rank() > 0:
             return cls(path, _checkpoint_for(path, resume), finished=_is_finished(path, config))
@@ -72,33 +70,24 @@ class RunDirectory:
         if not run.finished:
             (path / MARKER).unlink(missing_ok=True)
             (path / "metrics.json").unlink(missing_ok=True)
-            _write(path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            _write(path / "overrides.txt", "\n".join(overrides) + "\n")
+            replace_text(path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            replace_text(path / "overrides.txt", "\n".join(overrides) + "\n")
         return run
 
     @property
     def checkpoints(self) -> Path:
-        """Give the directory of checkpoints."""
+        """The directory of checkpoints."""
         return self.path / "checkpoints"
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json, whose presence says that the run is done."""
-        if process_rank() > 0:
-            return
-        _write(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        if process_rank() == 0:
+            replace_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
     def release(self) -> None:
         """Let others claim the directory."""
         if self._lock is not None:
             self._lock.close()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 
 
 def _is_finished(path: Path, config: DictConfig) -> bool:
@@ -110,20 +99,19 @@ def _is_finished(path: Path, config: DictConfig) -> bool:
 
 
 def _locked(path: Path) -> IO[str]:
-    """Lock the directory for as long as this process lives, and write into the lock who that is."""
-    handle = (path / LOCK).open("a")  # not "w": until the lock is ours it tells of another process
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.close()
-        raise RunError(f"run_dir={path} is in use by a process that is still running: wait for it, or choose another run_dir") from error
-    handle.truncate(0)
-    json.dump({"host": platform.node(), "pid": os.getpid(), "job": batch_job(), "log": _output()}, handle)
-    handle.flush()
-    return handle
+    """Lock the directory for as long as this process lives, and write into the lock which process that is."""
+    lock = try_lock(path / LOCK)
+    if lock is None:
+        raise RunError(
+            f"run_dir={path} is in use by a process that is still running: wait for it, or choose another run_dir"
+        )
+    lock.truncate(0)
+    json.dump({"host": platform.node(), "pid": os.getpid(), "job": batch_job(), "log": _error_file()}, lock)
+    lock.flush()
+    return lock
 
 
-def _output() -> str | None:
+def _error_file() -> str | None:
     """Name the file that this process's errors go to; None for a terminal or a pipe."""
     try:
         path = os.readlink("/proc/self/fd/2")
@@ -144,7 +132,7 @@ def _checkpoint_for(path: Path, resume: str) -> Path | None:
 
 def refuse_other_config(before: Any, now: Any, path: Path) -> None:
     """Refuse to continue a run under another configuration, listing what differs."""
-    old, new = (flattened(current(OmegaConf.to_container(part, resolve=True))) for part in (before, now))
+    old, new = (flatten(current(OmegaConf.to_container(part, resolve=True))) for part in (before, now))
     differing = []
     for key in sorted(old.keys() | new.keys()):
         if key.startswith(FREE_TO_CHANGE) or old.get(key) == new.get(key):
@@ -154,15 +142,12 @@ def refuse_other_config(before: Any, now: Any, path: Path) -> None:
         if not (longer or automatic):
             differing.append(f"  {key}: {old.get(key)!r} before, {new.get(key)!r} now")
     if differing:
-        raise RunError(
-            f"run_dir={path} holds a run with another configuration:\n"
-            + "\n".join(differing)
-            + "\nrepeat its settings, or choose another run_dir"
-        )
+        opening, cure = "holds a run with another configuration:", "repeat its settings, or choose another run_dir"
+        raise RunError("\n".join([f"run_dir={path} {opening}", *differing, cure]))
 
 
-def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Turn nested containers into {"a.b": value}."""
-    if isinstance(tree, dict):
-        return {k: v for name, part in tree.items() for k, v in flattened(part, f"{prefix}{name}.").items()} or {prefix[:-1]: {}}
-    return {prefix[:-1]: tree}
+    if not isinstance(tree, dict) or not tree:
+        return {prefix[:-1]: tree}
+    return {key: value for name, part in tree.items() for key, value in flatten(part, f"{prefix}{name}.").items()}

@@ -1,4 +1,4 @@
-"""Where weights come from, in words that hand-offs, W&B's columns and tables share: objective, backbone, data, budget, code."""
+"""Where weights come from, in words that hand-offs, W&B and tables share: objective, backbone, data, budget, code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "pytorch-lightning", "transformers", "torchvision", "wandb")
-COLUMNS = ("name", "objective", "backbone", "data", "budget", "seed", "steps", "examples", "tokens", "flops", "handoff", "wandb")
+PACKAGES = ("torch", "pytorch-lightning", "transformers", "torchvision", "numpy", "hydra-core", "wandb")
+COLUMNS = ("name", "objective", "backbone", "data", "budget", "seed", "steps", "examples", "flops", "handoff", "wandb")
 LONGEST_TAG = 64  # characters that W&B takes
 
 
-def origin_of(config: Any, written: str) -> dict[str, Any]:
-    """Tell where a pretraining run's weights come from, as far as it is known before training; `written` is its configuration as text."""
+def origin_of(config: Any, written: str, unit: str) -> dict[str, Any]:
+    """Tell where a pretraining run's weights come from, as far as it is known before training.
+
+    `written` is its configuration as text, `unit` what its modality counts: tokens, images.
+    """
     return {
         "name": config["name"],
         "objective": part_name(config["objective"]),
@@ -28,6 +31,7 @@ def origin_of(config: Any, written: str) -> dict[str, Any]:
         "seed": config["seed"],
         "config": hashlib.sha256(written.encode()).hexdigest()[:16],
         "git_commit": git_commit(),
+        "unit": unit,
     }
 
 
@@ -39,17 +43,19 @@ def part_name(node: Any) -> str:
 
 
 def budget_of(config: Any) -> str:
-    """Say what a run was given to spend."""
+    """Describe what a run was given to spend."""
     given = {kind: value for kind, value in config["budget"].items() if value is not None}
     kind, value = next(iter(given.items())) if given else ("steps", config["trainer"]["max_steps"])
     return f"{value:g} {kind}"
 
 
 def columns(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the columns by which runs are grouped: a pretraining run's own, and the same of what a finetuning run started from."""
+    """List the columns by which runs are grouped: the origin of the weights that a run makes or starts from."""
     if origin.get("objective") == "random":
-        return {"name": "never pretrained", "objective": "never pretrained", "seed": origin.get("seed"), "like": origin.get("like")}
-    found = {name: origin[name] for name in COLUMNS if origin.get(name) is not None}
+        named = dict.fromkeys(("name", "objective"), "never pretrained")
+        return named | {name: origin.get(name) for name in ("seed", "like")}
+    counted = origin.get("unit", "tokens")  # releases that did not say what they count counted tokens
+    found = {name: origin[name] for name in (*COLUMNS, counted) if origin.get(name) is not None}
     if "wandb" in found:
         project, _, run = found["wandb"].rpartition("/")
         found["artifact"] = f"{project}/{artifact_name(run)}:latest"
@@ -62,22 +68,26 @@ def artifact_name(run: str) -> str:
 
 
 def tags(*words: Any) -> list[str]:
-    """Make tags of what is known of these words, each once and no longer than W&B takes."""
+    """Make W&B's tags of the words that are known, each once and no longer than it takes."""
     return list(dict.fromkeys(str(word)[:LONGEST_TAG] for word in words if word not in (None, "")))
 
 
+def software() -> dict[str, Any]:
+    """Name the commit of this code and the versions of what it stands on; takes no torch."""
+    known = {"git_commit": git_commit(), "python": platform.python_version()}
+    return known | {package: version(package) for package in PACKAGES}
+
+
 def environment() -> dict[str, Any]:
-    """Give what numbers are made with: code, versions, hardware."""
+    """Name what numbers are made with: code, versions, hardware."""
     import torch
 
-    known = {"git_commit": git_commit(), "python": platform.python_version(), "host": platform.node(), "cores": os.cpu_count()}
-    known |= {package: version(package) for package in PACKAGES}
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return known | {"cpu": _cpu(), "gpus": gpus}
+    return software() | {"host": platform.node(), "cores": os.cpu_count(), "cpu": _cpu(), "gpus": gpus}
 
 
 def git_commit() -> str | None:
-    """Give the commit of this code, marked where files differ from it; None outside of a checkout."""
+    """Read the commit of this code, marked where files differ from it; None outside of a checkout."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,4 +1,4 @@
-"""What earlier releases called it: configurations, hand-offs and command lines of before keep working for one release."""
+"""Names of earlier releases: their configurations, hand-offs and command lines keep working for one release."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ MODULES = {  # of classes that a configuration or a hand-off may name
 KEYS = {  # of configurations: from their root to the key
     "collate.damage": "collate.corruption",
     "objective.hidden_share": "objective.mask_ratio",
+    "trainer.recompute": "trainer.activation_checkpointing",
     "task.align": "task.inputs.align",
     "task.max_tokens": "task.inputs.max_tokens",
     "task.overlap": "task.inputs.overlap",

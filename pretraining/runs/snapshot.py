@@ -1,4 +1,4 @@
-"""The code that a job was submitted with: jobs wait in queues for hours, and edits made meanwhile must not change them."""
+"""The code that a job was submitted with: edits that are made while it waits in a queue must not change it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretraining.cache import build_once
+
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("pretraining", "finetuning", "experiments", "conf", "slurm")  # what a job imports and reads; no data, no settings of the user's
+CODE = (
+    "pretraining",
+    "finetuning",
+    "experiments",
+    "conf",
+    "slurm",
+)  # what a job imports and reads; no data, no settings of the user's
 FOLDER = Path("runs/.snapshots")
 VARIABLE = "PRETRAINING_SNAPSHOT"
 LOCAL_LAUNCHERS = ("basic", "joblib")
@@ -30,22 +37,23 @@ def is_taken() -> bool:
 
 
 def submit_from_snapshot() -> None:
-    """Start this command again from a snapshot of its code, with `-m`, which launchers need also for one job; returns in its second life.
+    """Start this command again from a snapshot of its code, with `-m`, which launchers need also for one job.
 
-    The environment goes along to the jobs, so they import the snapshot too, conf/ included, whatever directory they start in.
+    Returns in the command's second life. The environment goes along to the jobs, so they import the snapshot too, conf/
+    included, whatever directory they start in.
     """
     if is_taken():
         return
     arguments = list(sys.orig_argv)
     if not {"-m", "--multirun"} & set(sys.argv[1:]):
         arguments.append("--multirun")
-    environment = taken()
+    environment = snapshot_environment()
     print(f"jobs run the code in {environment[VARIABLE]}", file=sys.stderr, flush=True)
     os.execve(sys.executable, [sys.executable, *arguments[1:]], os.environ | environment)
 
 
-def taken() -> dict[str, str]:
-    """Take a snapshot; give the environment in which Python runs it."""
+def snapshot_environment() -> dict[str, str]:
+    """Take a snapshot; returns the environment in which Python runs it."""
     code = str(take(ROOT, FOLDER.resolve()))
     path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
     # Safe path: else the current directory, where the edits happen, comes before PYTHONPATH.
@@ -58,35 +66,30 @@ def take(root: Path, folder: Path) -> Path:
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path}\0{(root / path).stat().st_size}\0".encode() + (root / path).read_bytes())
-    target = folder / digest.hexdigest()[:12]
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder))
+
+    def copy(partial: Path) -> None:
         for path in files:
-            (beside / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, beside / path)
-        beside.chmod(0o755)
-        try:
-            beside.rename(target)
-        except OSError:  # another submission of the same code was first
-            shutil.rmtree(beside)
-    return target
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, partial / path)
+
+    return build_once(folder / digest.hexdigest()[:12], copy)
 
 
 def _files(root: Path) -> list[Path]:
-    """List the files of the code: in a checkout what git knows or would add, with their changes; else all but compiled ones."""
+    """List the files of the code: in a checkout those that git knows or would add, else all but compiled ones."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE]
     try:
         listed = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
         found = [Path(name) for name in listed if name]
     except (OSError, subprocess.CalledProcessError):
-        found = [path.relative_to(root) for name in CODE for path in (root / name).rglob("*") if "__pycache__" not in path.parts]
+        every = [path for name in CODE for path in (root / name).rglob("*")]
+        found = [path.relative_to(root) for path in every if "__pycache__" not in path.parts]
     return sorted(path for path in set(found) if (root / path).is_file())
 
 
 def main() -> None:
-    """Take a snapshot and print what makes jobs use it: `env $(python -m pretraining.snapshot) sbatch slurm/pretrain.sbatch ...`."""
-    print(*(f"{name}={value}" for name, value in taken().items()))
+    """Take a snapshot and print what makes jobs use it: `env $(python -m pretraining.runs.snapshot) sbatch ...`."""
+    print(*(f"{name}={value}" for name, value in snapshot_environment().items()))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretraining.runs.provenance import artifact_name
 from pretraining.distributed.environment import process_rank
+from pretraining.runs.provenance import artifact_name
 
-AXES = ("examples", "tokens", "flops", "time")  # beside step; in the row of every metric, so that each can be plotted over each
 MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -34,10 +33,10 @@ class Tracked:
 class WandbHistory(Logger):
     """Weights & Biases: offline unless a key is configured.
 
-    `mode` is auto (online with WANDB_API_KEY or after `wandb login`, else offline), online, offline or disabled. Online, a server is given
-    `patience` seconds to answer at the start (without an answer the run is kept offline) and as many to take the rest at the end.
-    The run id lives in the run directory, so a resumed run continues the same W&B run. Hand-offs above `upload_bytes` go as references.
-    Whatever is logged under one step becomes one row.
+    `mode` is auto (online with WANDB_API_KEY or after `wandb login`, else offline), online, offline or disabled.
+    Online, a server is given `patience` seconds to answer at the start (without an answer the run is kept offline) and
+    as many to take the rest at the end. The run id lives in the run directory, so a resumed run continues the same W&B
+    run. Hand-offs above `upload_bytes` go as references. Whatever is logged under one step becomes one row.
     """
 
     name = "wandb"
@@ -51,10 +50,11 @@ class WandbHistory(Logger):
         self._run: Any = None
         self._tried = False
         self._row: dict[str, Any] = {}
+        self._axes: set[str] = set()
 
     @property
     def version(self) -> str:
-        """Give the run id: made once by the first rank, or given by a sweep's agent, and kept in the run directory; "" before that."""
+        """The run id, kept in the run directory: a sweep agent's, or made by the first rank; "" before that."""
         path = self.directory / "wandb_id.txt"
         if not path.exists():
             if process_rank() > 0:  # it writes nothing: the first rank may not have claimed the directory yet
@@ -65,13 +65,13 @@ class WandbHistory(Logger):
 
     @property
     def path(self) -> str:
-        """Name the run within its entity, and with it the artifact of its hand-off."""
+        """The run within its entity, which also names the artifact of its hand-off."""
         return f"{self.tracked.project}/{self.version}"
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Start the W&B run when first needed; None where it cannot be had."""
+        """The W&B run, started when it is first needed; None where it cannot be had."""
         if not self._tried:
             self._tried = True
             mode = ("online" if key_configured() else "offline") if self.mode == "auto" else self.mode
@@ -99,12 +99,9 @@ class WandbHistory(Logger):
             wandb.teardown()  # the client still holds the id of what it could not start
             return None
         if mode == "offline":
-            print(
-                f"W&B: offline. `wandb login` sends later runs as they go, `python -m experiments.wandb_sync {self.directory}` this one",
-                file=sys.stderr,
-            )
-        for axis in ("step", *AXES):
-            run.define_metric(axis, hidden=True)
+            sync = f"`python -m experiments.wandb_sync {self.directory}`"
+            print(f"W&B: offline. `wandb login` sends later runs as they go, {sync} this one", file=sys.stderr)
+        run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
         for pattern in ("validation/*", "probe/*"):
             run.define_metric(pattern, step_metric="step", summary="last,min,max")
@@ -124,8 +121,13 @@ class WandbHistory(Logger):
     def save(self) -> None:
         """Send the open row."""
         row, self._row = self._row, {}
-        if row and self.experiment is not None:
-            self.experiment.log(row)
+        if not row or self.experiment is None:
+            return
+        # Totals (examples, tokens, time) are axes that metrics are plotted over, and no charts of their own.
+        for axis in {name for name in row if "/" not in name} - self._axes - {"step", "learning_rate"}:
+            self.experiment.define_metric(axis, hidden=True)
+            self._axes.add(axis)
+        self.experiment.log(row)
 
     @rank_zero_only
     def log_pictures(self, paths: dict[str, Path], step: int) -> None:

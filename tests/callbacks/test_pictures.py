@@ -10,7 +10,7 @@ from pretraining.runs.wandb_logger import Tracked, WandbHistory
 
 
 def test_the_axes_are_those_of_largest_variance():
-    """Unit vectors that lean by a up and down, and half as far to the sides: their coordinates are sin(a) and sin(a / 2)."""
+    """Unit vectors that lean by a up and down, half as far to the sides: coordinates are sin(a) and sin(a / 2)."""
     a = 0.2
     up, side = (
         [[math.cos(t), math.sin(t), 0.0] for t in (a, -a)],

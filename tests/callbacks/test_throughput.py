@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretraining.callbacks.throughput import PHASES
-from pretraining.engine.timing import PhaseClock
+from pretraining.engine.timing import PhaseTimer
 from tests.runs import finish, text_overrides, write_corpus
 
 
@@ -49,14 +49,14 @@ def test_a_profiled_run_leaves_a_trace_and_a_table(run):
 
 
 def test_a_phase_is_as_long_as_what_it_holds():
-    clock, device = PhaseClock(), torch.device("cpu")
+    timer, device = PhaseTimer(), torch.device("cpu")
     for _ in range(2):
-        with clock("sleep", device):
+        with timer("sleep", device):
             time.sleep(0.02)
-    with clock("nothing", device):
+    with timer("nothing", device):
         pass
-    first = clock.read()
+    first = timer.read()
     assert first["sleep"] >= 0.04 and first["nothing"] < 0.02
-    with clock("sleep", device):
+    with timer("sleep", device):
         time.sleep(0.02)
-    assert clock.read()["sleep"] >= first["sleep"] + 0.02
+    assert timer.read()["sleep"] >= first["sleep"] + 0.02

@@ -36,12 +36,7 @@ SPEC = {
             "modes": ["full", "frozen"],
             "shots": [10],
         },
-        "digits": {
-            "arms": ["simclr"],
-            "overrides": ["task=digits"],
-            "modes": ["full", "frozen"],
-            "fractions": [0.01],
-        },
+        "digits": {"arms": ["simclr"], "overrides": ["task=digits"], "modes": ["full", "frozen"], "fractions": [0.01]},
     },
 }
 TEST_EXAMPLES = 200
@@ -111,17 +106,7 @@ def pretrain(run_dir, config):
         for step in range(1, 41):
             loss = 3 / step**0.3 + noise.gauss(0, 0.05)
             validation = f"{loss + 0.1:.4f}" if step % 10 == 0 else ""
-            writer.writerow(
-                [
-                    step,
-                    f"{loss:.4f}",
-                    validation,
-                    step * 64,
-                    step * 4096,
-                    step * 1e9,
-                    1.7e9 + step / 2,
-                ]
-            )
+            writer.writerow([step, f"{loss:.4f}", validation, step * 64, step * 4096, step * 1e9, 1.7e9 + step / 2])
     (run_dir / "handoff" / "last").mkdir(parents=True, exist_ok=True)
     if config["objective"] == "simclr":
         (run_dir / "pictures").mkdir(exist_ok=True)

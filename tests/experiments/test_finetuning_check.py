@@ -12,14 +12,14 @@ from sklearn.linear_model import Ridge
 from experiments.finetuning_check.__main__ import markdown
 from experiments.finetuning_check.tfidf import STRENGTHS, baseline
 from experiments.report.statistics import mean_interval
-from experiments.study.graph import FINETUNING, Cell, Node, Source
+from experiments.study.graph import FINETUNING, Cell, Node, Weights
 from tests.finetuning.conftest import texts, write
 
 
 def node(*overrides: str, metric: str = "test/accuracy") -> Node:
     cell = Cell("task", "full", "all labels", metric)
     return Node(
-        "n", FINETUNING, (*overrides, "handoff=none", "run_dir=none", "seed=1"), None, Source("a", True, 1), 1, cell
+        "n", FINETUNING, (*overrides, "handoff=none", "run_dir=none", "seed=1"), None, Weights("a", True, 1), 1, cell
     )
 
 

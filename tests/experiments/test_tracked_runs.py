@@ -1,19 +1,20 @@
-"""A real pretraining and a finetuning of its hand-off, kept offline: all that a dashboard draws is in W&B's own files."""
+"""A real pretraining and finetuning, kept offline: all that a dashboard draws is in W&B's own files."""
 
 import json
 
 import pytest
-import wandb_files
 
 from finetuning import launch as finetuning
 from pretraining import launch as pretraining
+from tests.experiments import wandb_files
 
 PRETRAIN = [
-    "objective=simclr", "data=digits", "backbone.width=8", "data.batch_size=32", "trainer.max_steps=12", "trainer.log_every=4",
+    "objective=simclr", "data=digits", "backbone.width=8", "data.batch_size=32", "trainer.max_steps=12",
+    "trainer.log_every=4",
     "trainer.val_every=6", "trainer.precision=fp32", "optimizer.warmup_steps=2", "seed=3", "logger.progress=false",
 ]  # fmt: skip
 FINETUNE = ["task=digits", "mode=linear_probe", "shots=5", "trainer.precision=fp32", "logger.progress=false"]
-AXES = {"step", "examples", "tokens", "flops", "time"}
+AXES = {"step", "examples", "images", "flops", "time"}
 
 
 @pytest.mark.slow

@@ -6,11 +6,10 @@ import time
 
 import pytest
 import wandb
-import wandb_files
-import wandb_stub
 
 from pretraining.runs import provenance as lineage
 from pretraining.runs.wandb_logger import Tracked, WandbHistory, key_configured
+from tests.experiments import wandb_files, wandb_stub
 
 KEY = "0123456789" * 4
 ORIGIN = {
@@ -22,8 +21,22 @@ ORIGIN = {
     "seed": 1,
 }
 ROWS = {
-    5: {"train/loss": 4.0, "examples": 50.0, "flops": 5e6, "time": 1.0, "throughput/images_per_second": 50.0},
-    10: {"train/loss": 3.0, "examples": 100.0, "flops": 1e7, "time": 2.0, "throughput/images_per_second": 51.0},
+    5: {
+        "train/loss": 4.0,
+        "examples": 50.0,
+        "images": 50.0,
+        "flops": 5e6,
+        "time": 1.0,
+        "throughput/images_per_second": 50.0,
+    },
+    10: {
+        "train/loss": 3.0,
+        "examples": 100.0,
+        "images": 100.0,
+        "flops": 1e7,
+        "time": 2.0,
+        "throughput/images_per_second": 51.0,
+    },
 }
 
 
@@ -113,7 +126,7 @@ def test_an_offline_run_holds_every_metric_column_and_artifact(quiet, tmp_path, 
     assert found["config"]["pretrain"] == ORIGIN and found["config"]["environment"] == {"git_commit": "abc"}
     rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in found["history"]]
     assert rows == [{"step": step, "validation/loss": row["train/loss"] + 0.5, **row} for step, row in ROWS.items()]
-    assert found["defined"]["*"] == "step" and {"step", "examples", "tokens", "flops", "time"} <= set(found["defined"])
+    assert found["defined"]["*"] == "step" and {"step", "examples", "images", "flops", "time"} <= set(found["defined"])
     (artifact,) = found["artifacts"]
     assert artifact["type"] == "model" and set(artifact["aliases"]) == {"latest", "step-0000010"}
     assert (

@@ -157,13 +157,13 @@ def test_layers_compile_whole_and_once(family):
     assert counter.frame_count == frames <= len(set(FAMILIES[family][0].get("layer_types", "ab"))) + 1
 
 
-def test_recomputed_activations_give_the_same_gradient():
+def test_activation_checkpointing_gives_the_same_gradient():
     (plain, fast), (ids, documents) = (
         pair("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
         packed_rows(),
     )
     fast.train()
-    fast.set_compute(compiled=False, recompute=True, sharded=False)
+    fast.set_compute(compiled=False, activation_checkpointing=True, sharded=False)
     expected, found = (
         gradients(part, part(input_ids=ids, document_ids=documents).positions, documents) for part in (plain, fast)
     )
@@ -178,7 +178,7 @@ def test_what_it_cannot_compute_is_refused():
     with pytest.raises(ValueError, match="impl='slow' is unknown"):
         TransformersBackbone(config={"model_type": "bert", **SMALL}, vocab_size=90, impl="slow")
     with pytest.raises(ValueError, match=r"backbone\.impl=fast reads whole weights"):
-        pair("bert")[1].set_compute(compiled=False, recompute=False, sharded=True)
+        pair("bert")[1].set_compute(compiled=False, activation_checkpointing=False, sharded=True)
 
 
 def test_a_hand_off_is_written_as_transformers_writes_it(tmp_path):

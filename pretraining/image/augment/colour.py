@@ -1,4 +1,5 @@
-"""Colour operations on float images in [0, 1], each image with its own parameters, clipped after each operation as torchvision does.
+"""Colour operations on float images in [0, 1], each image with its own parameters, clipped after each operation as
+torchvision does.
 
 Shapes: B images, C channels (1 or 3), H height, W width.
 """
@@ -14,13 +15,14 @@ from pretraining.image.augment.constants import constant
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey; torchvision's figures
-FEW = 8  # images of a chunk, which are then large and mostly of one kind: each kind by itself; more are blended all at once
+FEW = 8  # images of a chunk, then large and mostly of one kind: each kind by itself; more are blended at once
 
 
 def on_rows(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
     """Apply `operation(images, *parameters)` where `chosen` [B] is true; may change `images`, as the operation may.
 
-    A CPU visits the chosen images only. On an accelerator their number would have to come back to the host, so all are computed.
+    A CPU visits the chosen images only. On an accelerator their number would have to come back to the host, so all are
+    computed.
     """
     if images.device.type != "cpu":
         return torch.where(chosen[:, None, None, None], operation(images.clone(), *parameters), images)
@@ -34,7 +36,9 @@ def on_rows(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *p
 
 
 def put_rows(target: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Write `values` [K, ...] into `rows` [K] of a tensor on the CPU: numpy copies whole rows, where torch goes number by number."""
+    """Write `values` [K, ...] into `rows` [K] of a tensor on the CPU: numpy copies whole rows, where torch goes number
+    by number.
+    """
     if target.dtype == torch.bfloat16:  # which numpy does not know
         target, values = target.view(torch.int16), values.to(torch.bfloat16).view(torch.int16)
     target.numpy()[rows.numpy()] = values.numpy()
@@ -80,9 +84,11 @@ def saturate(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
-    """Move each image away from black, from its mean luminance or from its own luminance, by `factor`, and clip; in place.
+    """Move each image away from black, from its mean luminance or from its own luminance, by `factor`, and clip; in
+    place.
 
-    `kind` [B] says which: BRIGHTNESS, CONTRAST or SATURATION. `factor` [B]: 1 changes nothing, 0 leaves only the reference.
+    `kind` [B] says which: BRIGHTNESS, CONTRAST or SATURATION. `factor` [B]: 1 changes nothing, 0 leaves only the
+    reference.
     """
     spread = factor[:, None, None, None]
     if images.device.type == "cpu" and len(images) <= FEW:
@@ -100,9 +106,10 @@ def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by `shift` [B] of the colour circle, in [-1/2, 1/2], keeping HSV value and saturation; in place.
 
-    Count the hue w in sixths of the circle from red, in [-3, 3]. With each channel scaled to 0 .. 1 between the smallest and the largest,
-    |w| = 1 - red + green + blue, and w has the sign of green - blue. Back again, a channel is value - chroma * ramp, where the ramps of
-    red, green and blue are |w| - 1, 2 - |w + 1| and 2 - |w - 1|, clipped to 0 .. 1. No case distinction: those are slow everywhere.
+    Count the hue w in sixths of the circle from red, in [-3, 3]. With each channel scaled to 0 .. 1 between the
+    smallest and the largest, |w| = 1 - red + green + blue, and w has the sign of green - blue. Back again, a channel is
+    value - chroma * ramp, where the ramps of red, green and blue are |w| - 1, 2 - |w + 1| and 2 - |w - 1|, clipped to 0
+    .. 1. No case distinction: those are slow everywhere.
     """
     if images.shape[1] == 1:
         return images
@@ -123,8 +130,9 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and hue, each image in its own order; in place.
 
-    `factors` [B, 4] in that order (1, 1, 1 and 0 change nothing); `order` int64 [B, 4] lists the operations as they are to be applied.
-    The three blends of an image share three passes over the batch; hue steps in between where its turn is.
+    `factors` [B, 4] in that order (1, 1, 1 and 0 change nothing); `order` int64 [B, 4] lists the operations as they are
+    to be applied. The three blends of an image share three passes over the batch; hue steps in between where its turn
+    is.
     """
     hue_turn = (order == HUE).int().argmax(1)
     for turn in range(4):

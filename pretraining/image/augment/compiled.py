@@ -41,7 +41,8 @@ def library() -> ctypes.CDLL | None:
 def compute(
     code: ctypes.CDLL, images: Tensor, drawn: dict[str, Tensor], out: Tensor, crop: Crop, blur: Blur, output: Output
 ) -> Tensor:
-    """Fill `out` [N, C, S, S] with the views of `images` uint8 [B, C, H, W] with the parameters `drawn`, on as many threads as torch uses.
+    """Fill `out` [N, C, S, S] with the views of `images` uint8 [B, C, H, W] with the parameters `drawn`, on as many
+    threads as torch uses.
 
     Raises ValueError where a box is empty or leaves its image, and MemoryError where a thread finds no room for a view.
     """
@@ -68,7 +69,8 @@ def _check(boxes: Tensor, order: Tensor, extent: torch.Size) -> None:
     if not bool(inside.all()):
         worst = boxes[~inside.all(1)][0].tolist()
         raise ValueError(
-            f"the crop (top, left, height, width) {worst} is empty or leaves its image of {extent[0]} x {extent[1]} pixels"
+            f"the crop (top, left, height, width) {worst} is empty or leaves its image of {extent[0]} x {extent[1]} "
+            "pixels"
         )
     if not bool(((order >= 0) & (order < 4)).all()):
         raise ValueError("the order of colour operations must hold 0, 1, 2 and 3")

@@ -1,4 +1,4 @@
-"""Small tensors that are the same in each call: made once per device, since every copy to a device makes the host wait."""
+"""Small tensors that are the same in each call: made once per device, since each copy makes the host wait."""
 
 from __future__ import annotations
 

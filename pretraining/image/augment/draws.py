@@ -1,6 +1,8 @@
-"""From keys to augmentation parameters: all slots and views of a batch in one evaluation of the counter-based generator.
+"""From keys to augmentation parameters: all slots and views of a batch in one evaluation of the counter-based
+generator.
 
-Every function but the first turns uniform numbers into parameters and nothing else, so it can be held against torchvision's samplers.
+Every function but the first turns uniform numbers into parameters and nothing else, so it can be held against
+torchvision's samplers.
 
 Shapes: N rows (images times views).
 """
@@ -26,10 +28,11 @@ _ORDERS = list(permutations(range(4)))
 
 
 def draw(keys: Keys, counts: Mapping[str, int], views: range) -> dict[str, Tensor]:
-    """Draw `counts[slot]` uniforms in [0, 1) per image, view and slot. float32 [len(views) * B, count] each, view after view.
+    """Draw `counts[slot]` uniforms in [0, 1) per image, view and slot. float32 [len(views) * B, count] each, view after
+    view.
 
-    The numbers are those of `random.uniform(keys, slot, count, view)`; one evaluation for all of them costs what one of those costs,
-    where the time goes into starting operations rather than into computing them.
+    The numbers are those of `random.uniform(keys, slot, count, view)`; one evaluation for all of them costs what one of
+    those costs, where the time goes into starting operations rather than into computing them.
     """
     index, epoch = (torch.as_tensor(part) for part in (keys.index, keys.epoch))
     blocks = {slot: -(-count // 4) for slot, count in counts.items()}
@@ -60,10 +63,12 @@ def between(numbers: Tensor, low: float, high: float) -> Tensor:
 def crop_boxes(
     shape: Tensor, place: Tensor, extent: tuple[int, int], *, area: tuple[float, float], aspect: tuple[float, float]
 ) -> Tensor:
-    """Choose a box by its share of the image's area and its width-to-height ratio (uniform in its logarithm). int64 [N, 4].
+    """Choose a box by its share of the image's area and its width-to-height ratio (uniform in its logarithm). int64 [N,
+    4].
 
-    `shape` [N, 2 * TRIES] holds the areas and ratios of ten tries, of which the first that fits counts; where none fits, the largest
-    centred box of an allowed ratio is taken. `place` [N, 2]. The columns are top, left, height and width.
+    `shape` [N, 2 * TRIES] holds the areas and ratios of ten tries, of which the first that fits counts; where none
+    fits, the largest centred box of an allowed ratio is taken. `place` [N, 2]. The columns are top, left, height and
+    width.
     """
     height, width = extent
     pixels = between(shape[:, :TRIES], *area) * (height * width)

@@ -20,9 +20,11 @@ def crop_bands(
     interpolation: Interpolation,
     scale: float = 1.0,
 ) -> tuple[Band, Band]:
-    """Build the maps from rows and from columns of images of `extent` to crops of `size`, whose values are multiplied by `scale`.
+    """Build the maps from rows and from columns of images of `extent` to crops of `size`, whose values are multiplied
+    by `scale`.
 
-    `boxes` [B, 4] holds top, left, height and width in whole pixels; crops are mirrored left to right where `flip` bool [B].
+    `boxes` [B, 4] holds top, left, height and width in whole pixels; crops are mirrored left to right where `flip` bool
+    [B].
     """
     top, left, rows, columns = boxes.float().unbind(1)
     vertical = resampling(
@@ -41,7 +43,8 @@ def resize(images: Tensor, vertical: Band, horizontal: Band) -> Tensor:
 def resized_crop(
     images: Tensor, boxes: Tensor, size: tuple[int, int], *, flip: Tensor, interpolation: Interpolation
 ) -> Tensor:
-    """Cut a box from each image, resize it with antialiasing, and mirror it left to right where `flip`. float32 [B, C, *size].
+    """Cut a box from each image, resize it with antialiasing, and mirror it left to right where `flip`. float32 [B, C,
+    *size].
 
     `images` are uint8, or floats in [0, 1]; so is the result. `boxes` as for `crop_bands`.
     """
@@ -53,13 +56,17 @@ def check_reach(kernel_size: int, height: int, width: int) -> None:
     """Raise ValueError where a blur's taps would leave the reflection of the image."""
     if kernel_size // 2 >= min(height, width):
         raise ValueError(
-            f"a blur of {kernel_size} taps reaches beyond the reflection of a {height} x {width} image: choose kernel_size below "
+            f"a blur of {kernel_size} taps reaches beyond the reflection of a {height} x {width} image: choose "
+            "kernel_size below "
             f"{2 * min(height, width)}"
         )
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Convolve each image with a Gaussian of its own width, cut at `kernel_size` taps, edges reflected. `sigma` [B], in pixels."""
+    """Convolve each image with a Gaussian of its own width, cut at `kernel_size` taps, edges reflected.
+
+    `sigma` [B], in pixels.
+    """
     _, _, height, width = images.shape
     check_reach(kernel_size, height, width)
     if sigma.device.type == "cpu":  # an accelerator would have to tell the host how far its Gaussians reach

@@ -1,6 +1,7 @@
 """Random views of a batch of images: parameters from keys, then one pass of batched operations.
 
-On a CPU that is compiled code where a compiler is at hand (compiled.py); everywhere else, and equal to rounding, tensor operations.
+On a CPU that is compiled code where a compiler is at hand (compiled.py); everywhere else, and equal to rounding, tensor
+operations.
 
 Shapes: B images, V views, N = V * B rows (view after view), C channels, H height, W width, S size of a view.
 """
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from pretraining.cli.startup import keep_freed_memory
+from pretraining.engine.memory import keep_freed_memory
 from pretraining.image.augment.colour import HUE, colour_jitter, greyscale, on_rows, put_rows, solarise
 from pretraining.image.augment.compiled import compute, library
 from pretraining.image.augment.constants import constant
@@ -56,7 +57,9 @@ class Parameters(NamedTuple):
         return Parameters(*(part[chosen] for part in self))
 
     def by_operations(self) -> Tensor:
-        """Order the rows so that those with the same operations in the same order are neighbours, of like widths of blur. int64 [N]"""
+        """Order the rows so that those with the same operations in the same order are neighbours, of like widths of
+        blur. int64 [N]
+        """
         untouched = (self.factors[:, :HUE] == 1.0).all(1) & (self.factors[:, HUE] == 0.0)
         digits = constant([64, 16, 4, 1], self.order.device, torch.int64)
         place = torch.where(untouched, 0, (self.order * digits).sum(1) * 4) + self.greyscale * 2 + self.blur
@@ -83,8 +86,8 @@ class Views:
     ) -> None:
         """Take probabilities per view or for all.
 
-        `impl=compiled` is C code for uint8 images on a CPU and needs a compiler (ValueError where there is none), `tensors` runs
-        everywhere; `auto` takes the first where it can.
+        `impl=compiled` is C code for uint8 images on a CPU and needs a compiler (ValueError where there is none),
+        `tensors` runs everywhere; `auto` takes the first where it can.
         """
         self.count, self.crop, self.jitter, self.blur, self.output, self.impl = count, crop, jitter, blur, output, impl
         if impl not in get_args(Implementation):
@@ -108,12 +111,15 @@ class Views:
         values = list(probability) if isinstance(probability, list | tuple) else [float(probability)] * self.count
         if len(values) != self.count or not all(0.0 <= value <= 1.0 for value in values):
             raise ValueError(
-                f"the probability of {slot} is {probability}: give one number from 0 to 1, or a list of {self.count} (one per view)"
+                f"the probability of {slot} is {probability}: give one number from 0 to 1, or a list of {self.count} "
+                "(one per view)"
             )
         return values
 
     def __call__(self, images: Tensor, keys: Keys, view: int | None = None) -> Tensor:
-        """Make view number `view` of uint8 images [B, C, H, W]: float [B, C, S, S]; or all: [V * B, C, S, S], view after view."""
+        """Make view number `view` of uint8 images [B, C, H, W]: float [B, C, S, S]; or all: [V * B, C, S, S], view
+        after view.
+        """
         views = range(self.count) if view is None else range(view, view + 1)
         return self.apply(images, self.parameters(keys, views, (images.shape[2], images.shape[3])))
 

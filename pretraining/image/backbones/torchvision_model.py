@@ -1,4 +1,5 @@
-"""torchvision's image classifiers without their last layer: ResNets, vision transformers, ConvNeXt, EfficientNet and VGG.
+"""torchvision's image classifiers without their last layer: ResNets, vision transformers, ConvNeXt, EfficientNet and
+VGG.
 
 Shapes: B images, L feature-map cells or patches, D width.
 """
@@ -9,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.models import VGG, ConvNeXt, EfficientNet, ResNet, VisionTransformer
-from torchvision.models.resnet import BasicBlock
 
 from pretraining.backbones.base import Backbone, Features
+from pretraining.image.backbones.torchvision_construction import built, initialised, lines_of
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.kernels import winograd
@@ -27,10 +27,11 @@ STEM_STRIDES = {"small": 2, "cifar": 1}  # of the 3x3 convolution that stands fo
 class TorchvisionBackbone(Backbone):
     """A torchvision model, whose weights keep torchvision's names.
 
-    `name` is one that `torchvision.models.get_model` knows, with `options` for its constructor; or `resnet` for basic blocks, `layers` of
-    them per stage, the first stage of `width` channels; or `vision_transformer`, with its sizes in `options`. `stem="cifar"` starts a
-    ResNet with a 3x3 convolution of stride 1 and no pooling, for small images; `stem="small"` the same of stride 2, at a quarter of the
-    cost. `weights` names torchvision's weights; null starts fresh.
+    `name` is one that `torchvision.models.get_model` knows, with `options` for its constructor; or `resnet` for basic
+    blocks, `layers` of them per stage, the first stage of `width` channels; or `vision_transformer`, with its sizes in
+    `options`. `stem="cifar"` starts a ResNet with a 3x3 convolution of stride 1 and no pooling, for small images;
+    `stem="small"` the same of stride 2, at a quarter of the cost. `weights` names torchvision's weights; null starts
+    fresh.
     """
 
     modality = IMAGE
@@ -48,17 +49,12 @@ class TorchvisionBackbone(Backbone):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.kwargs = {
-            "name": name,
-            "stem": stem,
-            "in_channels": in_channels,
-            "layers": None if layers is None else list(layers),
-            "width": width,
-            "options": dict(options or {}),
-        }
+        layers, options = None if layers is None else list(layers), dict(options or {})
+        self.kwargs = {"name": name, "stem": stem, "in_channels": in_channels}
+        self.kwargs |= {"layers": layers, "width": width, "options": options}
         self._check(weights)
-        self.model = _built(name, layers, width, dict(options or {}), weights)
-        self._recipe = _lines_of(name, layers, width, dict(options or {}))
+        self.model = built(name, layers, width, options, weights)
+        self._recipe = lines_of(name, layers, width, options)
         if stem != "imagenet":
             self._replace_stem(STEM_STRIDES[stem])
         if in_channels != 3:
@@ -76,7 +72,8 @@ class TorchvisionBackbone(Backbone):
             )
         if (name == "resnet") != (layers is not None) or (layers is not None and len(layers) != 4):
             raise ValueError(
-                f"backbone.layers={layers} with backbone.name={name}: give four numbers of blocks with the name resnet, "
+                f"backbone.layers={layers} with backbone.name={name}: give four numbers of blocks with the name "
+                "resnet, "
                 "and null with others"
             )
         if weights is not None and (stem != "imagenet" or self.kwargs["in_channels"] != 3):
@@ -87,7 +84,7 @@ class TorchvisionBackbone(Backbone):
 
     def _replace_stem(self, stride: int) -> None:
         channels = self.model.conv1.out_channels
-        self.model.conv1 = _initialised(nn.Conv2d(3, channels, 3, stride=stride, padding=1, bias=False))
+        self.model.conv1 = initialised(nn.Conv2d(3, channels, 3, stride=stride, padding=1, bias=False))
         self.model.maxpool = nn.Identity()
         self._recipe += [
             f"model.conv1 = torch.nn.Conv2d(3, {channels}, 3, stride={stride}, padding=1, bias=False)",
@@ -103,7 +100,7 @@ class TorchvisionBackbone(Backbone):
             "padding": old.padding,
             "bias": old.bias is not None,
         }
-        self.model.set_submodule(path, _initialised(nn.Conv2d(channels, old.out_channels, **arguments)))
+        self.model.set_submodule(path, initialised(nn.Conv2d(channels, old.out_channels, **arguments)))
         listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         self._recipe.append(f'model.set_submodule("{path}", torch.nn.Conv2d({channels}, {old.out_channels}, {listed}))')
 
@@ -133,13 +130,16 @@ class TorchvisionBackbone(Backbone):
 
     @property
     def convolves(self) -> bool:
-        """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the one kind that is wrong there."""
+        """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the one kind that is wrong
+        there.
+        """
         return not isinstance(self.model, ResNet) and super().convolves
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Features:
         """Compute the features of normalised images [B, C, H, W].
 
-        A vision transformer may be shown the patches `visible` alone, int64 [B, K], in rows from the top left; positions are then theirs.
+        A vision transformer may be shown the patches `visible` alone, int64 [B, K], in rows from the top left;
+        positions are then theirs.
         """
         model = self.model
         if isinstance(model, VisionTransformer):
@@ -160,7 +160,8 @@ class TorchvisionBackbone(Backbone):
 
     def _through_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run `features` part by part, keeping the last map of each resolution."""
-        cells, stages = images, []
+        cells = images
+        stages: list[Tensor] = []
         for part in self.model.features:
             before, cells = cells, part(cells)
             if stages and cells.shape[2:] == before.shape[2:]:
@@ -218,8 +219,8 @@ def read_checkpoint(name: str) -> Tower:
 
 
 def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
-    """Run a stage, in single precision where a CPU's bf16 would be wrong: torch 2.15 leaves parts of the weight gradient of a strided
-    3x3 convolution of 1x1 maps uninitialised.
+    """Run a stage, in single precision where a CPU's bf16 would be wrong: torch 2.15 leaves parts of the weight
+    gradient of a strided 3x3 convolution of 1x1 maps uninitialised.
     """
     if cells.device.type != "cpu" or cells.shape[2:] != (1, 1):
         return stage(cells)
@@ -228,74 +229,7 @@ def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
 
 
 def _is_stage(part: nn.Module) -> bool:
-    """Tell a stage of blocks from a single block: both can be sequential, but only a stage holds nothing else than blocks."""
+    """Tell a stage of blocks from a single block: both can be sequential, but only a stage holds nothing else than
+    blocks.
+    """
     return type(part) is nn.Sequential and all(len(list(child.children())) > 0 for child in part)
-
-
-def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:
-    """Draw a convolution's weights as torchvision's ResNets do."""
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution
-
-
-def _built(name: str, layers: list[int] | None, width: int, options: dict[str, Any], weights: str | None) -> nn.Module:
-    if name == "resnet":
-        assert layers is not None
-        return _narrowed(ResNet(BasicBlock, layers), layers, width)
-    if name == "vision_transformer":
-        return VisionTransformer(**options)
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ValueError(
-            f"backbone.name={name!r} is not a model of torchvision: choose resnet18, resnet50, vit_b_16, convnext_tiny, "
-            "efficientnet_b0, vgg16, ..., or resnet (with backbone.layers) or vision_transformer (with backbone.options)"
-        )
-    model = torchvision.models.get_model(name, weights=weights, **options)
-    if not isinstance(model, ResNet | VisionTransformer | ConvNeXt | EfficientNet | VGG):
-        raise ValueError(
-            f"backbone.name={name!r} is none of torchvision's ResNet, ViT, ConvNeXt, EfficientNet and VGG families: choose one of those"
-        )
-    return model
-
-
-def _narrowed(model: ResNet, layers: list[int], width: int) -> ResNet:
-    """Rebuild a ResNet of basic blocks with another number of channels, which torchvision fixes at 64."""
-    if width == 64:
-        return model
-    model.inplanes = width
-    model.conv1, model.bn1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width)
-    for stage, blocks in enumerate(layers):
-        setattr(
-            model,
-            f"layer{stage + 1}",
-            model._make_layer(BasicBlock, width << stage, blocks, stride=1 if stage == 0 else 2),
-        )
-    model.fc = nn.Linear(width << 3, 1000)
-    for part in model.modules():
-        if isinstance(part, nn.Conv2d):
-            _initialised(part)
-    return model
-
-
-def _lines_of(name: str, layers: list[int] | None, width: int, options: dict[str, Any]) -> list[str]:
-    """Give the python lines that build what `_built` builds."""
-    if name == "vision_transformer":
-        return [f"model = torchvision.models.VisionTransformer({_listed(options)})"]
-    if name != "resnet":
-        return [f"model = torchvision.models.{name}({_listed(options)})"]
-    lines = [f"model = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, {layers})"]
-    if width != 64:
-        assert layers is not None
-        lines += [
-            f"model.inplanes, model.conv1 = {width}, torch.nn.Conv2d(3, {width}, 7, stride=2, padding=3, bias=False)"
-        ]
-        lines += [f"model.bn1 = torch.nn.BatchNorm2d({width})"]
-        lines += [
-            f"model.layer{stage + 1} = model._make_layer(torchvision.models.resnet.BasicBlock, {width << stage}, {blocks}, "
-            f"stride={1 if stage == 0 else 2})"
-            for stage, blocks in enumerate(layers)
-        ]
-    return lines
-
-
-def _listed(options: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in options.items())

@@ -23,7 +23,10 @@ class ImageExamples(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """One split. `images` may be a memory map, or decode what is asked of it: it has a length, a shape and takes an array of rows."""
+    """One split.
+
+    `images` may be a memory map, or decode what is asked of it: it has a length, a shape and takes an array of rows.
+    """
 
     images: Any  # uint8 [N, C, H, W]
     labels: np.ndarray | None  # int64 [N]
@@ -35,17 +38,6 @@ class ImageSet(NamedTuple):
         if self.labels is None:
             return None
         return len(self.class_names) or int(np.max(self.labels)) + 1
-
-    def require_labels(self, where: str) -> np.ndarray:
-        """Give the labels; it is an error if there are none, or of one class only."""
-        if self.labels is None:
-            raise ValueError(
-                f"{where} has no labels: put each class into a folder of its name, or name the label column"
-            )
-        if len(np.unique(self.labels)) < 2:
-            only = self.class_names[int(self.labels[0])] if self.class_names else self.labels[0]
-            raise ValueError(f"{where} has one class only ({only}): a classifier needs at least two")
-        return self.labels
 
 
 class ImageSource:
@@ -100,7 +92,8 @@ class ImageData(ABC):
         opened = self.split(split)
         if split == "train" and len(opened.images) < self.batch_size:
             raise ValueError(
-                f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}: lower data.batch_size"
+                f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}: lower "
+                "data.batch_size"
             )
         return ImageSource(opened)
 

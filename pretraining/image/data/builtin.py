@@ -45,7 +45,8 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Cifar10(EncodedImages):
-    """CIFAR-10 (Krizhevsky 2009) from `path`: train.parquet and test.parquet with encoded images, or the binary version (data_batch_*.bin).
+    """CIFAR-10 (Krizhevsky 2009) from `path`: train.parquet and test.parquet with encoded images, or the binary version
+    (data_batch_*.bin).
 
     Validation is 5,000 of the 50,000 training images, 10 % of each class, always the same ones for the same files.
     """
@@ -83,7 +84,8 @@ class Cifar10(EncodedImages):
         files = sorted(self.path.glob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
         if not files:
             raise FileNotFoundError(
-                f"data.path={self.path} holds neither train.parquet and test.parquet nor data_batch_1.bin ... data_batch_5.bin and "
+                f"data.path={self.path} holds neither train.parquet and test.parquet nor data_batch_1.bin ... "
+                "data_batch_5.bin and "
                 "test_batch.bin: set data.path to a folder with CIFAR-10"
             )
         return _records(files)
@@ -96,7 +98,8 @@ def _records(files: list[Path]) -> Table:
         content = np.fromfile(path, np.uint8)
         if not len(content) or len(content) % 3073:
             raise ValueError(
-                f"{path} has {len(content)} bytes, which are no records of 3,073: download the binary version of CIFAR-10 again"
+                f"{path} has {len(content)} bytes, which are no records of 3,073: download the binary version of "
+                "CIFAR-10 again"
             )
         parts.append(content.reshape(-1, 3073))
     records = np.concatenate(parts)

@@ -24,8 +24,8 @@ MODES = {1: "L", 3: "RGB"}
 class Decoding:
     """How encoded images become arrays.
 
-    `size`: the shorter side is resized to it and the centre square kept; null takes images as they are, which must then be of one size.
-    `max_cache_gb`: a split that needs more is decoded whenever it is read, by the loading processes.
+    `size`: the shorter side is resized to it and the centre square kept; null takes images as they are, which must then
+    be of one size. `max_cache_gb`: a split that needs more is decoded whenever it is read, by the loading processes.
     """
 
     channels: int = 3
@@ -91,8 +91,8 @@ class DecodedOnDemand:
 def pixels(encoded: Encoded, decoding: Decoding, *, cache_dir: Path, identity: str) -> np.ndarray | DecodedOnDemand:
     """Give the pixels of all images. uint8 [N, C, H, W].
 
-    They are a memory map of a file in the cache that all processes share, or decoded on demand where that would be too large.
-    `identity` stands for the content of the images.
+    They are a memory map of a file in the cache that all processes share, or decoded on demand where that would be too
+    large. `identity` stands for the content of the images.
     """
     parts = {"images": identity, "channels": decoding.channels, "size": decoding.size, "format": 1}
     directory = cache_dir / "pixels" / key(parts)
@@ -123,7 +123,8 @@ def _decoded_as(encoded: Encoded, row: int, decoding: Decoding, shape: tuple[int
     image = decode(encoded.read(row), encoded.names[row], decoding)
     if image.shape != shape:
         raise ValueError(
-            f"{encoded.names[row]} has {image.shape[1]} x {image.shape[2]} pixels, but {encoded.names[0]} has {shape[1]} x {shape[2]}: "
+            f"{encoded.names[row]} has {image.shape[1]} x {image.shape[2]} pixels, but {encoded.names[0]} has "
+            f"{shape[1]} x {shape[2]}: "
             "set data.decoding.size to bring all images to one size"
         )
     return image

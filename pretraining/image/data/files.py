@@ -40,7 +40,9 @@ class Table:
 
 
 class EncodedImages(ImageData):
-    """Encoded images in the splits that they come in; a split that is missing is taken from the training images, always the same ones."""
+    """Encoded images in the splits that they come in; a split that is missing is taken from the training images, always
+    the same ones.
+    """
 
     def __init__(
         self, *, decoding: Decoding, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str
@@ -77,7 +79,9 @@ class EncodedImages(ImageData):
 
 
 class ImageFolder(EncodedImages):
-    """A folder of images: path/SPLIT/CLASS/*.png, or path/CLASS/*.png, or either without the CLASS level where there are no labels."""
+    """A folder of images: path/SPLIT/CLASS/*.png, or path/CLASS/*.png, or either without the CLASS level where there
+    are no labels.
+    """
 
     def __init__(
         self, *, path: str, decoding: Decoding, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str
@@ -140,9 +144,11 @@ def _identity(files: Sequence[Path], root: Path) -> str:
 
 
 def read_parquet(files: list[Path], *, image: str, label: str) -> Table:
-    """Open tables whose `image` column holds encoded images, as bytes or as {bytes, path}. Files are identified by their content.
+    """Open tables whose `image` column holds encoded images, as bytes or as {bytes, path}. Files are identified by
+    their content.
 
-    The images themselves are read when the first of them is asked for: a run that finds their pixels in the cache never does.
+    The images themselves are read when the first of them is asked for: a run that finds their pixels in the cache never
+    does.
     """
     import pyarrow
     import pyarrow.parquet

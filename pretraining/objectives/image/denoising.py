@@ -1,6 +1,7 @@
 """Denoising autoencoders on images (Vincent et al. 2008): rebuild a view from the features of its noisy version.
 
-Shapes: B images of a micro-batch, V views, N = V * B, C channels, S size of a view, D width of the features, H = W cells a side.
+Shapes: B images of a micro-batch, V views, N = V * B, C channels, S size of a view, D width of the features, H = W
+cells a side.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class ImageAutoencoder(Objective):
 
 
 class DenoisingImages(ImageAutoencoder):
-    """Mean squared error of a view rebuilt from its features under Gaussian noise of deviation `noise`, in normalised pixels.
+    """Mean squared error of a view rebuilt from its features under Gaussian noise of deviation `noise`, in normalised
+    pixels.
 
-    The decoder doubles the feature map's resolution by transposed convolutions, from `decoder_width` channels on, half as many each time.
+    The decoder doubles the feature map's resolution by transposed convolutions, from `decoder_width` channels on, half
+    as many each time.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class DenoisingImages(ImageAutoencoder):
         doublings = math.log2(size / self.side)
         if doublings != round(doublings):
             raise ValueError(
-                f"images of {size} x {size} pixels become {self.side} x {self.side} features, which doubling does not bring back: "
+                f"images of {size} x {size} pixels become {self.side} x {self.side} features, which doubling does not "
+                "bring back: "
                 f"set preprocess.size to {self.side} times a power of 2"
             )
         self.decoder = upsampling(backbone.dim, decoder_width, self.channels, round(doublings))
@@ -94,10 +98,14 @@ class DenoisingImages(ImageAutoencoder):
         """Add the noise."""
         return {"inputs": {"images": views + drawn}}
 
-    def loss(self, batch: Batch) -> Loss:
-        """Rebuild the views, and compare them with the clean ones. [N, C, S, S]"""
+    def rebuild(self, batch: Batch) -> Tensor:
+        """Predict the clean views. [N, C, S, S]"""
         cells = self.backbone(**batch["inputs"]).positions
-        rebuilt = self.decoder(cells.transpose(1, 2).unflatten(2, (self.side, self.side)))
+        return self.decoder(cells.transpose(1, 2).unflatten(2, (self.side, self.side)))
+
+    def loss(self, batch: Batch) -> Loss:
+        """Compare the rebuilt views with the clean ones."""
+        rebuilt = self.rebuild(batch)
         error = (
             (rebuilt - batch["views"]).to(torch.promote_types(rebuilt.dtype, torch.float32)).square().mean((1, 2, 3))
         )

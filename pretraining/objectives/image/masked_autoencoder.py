@@ -2,8 +2,8 @@
 
 A vision transformer sees a few patches of an image, and a small decoder rebuilds the others.
 
-Shapes: B images of a micro-batch, V views, N = V * B, L patches of an image, K of them visible, D width, E width of the decoder,
-P pixels of a patch (channels included).
+Shapes: B images of a micro-batch, V views, N = V * B, L patches of an image, K of them visible, D width, E width of the
+decoder, P pixels of a patch (channels included).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class PatchDecoder:
         """Build it for features of width `dim`, `side` x `side` patches and `pixels` numbers in each."""
         if self.width % 4 or self.width % self.heads or self.layers < 1:
             raise ValueError(
-                f"got objective.decoder.width={self.width}, heads={self.heads} and layers={self.layers}: the width must be a multiple "
+                f"got objective.decoder.width={self.width}, heads={self.heads} and layers={self.layers}: the width "
+                "must be a multiple "
                 "of 4 (for sine and cosine of two axes) and of heads, with at least one layer"
             )
         return Decoder(self, dim, side, pixels)
@@ -66,7 +67,8 @@ class Decoder(nn.Module):
         )
 
     def forward(self, pooled: Tensor, patches: Tensor, order: Tensor) -> Tensor:
-        """Predict every patch's pixels [N, L, P], from the class token [N, D], the visible patches [N, K, D] and all patches' order [N, L].
+        """Predict every patch's pixels [N, L, P], from the class token [N, D], the visible patches [N, K, D] and all
+        patches' order [N, L].
 
         `order` lists the visible patches first.
         """
@@ -80,7 +82,8 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(ImageAutoencoder):
-    """Mean squared error of the hidden patches' pixels, each patch normalised by its own mean and deviation unless told otherwise.
+    """Mean squared error of the hidden patches' pixels, each patch normalised by its own mean and deviation unless told
+    otherwise.
 
     `mask_ratio` of an image's patches is hidden, an exact count, drawn anew for each image, view and epoch.
     """
@@ -99,7 +102,8 @@ class MaskedAutoencoder(ImageAutoencoder):
         model: Any = getattr(backbone, "model", None)
         if not hasattr(model, "patch_size"):
             raise ValueError(
-                "a masked autoencoder hides patches of a vision transformer: set backbone=vit_tiny, or take objective=denoising_image"
+                "a masked autoencoder hides patches of a vision transformer: set backbone=vit_tiny, or take "
+                "objective=denoising_image"
             )
         self.patch, self.side = model.patch_size, model.image_size // model.patch_size
         self.visible = int(self.side**2 * (1 - mask_ratio))
@@ -124,10 +128,14 @@ class MaskedAutoencoder(ImageAutoencoder):
         """Show the visible patches alone."""
         return {"inputs": {"images": views, "visible": drawn[:, : self.visible]}, "order": drawn}
 
-    def loss(self, batch: Batch) -> Loss:
-        """Predict the pixels of all patches [N, L, P], and compare the hidden ones with their own."""
+    def rebuild(self, batch: Batch) -> Tensor:
+        """Predict the pixels of all patches. [N, L, P]"""
         features = self.backbone(**batch["inputs"])
-        rebuilt = self.decoder(features.pooled, features.positions, batch["order"])
+        return self.decoder(features.pooled, features.positions, batch["order"])
+
+    def loss(self, batch: Batch) -> Loss:
+        """Compare the hidden patches with what was predicted of them."""
+        rebuilt = self.rebuild(batch)
         wanted = patches_of(batch["views"], self.patch).to(torch.promote_types(rebuilt.dtype, torch.float32))
         if self.normalise_patches:
             variance, mean = torch.var_mean(wanted, 2, keepdim=True)
@@ -137,14 +145,17 @@ class MaskedAutoencoder(ImageAutoencoder):
 
 
 def patches_of(images: Tensor, size: int) -> Tensor:
-    """Cut images [N, C, S, S] into patches of `size` x `size`, in rows from the top left; each is rows, columns, channels. [N, L, P]"""
+    """Cut images [N, C, S, S] into patches of `size` x `size`, in rows from the top left; each is rows, columns,
+    channels. [N, L, P]
+    """
     count, channels, height, width = images.shape
     grid = images.reshape(count, channels, height // size, size, width // size, size)
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(count, -1, size * size * channels)
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
-    """Give each cell of a square grid its place: sine and cosine of the column, then of the row, a quarter of `width` each.
+    """Give each cell of a square grid its place: sine and cosine of the column, then of the row, a quarter of `width`
+    each.
 
     Frequencies fall from 1 to 1/10,000 (Vaswani et al. 2017, section 3.5). [side * side, width]
     """

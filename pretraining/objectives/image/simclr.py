@@ -25,8 +25,8 @@ from pretraining.optim.optimizers import Optimizer
 class SimCLR(CoupledObjective):
     """Contrast of views, through a projector, at a temperature.
 
-    `decoupled` leaves the positives out of the denominator (Yeh et al. 2022, DCL); `supervised` counts images of the same class as
-    positives too (Khosla et al. 2020, SupCon's L_out). `weight` multiplies the mean over anchors.
+    `decoupled` leaves the positives out of the denominator (Yeh et al. 2022, DCL); `supervised` counts images of the
+    same class as positives too (Khosla et al. 2020, SupCon's L_out). `weight` multiplies the mean over anchors.
     """
 
     modality = IMAGE
@@ -68,7 +68,9 @@ class SimCLR(CoupledObjective):
         return projected.unflatten(0, (self.views.count, -1)).transpose(0, 1)
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
-        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch, however many ranks share the work."""
+        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch, however many ranks
+        share the work.
+        """
         labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
         total = nt_xent(
             representations, self.temperature, labels=labels, decoupled=self.decoupled, across_ranks=self.training

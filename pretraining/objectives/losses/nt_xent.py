@@ -1,7 +1,8 @@
-"""NT-Xent (Chen et al. 2020): each view is told from all other views of the step, over all ranks, in memory that does not grow with the
-square of the batch.
+"""NT-Xent (Chen et al. 2020): each view is told from all other views of the step, over all ranks, in memory that does
+not grow with the square of the batch.
 
-Shapes: B images of this rank, V views, D width of the projection, R ranks; N = B * V anchors, M = R * N candidates, T anchors of a tile.
+Shapes: B images of this rank, V views, D width of the projection, R ranks; N = B * V anchors, M = R * N candidates, T
+anchors of a tile.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ def nt_xent(
     across_ranks: bool = True,
     tile: int = TILE,
 ) -> Tensor:
-    """Sum over anchors of -log(softmax over all other views, of all ranks if `across_ranks`), averaged over the anchor's positives.
+    """Sum over anchors of -log(softmax over all other views, of all ranks if `across_ranks`), averaged over the
+    anchor's positives.
 
-    `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same class (Khosla et
-    al. 2020, L_out). `decoupled` leaves positives out of the denominator (Yeh et al. 2022). At most `tile` similarities, but at least
-    one anchor's, are in memory at a time.
+    `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same
+    class (Khosla et al. 2020, L_out). `decoupled` leaves positives out of the denominator (Yeh et al. 2022). At most
+    `tile` similarities, but at least one anchor's, are in memory at a time.
     """
     if across_ranks:
         refuse_unequal(views)
@@ -48,7 +50,7 @@ def nt_xent(
 
 
 class _Contrast(torch.autograd.Function):
-    """The loss and, in the same pass over the tiles, its gradient: of a sum it is known up to a factor before backward."""
+    """The loss and its gradient in one pass over the tiles: that of a sum is known up to a factor before backward."""
 
     @staticmethod
     def forward(
@@ -83,7 +85,10 @@ class _Contrast(torch.autograd.Function):
 
 
 def _tile(logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool) -> tuple[Tensor, Tensor]:
-    """Give the loss of T anchors, and its derivative by their `logits` [T, M], which are overwritten. `own` [T]: the anchors' places."""
+    """Give the loss of T anchors, and its derivative by their `logits` [T, M], which are overwritten.
+
+    `own` [T]: the anchors' places.
+    """
     positive = groups[own][:, None] == groups
     positive[torch.arange(len(own), device=own.device), own] = False
     share = positive.sum(1, keepdim=True).to(logits.dtype).reciprocal()
@@ -104,7 +109,7 @@ def refuse_unequal(views: Tensor) -> None:
     mine = torch.full((1,), len(views), device=views.device, dtype=torch.int64)
     held = mine.new_empty(world_size())
     dist.all_gather_into_tensor(held, mine)
-    told = "ranks contrast {} images: each must hold as many as the others, so choose a batch size that the ranks share evenly"
+    told = "ranks contrast {} images: each must hold as many as others, so choose a batch size that they share evenly"
     if views.device.type == "cpu":
         if (held != mine).any():
             raise ValueError(told.format(held.tolist()))

@@ -117,7 +117,7 @@ class FastEncoder:
             self.layers = [_modern_layer(layer) for layer in model.layers]
         else:
             self.layers = [_bert_layer(layer, self.pre_norm) for layer in model.encoder.layer]
-        self.static, self.recompute = False, False
+        self.static, self.activation_checkpointing = False, False
 
     def compile(self) -> None:
         """Compile each layer; they share their code, so one compilation serves all."""
@@ -149,7 +149,7 @@ class FastEncoder:
             window = self.model.config.local_attention // 2 if kind == "sliding_attention" else None
             last = wanted if number == len(self.layers) - 1 else None
             run: Callable[..., Tensor] = layer
-            if self.recompute and self.model.training:  # keeps a layer's input alone
+            if self.activation_checkpointing and self.model.training:  # keeps a layer's input alone
                 run = functools.partial(checkpoint, layer, use_reentrant=False)
             stream = run(stream, layout, rates, self.heads, self.pre_norm, window, rotations.get(kind), last)
         if self.pre_norm:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone, Features
-from pretraining.backbones.transformers_loading import LOADERS, Architecture, built, frame, quieten, read
+from pretraining.backbones.transformers_loading import LOADERS, Architecture, build, quieten, read, special_tokens
 from pretraining.modality import Tower
 from pretraining.text.backbones.fast_encoder import FastEncoder
 from pretraining.text.cost import TextRow
@@ -53,8 +53,8 @@ class TransformersBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.architecture, self.pooling = architecture, pooling
-        ids = {"pad_token_id": pad_id, **frame(architecture, config, pad_id, frame_ids or {})}
-        self.model = built(architecture, config, init_from, vocab_size, ids)
+        ids = {"pad_token_id": pad_id, **special_tokens(architecture, config, pad_id, frame_ids or {})}
+        self.model = build(architecture, config, init_from, vocab_size, ids)
         self.dim = self.model.config.hidden_size
         self.max_tokens = getattr(self.model.config, "max_position_embeddings", None)
         plain = self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
@@ -111,20 +111,20 @@ class TransformersBackbone(Backbone):
         )
         return decoded.last_hidden_state
 
-    def set_compute(self, *, compiled: bool, recompute: bool, sharded: bool) -> None:
+    def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
         """See `Backbone.set_compute`."""
         if self._fast is not None:
             if sharded:
                 raise ValueError(
                     "backbone.impl=fast reads whole weights: use trainer=ddp, or backbone.impl=transformers"
                 )
-            self._fast.recompute = recompute
+            self._fast.activation_checkpointing = activation_checkpointing
             if compiled:
                 self._fast.compile()
             return
-        if recompute:
+        if activation_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        super().set_compute(compiled=compiled, recompute=False, sharded=sharded)
+        super().set_compute(compiled=compiled, activation_checkpointing=False, sharded=sharded)
 
     @property
     def _body(self) -> Any:

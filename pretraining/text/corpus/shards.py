@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretraining.cache import sha256
+from pretraining.cache import replace_file, replace_text, sha256
 
 SHARD_TOKENS = 2**24  # closes a shard: 32 MB of uint16, some 70 MB of English, 20 s of one core's work
 
@@ -54,13 +53,10 @@ class ShardWriter:
         self.units += self._pending_units
         counts = np.bincount(tokens, minlength=self.vocab_size)
 
-        def lengths(file: IO[bytes]) -> None:
+        with replace_file(self._path(self.finished, "npz"), "wb") as file:
             np.savez(file, sentences=sentences, documents=documents, counts=counts, units=self.units)
-
-        _write(self._path(self.finished, "npz"), lengths)
-        _write(
-            self._path(self.finished, "bin"), lambda file: file.write(tokens.astype(self.dtype, copy=False).tobytes())
-        )
+        with replace_file(self._path(self.finished, "bin"), "wb") as file:
+            file.write(tokens.astype(self.dtype, copy=False).tobytes())
         self.finished += 1
         self._pending, self.pending_tokens, self._pending_units = [], 0, 0
 
@@ -86,8 +82,7 @@ class ShardWriter:
             "shards": [{"file": file, "tokens": count} for file, count in zip(files, tokens, strict=True)],
             "sha256": {name: sha256(self.directory / name) for name in [*files, *arrays]},
         }
-        text = json.dumps(manifest, indent=2)
-        _write(self.directory / "manifest.json", lambda file: file.write(text.encode()))
+        replace_text(self.directory / "manifest.json", json.dumps(manifest, indent=2))
         for number in range(self.finished):
             self._path(number, "npz").unlink()
 
@@ -111,13 +106,3 @@ class _Lengths(NamedTuple):
     def of(cls, path: Path) -> _Lengths:
         with np.load(path) as stored:
             return cls(stored["counts"], len(stored["sentences"]), len(stored["documents"]))
-
-
-def _write(path: Path, fill: Any) -> None:
-    """Write a file whole or not at all, also when the machine stops."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.rename(path)

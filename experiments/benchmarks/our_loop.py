@@ -1,0 +1,85 @@
+"""This package's training loop in a comparison: loader, step, throughput and metrics.csv, as its command line has."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+
+from experiments.benchmarks.turns import Turn
+from pretraining.callbacks.throughput import Throughput
+from pretraining.data.loader import StepLoader
+from pretraining.engine.batch import StepSettings
+from pretraining.engine.memory import keep_freed_memory
+from pretraining.engine.precision import choose_precision
+from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
+from pretraining.runs.csv_logger import CsvHistory
+
+LOG_EVERY = 10
+
+
+class Losses(CsvHistory):
+    """metrics.csv, which also remembers the last loss."""
+
+    latest = float("nan")
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Remember the loss."""
+        self.latest = metrics["train/loss"]
+        super().log_metrics(metrics, step)
+
+
+class Pace(pl.Callback):
+    """Takes turns between steps."""
+
+    def __init__(self, turn: Turn, losses: Losses, facts: dict[str, Any]) -> None:
+        self.turn, self.losses, self.facts = turn, losses, facts
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what this side is, and wait for its first block."""
+        self.turn.tell(self.facts)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step."""
+        self.turn.step(batch.units, self.losses.latest if trainer.global_step % LOG_EVERY == 0 else None)
+
+
+def prepare_process() -> None:
+    """Set this process up as the command line does, before anything is built."""
+    keep_freed_memory()
+    quieten()
+
+
+class Rows(NamedTuple):
+    """What a side trains on: `batch` rows of a source in each step."""
+
+    source: Any
+    collate: Any
+    batch: int
+    seed: int
+
+
+def train(turn: Turn, module: Any, rows: Rows, settings: TrainerSettings, facts: dict[str, Any]) -> None:
+    """Train an objective; `facts` are what is told of this side."""
+    backbone = module.backbone
+    settings.log_every = LOG_EVERY
+    settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=backbone.convolves)
+    backbone.set_compute(
+        compiled=settings.compile, activation_checkpointing=settings.activation_checkpointing, sharded=False
+    )
+    module.settings = StepSettings(rows.seed, settings.max_steps, settings.clip_norm)
+    loader = StepLoader(rows.source, rows.collate, batch_size=rows.batch, max_steps=settings.max_steps, seed=rows.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        losses = Losses(Path(directory) / "metrics.csv")
+        throughput = Throughput(
+            every=LOG_EVERY,
+            evaluated_every=0,
+            step_flops=lambda step: 0.0,
+            wait_seconds=lambda: loader.wait_seconds,
+            unit=backbone.modality.unit,
+            show=False,
+        )
+        pace = Pace(turn, losses, {"precision": settings.precision, **facts})
+        build_trainer(settings, [losses], [throughput, pace], Path(directory)).fit(module, loader)

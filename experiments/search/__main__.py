@@ -1,0 +1,131 @@
+"""``python -m experiments.search [options] OVERRIDES``: search a pretraining's settings, ending hopeless trials early.
+
+    python -m experiments.search --trials 20 --directory searches/rate objective=simclr trainer.val_every=20 \\
+        'optimizer.peak_lr=tag(log, interval(1e-4, 1e-1))' optimizer.warmup_steps=10,100
+
+What has several values is searched, in Hydra's sweep syntax: choices a,b,c, interval(low, high), int(interval(...)),
+tag(log, ...). The same command started again, on any machine that sees the directory, works on the same search: a
+worker that was killed loses nothing, since its trial goes on from its checkpoint.
+On Slurm: ``sbatch --array=1-8 slurm/search.sbatch ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from experiments.search.sweeps import list_choices, split_sweep
+from experiments.search.trials import ENDED
+from experiments.search.worker import PRUNERS, Plan, Worker
+from experiments.study.graph import override
+from experiments.study.spec import StudyError, exit_code
+
+
+def parse_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Split overrides into the space, {key: a list of choices or {low, high, log, int}}, and those that stand."""
+    varied, fixed = split_sweep(
+        overrides, "at least one override several values, such as 'optimizer.peak_lr=interval(1e-4, 1e-2)'"
+    )
+    space: dict[str, Any] = {}
+    for one in varied:
+        if one.is_interval_sweep():
+            interval: Any = one.value()
+            ends = {"low": interval.start, "high": interval.end, "log": "log" in interval.tags}
+            # "int" is part of the name that searches of earlier releases are kept under.
+            space[one.key_or_group] = ends | {"int": all(isinstance(ends[end], int) for end in ("low", "high"))}
+        else:
+            space[one.key_or_group] = list_choices(one)
+    placed = [line for line in overrides if line.lstrip("+").partition("=")[0] in ("run_dir", "resume")]
+    if placed:
+        raise StudyError(f"{placed[0]}: a search places and resumes its trials itself; leave it out")
+    return space, tuple(fixed)
+
+
+def list_results(worker: Worker) -> list[dict[str, Any]]:
+    """List every trial that is over, the best first; what was ended early, or failed, last."""
+    rows = []
+    for trial in worker.trials.ended:
+        row = {"trial": trial.number, "state": trial.state.name.lower(), worker.plan.metric: trial.value}
+        row["steps"] = max(trial.intermediate_values, default=None)
+        rows.append(row | trial.params | {"said": trial.user_attrs[ENDED]})
+    sign = 1 if worker.plan.goal == "minimize" else -1
+    return sorted(rows, key=lambda row: (row["state"] != "complete", sign * (row[worker.plan.metric] or 0.0)))
+
+
+def report(worker: Worker) -> None:
+    """Print the table of trials and the best one's command; write results.csv beside the runs."""
+    rows, plan = list_results(worker), worker.plan
+    with (plan.directory / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["trial"])
+        writer.writeheader()
+        writer.writerows(rows)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    table = Table(box=SIMPLE_HEAD)
+    shown = ["trial", "state", plan.metric, "steps", *plan.space]
+    for name in shown:
+        table.add_column(name, justify="right" if name in ("trial", "steps") else "left")
+    for row in rows:
+        table.add_row(*(_written(row[name]) for name in shown))
+    console.print(table)
+    complete = [row for row in rows if row["state"] == "complete"]
+    if not complete:
+        raise StudyError(f"no trial came to its end: see {plan.directory / 'results.csv'}")
+    best = [*plan.fixed, *(override(key, complete[0][key]) for key in plan.space)]
+    console.print(f"best: python -m pretraining {' '.join(best)}", soft_wrap=True, highlight=False)
+
+
+def _written(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def parse(arguments: Sequence[str]) -> Plan:
+    """Read a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kept = "where trials and runs are kept and shared"
+    parser.add_argument("--directory", type=Path, default=Path("searches/search"), help=kept)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--metric", default="validation/loss")
+    parser.add_argument("--goal", choices=["minimize", "maximize"], default="minimize")
+    ending = "who ends trials early, by what validation measures"
+    parser.add_argument("--pruner", choices=PRUNERS, default="median", help=ending)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("overrides", nargs="+", help="of the pretraining; several values are searched")
+    given = vars(parser.parse_args(arguments))
+    space, fixed = parse_space(given.pop("overrides"))
+    return Plan(fixed=fixed, space=space, **given)
+
+
+def check(plan: Plan) -> None:
+    """Refuse a misspelt override before any trial: later, what cannot be configured is a failed trial."""
+    from pretraining.launch import compose
+
+    some = {key: allowed[0] if isinstance(allowed, list) else allowed["low"] for key, allowed in plan.space.items()}
+    placed = some | {"run_dir": plan.directory / "runs" / "some"}
+    compose([*plan.fixed, *(override(key, value) for key, value in placed.items())])
+
+
+def search(arguments: Sequence[str]) -> int:
+    """Work on a search until it has enough trials, then say what was found."""
+    from pretraining.cli.configuration import exit_cleanly
+
+    with exit_cleanly():
+        plan = parse(arguments)
+        check(plan)
+        worker = Worker(plan)
+        worker.work()
+        report(worker)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code("search", lambda: search(sys.argv[1:])))

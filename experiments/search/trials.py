@@ -1,0 +1,80 @@
+"""The driver of every search: trials in a journal on disk, shared by processes and continued where one was killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.study.spec import StudyError
+
+ENDED = "ended"  # what a trial says about itself once it is over
+
+
+class Trials:
+    """Trials of settings, drawn and remembered by Optuna; a trial ends when its result is told.
+
+    `space` says what each setting may be: a list of values, or {low, high, log} with both ends included, whole numbers
+    where both ends are. Several searches may share a journal under different names.
+    """
+
+    def __init__(self, journal: Path, name: str, space: Mapping[str, Any], *, goal: Any, pruner: Any = None) -> None:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        self.optuna, self.states, self.space = optuna, optuna.trial.TrialState, space
+        self.study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+            study_name=name,
+            direction=goal,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+
+    def known(self, *states: Any) -> list[Any]:
+        """List the trials in some states, or all of them."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    @property
+    def ended(self) -> list[Any]:
+        """The trials that are over."""
+        return [trial for trial in self.known() if ENDED in trial.user_attrs]
+
+    def sample_with(self, **options: Any) -> None:
+        """Draw what comes next by a tree-structured Parzen estimator."""
+        self.study.sampler = self.optuna.samplers.TPESampler(**options)
+
+    def repeat(self, lost: Any) -> None:
+        """Give up a trial whose process is gone; the next one has the same settings."""
+        self.study.enqueue_trial(lost.params)
+        self.study.tell(lost.number, state=self.states.FAIL)
+
+    def ask(self) -> Any:
+        """Draw the settings of a new trial."""
+        trial = self.study.ask()
+        for key, allowed in self.space.items():
+            if not isinstance(allowed, Mapping):
+                trial.suggest_categorical(key, list(allowed))
+                continue
+            low, high, log = allowed["low"], allowed["high"], bool(allowed.get("log"))
+            if isinstance(low, int) and isinstance(high, int):
+                trial.suggest_int(key, low, high, log=log)
+            else:
+                trial.suggest_float(key, float(low), float(high), log=log)
+        return trial
+
+    def tell(self, trial: Any, said: str, value: float | None = None, state: Any = None) -> None:
+        """End a trial with its result, or in another state than complete."""
+        trial.set_user_attr(ENDED, said)
+        self.study.tell(trial, value, state=state)
+
+
+def read_result(run_dir: Path, metric: str, asked: str) -> float:
+    """Read what a trial's run reached; `asked` is the option that names the metric."""
+    numbers = json.loads((run_dir / "metrics.json").read_text())
+    if metric not in numbers:
+        raise StudyError(f"{asked}={metric} is not among what pretraining measures: {sorted(numbers)}")
+    return float(numbers[metric])

@@ -1,0 +1,53 @@
+"""`--help` names every setting and option at once; each command line keeps freed memory before anything slow."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def printed(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.parametrize(
+    ("package", "found"),
+    [
+        ("pretraining", ["seed: 1", "resume: none", "resnet18_cifar", "simclr_cifar10_google", "-m runs every combin"]),
+        ("finetuning", ["handoff: ???", "squad_v2", "linear_probe", "# share of the training labels"]),
+        ("experiments", ["nsp_or_not", "retry_failed", "executor     local, slurm"]),
+        ("pretraining.evaluate", ["handoff"]),
+        ("pretraining.data.prepare", ["wordpiece"]),
+    ],
+)
+def test_help_names_every_setting_and_option(package, found):
+    joined = " ".join(printed("-m", package, "--help").split("\n"))
+    assert all(part in joined for part in found), joined
+    assert "hydra:" not in joined and "_transformers" not in joined
+
+
+def test_help_imports_nothing_slow():
+    code = "import sys\nfrom pretraining.cli.help import help_text\nhelp_text('pretrain')\n"
+    assert printed("-c", code + "print({'torch', 'hydra'} & set(sys.modules))").strip() == "set()"
+
+
+REFUSED = """
+import contextlib, ctypes, sys
+asked, load = [], ctypes.CDLL
+class Libc:
+    def __getattr__(self, name):
+        if name == "mallopt":
+            asked.append("torch" in sys.modules)
+        return getattr(load(None), name)
+ctypes.CDLL = lambda name, *rest, **options: load(name, *rest, **options) if name else Libc()
+sys.argv = ["command", "no_such_setting=1"]
+from {package}.__main__ import cli
+with contextlib.suppress(SystemExit, Exception):
+    cli()
+print(asked)
+"""
+
+
+@pytest.mark.parametrize("package", ["pretraining", "finetuning", "experiments"])
+def test_each_command_line_keeps_freed_memory(package):
+    assert printed("-c", REFUSED.replace("{package}", package)).splitlines()[-1] == "[False]"

@@ -1,0 +1,137 @@
+"""What `experiments.ls` tells of runs that are done, run, wait or have stopped; what it ends and submits again."""
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from experiments import ls
+from experiments.monitor.run_status import find_runs
+from pretraining.runs.directory import RunDirectory
+
+ROWS = "step,time,train/loss,validation/loss\n10,5.0,3.0,\n20,10.0,2.5,2.75\n30,15.0,2.25,\n"
+
+
+def make_run(path, *, job=None, pid=None, log=None, done=False, task=None):
+    path.mkdir(parents=True)
+    trainer = {"max_steps": 50, "devices": 2, "num_nodes": 3, "accelerator": "cuda"}
+    (path / "config.yaml").write_text(yaml.safe_dump({"trainer": trainer} | ({"task": task} if task else {})))
+    (path / "overrides.txt").write_text("objective=simclr\nrun_dir=elsewhere\nname='a b'\n")
+    (path / "metrics.csv").write_text(ROWS)
+    (path / ".lock").write_text(json.dumps({"host": platform.node(), "pid": pid, "job": job, "log": log}))
+    if done:
+        (path / "metrics.json").write_text(json.dumps({"validation/loss": 2.0}))
+    return path
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Put commands in the path that note what they were asked, and a queue of three jobs."""
+    place = tmp_path / "slurm"
+    place.mkdir()
+    script = (
+        f'#!/bin/sh\necho "$(basename $0) $@" >> {place}/asked\n[ "$(basename $0)" != squeue ] || cat {place}/queue\n'
+    )
+    script += '[ "$(basename $0)" != sbatch ] || echo 77\n'
+    for name in ("sbatch", "squeue", "scancel"):
+        (place / name).write_text(script)
+        (place / name).chmod(0o755 | stat.S_IEXEC)
+    (place / "queue").write_text("11|RUNNING|0:10|None\n12_3|PENDING|0:00|Priority\n13|FAILED|1:00|None\n")
+    monkeypatch.setenv("PATH", str(place), prepend=":")
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+@pytest.fixture
+def no_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def found(directory):
+    return {run.path.name: run for run in find_runs(directory, ls.slurm.queue() if ls.slurm.is_here() else {})}
+
+
+def test_a_run_is_done_running_pending_or_stopped_and_says_how_far_it_is(tmp_path, queue):
+    make_run(tmp_path / "runs" / "done", done=True)
+    make_run(tmp_path / "runs" / "far", job="11")
+    make_run(tmp_path / "runs" / "waits", job="12_3")
+    make_run(tmp_path / "runs" / "dead", job="13", task={"_target_": "x"})
+    runs = found(tmp_path / "runs")
+    assert {name: run.status for name, run in runs.items()} == {
+        "done": "done",
+        "far": "running",
+        "waits": "pending",
+        "dead": "stopped",
+    }
+    assert runs["done"].value == "validation/loss 2.000" and runs["dead"].value == "train/loss 2.250"
+    assert str(runs["far"].position) == "30 of 50" and runs["far"].seconds_left == pytest.approx(20 * 10 / 20)
+    assert [runs[name].package for name in ("far", "dead")] == ["pretraining", "finetuning"]
+
+
+def test_a_process_that_holds_the_lock_runs_and_can_be_ended(tmp_path, no_slurm, capsys):
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    path = make_run(tmp_path / "runs" / "mine", pid=process.pid, log="logs/some.log")
+    with (path / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert found(tmp_path / "runs")["mine"].status == "running"
+        assert ls.main([str(tmp_path / "runs"), "--cancel"]) == 0
+        assert process.wait(10) == -signal.SIGTERM
+    assert found(tmp_path / "runs")["mine"].status == "stopped"
+    assert ls.main([str(tmp_path / "runs")]) == 0
+    told = capsys.readouterr().out
+    assert "1 process(es)" in told and "output in logs/some.log" in told
+
+
+def test_the_lock_of_a_real_run_directory_says_who_works_in_it(tmp_path, no_slurm):
+    config = OmegaConf.create({"trainer": {"max_steps": 5}, "seed": 1})
+    directory = RunDirectory.claim(tmp_path / "runs" / "mine", config, resume="none", overrides=["seed=1"])
+    run = found(tmp_path / "runs")["mine"]
+    assert (run.status, run.pid, run.job) == ("running", os.getpid(), None)
+    directory.release()
+    assert found(tmp_path / "runs")["mine"].status == "stopped"
+
+
+def test_jobs_are_cancelled_and_what_stopped_is_submitted_again_in_its_shape(tmp_path, queue, capsys):
+    for name, job in {"far": "11", "waits": "12_3", "dead": "13"}.items():
+        make_run(tmp_path / "runs" / name, job=job)
+    assert ls.main(["runs", "--cancel"]) == 0
+    assert "scancel 11 12_3" in (queue / "asked").read_text()
+    assert ls.main(["runs", "--resubmit-failed", "--partition=gpu", "--nodes=4"]) == 0
+    (line,) = [line for line in (queue / "asked").read_text().splitlines() if line.startswith("sbatch")]
+    assert "--nodes=4 --ntasks-per-node=2 --gpus-per-node=2 --partition=gpu" in line
+    assert line.endswith("slurm/pretrain.sbatch objective=simclr name='a b' run_dir=runs/dead resume=auto")
+    assert "job 77: runs/dead" in capsys.readouterr().out
+
+
+def test_without_slurm_the_command_that_continues_a_run_is_said(tmp_path, no_slurm, capsys):
+    make_run(tmp_path / "runs" / "dead")
+    assert ls.main(["--resubmit-failed"]) == 0
+    assert (
+        capsys.readouterr().out
+        == "python -m pretraining objective=simclr 'name='\"'\"'a b'\"'\"'' run_dir=runs/dead resume=auto\n"
+    )
+
+
+def test_what_is_asked_wrongly_is_refused(tmp_path, no_slurm, capsys):
+    assert ls.main([str(tmp_path / "nowhere")]) == 1
+    with pytest.raises(SystemExit):
+        ls.main(["--partition=gpu"])
+    assert "go with --resubmit-failed" in capsys.readouterr().err
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.ls"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ,
+        check=False,
+    )
+    assert done.returncode == 0 and "no runs or studies in runs and studies" in done.stdout

@@ -1,0 +1,98 @@
+import json
+import os
+
+import pytest
+from rich.console import Console
+
+from experiments import launch, ls
+from experiments.study.graph import expand
+from experiments.study.spec import StudyError
+from tests.experiments import fabricated
+
+COMMANDS = launch.Commands(fabricated.resolve, fabricated.run, lambda overrides: 7)
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    conf = fabricated.write_conf(tmp_path / "conf", launch.CONF, fabricated.spec(finetuning_seeds=[1, 2]))
+    monkeypatch.setattr(launch, "CONF", conf)
+    monkeypatch.chdir(tmp_path)
+    return conf
+
+
+def start(*overrides):
+    return launch.main(["study=invented", *overrides], COMMANDS)
+
+
+def test_a_study_ends_in_a_table_a_report_and_exit_code_zero(conf, tmp_path, capfd):
+    assert start() == 0
+    out = capfd.readouterr().out
+    assert "studies/invented/report.html" in out
+    assert "masked_language" in out
+    assert "95 % interval" in out
+    assert all(len(line) <= 110 for line in out.splitlines())
+    assert (tmp_path / "studies" / "invented" / "report.html").exists()
+
+
+def test_started_again_it_runs_nothing_and_reports_the_same(conf, tmp_path, capfd):
+    start()
+    calls = (tmp_path / "studies" / "invented" / "calls.txt").read_text()
+    assert start() == 0
+    assert (tmp_path / "studies" / "invented" / "calls.txt").read_text() == calls
+    assert "18 of 18 runs are done already" in capfd.readouterr().out
+
+
+def test_one_failed_run_gives_a_report_and_an_exit_code(conf, tmp_path, capfd):
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    (directory / "sabotage.json").write_text(json.dumps({"digits-full-1-of-labels-simclr-s1002": "raise"}))
+    assert start("study_dir=elsewhere") == 1
+    out = capfd.readouterr().out
+    assert "RuntimeError: out of <luck>" in out
+    assert "1 of 18 runs failed" in out
+    assert "out of &lt;luck&gt;" in (directory / "report.html").read_text()
+    (directory / "sabotage.json").unlink()
+    assert start("study_dir=elsewhere", "retry_failed=true") == 0
+
+
+def test_a_seed_can_be_added_on_the_command_line(conf, tmp_path):
+    start()
+    before = len((tmp_path / "studies" / "invented" / "calls.txt").read_text().split())
+    assert start("study.finetuning_seeds=[1,2,3]") == 0
+    after = len((tmp_path / "studies" / "invented" / "calls.txt").read_text().split())
+    assert after - before == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["study=no_such"], "no_such"),
+        (["study=invented", "wrokers=2"], "wrokers"),
+        (["study=invented", "workers=0"], "workers is 0"),
+    ],
+)
+def test_a_typo_is_one_error_before_any_run(conf, tmp_path, overrides, words):
+    with pytest.raises(StudyError, match=words):
+        launch.main(overrides, COMMANDS)
+    assert not (tmp_path / "studies" / "invented" / "calls.txt").exists()
+
+
+def test_every_study_shipped_expands_against_the_real_configuration(tmp_path):
+    names = [path.stem for path in (launch.CONF / "study").glob("*.yaml")]
+    assert names
+    for name in names:
+        config = launch.resolve_config("experiments", [f"study={name}"])
+        study = expand(config["study"], directory=tmp_path, resolve=launch.resolve_config)
+        assert study.name == name
+        assert study.nodes
+
+
+def test_ls_tells_how_a_study_stands(conf, tmp_path):
+    start("study.finetuning_seeds=[1]")
+    study = tmp_path / "studies" / "invented"
+    node = json.loads((study / "study.json").read_text())["nodes"][-1]["name"]
+    state = json.loads((study / "state" / f"{node}.json").read_text())
+    (study / "state" / f"{node}.json").write_text(json.dumps(state | {"status": "running", "pid": os.getpid()}))
+    console = Console(width=300, record=True)
+    console.print(ls.study_table([study], {}))
+    assert "docs_topic, frozen, 10 per class: never pretrained (masked_language), seed 1001" in console.export_text()
