@@ -10,7 +10,7 @@ base=runs/$(date +%Y%m%d-%H%M%S)-$$
 
 # All jobs run the code as it is now, whatever is edited while they wait.
 # shellcheck disable=SC2046 # NAME=VALUE words
-export $(PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python}" -m pretraining.snapshot)
+export $(PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python}" -m pretraining.runs.snapshot)
 
 arguments=() first="" number=0
 submit() {

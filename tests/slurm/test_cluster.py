@@ -1,4 +1,4 @@
-"""Real jobs on a real Slurm: two virtual nodes on this machine, from Debian's packages. Without them (or root) these tests are skipped."""
+"""Real jobs on a real Slurm: two virtual nodes on this machine, of Debian's packages; skipped without them or root."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ TWO = ["trainer=ddp", "trainer.accelerator=cpu"]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Start a cluster of its own, in a directory of its own; give the environment in which to use it."""
+    """Start a cluster of its own, in a directory of its own; yields the environment in which to use it."""
     state = tmp_path_factory.mktemp("cluster")
     state.chmod(0o755)
     environment = os.environ | {"LOCAL_CLUSTER_DIR": str(state), "LOCAL_CLUSTER_PORT": "17817", "OMP_NUM_THREADS": "1"}
@@ -43,7 +43,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Give a directory to submit from."""
+    """Make a directory to submit from."""
     return tmp_path_factory.mktemp("jobs")
 
 
