@@ -72,7 +72,7 @@ class Generation(Task):
         """Score the vocabulary at each target token, the ones before it given. [N, V]"""
         hidden = features.positions
         if "decoder_input_ids" in batch:
-            hidden = self.backbone.decode(batch["decoder_input_ids"], hidden, batch["inputs"]["document_ids"])
+            hidden = self.backbone.decode(batch["decoder_input_ids"], features)
         return scores(self.backbone, hidden.flatten(0, 1).index_select(0, batch["target_positions"]))
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
