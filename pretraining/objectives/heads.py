@@ -15,8 +15,7 @@ class Projector:
     """Linear layers with ReLU between them.
 
     `hidden` null is the backbone's width. Norms are batch normalisation: `full` learns scale and shift, `scale` only a
-    scale. `bias` is of the linear layers; `init_std` draws their weights from a normal distribution (null: torch's
-    own).
+    scale. `bias` is of the linear layers; `init_std` draws their weights from a normal distribution (null: as torch).
     """
 
     layers: int

@@ -103,7 +103,7 @@ def test_the_plan_is_the_published_walk_pair_by_pair(most):
 
 
 def test_short_documents_give_more_than_half_negatives_exactly_as_the_walk_implies():
-    """Of two short sentences: a chunk is a negative with probability 1/2, which leaves a chunk of one sentence."""
+    """Of two short sentences: a chunk is a negative with probability 1/2, which leaves another of one sentence."""
     rows = plan_pairs(corpus_of([2] * 50_000, longest=20), **{**SETTINGS, "short_share": 0.0})
     label = rows.columns["label"]
     # Per document: half give one positive, half give two negatives: 2/3 of the pairs. Three standard deviations are
