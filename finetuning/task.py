@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from finetuning.data.splits import Examples, Splits
@@ -22,7 +21,7 @@ from finetuning.inputs.cached import CachedVectors
 from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.modes import Mode, rest_frozen
 from pretraining.backbones.base import Backbone, Features
-from pretraining.distributed.collectives import is_distributed, world_size
+from pretraining.distributed.collectives import gather_objects
 from pretraining.engine.batch import Batch, Loss, Term
 from pretraining.engine.meter import Meter
 from pretraining.engine.step import StepModule
@@ -242,7 +241,7 @@ class Task(StepModule):
                 found = compute(moved, share)
             places = loader.source.order[batch["keys"].index.numpy()].tolist()
             rows |= zip(places, cut(found, batch), strict=True)
-        rows = dict(pair for part in _gathered(rows) for pair in part.items())
+        rows = dict(pair for part in gather_objects(rows) for pair in part.items())
         return [rows[row] for row in range(len(rows))]
 
     def forward_context(self) -> contextlib.AbstractContextManager[Any]:
@@ -289,10 +288,3 @@ class Task(StepModule):
         for name, tensor in self.state_dict().items():
             if not (self.mode.frozen and name.startswith("backbone.")):
                 yield name, tensor
-
-
-def _gathered(part: Any) -> list[Any]:
-    parts = [part] * world_size()
-    if is_distributed():
-        dist.all_gather_object(parts, part)
-    return parts

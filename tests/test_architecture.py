@@ -19,7 +19,7 @@ LAYERS = [
     ["objectives"],
     ["cost", "budget", "dry_run", "callbacks", "evaluate"],
     ["launch"],
-    ["__main__"],
+    ["__main__", "snapshot"],
 ]
 WINGS = ("text", "image")
 # Where a modality is known: the wings, their objectives, the inputs of downstream tasks, and benchmarks against peers.
@@ -31,7 +31,7 @@ KNOWS_A_MODALITY = (
     "experiments.benchmarks",
 )
 WORDS_OF_A_MODALITY = {"images", "input_ids", "document_ids", "token_type_ids"}
-HYDRA_ALLOWED = {"configuration", "launch", "evaluate", "budget", "dry_run", "spawn", "rank", "directory"}
+HYDRA_ALLOWED = {"compose", "configuration", "launch", "evaluate", "budget", "dry_run", "spawn", "rank", "directory"}
 
 
 def sources():

@@ -48,7 +48,7 @@ class Trials:
         self.study.sampler = self.optuna.samplers.TPESampler(**options)
 
     def repeat(self, lost: Any) -> None:
-        """Give up a trial whose process is gone; the next one has the same settings."""
+        """Abandon a trial whose process is gone; the next one has the same settings."""
         self.study.enqueue_trial(lost.params)
         self.study.tell(lost.number, state=self.states.FAIL)
 

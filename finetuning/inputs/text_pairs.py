@@ -124,13 +124,6 @@ class TextPairInputs(TextInputs):
         return ContinuedPairs(examples, ended, sources=read, pad_id=pad_id)
 
 
-def target_vectors(backbone: TransformersBackbone, read: Tensor, batch: Batch) -> Tensor:
-    """Compute the hidden states that predict the target tokens, from those of what is `read` [B, T, D]. [N, D]"""
-    if "decoder_input_ids" in batch:
-        read = backbone.decode(batch["decoder_input_ids"], read, batch["inputs"]["document_ids"])
-    return read.flatten(0, 1).index_select(0, batch["target_positions"])
-
-
 def prompts(batch: Batch, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Take what a text is written after out of a batch: tokens and mask, [B, T] each.
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit
-from finetuning.inputs.text_pairs import TextPairInputs, prompts, target_vectors
+from finetuning.inputs.text_pairs import TextPairInputs, prompts
 from finetuning.metrics import generation as overlap
 from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.modes import Full
@@ -68,7 +68,10 @@ class Generation(Task):
 
     def score(self, features: Features, batch: Batch) -> Tensor:
         """Score the vocabulary at each target token, the ones before it given. [N, V]"""
-        return scores(self.backbone, target_vectors(self.backbone, features.positions, batch))
+        hidden = features.positions
+        if "decoder_input_ids" in batch:
+            hidden = self.backbone.decode(batch["decoder_input_ids"], features)
+        return scores(self.backbone, hidden.flatten(0, 1).index_select(0, batch["target_positions"]))
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum the cross-entropy over target tokens, special ones included."""

@@ -124,3 +124,11 @@ def gather_rows(tensor: Tensor) -> Tensor:
     padded[: len(tensor)] = tensor
     parts = gather_with_gradient(padded).unflatten(0, (len(counts), -1))
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def gather_objects(part: Any) -> list[Any]:
+    """List what each rank holds (anything that can be pickled), in rank order."""
+    parts: list[Any] = [part] * world_size()
+    if is_distributed():
+        dist.all_gather_object(parts, part)
+    return parts

@@ -59,7 +59,7 @@ class ImagePreprocess(Preprocess):
 
     @classmethod
     def imagenet(cls) -> ImagePreprocess:
-        """Give the preparation that torchvision's first ImageNet weights were trained with."""
+        """Make the preparation that torchvision's first ImageNet weights were trained with."""
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         return cls(size=224, channels=3, mean=mean, std=std, interpolation="bilinear", crop=224 / 256)
 

@@ -25,7 +25,7 @@ class _Job(ctypes.Structure):
     """The struct Convolution of winograd.c."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("images", "filters", "maps")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "filters", "outputs")),
         *((name, ctypes.c_int64) for name in ("count", "height", "width", "in_channels", "out_channels")),
         *((name, ctypes.c_int64) for name in ("following", "failed")),
     )
@@ -35,7 +35,7 @@ class _FilterJob(ctypes.Structure):
     """The struct FilterGradient of winograd.c."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("images", "gradients", "sums", "filters")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "gradients", "sums", "filters")),
         *((name, ctypes.c_int64) for name in ("count", "height", "width", "in_channels", "out_channels")),
         *((name, ctypes.c_int64) for name in ("groups", "columns", "following", "failed")),
     )

@@ -40,5 +40,5 @@ class Objective(StepModule):
             shard(self, self.backbone.blocks(), self.device_mesh["data_parallel"])
 
     def heads(self) -> dict[str, Tensor]:
-        """Give the pretraining heads' weights: everything that is not the backbone's."""
+        """Collect the pretraining heads' weights: everything that is not the backbone's."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}

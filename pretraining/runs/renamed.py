@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -124,7 +125,12 @@ def current_overrides(overrides: Sequence[str]) -> list[str]:
         sign, key, rest = re.match(r"([+~]*)([\w.]*)(.*)", override, re.DOTALL).groups()  # type: ignore[union-attr]
         old = next((old for old in KEYS if key == old or key.startswith(f"{old}.")), None)
         if old is not None:
-            print(f"{old} is called {KEYS[old]} now: the next release will know no other name", file=sys.stderr)
+            _warn(old)
             key = KEYS[old] + key.removeprefix(old)
         found.append(f"{sign}{key}{rest}")
     return found
+
+
+@functools.cache
+def _warn(old: str) -> None:
+    print(f"{old} is called {KEYS[old]} now: the next release will know no other name", file=sys.stderr)

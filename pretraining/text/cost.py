@@ -5,7 +5,6 @@ Shapes: B rows, T tokens, S spans of a plan: runs of tokens that see each other,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +22,7 @@ class TextRow(NamedTuple):
     read: float  # tokens that the network (the encoder, where there are two) reads
     seen: float  # tokens that each of them sees: those of its document, itself included
     tokens: float  # of the text, as budgets count them
-    target_positions: float = (
-        0.0  # tokens that are scored over the vocabulary; all that a decoder behind an encoder writes
-    )
+    target_positions: float = 0.0  # tokens that are scored over the vocabulary; of a decoder, all that it writes
     written_seen: float = 0.0  # tokens of its target that each of those sees
 
 
@@ -37,8 +34,12 @@ def average_text_row(source: Any, collate: Any, preprocess: Any) -> TextRow:
     batch = collate(source.read(0, rows), Keys(EVALUATION_SEED, "validation", np.zeros_like(rows), rows, 0.5))
     tokens = float(spans_of(source.rows(0), collate, preprocess).sum()) / count
     each = tokens / batch["units"]
-    spans = _runs(batch["inputs"]["document_ids"].numpy())
-    written = _target_lengths(batch) if "decoder_input_ids" in batch else np.zeros(0)
+    document_ids = batch["inputs"]["document_ids"].numpy()
+    numbered = document_ids + np.arange(len(document_ids))[:, None] * (document_ids.max(initial=0) + 1)
+    spans, written = _sizes(numbered[document_ids > 0]), np.zeros(0)
+    if "decoder_input_ids" in batch:
+        targets = batch["target_positions"][batch["labels"] >= 0].numpy()
+        written = _sizes(targets // batch["decoder_input_ids"].shape[1])
     return TextRow(
         read=float(spans.sum()) * each,
         seen=_seen(spans),
@@ -55,16 +56,9 @@ def spans_of(rows: Rows, collate: Any, preprocess: Any) -> np.ndarray:
     return document_spans(rows, preprocess.specials_per_document).astype(np.float64)
 
 
-def _runs(document_ids: np.ndarray) -> np.ndarray:
-    """Measure the documents of a batch [B, T], padding left out. float64 [S]."""
-    numbered = document_ids + np.arange(len(document_ids))[:, None] * (document_ids.max(initial=0) + 1)
-    return np.unique(numbered[document_ids > 0], return_counts=True)[1].astype(np.float64)
-
-
-def _target_lengths(batch: Mapping[str, Any]) -> np.ndarray:
-    """Measure the rows that a decoder writes. float64 [B]."""
-    rows = batch["target_positions"][batch["labels"] >= 0].numpy() // batch["decoder_input_ids"].shape[1]
-    return np.unique(rows, return_counts=True)[1].astype(np.float64)
+def _sizes(members: np.ndarray) -> np.ndarray:
+    """Count the tokens of each document or row from the numbers of those that tokens belong to. float64."""
+    return np.unique(members, return_counts=True)[1].astype(np.float64)
 
 
 def _seen(spans: np.ndarray) -> float:

@@ -43,6 +43,7 @@ TEST_EXAMPLES = 200
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+UNITS = {"simclr": "images"}  # what an objective's modality counts; hand-offs of others do not say it, and it is tokens
 PLANTED = {"docs_topic": 0.2, "digits": 0.0}
 
 
@@ -99,15 +100,19 @@ def _sabotage(study_dir, name):
 
 
 def pretrain(run_dir, config):
-    noise = random.Random(config["seed"])
+    noise, unit = random.Random(config["seed"]), UNITS.get(config["objective"], "tokens")
+    per_step = 64 if unit == "images" else 4096
     with (run_dir / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "train/loss", "validation/loss", "examples", "tokens", "flops", "time"])
+        writer.writerow(["step", "train/loss", "validation/loss", "examples", unit, "flops", "time"])
         for step in range(1, 41):
             loss = 3 / step**0.3 + noise.gauss(0, 0.05)
             validation = f"{loss + 0.1:.4f}" if step % 10 == 0 else ""
-            writer.writerow([step, f"{loss:.4f}", validation, step * 64, step * 4096, step * 1e9, 1.7e9 + step / 2])
+            writer.writerow([step, f"{loss:.4f}", validation, step * 64, step * per_step, step * 1e9, 1.7e9 + step / 2])
     (run_dir / "handoff" / "last").mkdir(parents=True, exist_ok=True)
+    if config["objective"] in UNITS:
+        card = {"origin": {"unit": unit}}
+        (run_dir / "handoff" / "last" / "handoff.json").write_text(json.dumps(card))
     if config["objective"] == "simclr":
         (run_dir / "pictures").mkdir(exist_ok=True)
         (run_dir / "pictures" / "views.png").write_bytes(PICTURE)
@@ -115,6 +120,7 @@ def pretrain(run_dir, config):
         "validation/loss": 1.1 + _missed(config),
         "steps": 40,
         "examples": 2560,
+        unit: 40 * per_step,
         "flops": 4e10,
         "parameters": 1e6,
         "seconds": 20.0,

@@ -1,4 +1,4 @@
-"""A real pretraining and finetuning, kept offline: all that a dashboard draws is in W&B's own files."""
+"""A real pretraining and a finetuning of its hand-off, offline: all that a dashboard draws is in W&B's own files."""
 
 import json
 
@@ -9,9 +9,9 @@ from pretraining import launch as pretraining
 from tests.experiments import wandb_files
 
 PRETRAIN = [
-    "objective=simclr", "data=digits", "backbone.width=8", "data.batch_size=32", "trainer.max_steps=12",
-    "trainer.log_every=4",
-    "trainer.val_every=6", "trainer.precision=fp32", "optimizer.warmup_steps=2", "seed=3", "logger.progress=false",
+    "objective=simclr", "data=digits", "backbone.width=8", "data.batch_size=32", "trainer.max_steps=12", "seed=3",
+    "trainer.log_every=4", "trainer.val_every=6", "trainer.precision=fp32", "optimizer.warmup_steps=2",
+    "logger.progress=false",
 ]  # fmt: skip
 FINETUNE = ["task=digits", "mode=linear_probe", "shots=5", "trainer.precision=fp32", "logger.progress=false"]
 AXES = {"step", "examples", "images", "flops", "time"}
@@ -22,12 +22,8 @@ def test_the_files_of_offline_runs_hold_metrics_columns_and_the_way_from_one_to_
     monkeypatch.setenv("WANDB_MODE", "offline")
     pre = [*PRETRAIN, "group=study", "name='temperature 0.5'", f"run_dir={tmp_path / 'pre'}"]
     pretraining.main(pretraining.compose(pre), pre)
-    fine = [
-        *FINETUNE,
-        "group=study",
-        f"handoff={tmp_path / 'pre' / 'handoff' / 'last'}",
-        f"run_dir={tmp_path / 'fine'}",
-    ]
+    start = f"handoff={tmp_path / 'pre' / 'handoff' / 'last'}"
+    fine = [*FINETUNE, "group=study", start, f"run_dir={tmp_path / 'fine'}"]
     finetuning.main(finetuning.compose(fine), fine)
     made, used = (wandb_files.read(tmp_path / name) for name in ("pre", "fine"))
     with (tmp_path / "pre" / "metrics.csv").open() as file:
@@ -40,6 +36,7 @@ def test_the_files_of_offline_runs_hold_metrics_columns_and_the_way_from_one_to_
     (artifact,) = made["artifacts"]
     card = json.loads((tmp_path / "pre" / "handoff" / "last" / "handoff.json").read_text())
     assert artifact["metadata"]["flops"] == card["origin"]["flops"] > 0
+    assert card["origin"]["unit"] == "images" and used["config"]["pretrain"]["images"] == card["origin"]["images"] > 0
     assert used["job_type"] == "finetune" and used["group"] == made["group"] == "study"
     assert used["config"]["pretrain"]["name"] == made["config"]["pretrain"]["name"] == "temperature 0.5"
     assert used["config"]["pretrain"]["artifact"] == f"pretraining/{artifact['name']}:latest"

@@ -1,4 +1,4 @@
-"""Reads the transaction logs that wandb leaves offline, by its own messages alone (in LevelDB's log framing)."""
+"""Reads the transaction logs that wandb leaves offline, with its own messages alone (in LevelDB's log framing)."""
 
 import json
 import struct

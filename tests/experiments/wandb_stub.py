@@ -1,5 +1,4 @@
-"""A loopback stand-in for W&B's server: enough of it for the real client to start, log, resume, sync, trace and save a
-dashboard.
+"""A loopback stand-in for W&B's server, in which the real client starts, logs, resumes, syncs and saves a dashboard.
 
 It proves what the client sends, not what the real server makes of it. Everything is kept in memory; an operation that
 it does not know is listed in `unknown`, so that a newer client shows at once.
@@ -116,7 +115,7 @@ class Server:
             return {}
         return method(variables)
 
-    # -- who and what is there -----------------------------------------------------------------------------------------
+    # -- who and what is there ---------------------------------------------------------------------
 
     def on_viewer(self, v):
         viewer = {"id": "1", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": page([])}
@@ -148,7 +147,7 @@ class Server:
             )
         }
 
-    # -- runs ----------------------------------------------------------------------------------------------------------
+    # -- runs --------------------------------------------------------------------------------------
 
     def on_upsert_bucket(self, v):
         run = self.run(v.get("entity") or ENTITY, v.get("project") or "uncategorized", v.get("name") or v.get("id"))
@@ -229,7 +228,7 @@ class Server:
             run.exit_code = body.get("exitcode")
             run.state = "failed" if run.exit_code else "finished"
 
-    # -- artifacts -----------------------------------------------------------------------------------------------------
+    # -- artifacts ---------------------------------------------------------------------------------
 
     def on_create_artifact(self, v):
         given = v["input"]
@@ -357,9 +356,8 @@ class Server:
     def artifact_node(self, artifact):
         kind = {"__typename": "ArtifactType", "id": "1", "name": artifact["type"]}
         collection = self.collection(artifact)
-        aliases = [{"__typename": "ArtifactAlias", "id": identifier("Alias", a), "alias": a,
-                    "artifactCollection": collection}
-                   for a in artifact["aliases"]]  # fmt: skip
+        alias = {"__typename": "ArtifactAlias", "artifactCollection": collection}
+        aliases = [{**alias, "id": identifier("Alias", name), "alias": name} for name in artifact["aliases"]]
         node = {
             "__typename": "Artifact",
             "id": artifact["id"],
@@ -396,7 +394,7 @@ class Server:
             }
         }
 
-    # -- dashboards ----------------------------------------------------------------------------------------------------
+    # -- dashboards --------------------------------------------------------------------------------
 
     def on_upsert_view(self, v):
         key = v.get("id") or identifier("View", uuid.uuid4())

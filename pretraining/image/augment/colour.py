@@ -45,7 +45,7 @@ def put_rows(target: Tensor, rows: Tensor, values: Tensor) -> None:
 
 
 def grey(images: Tensor) -> Tensor:
-    """Give the luminance. [B, C, H, W] -> [B, 1, H, W]."""
+    """Compute the luminance. [B, C, H, W] -> [B, 1, H, W]."""
     if images.shape[1] == 1:
         return images
     batch, _, height, width = images.shape
@@ -59,7 +59,7 @@ def greyscale(images: Tensor) -> Tensor:
 
 
 def mean_grey(images: Tensor) -> Tensor:
-    """Give the mean luminance. [B, C, H, W] -> [B, 1, 1, 1]."""
+    """Compute the mean luminance. [B, C, H, W] -> [B, 1, 1, 1]."""
     means = images.mean((2, 3))
     if images.shape[1] == 3:
         means = means @ constant(LUMA, images.device).to(images.dtype)[:, None]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def constant(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Give numbers (or rows of them) as a tensor on `device`. It is shared: never change it in place."""
+    """Put numbers (or rows of them) into a tensor on `device`. It is shared: never change it in place."""
     return _made(tuple(tuple(part) if isinstance(part, list | tuple) else part for part in values), device, dtype)
 
 

@@ -29,7 +29,7 @@ class Band(NamedTuple):
     size: int  # outputs; the last block may have spare ones beyond it
 
     def some(self, chosen: slice) -> Band:
-        """Give the maps of some images."""
+        """Select the maps of some images."""
         return Band(self.rows[chosen], self.weights[chosen], self.size)
 
 
@@ -93,7 +93,7 @@ def resampling(
 
 
 def reach_of(sigma: Tensor) -> Tensor:
-    """Give the pixels on each side that a Gaussian reaches: beyond six deviations it is below 2e-8 of its height."""
+    """Count the pixels on each side that a Gaussian reaches: beyond six deviations it is below 2e-8 of its height."""
     return (6.0 * sigma).ceil()
 
 

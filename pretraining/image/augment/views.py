@@ -53,7 +53,7 @@ class Parameters(NamedTuple):
     solarise: Tensor  # bool [N]
 
     def rows(self, chosen: slice | Tensor) -> Parameters:
-        """Give the parameters of some rows."""
+        """Select the parameters of some rows."""
         return Parameters(*(part[chosen] for part in self))
 
     def by_operations(self) -> Tensor:

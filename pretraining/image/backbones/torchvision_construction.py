@@ -59,7 +59,7 @@ def _narrowed(model: ResNet, layers: list[int], width: int) -> ResNet:
 
 
 def lines_of(name: str, layers: list[int] | None, width: int, options: dict[str, Any]) -> list[str]:
-    """Give the python lines that build what `built` builds."""
+    """Write the python lines that build what `built` builds."""
     if name == "vision_transformer":
         return [f"model = torchvision.models.VisionTransformer({_listed(options)})"]
     if name != "resnet":

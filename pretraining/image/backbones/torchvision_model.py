@@ -92,7 +92,7 @@ class TorchvisionBackbone(Backbone):
         ]
 
     def _take_channels(self, channels: int) -> None:
-        """Give the first convolution another number of input channels."""
+        """Change the number of input channels of the first convolution."""
         path, old = next((path, part) for path, part in self.model.named_modules() if isinstance(part, nn.Conv2d))
         arguments: dict[str, Any] = {
             "kernel_size": old.kernel_size,
@@ -208,7 +208,7 @@ class TorchvisionBackbone(Backbone):
         self.model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
 
     def usage(self) -> str:
-        """Give the lines that load it with torchvision alone."""
+        """Write the lines that load it with torchvision alone."""
         lines = ["import torch", "import torchvision", "from safetensors.torch import load_file", "", *self._recipe]
         return "\n".join([*lines, 'model.load_state_dict(load_file("DIR/model.safetensors"), strict=True)'])
 

@@ -50,7 +50,7 @@ class Encoded:
         return len(self.names)
 
     def subset(self, rows: np.ndarray) -> Encoded:
-        """Give some of them."""
+        """Select some of them."""
         return Encoded([self.names[row] for row in rows], lambda place: self.read(int(rows[place])))
 
 
@@ -89,7 +89,7 @@ class DecodedOnDemand:
 
 
 def pixels(encoded: Encoded, decoding: Decoding, *, cache_dir: Path, identity: str) -> np.ndarray | DecodedOnDemand:
-    """Give the pixels of all images. uint8 [N, C, H, W].
+    """Decode the pixels of all images. uint8 [N, C, H, W].
 
     They are a memory map of a file in the cache that all processes share, or decoded on demand where that would be too
     large. `identity` stands for the content of the images.

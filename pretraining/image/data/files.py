@@ -33,7 +33,7 @@ class Table:
     identity: str
 
     def subset(self, rows: np.ndarray) -> Table:
-        """Give some rows."""
+        """Select some rows."""
         labels = None if self.labels is None else self.labels[rows]
         identity = hashlib.sha256(self.identity.encode() + rows.tobytes()).hexdigest()
         return Table(self.encoded.subset(rows), labels, self.class_names, identity)
@@ -181,7 +181,7 @@ class _LazyColumn:
         self.cells: Any = None
 
     def read(self, row: int) -> bytes:
-        """Give one encoded image."""
+        """Read one encoded image."""
         with self.lock:
             if self.cells is None:
                 self.cells = self._load()

@@ -154,8 +154,8 @@ def patches_of(images: Tensor, size: int) -> Tensor:
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
-    """Give each cell of a square grid its place: sine and cosine of the column, then of the row, a quarter of `width`
-    each.
+    """Encode the place of each cell of a square grid: sine and cosine of the column, then of the row, a quarter of
+    `width` each.
 
     Frequencies fall from 1 to 1/10,000 (Vaswani et al. 2017, section 3.5). [side * side, width]
     """

@@ -79,5 +79,5 @@ class SimCLR(CoupledObjective):
 
 
 def _number(value: int, beside: Tensor) -> Tensor:
-    """Give a number as a tensor on another's device, without a copy that the host would wait for."""
+    """Put a number into a tensor on another's device, without a copy that the host would wait for."""
     return torch.full((), value, device=beside.device, dtype=torch.int64)

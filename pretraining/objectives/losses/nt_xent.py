@@ -85,7 +85,7 @@ class _Contrast(torch.autograd.Function):
 
 
 def _tile(logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool) -> tuple[Tensor, Tensor]:
-    """Give the loss of T anchors, and its derivative by their `logits` [T, M], which are overwritten.
+    """Compute the loss of T anchors, and its derivative by their `logits` [T, M], which are overwritten.
 
     `own` [T]: the anchors' places.
     """

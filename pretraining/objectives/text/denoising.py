@@ -80,8 +80,7 @@ class Denoising(Objective):
 
     def loss(self, batch: Batch) -> Loss:
         """Predict the targets of a batch of `DenoiseText`."""
-        memory = self.backbone(**batch["inputs"]).positions
-        decoded = self.backbone.decode(batch["decoder_input_ids"], memory, batch["inputs"]["document_ids"])
+        decoded = self.backbone.decode(batch["decoder_input_ids"], self.backbone(**batch["inputs"]))
         hidden = decoded.flatten(0, 1).index_select(0, batch["target_positions"])
         return vocabulary_loss("denoising", self.backbone, hidden, batch["labels"], with_accuracy=not self.training)
 

@@ -97,16 +97,17 @@ class TransformersBackbone(Backbone):
             return self._fast(input_ids, document_ids, None, self._position_ids(document_ids), places)
         return self(input_ids=input_ids, document_ids=document_ids).positions.flatten(0, 1).index_select(0, places)
 
-    def decode(self, decoder_input_ids: Tensor, memory: Tensor, document_ids: Tensor) -> Tensor:
-        """Run the decoder on its inputs [B, U] over the encoder's vectors `memory` [B, T, D]: hidden states [B, U, D].
+    def decode(self, decoder_input_ids: Tensor, memory: Features) -> Tensor:
+        """Run the decoder on its inputs [B, U] over what the encoder said: hidden states [B, U, D].
 
-        `document_ids` [B, T] are the encoder's: its padding is not read. What is written is padded at its end, which a
-        causal decoder's real positions never see: it needs no mask of its own.
+        The encoder's padding is not read. What is written is padded at its end, which a causal decoder's real positions
+        never see: it needs no mask of its own.
         """
+        assert memory.valid is not None
         decoded = self.model.get_decoder()(
             input_ids=decoder_input_ids,
-            encoder_hidden_states=memory,
-            encoder_attention_mask=document_ids,
+            encoder_hidden_states=memory.positions,
+            encoder_attention_mask=memory.valid.long(),
             use_cache=False,
         )
         return decoded.last_hidden_state

@@ -109,17 +109,12 @@ def _build(partial: Path, data: DocumentSet, split: str, preprocess: TextPreproc
     dtype = "uint16" if preprocess.vocab_size <= 2**16 else "uint32"
     encoder = _Encoder(preprocess.tokenizer.backend_tokenizer, data.preparation.splitter, dtype)
     writer = ShardWriter(partial, dtype=dtype, vocab_size=preprocess.vocab_size)
-    units = _units(data.texts(split), data.preparation, skip=writer.units)
+    units = itertools.islice(_units(data.texts(split), data.preparation), writer.units, None)
     head = list(itertools.islice(units, FEW_UNITS))
     many = len(head) == FEW_UNITS
     workers = data.preparation.workers or len(os.sched_getaffinity(0))
-    shown: dict[str, Any] = {
-        "desc": f"preparing {split}",
-        "unit": "B",
-        "unit_scale": True,
-        "disable": None if many else True,
-    }
-    with tqdm(total=data.num_bytes(split), **shown) as progress:
+    size, hidden = data.num_bytes(split), None if many else True  # None: hidden where there is no terminal
+    with tqdm(desc=f"preparing {split}", total=size, unit="B", unit_scale=True, disable=hidden) as progress:
         progress.update(writer.units * UNIT_BYTES)
         for encoded in _encoded(encoder, itertools.chain(head, units), workers if many else 1):
             writer.add(encoded)
@@ -130,13 +125,13 @@ def _build(partial: Path, data: DocumentSet, split: str, preprocess: TextPreproc
     writer.finish(facts)
 
 
-def _units(texts: Iterable[str], preparation: Preparation, *, skip: int) -> Iterator[list[str]]:
-    """Cut documents into units of about `UNIT_BYTES`, leave out the first `skip`, drop duplicates from the others."""
+def _units(texts: Iterable[str], preparation: Preparation) -> Iterator[list[str]]:
+    """Cut documents into units of about `UNIT_BYTES`, and drop those that were there before."""
     seen = Seen()
     similar = None if preparation.near_duplicates is None else NearDuplicates(preparation.near_duplicates)
     unit: list[str] = []
     digests: list[int] = []
-    size = number = 0
+    size = 0
 
     def kept() -> list[str]:
         remaining = unit
@@ -150,12 +145,9 @@ def _units(texts: Iterable[str], preparation: Preparation, *, skip: int) -> Iter
         digests.append(int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))
         size += len(data) + 1
         if size >= UNIT_BYTES:
-            chosen = kept()
-            number += 1
-            if number > skip:
-                yield chosen
+            yield kept()
             unit, digests, size = [], [], 0
-    if unit and number >= skip:
+    if unit:
         yield kept()
 
 

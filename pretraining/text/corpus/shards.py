@@ -64,22 +64,23 @@ class ShardWriter:
         """Write the offsets of the whole and the manifest, which holds `facts` too."""
         if self.pending_tokens:
             self._close_shard()
-        shards = [_Lengths.of(self._path(number, "npz")) for number in range(self.finished)]
-        tokens = [int(shard.counts.sum()) for shard in shards]
-        counts = sum((shard.counts for shard in shards), np.zeros(self.vocab_size, np.int64))
-        np.save(self.directory / "counts.npy", counts)
-        self._write_offsets("sentence_offsets.npy", "sentences", sum(shard.num_sentences for shard in shards))
-        self._write_offsets("document_offsets.npy", "documents", sum(shard.num_documents for shard in shards))
+        counts, sizes = np.zeros((self.finished, self.vocab_size), np.int64), {"sentences": 0, "documents": 0}
+        for number in range(self.finished):
+            with np.load(self._path(number, "npz")) as shard:
+                counts[number] = shard["counts"]
+                sizes = {part: size + len(shard[part]) for part, size in sizes.items()}
+        np.save(self.directory / "counts.npy", counts.sum(0))
+        self._write_offsets("sentence_offsets.npy", "sentences", sizes["sentences"])
+        self._write_offsets("document_offsets.npy", "documents", sizes["documents"])
         files = [self._path(number, "bin").name for number in range(self.finished)]
         arrays = ["sentence_offsets.npy", "document_offsets.npy", "counts.npy"]
         manifest = {
             **facts,
             "vocab_size": self.vocab_size,
             "dtype": self.dtype.name,
-            "tokens": sum(tokens),
-            "sentences": sum(shard.num_sentences for shard in shards),
-            "documents": sum(shard.num_documents for shard in shards),
-            "shards": [{"file": file, "tokens": count} for file, count in zip(files, tokens, strict=True)],
+            "tokens": int(counts.sum()),
+            **sizes,
+            "shards": [{"file": file, "tokens": int(part.sum())} for file, part in zip(files, counts, strict=True)],
             "sha256": {name: sha256(self.directory / name) for name in [*files, *arrays]},
         }
         replace_text(self.directory / "manifest.json", json.dumps(manifest, indent=2))
@@ -95,14 +96,3 @@ class ShardWriter:
             offsets[filled + 1 : filled + 1 + len(lengths)] = offsets[filled] + np.cumsum(lengths, dtype=np.int64)
             filled += len(lengths)
         offsets.flush()
-
-
-class _Lengths(NamedTuple):
-    counts: np.ndarray
-    num_sentences: int
-    num_documents: int
-
-    @classmethod
-    def of(cls, path: Path) -> _Lengths:
-        with np.load(path) as stored:
-            return cls(stored["counts"], len(stored["sentences"]), len(stored["documents"]))

@@ -1,6 +1,4 @@
-"""The dashboard of a study as wandb-workspaces builds it, written offline and saved to a loopback stand-in of the
-server.
-"""
+"""The dashboard of a study as wandb-workspaces builds it, written offline or saved to a stand-in of the server."""
 
 import json
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.report import charts
+from experiments.report import charts, plots
 from experiments.report import write as report
 from experiments.report.compare import compare
 from experiments.report.table import result_table
-from experiments.report.words import describe
+from experiments.report.words import describe, describe_cost
 from experiments.study.collect import collect, load_study, save_study
 from experiments.study.graph import expand
 from experiments.study.runner import Here, run_study
@@ -75,14 +75,19 @@ def test_the_page_is_well_formed_and_needs_nothing_from_anywhere(written):
     assert page.count["table"] >= 4
     assert "Does it <work> & how well?" in page.text
     assert "RuntimeError: out of <luck>" in page.text
-    assert "40 steps planned, 40 steps, 2,560 examples, 4e+10 FLOPs, 0:20 spent" in page.text
+    assert "40 steps planned, 40 steps, 163,840 tokens, 4e+10 FLOPs, 0:20 spent" in page.text
+    assert "40 steps planned, 40 steps, 2,560 images, 4e+10 FLOPs, 0:20 spent" in page.text
     assert "simclr: views" in page.text
 
 
 def test_every_table_and_chart_beside_the_page_is_there(written):
     directory = written.parent
     names = {path.name for path in (directory / "plots").iterdir()}
-    assert {"bars-docs-topic.svg", "bars-digits.svg", "curve-simclr-validation-loss-over-tokens.svg"} <= names
+    assert {"bars-docs-topic.svg", "bars-digits.svg"} <= names
+    curves = {name for name in names if name.startswith("curve-") and "validation-loss" in name}
+    shared = {"step", "examples", "flops", "time"}
+    axes = {"masked-language": {"tokens", *shared}, "simclr": {"images", *shared}}
+    assert curves == {f"curve-{arm}-validation-loss-over-{x}.svg" for arm, xs in axes.items() for x in xs}
     assert (directory / "plots" / "bars-digits.svg").read_text().startswith('<svg class="chart"')
     with (directory / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -90,7 +95,29 @@ def test_every_table_and_chart_beside_the_page_is_there(written):
     assert {row["pretrained"] for row in rows} == {"True", "False"}
     markdown = (directory / "report.md").read_text()
     assert "| docs_topic | full | 10 per class | masked_language |" in markdown
+    assert "| objective | pretrainings | planned | steps | examples | tokens | images | flops | seconds |" in markdown
+    assert "| simclr | 1 | 40 steps | 40 | 2,560 | – | 2,560 | 4e+10 |" in markdown
     assert "Runs without result" in markdown
+
+
+def test_whatever_a_modality_counts_is_an_axis_a_cost_and_a_word(tmp_path, monkeypatch):
+    monkeypatch.setitem(fabricated.UNITS, "masked_language", "clips")
+    results = collect(finished(tmp_path, finetuning_seeds=[1]))
+    assert {curve.arm: curve.unit for curve in results.curves} == {"masked_language": "clips", "simclr": "images"}
+    comparison = compare(results)
+    assert list(comparison.cost_columns)[1:5] == ["examples", "clips", "images", "flops"]
+    assert describe_cost(comparison.costs[0]).startswith("40 steps planned, 40 steps, 163,840 clips, ")
+    (speech, pictures) = plots.draw_curves(results)
+    assert speech.xs["clips"] == "clips seen" and "images" not in speech.xs and "clips" not in pictures.xs
+
+
+def test_a_run_of_a_release_that_counted_no_images_is_told_by_its_examples(tmp_path):
+    study = finished(tmp_path, finetuning_seeds=[1])
+    simclr = next(node for node in study.nodes if node.source.arm == "simclr" and node.cell is None)
+    (study.run_dir(simclr) / "handoff" / "last" / "handoff.json").write_text('{"origin": {}}')
+    numbers = study.run_dir(simclr) / "metrics.json"
+    numbers.write_text(numbers.read_text().replace('"images": 2560', '"tokens": 0'))
+    assert "40 steps, 2,560 examples, 4e+10 FLOPs" in describe_cost(compare(collect(study)).costs[1])
 
 
 def test_a_planted_difference_is_reported_and_a_planted_null_is_not(tmp_path):
@@ -182,9 +209,8 @@ def test_the_charts_answer_the_pointer_the_legend_and_the_choices(written, tmp_p
     script = """
       const panel = document.querySelector(".panel"), svg = panel.querySelector(".choice:not([hidden]) svg");
       const box = svg.getBoundingClientRect();
-      const [clientX, clientY] = [box.left + box.width / 2, box.top + 50];
-      const move = new PointerEvent("pointermove", {bubbles: true, clientX, clientY});
-      svg.dispatchEvent(move);
+      const middle = {bubbles: true, clientX: box.left + box.width / 2, clientY: box.top + 50};
+      svg.dispatchEvent(new PointerEvent("pointermove", middle));
       document.body.dataset.tip = panel.querySelector(".tip").textContent;
       panel.querySelector(".legend button").click();
       document.body.dataset.off = svg.querySelectorAll(".series.off").length;

@@ -1,6 +1,4 @@
-"""A search over a pretraining's settings: shared by workers, ended early where hopeless, continued where one was
-killed.
-"""
+"""A search over a pretraining's settings: shared by workers, ended early where hopeless, continued after a kill."""
 
 import csv
 import json

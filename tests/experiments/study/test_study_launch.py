@@ -7,6 +7,7 @@ from rich.console import Console
 from experiments import launch, ls
 from experiments.study.graph import expand
 from experiments.study.spec import StudyError
+from pretraining.runs import renamed
 from tests.experiments import fabricated
 
 COMMANDS = launch.Commands(fabricated.resolve, fabricated.run, lambda overrides: 7)
@@ -85,6 +86,14 @@ def test_every_study_shipped_expands_against_the_real_configuration(tmp_path):
         study = expand(config["study"], directory=tmp_path, resolve=launch.resolve_config)
         assert study.name == name
         assert study.nodes
+
+
+def test_a_key_of_before_is_resolved_under_its_name_of_now(capsys, monkeypatch):
+    monkeypatch.setitem(renamed.KEYS, "trainer.most_steps", "trainer.max_steps")
+    for place in ("here", "there"):
+        config = launch.resolve_config("pretraining", ["trainer.most_steps=7", f"run_dir={place}"])
+        assert config["trainer"]["max_steps"] == 7
+    assert capsys.readouterr().err.count("trainer.most_steps is called trainer.max_steps now") == 1
 
 
 def test_ls_tells_how_a_study_stands(conf, tmp_path):
