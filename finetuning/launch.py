@@ -22,17 +22,8 @@ from finetuning.training import Run, encode, finetune
 from finetuning.transformers_heads import native, with_native_layers
 from pretraining import handoff
 from pretraining.backbones.base import Backbone
-from pretraining.cli.configuration import (
-    as_run_errors,
-    class_name,
-    class_of,
-    complete,
-    decided,
-    instantiate,
-    make_loggers,
-    up_to_date,
-)
-from pretraining.cli.configuration import compose as compose_any
+from pretraining.cli import configuration
+from pretraining.cli.configuration import as_run_errors, class_name, class_of, complete, decided, instantiate
 from pretraining.cli.spawn import needs_ranks, run_ranks
 from pretraining.distributed.collectives import rank
 from pretraining.engine.precision import Precision, choose_precision
@@ -46,7 +37,7 @@ from pretraining.runs.provenance import columns, tags
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose a finetuning configuration as the command line would."""
-    return compose_any(overrides, root="finetune")
+    return configuration.compose(overrides, root="finetune")
 
 
 def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
@@ -54,9 +45,7 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     config = complete(config, parts=("task", "mode"))
     settings: TrainerSettings = instantiate(config.trainer)
     if settings.strategy == "fsdp":
-        raise RunError(
-            "trainer=fsdp is for pretraining: finetune with trainer=ddp, or trainer=gpu, trainer.accumulate="
-        )
+        raise RunError("trainer=fsdp is for pretraining: finetune with trainer=ddp, or with trainer.accumulate=")
     if needs_ranks(settings):
         code = run_ranks("finetuning.launch", config, settings.devices)
         if code:
@@ -130,9 +119,8 @@ def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode
     if config.head == "native":
         layers = native(source.backbone, kind)
         if pooling not in (None, layers.pooling):
-            raise RunError(
-                f"got pooling={pooling} and head=native, which pools by {layers.pooling} here: leave pooling=null"
-            )
+            what = f"got pooling={pooling} and head=native, which pools by {layers.pooling} here"
+            raise RunError(f"{what}: leave pooling=null")
         pooling = layers.pooling
     if pooling is not None:
         tower = source.tower._replace(backbone=repooled(source.backbone, pooling))
@@ -147,9 +135,8 @@ def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode
 def repooled(backbone: Backbone, pooling: str) -> Backbone:
     """Copy a backbone, with another way of making its pooled vector."""
     if "pooling" not in backbone.kwargs:
-        raise RunError(
-            f"got pooling={pooling}, but {type(backbone).__name__} has no choice of pooling: leave pooling=null"
-        )
+        what = f"got pooling={pooling}, but {type(backbone).__name__} has no choice of it"
+        raise RunError(f"{what}: leave pooling=null")
     with as_run_errors():
         fresh = type(backbone)(**backbone.kwargs | {"pooling": pooling})
     fresh.load_state_dict(backbone.state_dict())
@@ -159,13 +146,10 @@ def repooled(backbone: Backbone, pooling: str) -> Backbone:
 def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
     """Train, test and write all but metrics.json, whose presence says that the rest is there; returns its content."""
     task, start = planned.task, origin["origin"]
-    known = tags(
-        class_name(config.task),
-        class_name(config.mode),
-        *map(columns(start).get, ("objective", "backbone", "data", "budget")),
-    )
+    origins = map(columns(start).get, ("objective", "backbone", "data", "budget"))
+    known = tags(class_name(config.task), class_name(config.mode), *origins)
     begun = start | {"handoff": origin["sha256"]}
-    loggers = make_loggers(config, directory.path, job_type="finetune", tags=known, origin=begun)
+    loggers = configuration.make_loggers(config, directory.path, job_type="finetune", tags=known, origin=begun)
     trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
     metrics, test = finetune(planned, directory, loggers)
     if rank() == 0:
@@ -218,7 +202,7 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     facts = saved_facts(run_dir)
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
-    config = up_to_date(config)
+    config = configuration.up_to_date(config)
     source = handoff.read(str(run_dir / "model" / "last"), modality=class_of(config.data).modality)
     task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
     load_head(task, run_dir, facts["neighbours"])

@@ -193,9 +193,8 @@ class Lora(Mode):
         chosen = {name: part for name, part in linear.items() if not self.targets or name.endswith(tuple(self.targets))}
         if not chosen:
             there = ", ".join(list(linear)[:6]) or "it has none"
-            raise RunError(
-                f"got mode.targets={self.targets}, which matches none of the backbone's linear layers: {there}"
-            )
+            what = f"got mode.targets={self.targets}, which matches none of the backbone's linear layers"
+            raise RunError(f"{what}: {there}")
         backbone.requires_grad_(False)
         for layer in chosen.values():
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight.shape, self.rank, self.scale))

@@ -46,9 +46,7 @@ def saved_facts(run_dir: Path) -> dict[str, Any]:
     """Read what a finished run's model says about its labels and its head."""
     path = run_dir / "model" / "task.json"
     if not path.is_file():
-        raise RunError(
-            f"run_dir={run_dir} holds no finetuned model: give the directory of a finished run with save_model=true"
-        )
+        raise RunError(f"run_dir={run_dir} holds no finetuned model: give a finished run's, which had save_model=true")
     return json.loads(path.read_text("utf-8"))
 
 

@@ -144,8 +144,7 @@ class Task(StepModule):
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
         """Cut a batch's logits into rows."""
-        array = logits.float().cpu().numpy()
-        return np.split(array, np.cumsum(batch["targets_per_row"].numpy())[:-1])
+        return np.split(logits.float().cpu().numpy(), np.cumsum(batch["targets_per_row"].numpy())[:-1])
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
@@ -251,8 +250,6 @@ class Task(StepModule):
             return torch.autocast(self.device.type, torch.bfloat16)
         return super().forward_context()
 
-    # -- the best weights on validation -------------------------------------------------------------------------------
-
     def selection(self, values: Numbers) -> float:
         """Read the selection metric, so that more is better."""
         name = f"validation/{self.select.removeprefix('-')}"
@@ -271,11 +268,10 @@ class Task(StepModule):
 
     def restore_best(self) -> None:
         """Put the best weights back in place."""
-        if self.best.weights:
-            own = dict(self._moving())
-            assert own.keys() == self.best.weights.keys()
-            for name, tensor in own.items():
-                tensor.copy_(self.best.weights[name])
+        own = dict(self._moving()) if self.best.weights else {}
+        assert own.keys() == self.best.weights.keys()
+        for name, tensor in own.items():
+            tensor.copy_(self.best.weights[name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the best weights so far (called by Lightning)."""

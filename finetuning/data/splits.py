@@ -85,9 +85,8 @@ class Split:
     def _carve(self, examples: Examples, name: str) -> tuple[Examples, Examples]:
         share = getattr(self, f"{name}_fraction")
         if not 0 < share < 1:
-            raise RunError(
-                f"got data.split.{name}_fraction={share} and no {name} split in the data: give a share between 0 and 1"
-            )
+            what = f"got data.split.{name}_fraction={share} and no {name} split in the data"
+            raise RunError(f"{what}: give a share between 0 and 1")
         # A class keeps at least one example for training.
         chosen = _drawn(examples, lambda size: min(max(1, round(share * size)), size - 1), self.seed, f"carve {name}")
         if not 0 < len(chosen) < examples.size:

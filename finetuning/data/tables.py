@@ -31,10 +31,8 @@ def read_table(path: Path) -> pa.Table:
             return pyarrow.csv.read_csv(path, parse_options=multiline)
         return pyarrow.json.read_json(path)
     except (pa.ArrowException, OSError) as error:
-        kind = path.suffix[1:]
-        raise RunError(
-            f"got {path}, which cannot be read as {kind} ({_first_line(error)}): replace the file"
-        ) from error
+        what = f"got {path}, which cannot be read as {path.suffix[1:]} ({_first_line(error)})"
+        raise RunError(f"{what}: replace the file") from error
 
 
 def find_splits(path: Path, named: dict[str, str | None]) -> dict[str, list[Path]]:

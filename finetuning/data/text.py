@@ -101,10 +101,8 @@ class Questions(TextTables):
             for text, start in zip(gold["text"], gold["answer_start"], strict=True):
                 there = context[start : start + len(text)]
                 if there != text:
-                    found = (
-                        f"in row {row}, where the context reads {there[:40]!r}: answer_start counts characters from 0"
-                    )
-                    raise RunError(f"got the answer {text[:40]!r} at {start} {found}")
+                    what = f"got the answer {text[:40]!r} at {start} in row {row}, where the context reads"
+                    raise RunError(f"{what} {there[:40]!r}: answer_start counts characters from 0")
         return Examples.of(question=questions, context=contexts, label=answers)
 
 

@@ -30,11 +30,12 @@ class Picked(NamedTuple):
     rows: np.ndarray
 
 
+@dataclass(eq=False)
 class EncodedSplit(ABC):
     """A split made ready. `targets` holds, per row, an array of what the head is to predict there."""
 
-    def __init__(self, examples: Examples, targets: list[np.ndarray]) -> None:
-        self.examples, self.targets = examples, targets
+    examples: Examples
+    targets: list[np.ndarray]
 
     def count(self, epoch: int) -> int:
         """Count the rows; every epoch has the same."""

@@ -27,24 +27,14 @@ from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
 
 
+@dataclass(kw_only=True, eq=False)
 class Tokens(EncodedSplit):
-    """Token rows, padded to the longest of their batch.
+    """Token rows, padded to the longest of their batch."""
 
-    `types` says which text of a pair each token is of; `positions`, which of a row's tokens the head reads, if any.
-    """
-
-    def __init__(
-        self,
-        examples: Examples,
-        targets: list[np.ndarray],
-        *,
-        ids: list[np.ndarray],
-        pad_id: int,
-        types: list[np.ndarray] | None = None,
-        positions: list[np.ndarray] | None = None,
-    ) -> None:
-        super().__init__(examples, targets)
-        self.ids, self.types, self.pad_id, self.positions = ids, types, pad_id, positions
+    ids: list[np.ndarray]
+    pad_id: int
+    types: list[np.ndarray] | None = None  # which text of a pair each token is of
+    positions: list[np.ndarray] | None = None  # which of a row's tokens the head reads, if it reads such
 
     def stack(self, rows: np.ndarray) -> Batch:
         """Pad to [B, T]; document_ids are 1 where a token is and 0 where none."""

@@ -21,18 +21,19 @@ from pretraining.text.collate import padded_width, padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
+@dataclass(kw_only=True, eq=False)
 class Pairs(EncodedSplit):
     """Rows of source tokens and target tokens, both with their special tokens; the target's are what is predicted."""
 
-    def __init__(self, examples: Examples, sources: list[np.ndarray], targets: list[np.ndarray], pad_id: int) -> None:
-        super().__init__(examples, targets)
-        self.sources, self.pad_id = sources, pad_id
+    sources: list[np.ndarray]
+    pad_id: int
 
     def lengths(self) -> np.ndarray:
         """Count each row's tokens."""
         return np.array([len(source) + len(target) for source, target in zip(self.sources, self.targets, strict=True)])
 
 
+@dataclass(kw_only=True, eq=False)
 class TranslatedPairs(Pairs):
     """For an encoder and a decoder, which reads its own output from `start_id` on."""
 
@@ -101,10 +102,9 @@ class TextPairInputs(TextInputs):
         read = tokenized(preprocess, sources, max_tokens=self.max_tokens)
         limit, key = self.max_target_tokens, "max_target_tokens"
         written = tokenized(preprocess, max_tokens=limit, key=key, text_target=targets)
-        ids = arrays(read["input_ids"]), arrays(written["input_ids"])
-        pairs = TranslatedPairs(examples, *ids, padding_of(preprocess))
-        pairs.start_id = backbone.model.config.decoder_start_token_id
-        return pairs
+        read, written, pad_id = arrays(read["input_ids"]), arrays(written["input_ids"]), padding_of(preprocess)
+        start_id = backbone.model.config.decoder_start_token_id
+        return TranslatedPairs(examples, written, sources=read, pad_id=pad_id, start_id=start_id)
 
     def _continued(
         self, examples: Examples, sources: list[str], targets: list[str], preprocess: TextPreprocess
@@ -120,7 +120,8 @@ class TextPairInputs(TextInputs):
         limit = self.max_target_tokens - 1  # and the end token
         written = _framed(preprocess, targets, ([], []), limit, "max_target_tokens - 1")
         pad_id = preprocess.eos_id if preprocess.pad_id is None else preprocess.pad_id
-        return ContinuedPairs(examples, read, [np.append(row, preprocess.eos_id) for row in written], pad_id)
+        ended = [np.append(row, preprocess.eos_id) for row in written]
+        return ContinuedPairs(examples, ended, sources=read, pad_id=pad_id)
 
 
 def prompts(batch: Batch, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
+@dataclass(kw_only=True, eq=False)
 class Windows(Tokens):
     """Token rows that are windows: which question each belongs to, and where its tokens are in the context."""
 
@@ -64,17 +65,13 @@ class WindowInputs(TextInputs):
             spans.append(_tokens_of(targets[question], offsets[-1])[None])
         types = arrays(found["token_type_ids"]) if "token_type_ids" in found else None
         ids, pad_id = arrays(found["input_ids"]), padding_of(preprocess)
-        windows = Windows(examples, spans, ids=ids, types=types, pad_id=pad_id)
-        windows.question, windows.offsets = owners, offsets
-        return windows
+        return Windows(examples, spans, ids=ids, pad_id=pad_id, types=types, question=owners, offsets=offsets)
 
     def _check_questions(self, questions: list[str], preprocess: TextPreprocess) -> None:
         longest = max(map(len, preprocess.tokenizer(questions, add_special_tokens=False)["input_ids"]))
         if longest + self.overlap + 4 > self.max_tokens:
             where = f"task.inputs.max_tokens={self.max_tokens}, of which task.inputs.overlap={self.overlap} are shared"
-            raise RunError(
-                f"got a question of {longest} tokens, which leaves no room in windows of {where}: raise the former"
-            )
+            raise RunError(f"got a question of {longest} tokens, too many for windows of {where}: raise the former")
 
     def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:
         """Refuse lines, which hold no contexts."""

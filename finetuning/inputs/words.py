@@ -18,6 +18,7 @@ from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess
 
 
+@dataclass(kw_only=True, eq=False)
 class TaggedTokens(Tokens):
     """Token rows that also know which words of their sentence have a vector: none that was cut off or has no token."""
 
@@ -50,9 +51,7 @@ class WordInputs(TextInputs):
             words.append(owners[positions[-1]])
         read = [target[own] for target, own in zip(targets, words, strict=True)]
         ids, pad_id = arrays(found["input_ids"]), padding_of(preprocess)
-        encoded = TaggedTokens(examples, read, ids=ids, positions=positions, pad_id=pad_id)
-        encoded.words = words
-        return encoded
+        return TaggedTokens(examples, read, ids=ids, pad_id=pad_id, positions=positions, words=words)
 
     def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:
         """Take a sentence per line, its words between spaces."""

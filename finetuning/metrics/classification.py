@@ -83,9 +83,8 @@ def label_intervals(labels: np.ndarray, predictions: np.ndarray) -> Intervals:
     cells, counts = np.unique(labels * size + predictions, return_counts=True)
     truth, guess = cells // size, cells % size
     draws = drawn_counts(counts / len(labels), len(labels)).astype(float)  # [resamples, cells]
-    of_truth, of_guess, right = (
-        draws @ _indicator(places, size) for places in (truth, guess, np.where(truth == guess, truth, -1))
-    )
+    groups = (truth, guess, np.where(truth == guess, truth, -1))
+    of_truth, of_guess, right = (draws @ _indicator(places, size) for places in groups)
     occurs = (of_truth + of_guess) > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         precision, recall = (np.nan_to_num(right / total) for total in (of_guess, of_truth))

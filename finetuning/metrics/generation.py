@@ -14,9 +14,7 @@ import numpy as np
 from finetuning.metrics.bootstrap import Intervals, Numbers, drawn_counts, interval
 from pretraining.errors import RunError
 
-LACKING = (
-    "written texts are judged by sacrebleu and rouge-score, which are not installed: pip install 'pretraining[tasks]'"
-)
+LACKING = "texts are judged by sacrebleu and rouge-score, which are not installed: pip install 'pretraining[tasks]'"
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
@@ -44,10 +42,8 @@ def per_example(references: list[list[str]], predictions: list[str]) -> dict[str
 
 def sentence_chrf(references: list[list[str]], predictions: list[str]) -> np.ndarray:
     """Judge each example by chrF, for paired tests of two runs. [N]"""
-    chrf = _corpus_metrics()["chrf"]
-    return np.array(
-        [chrf.sentence_score(text, known).score for known, text in zip(references, predictions, strict=True)]
-    )
+    chrf, pairs = _corpus_metrics()["chrf"], zip(predictions, references, strict=True)
+    return np.array([chrf.sentence_score(text, known).score for text, known in pairs])
 
 
 def intervals(references: list[list[str]], predictions: list[str]) -> Intervals:

@@ -50,11 +50,9 @@ class Generation(Task):
         if not 0 <= label_smoothing < 1:
             raise RunError(f"got task.label_smoothing={label_smoothing}: give a share of at least 0 and below 1")
         if self.backbone.architecture == "encoder":
-            raise RunError(
-                f"the hand-off {handoff.path or handoff.card['origin']['objective']} holds an encoder "
-                f"({self.backbone.model.config.model_type}), which has no head that writes: give one pretrained with "
-                "objective=denoising_bart, denoising_t5 or causal_language, or hf:NAME of such a model"
-            )
+            where, kind = handoff.path or handoff.card["origin"]["objective"], self.backbone.model.config.model_type
+            cure = "give one pretrained with objective=denoising_bart, denoising_t5 or causal_language, or hf: of such"
+            raise RunError(f"the hand-off {where} holds an encoder ({kind}), which has no head that writes: {cure}")
         if mode.frozen or (isinstance(mode, Full) and mode.head_steps):
             what = f"got mode={type(mode).__name__}, which trains a head alone; this task's is the language model's"
             raise RunError(f"{what}: take mode=full (with head_steps=0), partial, gradual_unfreezing or lora")

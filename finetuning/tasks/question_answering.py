@@ -73,7 +73,7 @@ class QuestionAnswering(Task):
         return list(logits.float().cpu().numpy())
 
     def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
-        """Give every token the same scores."""
+        """Score every token alike."""
         return [np.zeros((length, 2), np.float32) for length in split.lengths()]
 
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
@@ -102,9 +102,8 @@ class QuestionAnswering(Task):
     def intervals(self, predictions: Predictions) -> Intervals:
         """Bootstrap both over questions."""
         each = squad.scores(predictions.labels, predictions.predictions)
-        return bootstrap(
-            lambda rows: {"exact_match": each[rows, 0].mean(), "f1": each[rows, 1].mean()}, len(each), RESAMPLES
-        )
+        names = ("exact_match", "f1")
+        return bootstrap(lambda rows: {n: each[rows, k].mean() for k, n in enumerate(names)}, len(each), RESAMPLES)
 
 
 def best_span(logits: np.ndarray, allowed: np.ndarray, max_answer: int) -> tuple[float, int, int]:

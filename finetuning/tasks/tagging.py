@@ -42,9 +42,7 @@ class Tagging(Task):
         """Collect the tags: all that the data names, else those of the train split."""
         found = count_labels(splits, itertools.chain.from_iterable)
         if len(found["train"]) < 2:
-            raise RunError(
-                f"got one tag only ({next(iter(found['train']))!r}) in the training data: name another data.tags"
-            )
+            raise RunError(f"got one tag only ({next(iter(found['train']))!r}) in training: name another data.tags")
         names = splits.class_names
         values = list(range(len(names))) if names is not None else sorted(found["train"])
         refuse_unseen(found, values)

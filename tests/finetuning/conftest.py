@@ -53,7 +53,7 @@ def write(path: Path, columns: dict[str, list]) -> Path:
 
 @pytest.fixture(scope="session")
 def text_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a hand-off of a tiny BERT with batch-free norms, never trained."""
+    """Make a hand-off of a tiny BERT with batch-free norms, never trained."""
     directory = tmp_path_factory.mktemp("handoff") / "step-0000001"
     preprocess = TextPreprocess(
         tokenizer=WordPiece(vocab_size=300, lowercase=True, sample_bytes=1).train(iter(WORDS * 3))
@@ -73,7 +73,7 @@ def text_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def image_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a hand-off of a tiny ResNet with batch normalisation, never trained."""
+    """Make a hand-off of a tiny ResNet with batch normalisation, never trained."""
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar", in_channels=1)
     preprocess = ImagePreprocess(size=8, channels=1, mean=[0.3], std=[0.35])
@@ -83,7 +83,7 @@ def image_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory of three splits: texts of three classes."""
+    """Make a directory of three splits: texts of three classes."""
     directory = tmp_path_factory.mktemp("topics")
     for seed, (split, count) in enumerate((("train", 120), ("validation", 45), ("test", 60))):
         write(directory / f"{split}.parquet", texts(count, seed))

@@ -73,7 +73,7 @@ SHORT = [
 
 @pytest.fixture(scope="session")
 def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Give hand-offs of a tiny BART, T5 and GPT-2, never trained, by name."""
+    """Make hand-offs of a tiny BART, T5 and GPT-2, never trained, by name."""
     root, found = tmp_path_factory.mktemp("writers"), {}
     for name, (config, architecture) in KINDS.items():
         options = {"vocab_size": 420, "lowercase": False, "sample_bytes": 1}
@@ -99,7 +99,7 @@ def reversals(count: int, seed: int) -> dict[str, list]:
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory of three splits of such texts; the test split has 104."""
+    """Make a directory of three splits of such texts; the test split has 104."""
     directory = tmp_path_factory.mktemp("pairs")
     for seed, (split, count) in enumerate((("train", 32), ("validation", 8), ("test", 104))):
         write(directory / f"{split}.parquet", reversals(count, seed))

@@ -41,7 +41,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def handoffs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Give a hand-off of each listed architecture, never trained, pooled by the mean as pretraining does."""
+    """Make a hand-off of each listed architecture, never trained, pooled by the mean as pretraining does."""
     root = tmp_path_factory.mktemp("native")
     preprocess = TextPreprocess(
         tokenizer=WordPiece(vocab_size=300, lowercase=True, sample_bytes=1).train(iter(WORDS * 3))

@@ -301,22 +301,14 @@ def test_vectors_that_finetuning_caches_are_torchs_where_the_run_asks_for_it(mon
         pass
 
     class Task(nn.Sequential):
-        mode, cacheable = SimpleNamespace(frozen=True, cache=True), True
+        mode, cacheable = SimpleNamespace(cache=True), True
 
-        def cached(self, loader):
+        def cache_vectors(self, loader):
             raise Seen(self[0].winograd)
 
     monkeypatch.setattr(training, "evaluation", lambda part, data: None)
     for allowed in (False, True):
-        settings = TrainerSettings(winograd=allowed)
+        task, settings = Task(convolution(64, 64)), TrainerSettings(winograd=allowed)
+        run = training.Run(task=task, splits={"train": None}, data=None, settings=settings, seed=1, show=False)
         with pytest.raises(Seen, match=str(allowed)):
-            training.finetune(
-                Task(convolution(64, 64)),
-                {"train": None},
-                data=None,
-                settings=settings,
-                run=None,
-                seed=1,
-                loggers=[],
-                show=False,
-            )
+            training.finetune(run, None, [])
