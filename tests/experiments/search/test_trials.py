@@ -18,7 +18,8 @@ def trials(directory, name="search", goal="minimize"):
 
 
 def test_settings_are_whole_where_both_ends_are_and_else_between_them(tmp_path):
-    drawn = [trial.params for trial in (trials(tmp_path).ask() for _ in range(12))]
+    search = trials(tmp_path)
+    drawn = [search.ask().params for _ in range(12)]
     assert {type(params["layers"]) for params in drawn} == {int} and {params["layers"] for params in drawn} == {1, 2, 3}
     assert all(isinstance(params["rate"], float) and 1e-4 <= params["rate"] <= 1 for params in drawn)
     assert {params["norm"] for params in drawn} == {"pre", "post"}
