@@ -315,4 +315,4 @@ def test_logits_and_loss_equal_those_of_transformers(
         logits = torch.stack([theirs.start_logits, theirs.end_logits], -1)
     term = module.loss(batch).terms["cross_entropy"]
     assert torch.allclose(module.logits(batch), logits, atol=1e-5)
-    assert float(term.total / term.count) == pytest.approx(float(theirs.loss), abs=1e-5)
+    assert (term.total / term.count).item() == pytest.approx(theirs.loss.item(), abs=1e-5)
