@@ -6,6 +6,7 @@ Shapes: N images, B of them in a batch, C channels (1 or 3), H height, W width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,7 @@ class ImageSource:
         return ImageExamples(np.asarray(self.split.images[rows]), None if labels is None else labels[rows])
 
 
+@dataclass(kw_only=True, eq=False)
 class ImageData(ABC):
     """Images in the splits train, validation and test.
 
@@ -74,10 +76,13 @@ class ImageData(ABC):
     """
 
     modality = IMAGE
+    batch_size: int
+    eval_batch_size: int
+    workers: int
+    cache_dir: Any  # kept as a Path
 
-    def __init__(self, *, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
-        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
-        self.cache_dir = Path(cache_dir).expanduser()
+    def __post_init__(self) -> None:
+        self.cache_dir = Path(self.cache_dir).expanduser()
 
     @abstractmethod
     def split(self, split: str) -> ImageSet:

@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pretraining.text.data.files import missing_column, read_texts
 ROWS_PER_GROUP = 1000
 
 
+@dataclass(kw_only=True, eq=False)
 class HubText(TextData):
     """A text column of a data set of the hub or of a local directory; `name:configuration` where it has several.
 
@@ -33,22 +35,14 @@ class HubText(TextData):
     newer version from the hub.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        max_bytes: int,
-        max_tokens: int,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-        preparation: Preparation | None = None,
-    ) -> None:
-        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
-        self.name, self.max_bytes, self.preparation = name, max_bytes, preparation or Preparation()
-        local = Path(name).expanduser()
-        self._path, _, configuration = (str(local), "", "") if local.exists() else name.partition(":")
+    name: str
+    max_bytes: int
+    preparation: Preparation = TextData.preparation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        local = Path(self.name).expanduser()
+        self._path, _, configuration = (str(local), "", "") if local.exists() else self.name.partition(":")
         self._configuration = configuration or None
 
     @functools.cached_property

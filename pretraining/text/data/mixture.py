@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pretraining.text.tokenizer import TextPreprocess
 HUB_BYTES = 10_000_000_000  # of a source from the hub, where it does not say max_bytes
 
 
+@dataclass(kw_only=True, eq=False)
 class Mixture(TextData):
     """Sources with weights: a weight is a source's share of the rows of every epoch.
 
@@ -32,25 +34,17 @@ class Mixture(TextData):
     any source; larger sources go on where they were in the next one.
     """
 
-    def __init__(
-        self,
-        *,
-        sources: Sequence[Mapping[str, Any]],
-        max_tokens: int,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-        preparation: Preparation | None = None,
-    ) -> None:
-        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
-        shared = dict(vars(self))  # what every source is read with
-        self.preparation = preparation or Preparation()
-        weights = np.array([_weight(number, source) for number, source in enumerate(sources)])
+    sources: Sequence[Any]  # settings of each, in whose place the opened ones come
+    preparation: Preparation = TextData.preparation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = np.array([_weight(number, source) for number, source in enumerate(self.sources)])
         if not len(weights):
             raise ValueError("data.sources is empty: list at least one source, like {path: corpus.txt, weight: 1.0}")
         self.weights = weights / weights.sum()
-        self.sources = [_opened(number, source, shared, self.preparation) for number, source in enumerate(sources)]
+        shared = {field.name: getattr(self, field.name) for field in fields(TextData)}
+        self.sources = [_opened(number, source, shared, self.preparation) for number, source in enumerate(self.sources)]
 
     def texts(self, split: str) -> Iterator[str]:
         """Read the documents of a split, source after source; weights do not matter here."""
