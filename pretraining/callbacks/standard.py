@@ -37,7 +37,7 @@ def standard_callbacks(
         show=config.logger.progress,
     )
     export = Export(
-        directory / "handoff",
+        directory=directory / "handoff",
         every=settings.handoff_every,
         preprocess=parts.preprocess,
         recipe=parts.recipe,

@@ -96,10 +96,8 @@ class ImageData(ABC):
         """Open a split as rows; a training split that does not fill one batch is an error."""
         opened = self.split(split)
         if split == "train" and len(opened.images) < self.batch_size:
-            raise ValueError(
-                f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}: lower "
-                "data.batch_size"
-            )
+            what = f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}"
+            raise ValueError(f"{what}: lower data.batch_size")
         return ImageSource(opened)
 
 
