@@ -173,12 +173,10 @@ class Throughput(StepCallback):
             if self.peak:
                 peak = f"MFU {found['mfu']:.1%} of {self.peak * trainer.world_size / 1e9:,.0f} GFLOP/s"
             phases = ", ".join(f"{name} {found[f'{name}_ms']:.1f} ms" for name in PHASES)
-            rates = (
-                f"{found[f'{self.unit}_per_second']:,.0f} {self.unit}/s, {found['flops_per_second'] / 1e9:,.1f} GFLOP/s"
-            )
+            rates = f"{found[f'{self.unit}_per_second']:,.0f} {self.unit}/s, {found['flops_per_second'] / 1e9:,.1f}"
             waited = f"waiting for data {found['data_wait_share']:.1%}, at most {found['peak_memory_gb']:.2f} GB"
             took = f"{trainer.global_step} steps in {seconds:.1f} s"
-            print(f"{took}: {rates}, {peak}, {waited}\nof a step: {phases}", file=sys.stderr)
+            print(f"{took}: {rates} GFLOP/s, {peak}, {waited}\nof a step: {phases}", file=sys.stderr)
 
     def summary(self) -> dict[str, float]:
         """Collect the totals and the whole run's speeds, for metrics.json."""

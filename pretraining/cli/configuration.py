@@ -60,9 +60,8 @@ def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if key == "from_run":
             continue
         if OmegaConf.is_dict(OmegaConf.select(base, key)):
-            raise RunError(
-                f"{override}: with from_run= single values can change, but {key} is a group; start a new run for that"
-            )
+            what = f"with from_run= single values can change, but {key} is a group"
+            raise RunError(f"{override}: {what}; start a new run for that")
         try:
             OmegaConf.update(base, key, OmegaConf.create(f"value: {value}").value)
         except OmegaConfBaseException as error:
@@ -82,10 +81,9 @@ def check_modalities(config: DictConfig) -> None:
     kinds = {part: class_of(config[part]).modality for part in ("objective", "data", "backbone")}
     names = {part: class_name(config[part]) for part in kinds}
     if len({kind for kind in kinds.values() if kind is not None}) > 1:
-        raise RunError(
-            f"objective={names['objective']} learns from {kinds['objective']}, data={names['data']} is {kinds['data']} "
-            f"and backbone={names['backbone']} reads {kinds['backbone']}: choose three of one kind"
-        )
+        what = f"objective={names['objective']} learns from {kinds['objective']}, data={names['data']} is"
+        what += f" {kinds['data']} and backbone={names['backbone']} reads {kinds['backbone']}"
+        raise RunError(f"{what}: choose three of one kind")
     if config.probe is not None and not kinds["data"].probes:
         raise RunError(f"probe= is not for {kinds['data']} (data={class_name(config.data)}): set probe=none")
 
@@ -150,12 +148,9 @@ def exit_cleanly() -> Iterator[None]:
     except Preempted:  # as all ranks have agreed to
         leave_group()
         raise
-    except (RunError, HandoffError) as error:
+    except (RunError, HandoffError, CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (CheckpointError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(2 if isinstance(error, (RunError, HandoffError)) else 3)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -216,7 +211,5 @@ def refuse_shared_run_dir(arguments: Sequence[str]) -> None:
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     fixed = [a for a in arguments if a.startswith("run_dir=") and "," not in a and "${" not in a]
     if multirun and fixed:
-        raise RunError(
-            f"{fixed[0]} would be shared by every job of this sweep: leave it out, or let it vary "
-            "(run_dir=runs/a,runs/b or with ${...})"
-        )
+        cure = "leave it out, or let it vary (run_dir=runs/a,runs/b or with ${...})"
+        raise RunError(f"{fixed[0]} would be shared by every job of this sweep: {cure}")

@@ -23,6 +23,7 @@ from pretraining.engine.watchdog import heartbeat
 from pretraining.random import Keys, permuted
 
 Collate = Callable[[Any, Keys], Batch]
+Ranks = tuple[int, int]  # this one, and how many there are
 Examples = TypeVar("Examples", bound=tuple)
 NO_ROWS = "has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
 EVALUATION_SEED = 0  # of masks and views in evaluation: the same for each run, so that their losses can be compared
@@ -58,7 +59,7 @@ class _Steps(Dataset[Step]):
     stream = "train"
 
     def __init__(
-        self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: tuple[int, int], max_steps: int
+        self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: Ranks, max_steps: int
     ) -> None:
         self.source, self.collate, self.seed, self.max_steps = source, collate, seed, max_steps
         self.accumulate, (self.rank, self.world) = accumulate, ranks
@@ -105,7 +106,7 @@ class StepLoader:
         seed: int,
         accumulate: int = 1,
         workers: int = 0,
-        ranks: tuple[int, int] = (0, 1),
+        ranks: Ranks = (0, 1),
     ) -> None:
         check_batch_size(batch_size, accumulate, ranks[1])
         if source.count(0) == 0:
@@ -182,13 +183,7 @@ class EvalLoader:
     """
 
     def __init__(
-        self,
-        source: Source,
-        collate: Collate,
-        *,
-        batch_size: int,
-        ranks: tuple[int, int] = (0, 1),
-        full_batches: bool = False,
+        self, source: Source, collate: Collate, *, batch_size: int, ranks: Ranks = (0, 1), full_batches: bool = False
     ) -> None:
         rows = source.count(0)
         batch_size = min(batch_size, rows)

@@ -48,12 +48,9 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Take this rank's share of whole weights."""
         assert self.model is not None
-        mine = self.model.state_dict()
-        state = {
-            name: placed_like(value, mine[name]) if name in mine else value
-            for name, value in checkpoint["state_dict"].items()
-        }
-        self.model.load_state_dict(state, strict=strict)
+        mine, whole_state = self.model.state_dict(), checkpoint["state_dict"]
+        shares = {name: placed_like(whole_state[name], own) for name, own in mine.items() if name in whole_state}
+        self.model.load_state_dict({**whole_state, **shares}, strict=strict)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """Gather an optimizer's state tensor by tensor (every rank takes part); only rank 0 keeps it."""
@@ -79,13 +76,8 @@ def _gathered(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _share(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
     """Shard what has the parameter's shape; counts of steps stay whole."""
-    return {
-        name: placed_like(value, parameter) if _is_like(value, parameter) else value for name, value in values.items()
-    }
-
-
-def _is_like(value: Any, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape
+    like = {name: value for name, value in values.items() if getattr(value, "shape", None) == parameter.shape}
+    return {**values, **{name: placed_like(value, parameter) for name, value in like.items()}}
 
 
 class _WithoutExchange:

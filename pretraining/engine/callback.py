@@ -20,9 +20,7 @@ class StepCallback(pl.Callback):
     def at_end(self) -> None:
         """Stop watching."""
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Step, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Pass on what Lightning says."""
         self.after_step(trainer, pl_module, batch)
 

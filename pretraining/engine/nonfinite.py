@@ -75,10 +75,8 @@ class Guard:
         saved = _save_for_replay(step, settings.replay)
         if settings.on_nonfinite == "stop" or self.skipped > settings.max_skipped:
             before = f" ({self.skipped - 1} steps were skipped before)" if self.skipped > 1 else ""
-            raise NonFiniteError(
-                f"the gradient of step {step.number} is not finite{before}{saved}: lower optimizer.peak_lr or set "
-                "trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
-            )
+            cure = "lower optimizer.peak_lr or set trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
+            raise NonFiniteError(f"the gradient of step {step.number} is not finite{before}{saved}: {cure}")
 
 
 def _save_for_replay(step: Step, directory: Path | None) -> str:

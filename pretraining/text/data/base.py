@@ -89,11 +89,10 @@ class TextData(ABC):
         planned = PlannedText(corpus, functools.partial(plan, corpus, seed))
         rows = planned.count(0)
         if split == "train" and rows < self.batch_size:
-            raise ValueError(
-                f"the training split makes {rows} rows of data.max_tokens={self.max_tokens} (it has "
-                f"{corpus.num_tokens} tokens), less than one batch of data.batch_size={self.batch_size}: give more "
-                "text (data.path=), or lower data.batch_size or data.max_tokens"
-            )
+            what = f"{rows} rows of data.max_tokens={self.max_tokens} (it has {corpus.num_tokens} tokens)"
+            cure = "give more text (data.path=), or lower data.batch_size or data.max_tokens"
+            less = f"less than one batch of data.batch_size={self.batch_size}"
+            raise ValueError(f"the training split makes {what}, {less}: {cure}")
         return planned
 
 

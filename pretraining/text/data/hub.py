@@ -59,9 +59,8 @@ class HubText(TextData):
         there = json.loads((build_once(place, self._write_splits) / "splits.json").read_text())
         given = names_of_splits(there)
         if "train" not in given:
-            raise ValueError(
-                f"data.name={self.name} has the splits {there}, but none is called train: choose one that has it"
-            )
+            what = f"data.name={self.name} has the splits {there}, but none is called train"
+            raise ValueError(f"{what}: choose one that has it")
         return given
 
     def _write_splits(self, directory: Path) -> None:
@@ -90,10 +89,8 @@ class HubText(TextData):
                     raise ValueError(missing_column(place, column, sorted(group[0])))
                 texts = [record[column] or "" for record in group]
                 if not all(isinstance(text, str) for text in texts):
-                    raise ValueError(
-                        f"data.name={self.name}: column {column!r} is not text: set data.preparation.text_column to "
-                        "one that is"
-                    )
+                    what = f"data.name={self.name}: column {column!r} is not text"
+                    raise ValueError(f"{what}: set data.preparation.text_column to one that is")
                 for text in texts:
                     digest.update(text.encode() + b"\0")
                     size += len(text.encode())
@@ -125,7 +122,6 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except (DatasetsError, FileNotFoundError, ConnectionError, ImportError) as error:
-        raise FileNotFoundError(
-            f"data.name={name} cannot be read ({' '.join(str(error).split())[:300]}): give a local directory, or the "
-            "name of a data set of the hub, as name:configuration where it has several"
-        ) from error
+        what = f"data.name={name} cannot be read ({' '.join(str(error).split())[:300]})"
+        cure = "a local directory, or the name of a data set of the hub, as name:configuration where it has several"
+        raise FileNotFoundError(f"{what}: give {cure}") from error

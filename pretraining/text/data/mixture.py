@@ -71,11 +71,9 @@ class Mixture(TextData):
         planned = [PlannedText(corpus, functools.partial(plan, corpus, seed)) for corpus in corpora]
         mixed = MixedText(planned, self.weights, seed=seed)
         if split == "train" and mixed.count(0) < self.batch_size:
-            raise ValueError(
-                f"an epoch of this mixture has {mixed.count(0)} rows, less than one batch of data.batch_size="
-                f"{self.batch_size}: give the smallest source more text or less weight (data.sources=), or lower "
-                "data.batch_size"
-            )
+            what = f"{mixed.count(0)} rows, less than one batch of data.batch_size={self.batch_size}"
+            cure = "give the smallest source more text or less weight (data.sources=), or lower data.batch_size"
+            raise ValueError(f"an epoch of this mixture has {what}: {cure}")
         return mixed
 
 
@@ -94,10 +92,8 @@ def _opened(number: int, source: Mapping[str, Any], shared: dict[str, Any], prep
         return HubText(**{"max_bytes": HUB_BYTES} | given, **shared, preparation=preparation)
     if given == {"builtin": "stdlib_docs"}:
         return StdlibDocs(**shared)
-    raise ValueError(
-        f"data.sources[{number}] has the keys {sorted(given)}: give path (local files), name and perhaps max_bytes "
-        "(hub), or builtin: stdlib_docs, beside weight"
-    )
+    cure = "give path (local files), name and perhaps max_bytes (hub), or builtin: stdlib_docs, beside weight"
+    raise ValueError(f"data.sources[{number}] has the keys {sorted(given)}: {cure}")
 
 
 class MixedText(MixedRows):
