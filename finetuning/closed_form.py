@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from finetuning.inputs.cached import CachedVectors
+from finetuning.inputs.base import CachedVectors
 from finetuning.metrics.bootstrap import Numbers
 from finetuning.modes import LinearProbe, NearestNeighbours
 from finetuning.task import Task
@@ -30,9 +30,8 @@ class Neighbours(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """Score the classes. [N, C]"""
-        shares = probes.nearest_neighbours(
-            self.vectors, self.classes, queries, count=self.count, k=self.k, temperature=self.temperature
-        )
+        known, settings = (self.vectors, self.classes), {"k": self.k, "temperature": self.temperature}
+        shares = probes.nearest_neighbours(*known, queries, count=self.count, **settings)
         return shares.clamp(min=1e-6).log()
 
 

@@ -22,27 +22,12 @@ def kept_open(loggers: Sequence[Any]) -> list[Any]:
     return [logger if isinstance(logger, CsvHistory) else _StayOpen(logger) for logger in loggers]
 
 
-class _StayOpen(Logger):
+class _StayOpen:
     def __init__(self, inner: Logger) -> None:
-        super().__init__()
         self.inner = inner
 
-    @property
-    def name(self) -> str | None:
-        return self.inner.name
-
-    @property
-    def version(self) -> int | str | None:
-        return self.inner.version
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass  # the configuration went along at the start
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.inner.log_metrics(metrics, step)
-
-    def save(self) -> None:
-        self.inner.save()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     def finalize(self, status: str) -> None:
         if status != "success":

@@ -1,4 +1,4 @@
-"""Hand-offs on a cadence and at the end."""
+"""Hand-offs on a cadence and at the end, the last one as a W&B artifact: what finetuning is shown to come from."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pretraining.engine.batch import Step
 from pretraining.engine.callback import StepCallback, is_due
 from pretraining.engine.step import StepModule
 from pretraining.objectives.base import Objective
+from pretraining.runs.wandb_logger import WandbHistory
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,6 +47,21 @@ class Export(StepCallback):
                 place = self.directory / f"step-{trainer.global_step:07d}"
                 handoff.write(place, towers=towers, origin=origin, recipe=self.recipe, heads=heads)
         trainer.strategy.barrier("handoff")
+
+
+class Artifact(pl.Callback):
+    """Logs `handoff/last` when training has ended, before the loggers close."""
+
+    def __init__(self, handoffs: Path) -> None:
+        self.handoffs = handoffs
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log it once, from the first rank."""
+        last = self.handoffs / "last"
+        if trainer.is_global_zero and last.exists():
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbHistory):
+                    logger.log_handoff(last)
 
 
 def whole_parts(objective: Objective) -> tuple[Backbone, dict[str, Tensor]]:

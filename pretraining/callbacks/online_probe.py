@@ -7,7 +7,7 @@ that the bank remembers, R ranks, N validation images.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -46,6 +46,7 @@ class ProbeSettings:
             raise ValueError(f"got {what} and probe.temperature={self.temperature}: all must be above 0")
 
 
+@dataclass(eq=False)
 class OnlineProbe(StepCallback):
     """Trains a linear classifier beside the objective; measures it on clean validation examples each `every` steps.
 
@@ -55,19 +56,17 @@ class OnlineProbe(StepCallback):
     the current weights, not their average, since those made what the probe learnt from.
     """
 
-    def __init__(
-        self,
-        settings: ProbeSettings,
-        *,
-        validation: EvalLoader,
-        every: int,
-        preprocess: Preprocess,
-        classes: int | None,
-        batch_size: int,
-    ) -> None:
-        self.settings, self.validation, self.every = settings, validation, every
-        self.preprocess, self.classes = preprocess, classes
-        self.bank: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(1, settings.bank // batch_size))  # of [B, D], [B]
+    settings: ProbeSettings
+    _: KW_ONLY
+    validation: EvalLoader
+    every: int
+    preprocess: Preprocess
+    classes: int | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        size = max(1, self.settings.bank // self.batch_size)
+        self.bank: deque[tuple[Tensor, Tensor]] = deque(maxlen=size)  # of [B, D], [B]
         self.latest: tuple[Tensor, Tensor | None]  # features [N, D] and labels [N] of the last evaluation, of all ranks
         self._seen: list[Tensor] = []  # pooled features of this step's forward passes
         self._watch: Any = None

@@ -93,12 +93,6 @@ def class_name(node: DictConfig) -> str:
     return node._target_.rpartition(".")[2]
 
 
-def default_run_dir(config: DictConfig) -> str:
-    """Name a run's directory: on a Slurm cluster after the job, where requeues find it; else after what and when."""
-    job = batch_job()
-    return f"runs/slurm-{job}" if job else f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-
-
 def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """Copy a configuration with values decided while the parts were built: a run records what it uses."""
     config = config.copy()
@@ -108,15 +102,18 @@ def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
 
 
 def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -> DictConfig:
-    """Fill in a run's name (after the classes of `parts`), its directory, and resume=auto on a cluster."""
+    """Fill in a run's name (after the classes of `parts`), its directory, and resume=auto on a cluster.
+
+    The directory is named after what and when; on a Slurm cluster after the job, where requeues find it.
+    """
     config = config.copy()
     OmegaConf.set_struct(config, True)
     if config.name is None:
         config.name = "-".join(class_name(config[part]) for part in parts)
     if config.run_dir is None:
-        config.run_dir = default_run_dir(config)
-        if config.run_dir.startswith("runs/slurm-"):
-            config.resume = "auto"
+        job = batch_job()
+        name = f"slurm-{job}" if job else f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        config.run_dir, config.resume = f"runs/{name}", "auto" if job else config.resume
     if restarted():
         config.resume = "auto"  # whatever the first life began from
     return config

@@ -31,11 +31,10 @@ def needs_ranks(settings: TrainerSettings) -> bool:
         return False
     nodes = settings.num_nodes
     if launched():
-        raise RunError(
-            f"{started} processes were started for trainer.devices={settings.devices} x trainer.num_nodes={nodes} = "
-            f"{settings.ranks} rank(s): one task per device is needed, as by srun --nodes={nodes} "
-            f"--ntasks-per-node={settings.devices}, or set trainer.devices and trainer.num_nodes to what was started"
-        )
+        what = f"{started} processes were started for trainer.devices={settings.devices} x trainer.num_nodes={nodes}"
+        need = f"one task per device is needed, as by srun --nodes={nodes} --ntasks-per-node={settings.devices}"
+        cure = "or set trainer.devices and trainer.num_nodes to what was started"
+        raise RunError(f"{what} = {settings.ranks} rank(s): {need}, {cure}")
     if nodes > 1:
         launchers = f"slurm/pretrain.sbatch, hydra/launcher=slurm, or torchrun --nnodes={nodes}"
         raise RunError(f"trainer.num_nodes={nodes} needs a launcher on each node: {launchers}")

@@ -169,10 +169,8 @@ def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
     if batch_size < 1 or batch_size % unit:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
         values = " or ".join(str(value) for value in (below, above) if value)
-        raise ValueError(
-            f"data.batch_size={batch_size} does not divide into {world} rank(s) x trainer.accumulate={accumulate}: "
-            f"set data.batch_size to {values}, or change trainer.accumulate"
-        )
+        what = f"data.batch_size={batch_size} does not divide into {world} rank(s) x trainer.accumulate={accumulate}"
+        raise ValueError(f"{what}: set data.batch_size to {values}, or change trainer.accumulate")
 
 
 class EvalLoader:

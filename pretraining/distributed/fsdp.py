@@ -7,8 +7,9 @@ whole tensors, written by rank 0: they load under any number of ranks and any st
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -29,9 +30,15 @@ class ShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
-    def block_backward_sync(self) -> Any:
+    @contextlib.contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
         """Hold the exchange of gradients back in the backward inside."""
-        return _WithoutExchange(self.model)
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
 
     # -- checkpoints: Lightning numbers optimizer states by the model's order, and loads no other strategy's -----------
 
@@ -78,15 +85,3 @@ def _share(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
     """Shard what has the parameter's shape; counts of steps stay whole."""
     like = {name: value for name, value in values.items() if getattr(value, "shape", None) == parameter.shape}
     return {**values, **{name: placed_like(value, parameter) for name, value in like.items()}}
-
-
-class _WithoutExchange:
-    def __init__(self, module: Any) -> None:
-        assert isinstance(module, FSDPModule)
-        self._module: Any = module
-
-    def __enter__(self) -> None:
-        self._module.set_requires_gradient_sync(False)
-
-    def __exit__(self, *_: object) -> None:
-        self._module.set_requires_gradient_sync(True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pretraining.distributed.collectives import rank, world_size
 from pretraining.engine.batch import Step, StepSettings
@@ -37,12 +38,7 @@ class Guard:
         self._unread: list[_Unread] = []
 
     def check(
-        self,
-        step: Step,
-        norm: Tensor,
-        optimizer: torch.optim.Optimizer,
-        parameters: Iterable[nn.Parameter],
-        settings: StepSettings,
+        self, step: Step, norm: Tensor, optimizer: Optimizer, parameters: Iterable[nn.Parameter], settings: StepSettings
     ) -> None:
         """Make the optimizer's next step have no effect unless `norm` is finite; raise `NonFiniteError` to stop."""
         able = all(group.get("fused") for group in optimizer.param_groups)

@@ -18,15 +18,16 @@ from pretraining.errors import HandoffError
 from pretraining.modality import Tower
 
 VERSION = 3
+Json = dict[str, Any]
 
 
 def write(
     directory: Path,
     *,
     towers: Mapping[str, Tower],
-    origin: dict[str, Any],
+    origin: Json,
     heads: dict[str, Tensor],
-    recipe: dict[str, Any] | None = None,
+    recipe: Json | None = None,
 ) -> Path:
     """Write a hand-off, complete or not at all, and point `last` beside it at it; returns the directory.
 
@@ -54,9 +55,7 @@ def write(
     return directory
 
 
-def _fill(
-    target: Path, towers: Mapping[str, Tower], origin: dict[str, Any], heads: dict[str, Tensor], recipe: dict[str, Any]
-) -> None:
+def _fill(target: Path, towers: Mapping[str, Tower], origin: Json, heads: dict[str, Tensor], recipe: Json) -> None:
     from safetensors.torch import save_file
 
     described = {}

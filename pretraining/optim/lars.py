@@ -99,10 +99,8 @@ class LayerwiseSGD(torch.optim.Optimizer):
     def _ratios(self, weights: list[Tensor], gradients: Sequence[Tensor], rate: float, decay: float) -> Tensor:
         """Compute each tensor's factor; `gradients` are decayed where the rate is inside. [tensors], at least fp32"""
         settings, dtype = self.settings, torch.promote_types(weights[0].dtype, torch.float32)
-        weight, gradient = (
-            torch.stack([whole(norm) for norm in torch._foreach_norm([*part], 2)]).to(dtype)
-            for part in (weights, gradients)
-        )
+        norms = (torch._foreach_norm([*part], 2) for part in (weights, gradients))
+        weight, gradient = (torch.stack([whole(norm) for norm in part]).to(dtype) for part in norms)
         if settings.form == "rate_inside":
             return torch.where((weight > 0) & (gradient > 0), settings.trust * weight / gradient, 1.0)
         ratio = settings.trust * weight / (gradient + decay * weight + settings.eps)

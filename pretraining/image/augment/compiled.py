@@ -23,11 +23,8 @@ class Batch(ctypes.Structure):
     """The struct of the same name in views.c."""
 
     _fields_ = (
-        ("images", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("batch", "channels", "height", "width")),
-        *((name, ctypes.c_int64) for name in ("rows", "size", "bicubic", "taps")),
-        *((name, ctypes.c_void_p) for name in (*INPUTS, "out")),
-        *((name, ctypes.c_int64) for name in ("bfloat16", "channels_last", "following", "failed")),
+        *compile.fields(("images",), ("batch", "channels", "height", "width", "rows", "size", "bicubic", "taps")),
+        *compile.fields((*INPUTS, "out"), ("bfloat16", "channels_last", "following", "failed")),
     )
 
 

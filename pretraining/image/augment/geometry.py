@@ -10,15 +10,11 @@ from torch import Tensor
 
 from pretraining.image.augment.resampling import Band, Interpolation, blurring, contract, reach_of, resampling
 
+Size = tuple[int, int]  # height and width
+
 
 def crop_bands(
-    boxes: Tensor,
-    extent: tuple[int, int],
-    size: tuple[int, int],
-    *,
-    flip: Tensor,
-    interpolation: Interpolation,
-    scale: float = 1.0,
+    boxes: Tensor, extent: Size, size: Size, *, flip: Tensor, interpolation: Interpolation, scale: float = 1.0
 ) -> tuple[Band, Band]:
     """Build the maps from rows and columns of images of `extent` to crops of `size`, of values multiplied by `scale`.
 
@@ -37,9 +33,7 @@ def resize(images: Tensor, vertical: Band, horizontal: Band) -> Tensor:
     return contract(contract(images, vertical), horizontal).clamp_(0.0, 1.0)
 
 
-def resized_crop(
-    images: Tensor, boxes: Tensor, size: tuple[int, int], *, flip: Tensor, interpolation: Interpolation
-) -> Tensor:
+def resized_crop(images: Tensor, boxes: Tensor, size: Size, *, flip: Tensor, interpolation: Interpolation) -> Tensor:
     """Cut a box from each image, resize it with antialiasing, and mirror it left to right where `flip`.
 
     `images` are uint8, or floats in [0, 1]; so is the result, float32 [B, C, *size]. `boxes` as for `crop_bands`.

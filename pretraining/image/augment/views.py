@@ -131,12 +131,9 @@ class Views:
         """Compute the rows that `parameters` describes; row r is a view of image r modulo B."""
         batch, channels = images.shape[:2]
         rows, size = len(parameters.flip), self.crop.size
-        views = torch.empty(
-            (rows, channels, size, size),
-            dtype=getattr(torch, self.output.dtype),
-            device=images.device,
-            memory_format=torch.channels_last if self.output.channels_last else torch.contiguous_format,
-        )
+        order = torch.channels_last if self.output.channels_last else torch.contiguous_format
+        options = {"dtype": getattr(torch, self.output.dtype), "device": images.device, "memory_format": order}
+        views = torch.empty((rows, channels, size, size), **options)
         with torch.autocast(images.device.type, enabled=False):
             if images.device.type != "cpu":
                 crops = resize(images.repeat(rows // batch, 1, 1, 1), *self._bands(images, parameters))

@@ -24,10 +24,7 @@ class ImageExamples(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """One split.
-
-    `images` may be a memory map, or decode what is asked of it: it has a length, a shape and takes an array of rows.
-    """
+    """One split. `images` may be a memory map or decode on demand: it has length and shape, and takes rows' numbers."""
 
     images: Any  # uint8 [N, C, H, W]
     labels: np.ndarray | None  # int64 [N]
@@ -45,17 +42,7 @@ class ImageSource:
     """A split as rows that a loader asks for by number."""
 
     def __init__(self, split: ImageSet) -> None:
-        self.split = split
-
-    @property
-    def class_count(self) -> int | None:
-        """Count the classes; None without labels."""
-        return self.split.class_count
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name the classes that have a name."""
-        return self.split.class_names
+        self.split, self.class_count, self.class_names = split, split.class_count, split.class_names
 
     def count(self, epoch: int) -> int:
         """Count the images; the same in each epoch."""

@@ -68,9 +68,8 @@ class Cifar10(EncodedImages):
         """Open a split."""
         images, labels, _ = super().split(split)
         if images.shape[1:] != (3, 32, 32):
-            raise ValueError(
-                f"data.path={self.path} holds images of {images.shape[2]} x {images.shape[3]}, but CIFAR-10 has 32 x 32"
-            )
+            what = f"data.path={self.path} holds images of {images.shape[2]} x {images.shape[3]}"
+            raise ValueError(f"{what}, but CIFAR-10 has 32 x 32")
         return ImageSet(images, labels, CIFAR10_CLASSES)
 
     def _table(self, part: str) -> Table:
@@ -80,10 +79,9 @@ class Cifar10(EncodedImages):
             return read_parquet(tables, image="image", label="label")
         files = sorted(self.path.glob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
         if not files:
-            names = (
-                "neither train.parquet and test.parquet nor data_batch_1.bin ... data_batch_5.bin and test_batch.bin"
-            )
-            raise FileNotFoundError(f"data.path={self.path} holds {names}: set data.path to a folder with CIFAR-10")
+            what = f"data.path={self.path} holds neither train.parquet and test.parquet"
+            what += " nor data_batch_1.bin ... data_batch_5.bin and test_batch.bin"
+            raise FileNotFoundError(f"{what}: set data.path to a folder with CIFAR-10")
         return _records(files)
 
 

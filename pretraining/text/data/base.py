@@ -131,8 +131,10 @@ class TextFiles(TextData):
     def identity(self) -> dict[str, Any]:
         """Name the files: by content up to 64 MB, by names, sizes and modification times (in nanoseconds) above."""
         paths = [(split, path) for split, files in self.files.items() for path in files]
-        whole = sum(path.stat().st_size for _, path in paths) <= HASHED_WHOLE
-        known = [(split, path.name, sha256(path) if whole else _size_and_time(path)) for split, path in paths]
+        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for _, path in paths]
+        whole = sum(size for size, _ in stats) <= HASHED_WHOLE
+        facts = [sha256(path) for _, path in paths] if whole else stats
+        known = [(split, path.name, fact) for (split, path), fact in zip(paths, facts, strict=True)]
         column, layout = self.preparation.text_column, self.preparation.layout
         return {"files": known, "column": column, "layout": layout, "shares": [*shares_of(self.preparation).values()]}
 
@@ -160,8 +162,3 @@ class TextFiles(TextData):
         files = self.files.get(split, self.files["train"])
         for path in files:
             yield from capped(self._of_file(path, split), max_bytes // len(files))
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns

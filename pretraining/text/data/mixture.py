@@ -1,7 +1,4 @@
-"""Several text sources as one, in given shares: each row of an epoch comes from one of them.
-
-Shapes: B rows of a batch, R rows of an epoch, V vocabulary.
-"""
+"""Several text sources as one, in given shares: each row of an epoch comes from one of them."""
 
 from __future__ import annotations
 
