@@ -46,7 +46,7 @@ class Mode:
 
 @dataclass(kw_only=True)
 class Full(Mode):
-    """All trains, first the head alone for `head_steps`; block i of n from the input at `layer_decay` ** (n - i)."""
+    """All trains, the head alone for `head_steps`; block i of n (0: input) at `layer_decay` ** (n - i) of its rate."""
 
     layer_decay: float
     head_steps: int
