@@ -30,8 +30,9 @@ class Neighbours(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """Score the classes. [N, C]"""
-        known, settings = (self.vectors, self.classes), {"k": self.k, "temperature": self.temperature}
-        shares = probes.nearest_neighbours(*known, queries, count=self.count, **settings)
+        shares = probes.nearest_neighbours(
+            self.vectors, self.classes, queries, count=self.count, k=self.k, temperature=self.temperature
+        )
         return shares.clamp(min=1e-6).log()
 
 

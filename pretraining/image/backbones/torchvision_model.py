@@ -134,7 +134,8 @@ class TorchvisionBackbone(Backbone):
 
     def _through_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run `features` part by part, keeping the last map of each resolution."""
-        cells, stages = images, []
+        cells = images
+        stages: list[Tensor] = []
         for part in self.model.features:
             before, cells = cells, part(cells)
             if stages and cells.shape[2:] == before.shape[2:]:
