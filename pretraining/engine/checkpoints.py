@@ -35,10 +35,7 @@ EXIT_INTERRUPTED = 130  # stopped by Ctrl-C with everything saved
 
 
 class AtomicIO(CheckpointIO):
-    """Writes a file that is whole or absent, then the json beside it.
-
-    In the `background` a thread writes a copy while training goes on: `finish` waits for it.
-    """
+    """Writes a file that is whole or absent, then the json beside it; in the `background`, a thread writes a copy."""
 
     metric: float | None = None  # of the checkpoint being written: lower is better
 

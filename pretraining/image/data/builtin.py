@@ -19,10 +19,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 class Digits(ImageData):
-    """Handwritten digits of 8 x 8 grey pixels, 1,797 of them, that come with scikit-learn.
-
-    Of each class 10 % are for validation and 20 % for testing, always the same ones.
-    """
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 grey pixels; the same 10 % of each class validate, 20 % test."""
 
     def split(self, split: str) -> ImageSet:
         """Open a split."""
