@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from finetuning.inputs.cached import CachedVectors
+from finetuning.inputs.base import CachedVectors
 from finetuning.metrics.bootstrap import Numbers
 from finetuning.modes import LinearProbe, NearestNeighbours
 from finetuning.task import Task

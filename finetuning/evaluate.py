@@ -45,7 +45,7 @@ def with_data(config: DictConfig, changes: dict[str, str]) -> DictConfig:
 def cli() -> None:
     """Run the command line."""
     with exit_cleanly():
-        given = arguments(sys.argv[1:], ("run_dir",), {"output": None}, rest="data.")
+        given = arguments(sys.argv[1:], ("run_dir",), rest="data.")
         config, task = load_run(Path(given["run_dir"]))
         config = with_data(config, {name: value for name, value in given.items() if name.startswith("data.")})
         text = json.dumps(evaluate(task, instantiate(config.data)), indent=2) + "\n"

@@ -75,7 +75,7 @@ def _compare(task: Task, model: Any) -> None:
 def cli() -> None:
     """Run the command line."""
     with exit_cleanly():
-        given = arguments(sys.argv[1:], ("run_dir",), {"output": None})
+        given = arguments(sys.argv[1:], ("run_dir",))
         _, task = load_run(Path(given["run_dir"]))
         print(export(task, Path(given.get("output", f"{given['run_dir']}/model/transformers"))))
 

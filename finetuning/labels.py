@@ -31,10 +31,7 @@ class Classes:
 
 
 def collect_classes(splits: Splits) -> dict[str, Any]:
-    """Collect the classes of the train split, and how often each occurs, as plain data.
-
-    Fewer than two, or another split's label that train lacks, is an error.
-    """
+    """Collect train's classes and their counts as plain data; fewer than two, or others in other splits, are errors."""
     found = count_labels(splits, _single)
     train = found["train"]
     if len(train) < 2:

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,9 +94,9 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         patience=config.early_stopping,
         show=config.logger.progress,
     )
-    found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
+    config = decided(config, {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")})
     lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
-    return decided(config, found), planned, {"handoff": config.handoff, **lineage}
+    return config, planned, {"handoff": config.handoff, **lineage}
 
 
 def read_handoff(config: DictConfig) -> Handoff:
@@ -115,9 +115,9 @@ def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode
     """Build the task on a hand-off; its head is drawn from the run's seed."""
     if config.head not in ("linear", "native"):
         raise RunError(f"got head={config.head}: choose linear or native")
-    kind, pooling, layers = class_of(config.task), config.pooling, None
+    pooling, layers = config.pooling, None
     if config.head == "native":
-        layers = native(source.backbone, kind)
+        layers = native(source.backbone, class_of(config.task))
         if pooling not in (None, layers.pooling):
             what = f"got pooling={pooling} and head=native, which pools by {layers.pooling} here"
             raise RunError(f"{what}: leave pooling=null")
@@ -209,18 +209,16 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     return config, task.eval()
 
 
-def arguments(
-    given: Sequence[str], required: Sequence[str], optional: Mapping[str, str | None], rest: str = ""
-) -> dict[str, str]:
-    """Read a command line of the form key=value; keys that start with `rest` are taken as they come.
+def arguments(given: Sequence[str], required: Sequence[str], rest: str = "") -> dict[str, str]:
+    """Read `required` keys, perhaps `output`, and those that start with `rest` from a command line of key=value.
 
-    Any other unknown or missing key is an error. `optional` holds default values, None where a key has none.
+    Any other unknown or missing key is an error.
     """
-    values = {name: value for name, value in optional.items() if value is not None}
+    values: dict[str, str] = {}
     for argument in given:
         name, equals, value = argument.partition("=")
-        if not equals or not (name in required or name in optional or (rest and name.startswith(rest))):
-            known = ", ".join(f"{key}=" for key in (*required, *optional, *((f"{rest}*",) if rest else ())))
+        if not equals or not (name in (*required, "output") or (rest and name.startswith(rest))):
+            known = ", ".join(f"{key}=" for key in (*required, "output", *((f"{rest}*",) if rest else ())))
             raise RunError(f"got {argument!r}, but this command takes {known}")
         values[name] = value
     missing = [name for name in required if name not in values]

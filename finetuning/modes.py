@@ -46,10 +46,7 @@ class Mode:
 
 @dataclass(kw_only=True)
 class Full(Mode):
-    """Everything trains. Block i of n runs at `layer_decay` ** (n - i) of the head's rate, input first.
-
-    The first `head_steps` train the head alone.
-    """
+    """All trains, the head alone for `head_steps`; block i of n (0: input) at `layer_decay` ** (n - i) of its rate."""
 
     layer_decay: float
     head_steps: int
@@ -90,10 +87,7 @@ class Frozen(Mode):
 
 @dataclass(kw_only=True)
 class LinearProbe(Frozen):
-    """Logistic (or ridge) regression on the vectors, its L2 penalty chosen on validation among `penalties`.
-
-    `standardize` scales each feature first.
-    """
+    """Logistic (or ridge) regression on vectors, scaled if `standardize`; validation chooses the L2 of `penalties`."""
 
     closed_form = True
     cache: bool = field(default=True, init=False)
@@ -154,10 +148,8 @@ class GradualUnfreezing(Mode):
 
     def begin(self, backbone: Backbone) -> None:
         """Note each block's parameters, as far as the backbone itself lets them train."""
-        self.blocks = [
-            [parameter for parameter in block.parameters() if parameter.requires_grad]
-            for block in trainable_blocks(backbone)
-        ]
+        every = [block.parameters() for block in trainable_blocks(backbone)]
+        self.blocks = [[parameter for parameter in block if parameter.requires_grad] for block in every]
 
     def advance(self, backbone: Backbone, step: int, max_steps: int) -> bool:
         """Release as many blocks as this step has earned."""

@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 def cli() -> None:
     """Run the command line."""
     with exit_cleanly():
-        given = arguments(sys.argv[1:], ("run_dir", "input"), {"output": None})
+        given = arguments(sys.argv[1:], ("run_dir", "input"))
         config, task = load_run(Path(given["run_dir"]))
         records = predict(task, read_inputs(task, config.data, given["input"]), config.data.eval_batch_size)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finetuning.data.splits import Examples, Splits
-from finetuning.inputs.base import EncodedSplit, Inputs
-from finetuning.inputs.cached import CachedVectors
+from finetuning.inputs.base import CachedVectors, EncodedSplit, Inputs
 from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.modes import Mode, rest_frozen
 from pretraining.backbones.base import Backbone, Features

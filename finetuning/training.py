@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from finetuning.closed_form import fit
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits
-from finetuning.inputs.base import EncodedSplit
-from finetuning.inputs.cached import CachedVectors
+from finetuning.inputs.base import CachedVectors, EncodedSplit
 from finetuning.metrics.bootstrap import Numbers
 from finetuning.task import Predictions, Task
 from finetuning.watch import Watch, kept_open

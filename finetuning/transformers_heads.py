@@ -23,12 +23,9 @@ class Native(NamedTuple):
     per_position: tuple[str, ...] = ()  # the layers between a token's vector and its scores
 
 
-_DENSE = Native("first", ("classifier.dense", nn.Tanh))
 NATIVE = {
     "bert": Native("pooler"),
-    "roberta": _DENSE,
-    "xlm-roberta": _DENSE,
-    "camembert": _DENSE,
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), Native("first", ("classifier.dense", nn.Tanh))),
     "electra": Native("first", ("classifier.dense", nn.GELU)),
     "distilbert": Native("first", ("pre_classifier", nn.ReLU)),
     "modernbert": Native("mean", ("head",), ("head",)),

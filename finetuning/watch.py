@@ -11,6 +11,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 
 from finetuning.task import Task
+from pretraining.engine.batch import Step
+from pretraining.engine.callback import StepCallback, is_due, log
+from pretraining.engine.step import StepModule
 from pretraining.runs.csv_logger import CsvHistory
 
 
@@ -19,62 +22,43 @@ def kept_open(loggers: Sequence[Any]) -> list[Any]:
     return [logger if isinstance(logger, CsvHistory) else _StayOpen(logger) for logger in loggers]
 
 
-class _StayOpen(Logger):
+class _StayOpen:
     def __init__(self, inner: Logger) -> None:
-        super().__init__()
         self.inner = inner
 
-    @property
-    def name(self) -> str | None:
-        return self.inner.name
-
-    @property
-    def version(self) -> int | str | None:
-        return self.inner.version
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass  # the configuration went along at the start
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.inner.log_metrics(metrics, step)
-
-    def save(self) -> None:
-        self.inner.save()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     def finalize(self, status: str) -> None:
         if status != "success":
             self.inner.finalize(status)
 
 
-class Watch(pl.Callback):
+class Watch(StepCallback):
     """Evaluates every `every` steps and at the last; ends the run after `patience` evaluations without a better one."""
 
     def __init__(self, loader: Any, *, every: int, log_every: int, patience: int | None, show: bool) -> None:
         self.loader, self.every, self.log_every, self.patience, self.show = loader, every, log_every, patience, show
         self._started = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: StepModule, batch: Step) -> None:
         """Log and evaluate, where this step is due."""
-        step, last = trainer.global_step, trainer.global_step == trainer.max_steps
-        assert isinstance(pl_module, Task)
+        assert isinstance(module, Task)
         row: dict[str, float] = {}
-        if step % self.log_every == 0 or last:
-            row = pl_module.meter.read("train")
+        if is_due(trainer, self.log_every):
+            row = module.meter.read("train")
             row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        if last or (self.every and step % self.every == 0):
-            pl_module.measured = pl_module.validate(self.loader)
-            row |= pl_module.measured
-            if self.patience is not None and pl_module.best.evaluations_since >= self.patience:
+        if is_due(trainer, self.every):
+            module.measured = module.validate(self.loader)
+            row |= module.measured
+            if self.patience is not None and module.best.evaluations_since >= self.patience:
                 trainer.should_stop = True
         if not row:
             return
         row["time"] = time.perf_counter() - self._started
-        for logger in trainer.loggers:
-            logger.log_metrics(row, step)
+        log(trainer, row)
         if self.show and trainer.is_global_zero:
-            self._print(pl_module, step, trainer.max_steps, row)
+            self._print(module, trainer.global_step, trainer.max_steps, row)
 
     def _print(self, task: Task, step: int, steps: int, row: dict[str, float]) -> None:
         name = task.select.removeprefix("-")

@@ -22,11 +22,7 @@ from pretraining.image.data.decode import Decoding, pixels
 from pretraining.image.data.files import ImageFolder, Table, read_parquet
 from pretraining.image.modality import IMAGE
 
-UNUSED = {
-    "batch_size": 1,
-    "eval_batch_size": 1,
-    "workers": 0,
-}  # settings of pretraining data, which serve no batches here
+UNUSED = {"batch_size": 1, "eval_batch_size": 1, "workers": 0}  # of pretraining data, which serve no batches here
 
 
 class LabelledDigits(LabelledData):
@@ -55,10 +51,7 @@ class LabelledCifar10(LabelledData):
 
 @dataclass(kw_only=True)
 class LabelledImageFiles(LabelledData):
-    """A directory `path` of images by class (path/SPLIT/CLASS/*.png or path/CLASS/*.png), or of parquet tables.
-
-    `columns` names the tables' image and label columns.
-    """
+    """Images by class below `path` (path/SPLIT/CLASS/*.png or path/CLASS/*.png), or tables, with their `columns`."""
 
     modality = IMAGE
     path: str

@@ -68,6 +68,26 @@ class EncodedSplit(ABC):
         return np.zeros(len(self.targets), np.int64)
 
 
+class CachedVectors(EncodedSplit):
+    """What the head reads of each row of another encoded split, `source`: a frozen backbone computes it once."""
+
+    def __init__(self, source: EncodedSplit, vectors: Tensor) -> None:
+        super().__init__(source.examples, source.targets)
+        self.source = source
+        self.flat = vectors  # [N, D]
+        self.order = source.order
+        self.starts = np.concatenate([[0], np.cumsum([len(target) for target in source.targets])])
+
+    def stack(self, rows: np.ndarray) -> Batch:
+        """Take the rows' `vectors`. [N, D]"""
+        places = np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
+        return {"vectors": self.flat[torch.from_numpy(places)]}
+
+    def all_targets(self) -> np.ndarray:
+        """List every target, in the order of the vectors. [N, ...]"""
+        return np.concatenate(self.targets)
+
+
 @dataclass(kw_only=True)
 class Inputs(ABC):
     """How a task's examples reach the backbone. The fields of a subclass are its settings."""

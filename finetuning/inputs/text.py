@@ -120,10 +120,7 @@ def has_segments(backbone: Backbone) -> bool:
 def tokenized(
     preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, key: str = "max_tokens", **options: Any
 ) -> Any:
-    """Call the tokenizer; rows longer than `max_tokens`, which is task.inputs.`key`, are cut and counted.
-
-    Of a pair, the longer text is cut first.
-    """
+    """Tokenise; rows longer than `max_tokens`, task.inputs.`key`, are cut (of a pair, the longer text) and counted."""
     whole = preprocess.tokenizer(*columns, verbose=False, **options)
     if not report_cut(whole["input_ids"], max_tokens, key, max_tokens):
         return whole
@@ -134,8 +131,8 @@ def report_cut(rows: list[list[int]], room: int, key: str, limit: int) -> bool:
     """Say how many rows have more than `room` tokens, which `key`=`limit` leaves them; tells whether any has."""
     over = sum(len(row) > room for row in rows)
     if over:
-        what = f"{over} of {len(rows)} texts have more than task.inputs.{key}={limit} tokens"
-        print(f"{what} and were cut", file=sys.stderr)
+        have = f"{over} of {len(rows)} texts have more than task.inputs.{key}={limit} tokens and were cut"
+        print(have, file=sys.stderr)
     return over > 0
 
 

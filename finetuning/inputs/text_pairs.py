@@ -86,11 +86,9 @@ class TextPairInputs(TextInputs):
         causal = backbone.architecture == "causal"
         if (self.max_tokens + written if causal else max(self.max_tokens, written)) > limit:
             where = ", source and target together" if causal else " on each side"
-            what = f"got task.inputs.max_tokens={self.max_tokens}, max_target_tokens={self.max_target_tokens} and"
-            what += (
-                f" task.decoding.max_new_tokens={max_new_tokens}, but this backbone has positions for {limit}{where}"
-            )
-            raise RunError(f"{what}: lower them")
+            what = f"task.inputs.max_tokens={self.max_tokens}, max_target_tokens={self.max_target_tokens}"
+            what += f" and task.decoding.max_new_tokens={max_new_tokens}"
+            raise RunError(f"got {what}, but this backbone has positions for {limit}{where}: lower them")
 
     def encode(  # type: ignore[override]
         self, examples: Examples, targets: list[str], preprocess: TextPreprocess, backbone: TransformersBackbone

@@ -1,7 +1,4 @@
-"""Questions with their contexts, which are read in overlapping windows.
-
-Shapes: T tokens of a window.
-"""
+"""Questions with their contexts, which are read in overlapping windows."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ class Windows(Tokens):
     """Token rows that are windows: which question each belongs to, and where its tokens are in the context."""
 
     question: np.ndarray  # [rows]
-    offsets: list[np.ndarray]  # per row [T, 2]: characters of the context; (-1, -1) outside of it
+    offsets: list[np.ndarray]  # per row [tokens, 2]: characters of the context; (-1, -1) outside of it
 
 
 @dataclass(kw_only=True)

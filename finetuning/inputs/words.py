@@ -1,7 +1,4 @@
-"""Sentences as words, each of which has a tag.
-
-Shapes: N words (or tokens) with a vector.
-"""
+"""Sentences as words, each of which has a tag."""
 
 from __future__ import annotations
 

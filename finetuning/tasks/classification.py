@@ -1,7 +1,4 @@
-"""One class per example, whatever an example is.
-
-Shapes: N examples, D width, C classes.
-"""
+"""One class per example, whatever an example is."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class Classification(Task):
     """
 
     transformers_class = "AutoModelForSequenceClassification"
-    class_weights: Tensor  # [C]
+    class_weights: Tensor  # [classes]
 
     def __init__(
         self,

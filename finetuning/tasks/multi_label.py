@@ -1,7 +1,4 @@
-"""Any number of classes per example.
-
-Shapes: N examples, C classes.
-"""
+"""Any number of classes per example."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ class MultiLabel(Task):
         return {"values": values, "names": name_classes(values, splits.class_names)}
 
     def targets(self, examples: Examples) -> list[np.ndarray]:
-        """Mark each example's classes. [1, C] each"""
+        """Mark each example's classes. [1, classes] each"""
         targets = [np.zeros((1, self.classes.size), np.float32) for _ in range(examples.size)]
         for target, row in zip(targets, examples.column("label"), strict=True):
             target[0, self.classes.numbers(row)] = 1.0

@@ -28,10 +28,7 @@ CANDIDATES = 20  # starts and ends that are tried per window
 
 
 class QuestionAnswering(Task):
-    """Scores each token as start and end of the answer; the first token stands for "no answer in this window".
-
-    Answers have at most `max_answer` tokens.
-    """
+    """Scores each token as start and end of an answer of up to `max_answer`; the first stands for "none in here"."""
 
     cacheable = False
     transformers_class = "AutoModelForQuestionAnswering"

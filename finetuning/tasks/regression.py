@@ -34,7 +34,8 @@ class Regression(Task):
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Compute the mean of the training labels; labels that are no numbers are an error."""
         for name in SPLITS:
-            odd = [label for label in getattr(splits, name).column("label") if not _is_number(label)]
+            labels = getattr(splits, name).column("label")
+            odd = [x for x in labels if isinstance(x, bool) or not (isinstance(x, (int, float)) and np.isfinite(x))]
             if odd:
                 what = f"got {odd[0]!r} among the {name} labels, but numbers are needed"
                 raise RunError(f"{what}: name another data.label, or take task=text_classification")
@@ -63,7 +64,3 @@ class Regression(Task):
         """Bootstrap all of them."""
         labels, guesses, _ = predictions
         return bootstrap(lambda rows: regression(labels[rows], guesses[rows]), len(labels))
-
-
-def _is_number(label: Any) -> bool:
-    return isinstance(label, (int, float)) and not isinstance(label, bool) and bool(np.isfinite(label))

@@ -50,9 +50,8 @@ class Backbone(nn.Module, ABC):
         - `sharded`: say that a weight will be whole only inside the forward pass of its own module.
         """
         if activation_checkpointing:
-            raise ValueError(
-                f"{type(self).__name__} has no activation checkpointing: set trainer.activation_checkpointing=false"
-            )
+            what = f"{type(self).__name__} has no activation checkpointing"
+            raise ValueError(f"{what}: set trainer.activation_checkpointing=false")
         for block in self.blocks() if compiled else []:
             if not isinstance(block, nn.ModuleList):
                 block.compile()

@@ -44,16 +44,13 @@ def build(
     if init_from is not None:
         model = read(architecture, init_from, {"attn_implementation": "sdpa"})
         if vocab_size is not None and vocab_size > model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {vocab_size} tokens, but backbone.init_from={init_from} has embeddings for "
-                f"{model.config.vocab_size}: take its own tokenizer (preprocess=pretrained_tokenizer "
-                f"preprocess.path={init_from})"
-            )
+            what = f"backbone.init_from={init_from} has embeddings for {model.config.vocab_size}"
+            cure = f"take its own tokenizer (preprocess=pretrained_tokenizer preprocess.path={init_from})"
+            raise ValueError(f"the tokenizer has {vocab_size} tokens, but {what}: {cure}")
         return model
     if not config or "model_type" not in config:
-        raise ValueError(
-            "backbone.config must name a model_type (bert, roberta, modernbert, bart, t5, gpt2, llama, ...)"
-        )
+        known = "bert, roberta, modernbert, bart, t5, gpt2, llama, ..."
+        raise ValueError(f"backbone.config must name a model_type ({known})")
     given = {name: value for name, value in config.items() if name != "model_type"}
     if vocab_size is not None:
         given["vocab_size"] = vocab_size
@@ -62,9 +59,8 @@ def build(
     try:
         filled = transformers.AutoConfig.for_model(config["model_type"], **given)
     except ValueError as error:
-        raise ValueError(
-            f"backbone.config.model_type={config['model_type']!r} is not one that transformers knows"
-        ) from error
+        what = f"backbone.config.model_type={config['model_type']!r}"
+        raise ValueError(f"{what} is not one that transformers knows") from error
     return getattr(transformers, LOADERS[architecture]).from_config(filled, attn_implementation=attention)
 
 

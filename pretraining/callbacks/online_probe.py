@@ -7,7 +7,7 @@ that the bank remembers, R ranks, N validation images.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,6 +20,8 @@ from pretraining.backbones.base import Features
 from pretraining.data.loader import EvalLoader
 from pretraining.distributed.collectives import all_reduce_sum, gather_rows, rank, world_size
 from pretraining.engine.batch import Batch, Step
+from pretraining.engine.callback import StepCallback, is_due, log
+from pretraining.engine.step import StepModule
 from pretraining.engine.watchdog import heartbeat
 from pretraining.modality import Preprocess
 from pretraining.objectives.base import Objective
@@ -40,13 +42,12 @@ class ProbeSettings:
 
     def __post_init__(self) -> None:
         if not (self.rate > 0 and self.bank >= 1 and self.k >= 1 and self.temperature > 0):
-            raise ValueError(
-                f"got probe.rate={self.rate}, probe.bank={self.bank}, probe.k={self.k} and "
-                f"probe.temperature={self.temperature}: all must be above 0"
-            )
+            what = f"probe.rate={self.rate}, probe.bank={self.bank}, probe.k={self.k}"
+            raise ValueError(f"got {what} and probe.temperature={self.temperature}: all must be above 0")
 
 
-class OnlineProbe(pl.Callback):
+@dataclass(eq=False)
+class OnlineProbe(StepCallback):
     """Trains a linear classifier beside the objective; measures it on clean validation examples each `every` steps.
 
     It reads the pooled features that each step computes, of all views, detached: the objective takes no gradient from
@@ -55,19 +56,17 @@ class OnlineProbe(pl.Callback):
     the current weights, not their average, since those made what the probe learnt from.
     """
 
-    def __init__(
-        self,
-        settings: ProbeSettings,
-        *,
-        validation: EvalLoader,
-        every: int,
-        preprocess: Preprocess,
-        classes: int | None,
-        batch_size: int,
-    ) -> None:
-        self.settings, self.validation, self.every = settings, validation, every
-        self.preprocess, self.classes = preprocess, classes
-        self.bank: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(1, settings.bank // batch_size))  # of [B, D], [B]
+    settings: ProbeSettings
+    _: KW_ONLY
+    validation: EvalLoader
+    every: int
+    preprocess: Preprocess
+    classes: int | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        size = max(1, self.settings.bank // self.batch_size)
+        self.bank: deque[tuple[Tensor, Tensor]] = deque(maxlen=size)  # of [B, D], [B]
         self.latest: tuple[Tensor, Tensor | None]  # features [N, D] and labels [N] of the last evaluation, of all ranks
         self._seen: list[Tensor] = []  # pooled features of this step's forward passes
         self._watch: Any = None
@@ -93,44 +92,34 @@ class OnlineProbe(pl.Callback):
         if backbone.training and torch.is_grad_enabled():
             self._seen.append(features.pooled.detach())
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop watching."""
-        self._watch.remove()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def at_end(self) -> None:
         """Stop watching."""
         if self._watch is not None:
             self._watch.remove()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: StepModule, batch: Step) -> None:
         """Learn from this step's features, and measure if it is due."""
-        assert isinstance(pl_module, Objective)
+        assert isinstance(module, Objective)
         views = self._views(batch)
         if self.classes is not None:
             labels = torch.cat([part["labels"] for part in batch.micro_batches]).to(self.weight.device)
             self._learn(views, labels)
             self.bank.append((views[0], labels))
-        step = trainer.global_step
-        if step != trainer.max_steps and (self.every == 0 or step % self.every):
-            return
-        heartbeat("validation")
-        values = self._measure(pl_module, views)
-        heartbeat("between steps")
-        pl_module.measured |= values
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step)
+        if is_due(trainer, self.every):
+            heartbeat("validation")
+            values = self._measure(module, views)
+            heartbeat("between steps")
+            module.measured |= values
+            log(trainer, values)
 
     def _views(self, step: Step) -> Tensor:
         """Put this step's features into order. [V, B, D]"""
         seen, self._seen = self._seen, []
         calls, rest = divmod(len(seen), len(step.micro_batches))
         if not calls or rest:
-            raise RuntimeError(
-                f"the online probe saw {len(seen)} forward passes of the backbone in {len(step.micro_batches)} "
-                "micro-batches: this objective does not call its backbone once per micro-batch or view; set probe=none"
-            )
+            what = f"{len(seen)} forward passes of the backbone in {len(step.micro_batches)} micro-batches"
+            why = "this objective does not call its backbone once per micro-batch or view; set probe=none"
+            raise RuntimeError(f"the online probe saw {what}: {why}")
         parts = []
         for number, part in enumerate(step.micro_batches):
             pooled = torch.cat(seen[number * calls : (number + 1) * calls])
@@ -185,9 +174,8 @@ class OnlineProbe(pl.Callback):
         """Make the backbone's arguments for untouched examples, in the precision of its weights."""
         moved = objective.transfer_batch_to_device(batch, objective.device, 0)
         inputs = objective.backbone.modality.clean_inputs(moved, self.preprocess)
-        return {
-            name: value.to(objective.dtype) if value.is_floating_point() else value for name, value in inputs.items()
-        }
+        floats = {name: value.to(objective.dtype) for name, value in inputs.items() if value.is_floating_point()}
+        return {**inputs, **floats}
 
     def _accuracies(self, features: Tensor, labels: Tensor) -> dict[str, float]:
         assert self.classes is not None
@@ -224,7 +212,6 @@ class OnlineProbe(pl.Callback):
         self.bias.copy_(state["bias"])
         self.optimizer.load_state_dict(state["optimizer"])
         if "features" in state:
-            features, labels = (
-                state[name].to(self.weight.device).chunk(world_size())[rank()] for name in ("features", "labels")
-            )
+            saved = (state[name].to(self.weight.device) for name in ("features", "labels"))
+            features, labels = (part.chunk(world_size())[rank()] for part in saved)
             self.bank.extend((features[:, step], labels[:, step]) for step in range(features.shape[1]))

@@ -17,6 +17,8 @@ from pretraining import probes
 from pretraining.callbacks.online_probe import OnlineProbe
 from pretraining.data.loader import EvalLoader
 from pretraining.engine.batch import Step
+from pretraining.engine.callback import StepCallback
+from pretraining.engine.step import StepModule
 from pretraining.objectives.base import Objective
 from pretraining.runs.wandb_logger import WandbHistory
 
@@ -25,7 +27,7 @@ MOST_CLASSES = 20  # named in the legend
 MOST_VIEWS = 12  # images whose views are shown
 
 
-class Pictures(pl.Callback):
+class Pictures(StepCallback):
     """Writes `embeddings.png` (the probe's features on their first two principal axes) and `views.png` at a run's end.
 
     They go to `directory`, and to W&B with the last step.
@@ -34,19 +36,16 @@ class Pictures(pl.Callback):
     def __init__(self, directory: Path, *, probe: OnlineProbe, collate: Any, class_names: tuple[str, ...]) -> None:
         self.directory, self.probe, self.collate, self.class_names = directory, probe, collate, class_names
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: StepModule, batch: Step) -> None:
         """Draw if this was the last step."""
         if trainer.global_step != trainer.max_steps or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Objective)
+        assert isinstance(module, Objective)
         self.directory.mkdir(exist_ok=True)
-        embeddings = self.directory / "embeddings.png"
-        finished = pl_module.finished(batch.micro_batches[0])
-        pl_module.backbone.modality.show(self.collate, finished, MOST_VIEWS, self.directory / "views")
+        finished = module.finished(batch.micro_batches[0])
+        module.backbone.modality.show(self.collate, finished, MOST_VIEWS, self.directory / "views")
         features, labels = self.probe.latest
-        draw_points(principal_axes(features), labels, self.class_names, embeddings)
+        draw_points(principal_axes(features), labels, self.class_names, self.directory / "embeddings.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbHistory):
                 drawn = {f"pictures/{path.stem}": path for path in sorted(self.directory.glob("*.png"))}
@@ -84,10 +83,8 @@ def draw_points(places: Tensor, labels: Tensor | None, names: tuple[str, ...], p
     from PIL import Image, ImageDraw
 
     count = 1 if labels is None else int(labels.max()) + 1
-    colours = [
-        tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number / count, 0.8, 0.9 - 0.35 * (number % 2)))
-        for number in range(count)
-    ]
+    circle = [colorsys.hsv_to_rgb(number / count, 0.8, 0.9 - 0.35 * (number % 2)) for number in range(count)]
+    colours = [tuple(round(255 * part) for part in colour) for colour in circle]
     picture = Image.new("RGB", (SIDE + (LEGEND if count > 1 else 0), SIDE), "white")
     pen = ImageDraw.Draw(picture)
     low, high = places.amin(0), places.amax(0)

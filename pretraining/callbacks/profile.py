@@ -8,10 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from pretraining.engine.batch import Step
+from pretraining.engine.callback import StepCallback
+from pretraining.engine.step import StepModule
+
 WAIT, WARM_UP, STEPS = 5, 2, 3  # of this process: steps let pass, traced but not written, and written
 
 
-class Profile(pl.Callback):
+class Profile(StepCallback):
     """Writes `trace-rank-R.json`, what host and device did in a few steps, and a table of the longest operations."""
 
     def __init__(self, directory: Path) -> None:
@@ -33,24 +37,17 @@ class Profile(pl.Callback):
         kinds = torch.profiler.ProfilerActivity
         activities = [kinds.CPU, *([kinds.CUDA] if device == "cuda" else [])]
         schedule = torch.profiler.schedule(wait=WAIT, warmup=WARM_UP, active=STEPS, repeat=1)
-        self._profiler = torch.profiler.profile(
-            activities=activities, schedule=schedule, on_trace_ready=write, record_shapes=True
-        )
+        what: dict[str, Any] = {"activities": activities, "schedule": schedule, "record_shapes": True}
+        self._profiler = torch.profiler.profile(on_trace_ready=write, **what)
         self._profiler.start()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: StepModule, batch: Step) -> None:
         """Count the step."""
         if self._profiler is not None:
             self._profiler.step()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def at_end(self) -> None:
         """Stop; a run too short for a trace has written what there was."""
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop."""
-        self.on_train_end(trainer, pl_module)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from pretraining.callbacks.artifact import Artifact
-from pretraining.callbacks.export import Export
+from pretraining.callbacks.export import Artifact, Export
 from pretraining.callbacks.pictures import probing
 from pretraining.callbacks.profile import Profile
 from pretraining.callbacks.throughput import Throughput
@@ -37,7 +36,7 @@ def standard_callbacks(
         show=config.logger.progress,
     )
     export = Export(
-        directory / "handoff",
+        directory=directory / "handoff",
         every=settings.handoff_every,
         preprocess=parts.preprocess,
         recipe=parts.recipe,

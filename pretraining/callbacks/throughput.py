@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ import torch
 
 from pretraining.distributed.collectives import all_reduce_sum
 from pretraining.engine.batch import Step
+from pretraining.engine.callback import StepCallback, log
 from pretraining.engine.step import StepModule
 
 # Dense bf16 peaks in FLOP/s from the vendors' data sheets.
@@ -49,7 +51,8 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-class Throughput(pl.Callback):
+@dataclass(kw_only=True, eq=False)
+class Throughput(StepCallback):
     """Logs training metrics with speed each `every` steps, and keeps the totals that metrics.json and hand-offs report.
 
     `unit` names what the modality counts (tokens, images). `step_flops` counts one optimizer step of this rank;
@@ -57,18 +60,14 @@ class Throughput(pl.Callback):
     others log at steps of their own, and get the totals beside it.
     """
 
-    def __init__(
-        self,
-        *,
-        every: int,
-        evaluated_every: int,
-        step_flops: Callable[[Step], float],
-        wait_seconds: Callable[[], float],
-        unit: str,
-        show: bool,
-    ) -> None:
-        self.every, self.evaluated_every = every, evaluated_every
-        self.step_flops, self.wait_seconds, self.unit, self.show = step_flops, wait_seconds, unit, show
+    every: int
+    evaluated_every: int
+    step_flops: Callable[[Step], float]
+    wait_seconds: Callable[[], float]
+    unit: str
+    show: bool
+
+    def __post_init__(self) -> None:
         self.totals = {"examples": 0.0, "units": 0.0, "flops": 0.0, "seconds": 0.0}  # of the whole run, over all ranks
         self.peak: float | None = None
         self._pending = {"examples": 0.0, "units": 0.0, "flops": 0.0}  # of this rank, not yet in the totals
@@ -112,9 +111,7 @@ class Throughput(pl.Callback):
         self.totals["seconds"] += now - self._clock
         self._clock = now
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: StepModule, batch: Step) -> None:
         """Count the step, and log if it is due."""
         self._pending["examples"] += batch.examples
         self._pending["units"] += batch.units
@@ -123,21 +120,17 @@ class Throughput(pl.Callback):
         if step % self.every and step != trainer.max_steps:
             self._log_axes(trainer)
             return
-        assert isinstance(pl_module, StepModule)
-        row = self._row(pl_module, trainer)
-        for logger in trainer.loggers:
-            logger.log_metrics(row, step)
+        row = self._row(module, trainer)
+        log(trainer, row)
         if self.show and trainer.is_global_zero:
             self._print(step, trainer.max_steps, row)
         self._window = self._mark()
 
     def _log_axes(self, trainer: pl.Trainer) -> None:
         """Put the totals beside what was evaluated at this step, so that it can be drawn over each of them."""
-        if self.evaluated_every == 0 or trainer.global_step % self.evaluated_every:
-            return
-        self._fold()
-        for logger in trainer.loggers:
-            logger.log_metrics(self._axes(), trainer.global_step)
+        if self.evaluated_every and trainer.global_step % self.evaluated_every == 0:
+            self._fold()
+            log(trainer, self._axes())
 
     def _axes(self) -> dict[str, float]:
         return self.spent() | {"time": self.totals["seconds"]}
@@ -176,22 +169,14 @@ class Throughput(pl.Callback):
         self._summary = self._speeds(self._whole, trainer.world_size)
         if self.show and trainer.is_global_zero:
             seconds, peak = self.totals["seconds"] - self._whole["seconds"], "hardware peak unknown"
+            found = {name.removeprefix("throughput/"): value for name, value in self._summary.items()}
             if self.peak:
-                peak = (
-                    f"MFU {self._summary['throughput/mfu']:.1%} of {self.peak * trainer.world_size / 1e9:,.0f} GFLOP/s"
-                )
-            rate = self._summary[f"throughput/{self.unit}_per_second"]
-            print(
-                f"{trainer.global_step} steps in {seconds:.1f} s: {rate:,.0f} {self.unit}/s, "
-                f"{self._summary['throughput/flops_per_second'] / 1e9:,.1f} GFLOP/s, {peak}, "
-                f"waiting for data {self._summary['throughput/data_wait_share']:.1%}, "
-                f"at most {self._summary['throughput/peak_memory_gb']:.2f} GB\n"
-                f"of a step: {self._phases_in_words()}",
-                file=sys.stderr,
-            )
-
-    def _phases_in_words(self) -> str:
-        return ", ".join(f"{name} {self._summary[f'throughput/{name}_ms']:.1f} ms" for name in PHASES)
+                peak = f"MFU {found['mfu']:.1%} of {self.peak * trainer.world_size / 1e9:,.0f} GFLOP/s"
+            phases = ", ".join(f"{name} {found[f'{name}_ms']:.1f} ms" for name in PHASES)
+            rates = f"{found[f'{self.unit}_per_second']:,.0f} {self.unit}/s, {found['flops_per_second'] / 1e9:,.1f}"
+            waited = f"waiting for data {found['data_wait_share']:.1%}, at most {found['peak_memory_gb']:.2f} GB"
+            took = f"{trainer.global_step} steps in {seconds:.1f} s"
+            print(f"{took}: {rates} GFLOP/s, {peak}, {waited}\nof a step: {phases}", file=sys.stderr)
 
     def summary(self) -> dict[str, float]:
         """Collect the totals and the whole run's speeds, for metrics.json."""

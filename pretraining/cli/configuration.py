@@ -60,9 +60,8 @@ def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if key == "from_run":
             continue
         if OmegaConf.is_dict(OmegaConf.select(base, key)):
-            raise RunError(
-                f"{override}: with from_run= single values can change, but {key} is a group; start a new run for that"
-            )
+            what = f"with from_run= single values can change, but {key} is a group"
+            raise RunError(f"{override}: {what}; start a new run for that")
         try:
             OmegaConf.update(base, key, OmegaConf.create(f"value: {value}").value)
         except OmegaConfBaseException as error:
@@ -82,10 +81,9 @@ def check_modalities(config: DictConfig) -> None:
     kinds = {part: class_of(config[part]).modality for part in ("objective", "data", "backbone")}
     names = {part: class_name(config[part]) for part in kinds}
     if len({kind for kind in kinds.values() if kind is not None}) > 1:
-        raise RunError(
-            f"objective={names['objective']} learns from {kinds['objective']}, data={names['data']} is {kinds['data']} "
-            f"and backbone={names['backbone']} reads {kinds['backbone']}: choose three of one kind"
-        )
+        what = f"objective={names['objective']} learns from {kinds['objective']}, data={names['data']} is"
+        what += f" {kinds['data']} and backbone={names['backbone']} reads {kinds['backbone']}"
+        raise RunError(f"{what}: choose three of one kind")
     if config.probe is not None and not kinds["data"].probes:
         raise RunError(f"probe= is not for {kinds['data']} (data={class_name(config.data)}): set probe=none")
 
@@ -93,12 +91,6 @@ def check_modalities(config: DictConfig) -> None:
 def class_name(node: DictConfig) -> str:
     """Read the name of the class that `node` describes."""
     return node._target_.rpartition(".")[2]
-
-
-def default_run_dir(config: DictConfig) -> str:
-    """Name a run's directory: on a Slurm cluster after the job, where requeues find it; else after what and when."""
-    job = batch_job()
-    return f"runs/slurm-{job}" if job else f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
@@ -110,15 +102,18 @@ def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
 
 
 def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -> DictConfig:
-    """Fill in a run's name (after the classes of `parts`), its directory, and resume=auto on a cluster."""
+    """Fill in a run's name (after the classes of `parts`), its directory, and resume=auto on a cluster.
+
+    The directory is named after what and when; on a Slurm cluster after the job, where requeues find it.
+    """
     config = config.copy()
     OmegaConf.set_struct(config, True)
     if config.name is None:
         config.name = "-".join(class_name(config[part]) for part in parts)
     if config.run_dir is None:
-        config.run_dir = default_run_dir(config)
-        if config.run_dir.startswith("runs/slurm-"):
-            config.resume = "auto"
+        job = batch_job()
+        name = f"slurm-{job}" if job else f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        config.run_dir, config.resume = f"runs/{name}", "auto" if job else config.resume
     if restarted():
         config.resume = "auto"  # whatever the first life began from
     return config
@@ -150,12 +145,9 @@ def exit_cleanly() -> Iterator[None]:
     except Preempted:  # as all ranks have agreed to
         leave_group()
         raise
-    except (RunError, HandoffError) as error:
+    except (RunError, HandoffError, CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (CheckpointError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(2 if isinstance(error, (RunError, HandoffError)) else 3)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -216,7 +208,5 @@ def refuse_shared_run_dir(arguments: Sequence[str]) -> None:
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     fixed = [a for a in arguments if a.startswith("run_dir=") and "," not in a and "${" not in a]
     if multirun and fixed:
-        raise RunError(
-            f"{fixed[0]} would be shared by every job of this sweep: leave it out, or let it vary "
-            "(run_dir=runs/a,runs/b or with ${...})"
-        )
+        cure = "leave it out, or let it vary (run_dir=runs/a,runs/b or with ${...})"
+        raise RunError(f"{fixed[0]} would be shared by every job of this sweep: {cure}")

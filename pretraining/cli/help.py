@@ -26,20 +26,17 @@ def help_text(root: str) -> str:
     text = (CONF / f"{root}.yaml").read_text("utf-8")
     settings = text.partition("\n\n")[2].partition("\nhydra:")[0].rstrip()
     width = max(60, shutil.get_terminal_size((140, 24)).columns)
+    groups = (f"  {group:<12} {', '.join(_options(group))}" for group in _groups(text))
     lines = [
         text.splitlines()[0].removeprefix("# "),
         "\nSettings (name=value, group.name=value); those of a group are explained in conf/GROUP/OPTION.yaml:\n",
         *(f"  {line}".rstrip() for line in settings.splitlines()),
         "\nGroups (group=option):\n",
-        *(
-            textwrap.fill(f"  {group:<12} {', '.join(_options(group))}", width, subsequent_indent=" " * 15)
-            for group in _groups(text)
-        ),
+        *(textwrap.fill(group, width, subsequent_indent=" " * 15) for group in groups),
     ]
     if "\nhydra:" in text:
-        lines.append(
-            "\n--cfg job shows what a command line adds up to; -m runs every combination of comma-separated values."
-        )
+        more = "--cfg job shows what a command line adds up to; -m runs every combination of comma-separated values."
+        lines.append(f"\n{more}")
     return "\n".join(lines)
 
 

@@ -31,16 +31,13 @@ def needs_ranks(settings: TrainerSettings) -> bool:
         return False
     nodes = settings.num_nodes
     if launched():
-        raise RunError(
-            f"{started} processes were started for trainer.devices={settings.devices} x trainer.num_nodes={nodes} = "
-            f"{settings.ranks} rank(s): one task per device is needed, as by srun --nodes={nodes} "
-            f"--ntasks-per-node={settings.devices}, or set trainer.devices and trainer.num_nodes to what was started"
-        )
+        what = f"{started} processes were started for trainer.devices={settings.devices} x trainer.num_nodes={nodes}"
+        need = f"one task per device is needed, as by srun --nodes={nodes} --ntasks-per-node={settings.devices}"
+        cure = "or set trainer.devices and trainer.num_nodes to what was started"
+        raise RunError(f"{what} = {settings.ranks} rank(s): {need}, {cure}")
     if nodes > 1:
-        raise RunError(
-            f"trainer.num_nodes={nodes} needs a launcher on each node: slurm/pretrain.sbatch, hydra/launcher=slurm, or "
-            f"torchrun --nnodes={nodes}"
-        )
+        launchers = f"slurm/pretrain.sbatch, hydra/launcher=slurm, or torchrun --nnodes={nodes}"
+        raise RunError(f"trainer.num_nodes={nodes} needs a launcher on each node: {launchers}")
     return True
 
 
@@ -56,11 +53,8 @@ def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
         common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
         command = [sys.executable, "-m", "pretraining.cli.rank", module, str(path)]
-        processes = [
-            subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(ranks)
-        ]
-        return _wait(processes)
+        numbers = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks))
+        return _wait([subprocess.Popen(command, env=common | number) for number in numbers])
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:

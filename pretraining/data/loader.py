@@ -23,6 +23,7 @@ from pretraining.engine.watchdog import heartbeat
 from pretraining.random import Keys, permuted
 
 Collate = Callable[[Any, Keys], Batch]
+Ranks = tuple[int, int]  # this one, and how many there are
 Examples = TypeVar("Examples", bound=tuple)
 NO_ROWS = "has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
 EVALUATION_SEED = 0  # of masks and views in evaluation: the same for each run, so that their losses can be compared
@@ -58,7 +59,7 @@ class _Steps(Dataset[Step]):
     stream = "train"
 
     def __init__(
-        self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: tuple[int, int], max_steps: int
+        self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: Ranks, max_steps: int
     ) -> None:
         self.source, self.collate, self.seed, self.max_steps = source, collate, seed, max_steps
         self.accumulate, (self.rank, self.world) = accumulate, ranks
@@ -105,7 +106,7 @@ class StepLoader:
         seed: int,
         accumulate: int = 1,
         workers: int = 0,
-        ranks: tuple[int, int] = (0, 1),
+        ranks: Ranks = (0, 1),
     ) -> None:
         check_batch_size(batch_size, accumulate, ranks[1])
         if source.count(0) == 0:
@@ -168,10 +169,8 @@ def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
     if batch_size < 1 or batch_size % unit:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
         values = " or ".join(str(value) for value in (below, above) if value)
-        raise ValueError(
-            f"data.batch_size={batch_size} does not divide into {world} rank(s) x trainer.accumulate={accumulate}: "
-            f"set data.batch_size to {values}, or change trainer.accumulate"
-        )
+        what = f"data.batch_size={batch_size} does not divide into {world} rank(s) x trainer.accumulate={accumulate}"
+        raise ValueError(f"{what}: set data.batch_size to {values}, or change trainer.accumulate")
 
 
 class EvalLoader:
@@ -182,13 +181,7 @@ class EvalLoader:
     """
 
     def __init__(
-        self,
-        source: Source,
-        collate: Collate,
-        *,
-        batch_size: int,
-        ranks: tuple[int, int] = (0, 1),
-        full_batches: bool = False,
+        self, source: Source, collate: Collate, *, batch_size: int, ranks: Ranks = (0, 1), full_batches: bool = False
     ) -> None:
         rows = source.count(0)
         batch_size = min(batch_size, rows)

@@ -43,12 +43,9 @@ def require_classes(source: Source, wanted: int | None) -> int:
     """Decide how many classes to learn: `wanted`, or all of the training data; data without labels are an error."""
     found = class_count(source)
     if found is None:
-        raise ValueError(
-            "this objective learns from labels, but the training data has none: put each class into a folder of its "
-            "name, name the label column of a table, or choose an objective that needs no labels"
-        )
+        cure = "put each class into a folder of its name, name the label column of a table, or choose an objective that"
+        raise ValueError(f"this objective learns from labels, but the training data has none: {cure} needs no labels")
     if wanted is not None and wanted < found:
-        raise ValueError(
-            f"objective.classes={wanted}, but the training data has {found}: set objective.classes={found} or null"
-        )
+        what = f"objective.classes={wanted}, but the training data has {found}"
+        raise ValueError(f"{what}: set objective.classes={found} or null")
     return found if wanted is None else wanted

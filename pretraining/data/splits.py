@@ -34,9 +34,7 @@ def names_of_splits(there: Collection[str]) -> dict[str, str]:
 
 def missing_shares(given: Collection[str], *, validation: float, test: float) -> Shares:
     """Keep the shares of the splits that are not `given`."""
-    return Shares(
-        validation_share=0.0 if "validation" in given else validation, test_share=0.0 if "test" in given else test
-    )
+    return Shares(validation_share=validation * ("validation" not in given), test_share=test * ("test" not in given))
 
 
 def stratified(

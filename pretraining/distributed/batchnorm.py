@@ -25,9 +25,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
-        variance, mean = torch.var_mean(
-            input.double() if input.device.type == "cpu" else input.float(), axes, correction=0
-        )
+        precise = input.double() if input.device.type == "cpu" else input.float()
+        variance, mean = torch.var_mean(precise, axes, correction=0)
         variance, mean = variance.double(), mean.double()
         elements = float(input.numel() // input.size(1))
         count = torch.full_like(mean[:1], elements)

@@ -79,8 +79,7 @@ def shard(module: nn.Module, layers: list[nn.Module], mesh: Any) -> None:
     for layer in layers:
         if not isinstance(layer, nn.ModuleList):  # a mere list of parts is never called, so nothing would gather it
             fully_shard(layer, mesh=mesh)
-    # By default the root stays whole after a forward without backward (an evaluation), and nobody would find its
-    # shares.
+    # By default the root stays whole after a forward without backward (an evaluation): nobody would find its shares.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 

@@ -41,9 +41,8 @@ def job_is_ending() -> bool:
     if job is None:
         return False
     try:
-        shown = subprocess.run(
-            ["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=20, check=False
-        )
+        question = ["squeue", "-h", "-j", job, "-o", "%T"]
+        shown = subprocess.run(question, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return shown.stdout.strip() in ("CANCELLED", "COMPLETING")

@@ -7,8 +7,9 @@ whole tensors, written by rank 0: they load under any number of ranks and any st
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -29,9 +30,15 @@ class ShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
-    def block_backward_sync(self) -> Any:
+    @contextlib.contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
         """Hold the exchange of gradients back in the backward inside."""
-        return _WithoutExchange(self.model)
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
 
     # -- checkpoints: Lightning numbers optimizer states by the model's order, and loads no other strategy's -----------
 
@@ -48,12 +55,9 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Take this rank's share of whole weights."""
         assert self.model is not None
-        mine = self.model.state_dict()
-        state = {
-            name: placed_like(value, mine[name]) if name in mine else value
-            for name, value in checkpoint["state_dict"].items()
-        }
-        self.model.load_state_dict(state, strict=strict)
+        mine, whole_state = self.model.state_dict(), checkpoint["state_dict"]
+        shares = {name: placed_like(whole_state[name], own) for name, own in mine.items() if name in whole_state}
+        self.model.load_state_dict({**whole_state, **shares}, strict=strict)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """Gather an optimizer's state tensor by tensor (every rank takes part); only rank 0 keeps it."""
@@ -79,22 +83,5 @@ def _gathered(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _share(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
     """Shard what has the parameter's shape; counts of steps stay whole."""
-    return {
-        name: placed_like(value, parameter) if _is_like(value, parameter) else value for name, value in values.items()
-    }
-
-
-def _is_like(value: Any, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape
-
-
-class _WithoutExchange:
-    def __init__(self, module: Any) -> None:
-        assert isinstance(module, FSDPModule)
-        self._module: Any = module
-
-    def __enter__(self) -> None:
-        self._module.set_requires_gradient_sync(False)
-
-    def __exit__(self, *_: object) -> None:
-        self._module.set_requires_gradient_sync(True)
+    like = {name: value for name, value in values.items() if getattr(value, "shape", None) == parameter.shape}
+    return {**values, **{name: placed_like(value, parameter) for name, value in like.items()}}

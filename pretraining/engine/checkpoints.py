@@ -24,6 +24,8 @@ from torch import Tensor
 
 from pretraining.cache import replace_file, replace_text, sha256
 from pretraining.distributed.environment import job_is_ending
+from pretraining.engine.batch import Step
+from pretraining.engine.callback import StepCallback
 from pretraining.engine.step import StepModule
 from pretraining.errors import CheckpointError, Preempted
 from pretraining.runs.checkpoint_files import MARKER, facts_of
@@ -33,10 +35,7 @@ EXIT_INTERRUPTED = 130  # stopped by Ctrl-C with everything saved
 
 
 class AtomicIO(CheckpointIO):
-    """Writes a file that is whole or absent, then the json beside it.
-
-    In the `background` a thread writes a copy while training goes on: `finish` waits for it.
-    """
+    """Writes a file that is whole or absent, then the json beside it; in the `background`, a thread writes a copy."""
 
     metric: float | None = None  # of the checkpoint being written: lower is better
 
@@ -101,7 +100,7 @@ def copy_to_cpu(value: Any, seen: dict[Any, Tensor]) -> Any:
     return seen[memory]
 
 
-class Checkpointing(Checkpoint):
+class Checkpointing(StepCallback, Checkpoint):
     """Saves each `every` steps and at the end, keeps the newest `keep_last` and the best, stops the run on a signal.
 
     A signal only sets a flag; the ranks agree on it between two steps, save there, and leave. As a `Checkpoint` it runs
@@ -110,9 +109,8 @@ class Checkpointing(Checkpoint):
 
     def __init__(self, directory: Path, *, every: int, keep_last: int, monitor: str | None) -> None:
         if every < 1 or keep_last < 1:
-            raise ValueError(
-                f"trainer.checkpoint_every and trainer.keep_last must be at least 1, got {every} and {keep_last}"
-            )
+            what = f"got {every} and {keep_last}"
+            raise ValueError(f"trainer.checkpoint_every and trainer.keep_last must be at least 1, {what}")
         self.directory, self.every, self.keep_last, self.monitor = directory, every, keep_last, monitor
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
@@ -133,24 +131,15 @@ class Checkpointing(Checkpoint):
             raise KeyboardInterrupt
         self.received = number
 
-    def _release_signals(self) -> None:
+    def at_end(self) -> None:
+        """Restore the handlers of before."""
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Restore the handlers of before."""
-        self._release_signals()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the handlers of before."""
-        self._release_signals()
-
     # -- saving --------------------------------------------------------------------------------------------------------
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: StepModule, batch: Step) -> None:
         """Save if this step is due, or stop here if a signal came."""
         step = trainer.global_step
         stop = self._agreed_to_stop(trainer)
@@ -195,7 +184,7 @@ class Checkpointing(Checkpoint):
             if not interrupted:
                 replace_text(self.directory.parent / MARKER, f"{trainer.global_step}\n")
         launchers = self._previous.get(signal.SIGUSR2)
-        self._release_signals()
+        self.at_end()
         # submitit requeues its job in a handler of its own, which had to wait until everything was saved.
         if callable(launchers) and not interrupted and not job_is_ending():
             for logger in trainer.loggers:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pretraining.distributed.collectives import rank, world_size
 from pretraining.engine.batch import Step, StepSettings
@@ -37,12 +38,7 @@ class Guard:
         self._unread: list[_Unread] = []
 
     def check(
-        self,
-        step: Step,
-        norm: Tensor,
-        optimizer: torch.optim.Optimizer,
-        parameters: Iterable[nn.Parameter],
-        settings: StepSettings,
+        self, step: Step, norm: Tensor, optimizer: Optimizer, parameters: Iterable[nn.Parameter], settings: StepSettings
     ) -> None:
         """Make the optimizer's next step have no effect unless `norm` is finite; raise `NonFiniteError` to stop."""
         able = all(group.get("fused") for group in optimizer.param_groups)
@@ -75,10 +71,8 @@ class Guard:
         saved = _save_for_replay(step, settings.replay)
         if settings.on_nonfinite == "stop" or self.skipped > settings.max_skipped:
             before = f" ({self.skipped - 1} steps were skipped before)" if self.skipped > 1 else ""
-            raise NonFiniteError(
-                f"the gradient of step {step.number} is not finite{before}{saved}: lower optimizer.peak_lr or set "
-                "trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
-            )
+            cure = "lower optimizer.peak_lr or set trainer.clip_norm; trainer.on_nonfinite=skip leaves out single steps"
+            raise NonFiniteError(f"the gradient of step {step.number} is not finite{before}{saved}: {cure}")
 
 
 def _save_for_replay(step: Step, directory: Path | None) -> str:

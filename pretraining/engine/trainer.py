@@ -66,21 +66,16 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.accumulate < 1 or self.log_every < 1:
-            raise RunError(
-                "trainer.max_steps, trainer.accumulate and trainer.log_every must be at least 1, got "
-                f"{self.max_steps}, {self.accumulate} and {self.log_every}"
-            )
+            what = f"got {self.max_steps}, {self.accumulate} and {self.log_every}"
+            raise RunError(f"trainer.max_steps, trainer.accumulate and trainer.log_every must be at least 1, {what}")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):
             raise RunError(f"trainer.precision={self.precision} is unknown: choose auto, fp32, bf16 or fp64")
         if self.strategy == "single" and self.devices * self.num_nodes > 1:
-            raise RunError(
-                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} needs trainer=ddp or trainer=fsdp"
-            )
+            what = f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes}"
+            raise RunError(f"{what} needs trainer=ddp or trainer=fsdp")
         if self.accelerator == "cuda" and torch.cuda.device_count() < self.devices:
-            raise RunError(
-                f"trainer.devices={self.devices} GPUs were asked for: this machine has {torch.cuda.device_count()}: "
-                "lower trainer.devices, or use trainer=cpu"
-            )
+            what = f"trainer.devices={self.devices} GPUs were asked for: this machine has {torch.cuda.device_count()}"
+            raise RunError(f"{what}: lower trainer.devices, or use trainer=cpu")
 
     @property
     def ranks(self) -> int:

@@ -76,9 +76,7 @@ class Watchdog(pl.Callback):
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """The data are there."""
         heartbeat("forward and backward", trainer.global_step)
 
@@ -86,9 +84,7 @@ class Watchdog(pl.Callback):
         """The gradient is there."""
         heartbeat("update")
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """The step is taken; evaluation, hand-off and checkpoint follow."""
         heartbeat("between steps", trainer.global_step)
 

@@ -1,6 +1,6 @@
-"""The hand-off: the only bridge from pretraining to finetuning. A directory of safetensors, json and tokenizer files,
-complete or absent.
+"""The hand-off, the only bridge from pretraining to finetuning: safetensors, json and tokenizer files in a directory.
 
+It is complete or absent.
 `handoff.json` names each tower's backbone and preprocessing as {_target_, kwargs}, the origin of the weights and the
 sha256 of each other file. One tower lies in the directory itself, several in directories of their names. Nothing in it
 is ever unpickled, and nothing but a backbone or preprocessing of this package, or of the package of the modality that

@@ -48,11 +48,10 @@ class Handoff:
 
 
 def read(reference: str, *, modality: Modality | None = None, tower: str | None = None, seed: int = 0) -> Handoff:
-    """Read a hand-off: a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), or
-    `SCHEME:NAME` for a checkpoint of a home library of the `modality` (hf:, torchvision:).
+    """Read a hand-off; raise `HandoffError` for anything missing, altered, pickled, unknown or foreign.
 
-    `tower` names the one that is wanted of several. Raises `HandoffError` for anything missing, altered, pickled,
-    unknown or foreign.
+    `reference` is a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), or `SCHEME:NAME`
+    for a checkpoint of a home library of the `modality` (hf:, torchvision:). `tower`: the one wanted of several.
     """
     if reference.startswith("random:"):
         return _randomised(reference.removeprefix("random:"), modality, tower, seed)
@@ -66,9 +65,8 @@ def read(reference: str, *, modality: Modality | None = None, tower: str | None 
         try:
             backbone.load(place)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise HandoffError(
-                f"{place}: the weights do not fit the backbone that handoff.json describes: {error}"
-            ) from error
+            what = f"{place}: the weights do not fit the backbone that handoff.json describes"
+            raise HandoffError(f"{what}: {error}") from error
         towers[key] = Tower(backbone, _loaded(described["preprocess"], place, modality))
     return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"))
 
@@ -77,14 +75,10 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
     """Resolve links once, and check version, files and checksums before anything is built."""
     directory = path.resolve()
     if not (directory / "handoff.json").is_file():
-        hint = (
-            " (it has checkpoints, not a hand-off: name its handoff/last)" if (directory / "handoff").exists() else ""
-        )
-        raise HandoffError(
-            f"handoff={path}: no handoff.json there{hint}. Give a directory written by pretraining "
-            "(run_dir/handoff/last), "
-            "hf:NAME_OR_DIR, torchvision:NAME or random:DIR"
-        )
+        is_run = (directory / "handoff").exists()
+        hint = " (it has checkpoints, not a hand-off: name its handoff/last)" if is_run else ""
+        known = "pretraining (run_dir/handoff/last), hf:NAME_OR_DIR, torchvision:NAME or random:DIR"
+        raise HandoffError(f"handoff={path}: no handoff.json there{hint}. Give a directory written by {known}")
     try:
         card = json.loads((directory / "handoff.json").read_text("utf-8"))
         version, digests = card["version"], card["sha256"]
@@ -92,23 +86,18 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise HandoffError(f"{directory}/handoff.json is not readable ({error}): write the hand-off again") from error
     if version not in (2, VERSION):
-        raise HandoffError(
-            f"{directory} has format version {version}, this release reads 2 and {VERSION}: use the release that "
-            "wrote it"
-        )
+        what = f"{directory} has format version {version}, this release reads 2 and {VERSION}"
+        raise HandoffError(f"{what}: use the release that wrote it")
     pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
     if pickled:
-        raise HandoffError(
-            f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code: remove it, weights are "
-            "safetensors"
-        )
+        what = f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code"
+        raise HandoffError(f"{what}: remove it, weights are safetensors")
     for name, digest in digests.items():
         if not (directory / name).is_file():
             raise HandoffError(f"{directory} lacks {name}: copy the whole directory again")
         if sha256(directory / name) != digest:
-            raise HandoffError(
-                f"{directory}/{name} was altered (its sha256 differs from handoff.json): copy it again from its origin"
-            )
+            what = f"{directory}/{name} was altered (its sha256 differs from handoff.json)"
+            raise HandoffError(f"{what}: copy it again from its origin")
     for described in card["towers"].values():
         if str(Path(described["directory"], "model.safetensors")) not in digests:
             raise HandoffError(f"{directory}/handoff.json does not list model.safetensors: write the hand-off again")
@@ -118,12 +107,8 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
 def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
     """Bring a card of format version 2, which had one tower and the classes' former places, up to date."""
     tower = {"directory": ".", **{part: card[part] for part in ("modality", "backbone", "preprocess")}}
-    fresh = {
-        "version": VERSION,
-        "towers": {card["modality"]: current(tower)},
-        "recipe": current(card.get("recipe", {})),
-    }
-    return {name: card[name] for name in ("origin", "sha256")} | fresh
+    fresh = {"towers": {card["modality"]: current(tower)}, "recipe": current(card.get("recipe", {}))}
+    return {name: card[name] for name in ("origin", "sha256")} | fresh | {"version": VERSION}
 
 
 def _wanted(card: dict[str, Any], tower: str | None, directory: Path) -> dict[str, Any]:
@@ -142,9 +127,8 @@ def class_in(packages: tuple[str, ...], target: str) -> type | None:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise HandoffError(
-            f"the hand-off asks for {target!r}, which this release does not have: use the release that wrote it"
-        ) from error
+        what = f"the hand-off asks for {target!r}, which this release does not have"
+        raise HandoffError(f"{what}: use the release that wrote it") from error
     return found if isinstance(found, type) and found.__module__.startswith(packages) else None
 
 
@@ -156,11 +140,8 @@ def trusted_packages(modality: Modality | None) -> tuple[str, ...]:
 def _class(described: dict[str, Any], kind: type, modality: Modality | None) -> Any:
     found = class_in(trusted_packages(modality), described["_target_"])
     if found is None or not issubclass(found, kind):
-        raise HandoffError(
-            f"the hand-off asks for {described['_target_']!r}, which is no {kind.__name__} of this package: refused, "
-            "it may run "
-            "foreign code"
-        )
+        what = f"the hand-off asks for {described['_target_']!r}, which is no {kind.__name__} of this package"
+        raise HandoffError(f"{what}: refused, it may run foreign code")
     return found
 
 
@@ -177,10 +158,8 @@ def _randomised(reference: str, modality: Modality | None, tower: str | None, se
     known = read(reference, modality=modality, tower=tower)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        towers = {
-            name: Tower(_built(described_part(old.backbone), modality), old.preprocess)
-            for name, old in known.towers.items()
-        }
+        fresh = {name: _built(described_part(old.backbone), modality) for name, old in known.towers.items()}
+    towers = {name: Tower(backbone, known.towers[name].preprocess) for name, backbone in fresh.items()}
     origin = {"objective": "random", "seed": seed, "steps": 0, "like": known.card["origin"].get("objective")}
     return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest)
 
@@ -190,23 +169,14 @@ def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
     target = None if modality is None else modality.readers.get(scheme)
     if target is None:
         known = "" if modality is None else f", {', '.join(f'{each}:NAME' for each in modality.readers)}"
-        raise HandoffError(
-            f"handoff={scheme}:{name} is not read for {modality or 'this'}: give a directory written by "
-            f"pretraining{known} or random:DIR"
-        )
+        cure = f"give a directory written by pretraining{known} or random:DIR"
+        raise HandoffError(f"handoff={scheme}:{name} is not read for {modality or 'this'}: {cure}")
     module, _, function = target.rpartition(".")
     try:
         tower: Tower = getattr(importlib.import_module(module), function)(name)
     except (OSError, ValueError) as error:
-        raise HandoffError(
-            f"handoff={scheme}:{name} cannot be read: {error}. Give a name or directory that the library knows"
-        ) from error
-    described = {tower.backbone.modality.name: described_tower(tower, ".")}
-    card = {
-        "version": VERSION,
-        "towers": described,
-        "origin": {"objective": f"{scheme}:{name}"},
-        "recipe": {},
-        "sha256": {},
-    }
-    return Handoff({tower.backbone.modality.name: tower}, card, "", "")
+        what = f"handoff={scheme}:{name} cannot be read: {error}"
+        raise HandoffError(f"{what}. Give a name or directory that the library knows") from error
+    kind = tower.backbone.modality.name
+    card = {"version": VERSION, "towers": {kind: described_tower(tower, ".")}, "recipe": {}, "sha256": {}}
+    return Handoff({kind: tower}, {**card, "origin": {"objective": f"{scheme}:{name}"}}, "", "")

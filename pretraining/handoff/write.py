@@ -18,15 +18,16 @@ from pretraining.errors import HandoffError
 from pretraining.modality import Tower
 
 VERSION = 3
+Json = dict[str, Any]
 
 
 def write(
     directory: Path,
     *,
     towers: Mapping[str, Tower],
-    origin: dict[str, Any],
+    origin: Json,
     heads: dict[str, Tensor],
-    recipe: dict[str, Any] | None = None,
+    recipe: Json | None = None,
 ) -> Path:
     """Write a hand-off, complete or not at all, and point `last` beside it at it; returns the directory.
 
@@ -54,9 +55,7 @@ def write(
     return directory
 
 
-def _fill(
-    target: Path, towers: Mapping[str, Tower], origin: dict[str, Any], heads: dict[str, Tensor], recipe: dict[str, Any]
-) -> None:
+def _fill(target: Path, towers: Mapping[str, Tower], origin: Json, heads: dict[str, Tensor], recipe: Json) -> None:
     from safetensors.torch import save_file
 
     described = {}
@@ -71,13 +70,8 @@ def _fill(
         save_file(whole, target / "heads.safetensors")
     (target / "README.md").write_text(_card_text(towers, origin), encoding="utf-8")
     files = [path for path in sorted(target.rglob("*")) if path.is_file()]
-    card = {
-        "version": VERSION,
-        "towers": described,
-        "origin": origin,
-        "recipe": recipe,
-        "sha256": {str(path.relative_to(target)): sha256(path) for path in files},
-    }
+    digests = {str(path.relative_to(target)): sha256(path) for path in files}
+    card = {"version": VERSION, "towers": described, "origin": origin, "recipe": recipe, "sha256": digests}
     (target / "handoff.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -97,10 +91,8 @@ def _compare(existing: Path, fresh: Path) -> None:
     first, second = (json.loads((path / "handoff.json").read_text("utf-8"))["sha256"] for path in (existing, fresh))
     weights = [name for name in second if name.endswith(".safetensors") and first.get(name) != second[name]]
     if weights:
-        raise HandoffError(
-            f"{existing} was written before and holds other weights ({', '.join(weights)}): "
-            "this resume did not repeat the run; use a new run_dir"
-        )
+        what = f"{existing} was written before and holds other weights ({', '.join(weights)})"
+        raise HandoffError(f"{what}: this resume did not repeat the run; use a new run_dir")
 
 
 def _point_last(directory: Path) -> None:
@@ -115,10 +107,8 @@ def _card_text(towers: Mapping[str, Tower], origin: dict[str, Any]) -> str:
     parameters = sum(parameter.numel() for backbone in backbones for parameter in backbone.parameters())
     kinds = " and ".join(type(backbone).__name__ for backbone in backbones)
     facts = "\n".join(f"| {name} | {value} |" for name, value in origin.items() if value not in (None, "", {}))
-    usage = "\n".join(
-        tower.backbone.usage() if len(towers) == 1 else tower.backbone.usage().replace("DIR", f"DIR/{name}")
-        for name, tower in towers.items()
-    )
+    places = {name: "DIR" if len(towers) == 1 else f"DIR/{name}" for name in towers}
+    usage = "\n".join(tower.backbone.usage().replace("DIR", places[name]) for name, tower in towers.items())
     return f"""# {origin.get("objective", "a pretrained backbone")}: {kinds}, {parameters:,} parameters
 
 | | |

@@ -25,11 +25,9 @@ class StackImages:
         """Turn raw images into tensors."""
         images = torch.from_numpy(np.ascontiguousarray(examples.images))
         if images.shape[1] != self.preprocess.channels:
-            raise ValueError(
-                f"images have {images.shape[1]} channel(s), but the backbone takes {self.preprocess.channels}: set "
-                f"preprocess.channels={images.shape[1]} with as many numbers in preprocess.mean and preprocess.std, "
-                "or decode others"
-            )
+            what = f"images have {images.shape[1]} channel(s), but the backbone takes {self.preprocess.channels}"
+            cure = "with as many numbers in preprocess.mean and preprocess.std, or decode others"
+            raise ValueError(f"{what}: set preprocess.channels={images.shape[1]} {cure}")
         batch: Batch = {"images": images}
         return batch if examples.labels is None else batch | {"labels": torch.from_numpy(examples.labels)}
 
@@ -41,17 +39,12 @@ class StackImages:
         views = views.float().cpu().unflatten(0, (-1, len(batch["images"])))[:, :count] * std + mean
         originals = F.interpolate(images.float().cpu() / 255.0, (size, size), mode="nearest")
         rows = torch.cat([originals[None], views]).flatten(0, 1).clamp(0.0, 1.0)
-        scale = max(1, 64 // size)
-        torchvision.utils.save_image(
-            F.interpolate(rows, scale_factor=scale, mode="nearest"), path, nrow=len(images), pad_value=1.0
-        )
+        rows = F.interpolate(rows, scale_factor=max(1, 64 // size), mode="nearest")
+        torchvision.utils.save_image(rows, path, nrow=len(images), pad_value=1.0)
 
 
 class LabelledImages(StackImages):
-    """Hands pixels on with their classes.
-
-    Training images become views on the device; others are prepared as downstream.
-    """
+    """Hands pixels on with their classes: training images become views later, others are prepared as downstream."""
 
     def __call__(self, examples: ImageExamples, keys: Keys) -> Batch:
         """Turn raw images and labels into tensors."""

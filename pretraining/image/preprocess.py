@@ -5,6 +5,7 @@ Shapes: B images, C channels, H height, W width, S size.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from pretraining.modality import Preprocess
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey
 
 
+@dataclass(kw_only=True, eq=False)
 class ImagePreprocess(Preprocess):
     """Takes the centre square of each image, resizes it with antialiasing and normalises it.
 
@@ -26,36 +28,29 @@ class ImagePreprocess(Preprocess):
     """
 
     modality = IMAGE
+    size: int
+    channels: int
+    mean: list[float]
+    std: list[float]
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    crop: float = 1.0
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        channels: int,
-        mean: list[float],
-        std: list[float],
-        interpolation: Literal["bilinear", "bicubic"] = "bicubic",
-        crop: float = 1.0,
-    ) -> None:
-        if channels not in (1, 3):
-            raise ValueError(f"preprocess.channels={channels}: choose 1 (grey) or 3 (red, green, blue)")
-        if not len(mean) == len(std) == channels:
-            raise ValueError(
-                f"preprocess.mean and preprocess.std have {len(mean)} and {len(std)} numbers for {channels} "
-                "channel(s): "
-                "give one per channel"
-            )
-        if interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"preprocess.interpolation={interpolation!r} is unknown: choose bilinear or bicubic")
-        if not 0.0 < crop <= 1.0:
-            raise ValueError(f"preprocess.crop={crop} must be a share of the shorter side, above 0 and at most 1")
-        self.size, self.channels, self.mean, self.std = size, channels, list(mean), list(std)
-        self.interpolation, self.crop = interpolation, crop
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"preprocess.channels={self.channels}: choose 1 (grey) or 3 (red, green, blue)")
+        self.mean, self.std = list(self.mean), list(self.std)
+        if not len(self.mean) == len(self.std) == self.channels:
+            what = f"{len(self.mean)} and {len(self.std)} numbers for {self.channels} channel(s)"
+            raise ValueError(f"preprocess.mean and preprocess.std have {what}: give one per channel")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"preprocess.interpolation={self.interpolation!r} is unknown: choose bilinear or bicubic")
+        if not 0.0 < self.crop <= 1.0:
+            raise ValueError(f"preprocess.crop={self.crop} must be a share of the shorter side, above 0 and at most 1")
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """Plain constructor arguments."""
-        return {name: getattr(self, name) for name in ("size", "channels", "mean", "std", "interpolation", "crop")}
+        return asdict(self)
 
     @classmethod
     def imagenet(cls) -> ImagePreprocess:
@@ -79,9 +74,8 @@ class ImagePreprocess(Preprocess):
         images = images[:, :, top : top + side, left : left + side]
         images = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
         if side != self.size:
-            images = F.interpolate(images, (self.size, self.size), mode=self.interpolation, antialias=True).clamp(
-                0.0, 1.0
-            )
+            images = F.interpolate(images, (self.size, self.size), mode=self.interpolation, antialias=True)
+            images = images.clamp(0.0, 1.0)
         return self.normalise(self._with_channels(images))
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ def lay_out(document_ids: Tensor, heads: int, *, keep_padding: bool) -> Layout:
         everything = torch.arange(document_ids.numel(), device=document_ids.device)
         mask = document_ids[:, None, :, None] == document_ids[:, None, None, :]
         return Layout(everything, everything, [], None, None, mask)
+    tensor = torch.from_numpy
     starts, lengths = _documents(document_ids.numpy())
     order = np.argsort(-lengths, kind="stable")
     starts, lengths = starts[order], lengths[order]
@@ -70,11 +71,8 @@ def lay_out(document_ids: Tensor, heads: int, *, keep_padding: bool) -> Layout:
             real = np.broadcast_to(valid[:, None], rows.shape)
             found[rows[real]] = filled * heads * parts + np.flatnonzero(real)
         filled += valid.size
-        known = None if valid.all() else torch.from_numpy(valid)
-        groups.append(
-            Group(valid.shape, known, torch.from_numpy(inputs.reshape(-1)), torch.from_numpy(outputs.reshape(-1)))
-        )
-    tensor = torch.from_numpy
+        flat = (tensor(rows.reshape(-1)) for rows in (inputs, outputs))
+        groups.append(Group(valid.shape, None if valid.all() else tensor(valid), *flat))
     return Layout(tensor(places), tensor(back), groups, tensor(from_outputs), tensor(from_inputs), None)
 
 

@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ def _compile(compiler: list[str], sources: tuple[Path, ...], target: Path) -> No
         _run([*common, "-march=native"])
     except subprocess.CalledProcessError:
         _run(common)
+
+
+def fields(pointers: Sequence[str], numbers: Sequence[str]) -> list[tuple[str, Any]]:
+    """List the fields of a structure: pointers, then integers of 64 bits."""
+    return [(name, ctypes.c_void_p) for name in pointers] + [(name, ctypes.c_int64) for name in numbers]
 
 
 def in_threads(routine: Any, job: Any, *, most: int) -> None:

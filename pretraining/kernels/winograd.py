@@ -19,26 +19,20 @@ from pretraining.kernels import compile
 
 CHANNELS = 64  # of which the code takes multiples
 SMALLEST = 4  # rows and columns of a map: smaller ones waste what the algorithm saves
+_SIZES = ("count", "height", "width", "in_channels", "out_channels")
 
 
 class _Job(ctypes.Structure):
     """The struct Convolution of winograd.c."""
 
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("inputs", "filters", "outputs")),
-        *((name, ctypes.c_int64) for name in ("count", "height", "width", "in_channels", "out_channels")),
-        *((name, ctypes.c_int64) for name in ("following", "failed")),
-    )
+    _fields_ = compile.fields(("inputs", "filters", "outputs"), (*_SIZES, "following", "failed"))
 
 
 class _FilterJob(ctypes.Structure):
     """The struct FilterGradient of winograd.c."""
 
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("inputs", "gradients", "sums", "filters")),
-        *((name, ctypes.c_int64) for name in ("count", "height", "width", "in_channels", "out_channels")),
-        *((name, ctypes.c_int64) for name in ("groups", "columns", "following", "failed")),
-    )
+    _numbers = (*_SIZES, "groups", "columns", "following", "failed")
+    _fields_ = compile.fields(("inputs", "gradients", "sums", "filters"), _numbers)
 
 
 @functools.cache

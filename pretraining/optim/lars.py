@@ -49,14 +49,11 @@ class LARS(Optimizer):
             choice = "choose rate_inside (Google) or rate_outside (lightly, solo-learn)"
             raise ValueError(f"optimizer.form={self.form!r} is unknown: {choice}")
         if not self.trust > 0 or not 0 <= self.momentum < 1:
-            raise ValueError(
-                "optimizer.trust must be above 0 and optimizer.momentum from 0 to below 1, got "
-                f"{self.trust} and {self.momentum}"
-            )
+            wanted = "optimizer.trust must be above 0 and optimizer.momentum from 0 to below 1"
+            raise ValueError(f"{wanted}, got {self.trust} and {self.momentum}")
         if self.clip and self.form == "rate_inside":
-            raise ValueError(
-                "optimizer.clip belongs to optimizer.form=rate_outside: Google's form has no clipped ratio"
-            )
+            why = "Google's form has no clipped ratio"
+            raise ValueError(f"optimizer.clip belongs to optimizer.form=rate_outside: {why}")
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build the torch optimizer."""
@@ -102,10 +99,8 @@ class LayerwiseSGD(torch.optim.Optimizer):
     def _ratios(self, weights: list[Tensor], gradients: Sequence[Tensor], rate: float, decay: float) -> Tensor:
         """Compute each tensor's factor; `gradients` are decayed where the rate is inside. [tensors], at least fp32"""
         settings, dtype = self.settings, torch.promote_types(weights[0].dtype, torch.float32)
-        weight, gradient = (
-            torch.stack([whole(norm) for norm in torch._foreach_norm([*part], 2)]).to(dtype)
-            for part in (weights, gradients)
-        )
+        norms = (torch._foreach_norm([*part], 2) for part in (weights, gradients))
+        weight, gradient = (torch.stack([whole(norm) for norm in part]).to(dtype) for part in norms)
         if settings.form == "rate_inside":
             return torch.where((weight > 0) & (gradient > 0), settings.trust * weight / gradient, 1.0)
         ratio = settings.trust * weight / (gradient + decay * weight + settings.eps)

@@ -89,19 +89,14 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         if self.schedule not in ("linear", "cosine", "constant", "inverse_sqrt"):
-            raise ValueError(
-                f"optimizer.schedule={self.schedule!r} is unknown: choose linear, cosine, constant or inverse_sqrt"
-            )
+            choice = "choose linear, cosine, constant or inverse_sqrt"
+            raise ValueError(f"optimizer.schedule={self.schedule!r} is unknown: {choice}")
         if not self.peak_lr > 0 or self.warmup_steps < 0:
-            raise ValueError(
-                "optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0, got "
-                f"{self.peak_lr} and {self.warmup_steps}"
-            )
+            wanted = "optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0"
+            raise ValueError(f"{wanted}, got {self.peak_lr} and {self.warmup_steps}")
         if self.hold_steps < 1 or not 0.0 <= (self.warmup_from or 0.0) <= 1.0:
-            raise ValueError(
-                "optimizer.hold_steps must be at least 1 and optimizer.warmup_from null or a share from 0 to 1, got "
-                f"{self.hold_steps} and {self.warmup_from}"
-            )
+            wanted = "optimizer.hold_steps must be at least 1 and optimizer.warmup_from null or a share from 0 to 1"
+            raise ValueError(f"{wanted}, got {self.hold_steps} and {self.warmup_from}")
 
     @abstractmethod
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

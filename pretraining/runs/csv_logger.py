@@ -38,8 +38,7 @@ class CsvHistory(Logger):
             return
         rows = self.rows()
         self.columns = list(rows[0]) if rows else ["step"]
-        # A kill in the middle of a write leaves a short last row: it lies behind the checkpoint, whose rows were
-        # synced.
+        # A kill in the middle of a write leaves a short last row, behind the checkpoint, whose rows were synced.
         whole = [row for row in rows if row["step"] and None not in row.values()]
         self._rewrite([row for row in whole if int(row["step"]) <= step])
 

@@ -42,9 +42,8 @@ class RunDirectory:
             return
         holds_run = (path / "config.yaml").exists()
         if holds_run and resume == "none":
-            raise RunError(
-                f"run_dir={path} already holds a run: add resume=auto to continue it, or choose another run_dir"
-            )
+            cure = "add resume=auto to continue it, or choose another run_dir"
+            raise RunError(f"run_dir={path} already holds a run: {cure}")
         if path.exists() and not path.is_dir():
             raise RunError(f"run_dir={path} is a file: choose another run_dir")
         if path.exists() and not holds_run and any(not entry.name.startswith(".") for entry in path.iterdir()):
@@ -102,9 +101,8 @@ def _locked(path: Path) -> IO[str]:
     """Lock the directory for as long as this process lives, and write into the lock which process that is."""
     lock = try_lock(path / LOCK)
     if lock is None:
-        raise RunError(
-            f"run_dir={path} is in use by a process that is still running: wait for it, or choose another run_dir"
-        )
+        cure = "wait for it, or choose another run_dir"
+        raise RunError(f"run_dir={path} is in use by a process that is still running: {cure}")
     lock.truncate(0)
     json.dump({"host": platform.node(), "pid": os.getpid(), "job": batch_job(), "log": _error_file()}, lock)
     lock.flush()

@@ -24,9 +24,7 @@ def origin_of(config: Any, written: str, unit: str) -> dict[str, Any]:
     """
     return {
         "name": config["name"],
-        "objective": part_name(config["objective"]),
-        "backbone": part_name(config["backbone"]),
-        "data": part_name(config["data"]),
+        **{part: part_name(config[part]) for part in ("objective", "backbone", "data")},
         "budget": budget_of(config),
         "seed": config["seed"],
         "config": hashlib.sha256(written.encode()).hexdigest()[:16],

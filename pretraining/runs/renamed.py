@@ -98,9 +98,8 @@ def current(tree: Any) -> Any:
 def _with_current_classes(tree: Any) -> Any:
     if isinstance(tree, dict):
         known = {**SETTINGS.get(tree.get("_target_", ""), {}), **tree}
-        return {
-            key: current_name(part) if key == "_target_" else _with_current_classes(part) for key, part in known.items()
-        }
+        fresh = {key: _with_current_classes(part) for key, part in known.items()}
+        return fresh | ({"_target_": current_name(tree["_target_"])} if "_target_" in tree else {})
     return [_with_current_classes(part) for part in tree] if isinstance(tree, list) else tree
 
 

@@ -1,5 +1,4 @@
-"""Colour operations on float images in [0, 1], each image with its own parameters, clipped after each operation as
-torchvision does.
+"""Colour operations on float images in [0, 1], by each image's own parameters, clipped after each as torchvision does.
 
 Shapes: B images, C channels (1 or 3), H height, W width.
 """
@@ -36,9 +35,7 @@ def on_rows(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *p
 
 
 def put_rows(target: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Write `values` [K, ...] into `rows` [K] of a tensor on the CPU: numpy copies whole rows, where torch goes number
-    by number.
-    """
+    """Write `values` [K, ...] into `rows` [K] of a tensor on the CPU: numpy copies whole rows, torch single numbers."""
     if target.dtype == torch.bfloat16:  # which numpy does not know
         target, values = target.view(torch.int16), values.to(torch.bfloat16).view(torch.int16)
     target.numpy()[rows.numpy()] = values.numpy()
@@ -84,21 +81,18 @@ def saturate(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
-    """Move each image away from black, from its mean luminance or from its own luminance, by `factor`, and clip; in
-    place.
+    """Move each image away from black, its mean luminance or its own luminance, by `factor`, and clip; in place.
 
-    `kind` [B] says which: BRIGHTNESS, CONTRAST or SATURATION. `factor` [B]: 1 changes nothing, 0 leaves only the
-    reference.
+    `kind` [B]: BRIGHTNESS, CONTRAST or SATURATION. `factor` [B]: 1 changes nothing, 0 leaves only the reference.
     """
     spread = factor[:, None, None, None]
     if images.device.type == "cpu" and len(images) <= FEW:
         for which, operation in ((BRIGHTNESS, brighten), (CONTRAST, contrast), (SATURATION, saturate)):
             images = on_rows(images, (kind == which) & (factor != 1.0), operation, spread)
         return images
+    # All three at once: fewer passes than three of which one counts.
     kind, rest = kind[:, None, None, None], 1.0 - spread
-    mean = mean_grey(images).mul_(
-        rest * (kind == CONTRAST)
-    )  # all three at once: fewer passes than three of which one counts
+    mean = mean_grey(images).mul_(rest * (kind == CONTRAST))
     reference = (grey(images) * (rest * (kind == SATURATION))).add_(mean)
     return images.mul_(spread).add_(reference).clamp_(0.0, 1.0)
 
@@ -106,10 +100,10 @@ def blend(images: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by `shift` [B] of the colour circle, in [-1/2, 1/2], keeping HSV value and saturation; in place.
 
-    Count the hue w in sixths of the circle from red, in [-3, 3]. With each channel scaled to 0 .. 1 between the
-    smallest and the largest, |w| = 1 - red + green + blue, and w has the sign of green - blue. Back again, a channel is
-    value - chroma * ramp, where the ramps of red, green and blue are |w| - 1, 2 - |w + 1| and 2 - |w - 1|, clipped to 0
-    .. 1. No case distinction: those are slow everywhere.
+    Count the hue w in sixths of the circle from red, in [-3, 3]. With each channel scaled to [0, 1] between smallest
+    and largest, |w| = 1 - red + green + blue, and w has the sign of green - blue. Back again, a channel is value -
+    chroma * ramp, with the ramps |w| - 1, 2 - |w + 1| and 2 - |w - 1| of red, green and blue clipped to [0, 1]. Cases
+    are not told apart: that is slow everywhere.
     """
     if images.shape[1] == 1:
         return images
@@ -131,8 +125,7 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and hue, each image in its own order; in place.
 
     `factors` [B, 4] in that order (1, 1, 1 and 0 change nothing); `order` int64 [B, 4] lists the operations as they are
-    to be applied. The three blends of an image share three passes over the batch; hue steps in between where its turn
-    is.
+    applied. The three blends of an image share three passes over the batch; hue steps in between at its turn.
     """
     hue_turn = (order == HUE).int().argmax(1)
     for turn in range(4):

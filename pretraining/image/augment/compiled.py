@@ -23,13 +23,8 @@ class Batch(ctypes.Structure):
     """The struct of the same name in views.c."""
 
     _fields_ = (
-        ("images", ctypes.c_void_p),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("batch", "channels", "height", "width", "rows", "size", "bicubic", "taps")
-        ),
-        *((name, ctypes.c_void_p) for name in (*INPUTS, "out")),
-        *((name, ctypes.c_int64) for name in ("bfloat16", "channels_last", "following", "failed")),
+        *compile.fields(("images",), ("batch", "channels", "height", "width", "rows", "size", "bicubic", "taps")),
+        *compile.fields((*INPUTS, "out"), ("bfloat16", "channels_last", "following", "failed")),
     )
 
 
@@ -41,17 +36,12 @@ def library() -> ctypes.CDLL | None:
 def compute(
     code: ctypes.CDLL, images: Tensor, drawn: dict[str, Tensor], out: Tensor, crop: Crop, blur: Blur, output: Output
 ) -> Tensor:
-    """Fill `out` [N, C, S, S] with the views of `images` uint8 [B, C, H, W] with the parameters `drawn`, on as many
-    threads as torch uses.
+    """Fill `out` [N, C, S, S] with the views of uint8 `images` [B, C, H, W] that `drawn` describes, on torch's threads.
 
     Raises ValueError where a box is empty or leaves its image, and MemoryError where a thread finds no room for a view.
     """
     images, rows, channels = images.contiguous(), len(out), images.shape[1]
-    inputs = {
-        **drawn,
-        "mean": torch.tensor(output.mean).expand(channels),
-        "std": torch.tensor(output.std).expand(channels),
-    }
+    inputs = drawn | {name: torch.tensor(getattr(output, name)).expand(channels) for name in ("mean", "std")}
     held = [inputs[name].to(dtype).contiguous() for name, dtype in INPUTS.items()]
     _check(drawn["boxes"], drawn["order"], images.shape[2:])
     batch = Batch(
@@ -67,10 +57,7 @@ def _check(boxes: Tensor, order: Tensor, extent: torch.Size) -> None:
     corner, sides = boxes[:, :2], boxes[:, 2:]
     inside = (corner >= 0) & (sides >= 1) & (corner + sides <= torch.tensor(extent))
     if not bool(inside.all()):
-        worst = boxes[~inside.all(1)][0].tolist()
-        raise ValueError(
-            f"the crop (top, left, height, width) {worst} is empty or leaves its image of {extent[0]} x {extent[1]} "
-            "pixels"
-        )
+        what = f"the crop (top, left, height, width) {boxes[~inside.all(1)][0].tolist()} is empty or leaves its image"
+        raise ValueError(f"{what} of {extent[0]} x {extent[1]} pixels")
     if not bool(((order >= 0) & (order < 4)).all()):
         raise ValueError("the order of colour operations must hold 0, 1, 2 and 3")

@@ -1,8 +1,6 @@
-"""From keys to augmentation parameters: all slots and views of a batch in one evaluation of the counter-based
-generator.
+"""From keys to augmentation parameters: one evaluation of the counter-based generator for all slots and views.
 
-Every function but the first turns uniform numbers into parameters and nothing else, so it can be held against
-torchvision's samplers.
+Every function but the first turns uniform numbers into parameters alone: it can be held against torchvision's samplers.
 
 Shapes: N rows (images times views).
 """
@@ -28,8 +26,7 @@ _ORDERS = list(permutations(range(4)))
 
 
 def draw(keys: Keys, counts: Mapping[str, int], views: range) -> dict[str, Tensor]:
-    """Draw `counts[slot]` uniforms in [0, 1) per image, view and slot. float32 [len(views) * B, count] each, view after
-    view.
+    """Draw `counts[slot]` uniforms in [0, 1) per image, view and slot: float32 [len(views) * B, count], view by view.
 
     The numbers are those of `random.uniform(keys, slot, count, view)`; one evaluation for all of them costs what one of
     those costs, where the time goes into starting operations rather than into computing them.
@@ -43,10 +40,8 @@ def draw(keys: Keys, counts: Mapping[str, int], views: range) -> dict[str, Tenso
     second = ((epoch & 0xFFFF) | ((index >> 32) << 16))[None, :, None] & _WORD
     counter = torch.broadcast_tensors(first, second, (view << 24) + lanes, words)  # [V, B, blocks of all slots]
     drawn = philox(_rows(counter, keys), (keys.seed & _WORD, word(keys.stream)))
-    numbers = (
-        torch.stack([torch.as_tensor(part) for part in drawn], -1).flatten(0, 1) >> 8
-    )  # [N, blocks of all slots, 4]
-    parts = (numbers.float() * 2.0**-24).split(list(blocks.values()), 1)
+    numbers = torch.stack([torch.as_tensor(part) for part in drawn], -1).flatten(0, 1)  # [N, blocks of all slots, 4]
+    parts = ((numbers >> 8).float() * 2.0**-24).split(list(blocks.values()), 1)
     return {slot: part.flatten(1)[:, :count] for (slot, count), part in zip(counts.items(), parts, strict=True)}
 
 
@@ -63,12 +58,10 @@ def between(numbers: Tensor, low: float, high: float) -> Tensor:
 def crop_boxes(
     shape: Tensor, place: Tensor, extent: tuple[int, int], *, area: tuple[float, float], aspect: tuple[float, float]
 ) -> Tensor:
-    """Choose a box by its share of the image's area and its width-to-height ratio (uniform in its logarithm). int64 [N,
-    4].
+    """Choose a box by its share of the image's area and its width-to-height ratio (uniform in its logarithm).
 
     `shape` [N, 2 * TRIES] holds the areas and ratios of ten tries, of which the first that fits counts; where none
-    fits, the largest centred box of an allowed ratio is taken. `place` [N, 2]. The columns are top, left, height and
-    width.
+    fits, the largest centred box of an allowed ratio is taken. `place` [N, 2]. Top, left, height, width: int64 [N, 4].
     """
     height, width = extent
     pixels = between(shape[:, :TRIES], *area) * (height * width)

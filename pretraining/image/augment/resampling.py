@@ -1,5 +1,4 @@
-"""Linear maps along one image axis as batched matrix products, of which only the band that can differ from zero is
-multiplied.
+"""Linear maps along one image axis as batched matrix products, only of the band that can differ from zero.
 
 The outputs of an axis are cut into blocks; a block depends on a window of consecutive inputs. Gathering whole rows of a
 window is a plain memory copy, and window times weights is a dense product that every matrix library does near the peak
@@ -39,9 +38,7 @@ def blocks_of(size: int) -> tuple[int, int]:
 
 
 def contract(images: Tensor, band: Band) -> Tensor:
-    """Map the rows of every image and swap its two axes: two calls map both and restore the order. [B, C, H, W] -> [B,
-    C, W, size].
-    """
+    """Map the rows and swap the two axes, which a second call restores. [B, C, H, W] -> [B, C, W, size]"""
     batch, channels, height, width = images.shape
     _, blocks, reach, outputs = band.weights.shape
     planes = torch.arange(batch * channels, device=images.device).view(batch, 1, 1, channels) * height
@@ -67,8 +64,7 @@ def cubic(distance: Tensor) -> Tensor:
 def resampling(
     start: Tensor, length: Tensor, *, size: int, extent: int, flip: Tensor, interpolation: Interpolation
 ) -> Band:
-    """Build the map from pixels [start, start + length) of an axis of `extent` pixels to `size` outputs, reversed where
-    `flip`.
+    """Build the map from pixels [start, start + length) of an axis of `extent` to `size` outputs, reversed if `flip`.
 
     The kernel widens with the reduction (antialiasing) and sees nothing outside of its interval, as PIL's and torch's
     do. `start`, `length` float32 [B], `flip` bool [B]; the shapes of the result depend on `size` and `extent` alone.
@@ -98,20 +94,14 @@ def reach_of(sigma: Tensor) -> Tensor:
 
 
 def blurring(sigma: Tensor, *, size: int, kernel_size: int) -> Band:
-    """Build the convolution of an axis of `size` pixels with `kernel_size` samples of a Gaussian, its ends reflected.
-
-    `sigma` [B].
-    """
+    """Build the convolution of an axis with `kernel_size` samples of a Gaussian of `sigma` [B], its ends reflected."""
     half = kernel_size // 2
     blocks, outputs = blocks_of(size)
     reach = outputs + 2 * half
     # Listing a window from its last row to its first, weight [row r, output k] depends on r + k alone, since a Gaussian
     # is symmetric: all weights are overlapping views of the padded taps.
-    rows = (
-        torch.arange(blocks, device=sigma.device)[:, None] * outputs
-        + (outputs + half - 1)
-        - torch.arange(reach, device=sigma.device)
-    )
+    last = torch.arange(blocks, device=sigma.device)[:, None] * outputs + (outputs + half - 1)
+    rows = last - torch.arange(reach, device=sigma.device)
     rows = size - 1 - (size - 1 - rows.abs()).abs()
     place = torch.arange(-half, half + 1, device=sigma.device)
     taps = torch.exp(-0.5 * (place / sigma[:, None]).square_()) * (place.abs() <= reach_of(sigma)[:, None])

@@ -22,9 +22,7 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter:
-    """Brightness, contrast and saturation by a factor in [max(0, 1 - x), 1 + x], hue by up to `hue` of the circle, in
-    random order.
-    """
+    """Brightness, contrast, saturation by a factor in [max(0, 1 - x), 1 + x], `hue` of the circle; in random order."""
 
     probability: Probability = 0.8
     brightness: float = 0.8
@@ -44,9 +42,7 @@ class Blur:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """How views leave: normalised by `mean` and `std` per channel, in `dtype`, in the memory order that convolutions
-    want or not.
-    """
+    """How views leave: normalised by `mean` and `std` per channel, in `dtype`, `channels_last` in memory or first."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

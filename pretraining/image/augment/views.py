@@ -8,6 +8,8 @@ Shapes: B images, V views, N = V * B rows (view after view), C channels, H heigh
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -27,16 +29,8 @@ CHUNK_BYTES = 1 << 21  # of float images that a CPU works on at once, so that th
 BAND_ROWS = 64  # whose resampling weights are made at once: many operations on few numbers
 Implementation = Literal["auto", "tensors", "compiled"]
 SLOTS = {
-    "crop.shape": CROP_NUMBERS,
-    "crop.place": 2,
-    "flip": 1,
-    "jitter": 1,
-    "jitter.factors": 4,
-    "jitter.order": 1,
-    "greyscale": 1,
-    "blur": 1,
-    "blur.sigma": 1,
-    "solarise": 1,
+    **{"crop.shape": CROP_NUMBERS, "crop.place": 2, "flip": 1, "jitter": 1, "jitter.factors": 4, "jitter.order": 1},
+    **{"greyscale": 1, "blur": 1, "blur.sigma": 1, "solarise": 1},
 }
 
 
@@ -57,69 +51,52 @@ class Parameters(NamedTuple):
         return Parameters(*(part[chosen] for part in self))
 
     def by_operations(self) -> Tensor:
-        """Order the rows so that those with the same operations in the same order are neighbours, of like widths of
-        blur. int64 [N]
-        """
+        """Order the rows so that neighbours have the same operations in the same order, and like blurs. int64 [N]"""
         untouched = (self.factors[:, :HUE] == 1.0).all(1) & (self.factors[:, HUE] == 0.0)
         digits = constant([64, 16, 4, 1], self.order.device, torch.int64)
         place = torch.where(untouched, 0, (self.order * digits).sum(1) * 4) + self.greyscale * 2 + self.blur
         return (place + (self.sigma / (1.0 + self.sigma)).double()).argsort()
 
 
+@dataclass(kw_only=True, eq=False)
 class Views:
     """Draws and computes `count` views per image: crop, jitter, greyscale, blur, solarise, normalise, in this order.
 
     A view depends on the image and on (seed, stream, epoch, index, view), not on the batch it is computed in.
+    Probabilities are per view or for all. `impl=compiled` is C code for uint8 images on a CPU and needs a compiler
+    (ValueError where there is none), `tensors` runs everywhere; `auto` takes the first where it can.
     """
 
-    def __init__(
-        self,
-        *,
-        count: int,
-        crop: Crop,
-        jitter: Jitter,
-        greyscale: Probability,
-        blur: Blur,
-        solarise: Probability,
-        output: Output,
-        impl: Implementation = "auto",
-    ) -> None:
-        """Take probabilities per view or for all.
+    count: int
+    crop: Crop
+    jitter: Jitter
+    greyscale: Probability
+    blur: Blur
+    solarise: Probability
+    output: Output
+    impl: Implementation = "auto"
 
-        `impl=compiled` is C code for uint8 images on a CPU and needs a compiler (ValueError where there is none),
-        `tensors` runs everywhere; `auto` takes the first where it can.
-        """
-        self.count, self.crop, self.jitter, self.blur, self.output, self.impl = count, crop, jitter, blur, output, impl
-        if impl not in get_args(Implementation):
-            raise ValueError(f"augment.impl={impl}: choose one of {', '.join(get_args(Implementation))}")
-        if impl == "compiled" and library() is None:
-            raise ValueError(
-                "augment.impl=compiled needs a C compiler, and none worked: see above, or use augment.impl=auto"
-            )
-        probabilities = {
-            "flip": crop.flip,
-            "jitter": jitter.probability,
-            "greyscale": greyscale,
-            "blur": blur.probability,
-            "solarise": solarise,
-        }
+    def __post_init__(self) -> None:
+        if self.impl not in get_args(Implementation):
+            raise ValueError(f"augment.impl={self.impl}: choose one of {', '.join(get_args(Implementation))}")
+        if self.impl == "compiled" and library() is None:
+            cure = "see above, or use augment.impl=auto"
+            raise ValueError(f"augment.impl=compiled needs a C compiler, and none worked: {cure}")
+        probabilities = {"flip": self.crop.flip, "jitter": self.jitter.probability, "blur": self.blur.probability}
+        probabilities |= {"greyscale": self.greyscale, "solarise": self.solarise}
         self.probabilities = {slot: self._per_view(slot, value) for slot, value in probabilities.items()}
         if any(self.probabilities["blur"]):
-            check_reach(blur.kernel_size, crop.size, crop.size)
+            check_reach(self.blur.kernel_size, self.crop.size, self.crop.size)
 
     def _per_view(self, slot: str, probability: Probability) -> list[float]:
         values = list(probability) if isinstance(probability, list | tuple) else [float(probability)] * self.count
         if len(values) != self.count or not all(0.0 <= value <= 1.0 for value in values):
-            raise ValueError(
-                f"the probability of {slot} is {probability}: give one number from 0 to 1, or a list of {self.count} "
-                "(one per view)"
-            )
+            cure = f"give one number from 0 to 1, or a list of {self.count} (one per view)"
+            raise ValueError(f"the probability of {slot} is {probability}: {cure}")
         return values
 
     def __call__(self, images: Tensor, keys: Keys, view: int | None = None) -> Tensor:
-        """Make view number `view` of uint8 images [B, C, H, W]: float [B, C, S, S]; or all: [V * B, C, S, S], view
-        after view.
-        """
+        """Make one view of uint8 images [B, C, H, W]: float [B, C, S, S]; or all: [V * B, C, S, S], view after view."""
         views = range(self.count) if view is None else range(view, view + 1)
         return self.apply(images, self.parameters(keys, views, (images.shape[2], images.shape[3])))
 
@@ -127,21 +104,19 @@ class Views:
         """Draw the parameters of `views` of images of `extent` (height, width), on the keys' device."""
         drawn = draw(keys, SLOTS, views)
         device, batch = drawn["flip"].device, len(keys.index)
-        chances = {
-            slot: constant([values[view] for view in views], device) for slot, values in self.probabilities.items()
-        }
-        happens = {slot: drawn[slot].view(-1, batch) < chance[:, None] for slot, chance in chances.items()}
-        happens = {slot: found.flatten() for slot, found in happens.items()}
+        happens = {}
+        for slot, values in self.probabilities.items():
+            chance = constant([values[view] for view in views], device)
+            happens[slot] = (drawn[slot].view(-1, batch) < chance[:, None]).flatten()
         jitter = self.jitter
         strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
         low = constant([*(max(0.0, 1.0 - strength) for strength in strengths), -jitter.hue], device)
         high = constant([*(1.0 + strength for strength in strengths), jitter.hue], device)
         factors = low + (high - low) * drawn["jitter.factors"]
         unchanged = constant([1.0, 1.0, 1.0, 0.0], device)
+        shares = {"area": self.crop.area, "aspect": self.crop.aspect}
         return Parameters(
-            boxes=crop_boxes(
-                drawn["crop.shape"], drawn["crop.place"], extent, area=self.crop.area, aspect=self.crop.aspect
-            ),
+            boxes=crop_boxes(drawn["crop.shape"], drawn["crop.place"], extent, **shares),
             flip=happens["flip"],
             factors=torch.where(happens["jitter"][:, None], factors, unchanged),
             order=orders(drawn["jitter.order"]),
@@ -156,12 +131,9 @@ class Views:
         """Compute the rows that `parameters` describes; row r is a view of image r modulo B."""
         batch, channels = images.shape[:2]
         rows, size = len(parameters.flip), self.crop.size
-        views = torch.empty(
-            (rows, channels, size, size),
-            dtype=getattr(torch, self.output.dtype),
-            device=images.device,
-            memory_format=torch.channels_last if self.output.channels_last else torch.contiguous_format,
-        )
+        order = torch.channels_last if self.output.channels_last else torch.contiguous_format
+        options = {"dtype": getattr(torch, self.output.dtype), "device": images.device, "memory_format": order}
+        views = torch.empty((rows, channels, size, size), **options)
         with torch.autocast(images.device.type, enabled=False):
             if images.device.type != "cpu":
                 crops = resize(images.repeat(rows // batch, 1, 1, 1), *self._bands(images, parameters))
@@ -185,10 +157,8 @@ class Views:
 
     def _bands(self, images: Tensor, parameters: Parameters) -> tuple[Band, Band]:
         size, extent = (self.crop.size, self.crop.size), (images.shape[2], images.shape[3])
-        scale = 1.0 / 255.0 if images.dtype == torch.uint8 else 1.0
-        return crop_bands(
-            parameters.boxes, extent, size, flip=parameters.flip, interpolation=self.crop.interpolation, scale=scale
-        )
+        scale, kind = 1.0 / 255.0 if images.dtype == torch.uint8 else 1.0, self.crop.interpolation
+        return crop_bands(parameters.boxes, extent, size, flip=parameters.flip, interpolation=kind, scale=scale)
 
     def _coloured(self, views: Tensor, parameters: Parameters) -> Tensor:
         """Apply every operation after the crop, each with the parameters of its row."""
@@ -197,10 +167,8 @@ class Views:
         if any(self.probabilities["greyscale"]) and views.shape[1] > 1:
             views = on_rows(views, parameters.greyscale, greyscale)
         if any(self.probabilities["blur"]):
-            taps = self.blur.kernel_size
-            views = on_rows(
-                views, parameters.blur, lambda images, sigma: gaussian_blur(images, sigma, taps), parameters.sigma
-            )
+            blurred = functools.partial(gaussian_blur, kernel_size=self.blur.kernel_size)
+            views = on_rows(views, parameters.blur, blurred, parameters.sigma)
         if any(self.probabilities["solarise"]):
             views = on_rows(views, parameters.solarise, solarise)
         mean, std = (constant(part, views.device)[:, None, None] for part in (self.output.mean, self.output.std))

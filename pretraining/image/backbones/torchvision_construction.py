@@ -24,18 +24,13 @@ def built(name: str, layers: list[int] | None, width: int, options: dict[str, An
     if name == "vision_transformer":
         return VisionTransformer(**options)
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ValueError(
-            f"backbone.name={name!r} is not a model of torchvision: choose resnet18, resnet50, vit_b_16, "
-            "convnext_tiny, "
-            "efficientnet_b0, vgg16, ..., or resnet (with backbone.layers) or vision_transformer (with "
-            "backbone.options)"
-        )
+        named = "resnet18, resnet50, vit_b_16, convnext_tiny, efficientnet_b0, vgg16, ..."
+        sized = "resnet (with backbone.layers) or vision_transformer (with backbone.options)"
+        raise ValueError(f"backbone.name={name!r} is not a model of torchvision: choose {named}, or {sized}")
     model = torchvision.models.get_model(name, weights=weights, **options)
     if not isinstance(model, ResNet | VisionTransformer | ConvNeXt | EfficientNet | VGG):
-        raise ValueError(
-            f"backbone.name={name!r} is none of torchvision's ResNet, ViT, ConvNeXt, EfficientNet and VGG families: "
-            "choose one of those"
-        )
+        families = "ResNet, ViT, ConvNeXt, EfficientNet and VGG families"
+        raise ValueError(f"backbone.name={name!r} is none of torchvision's {families}: choose one of those")
     return model
 
 
@@ -46,11 +41,8 @@ def _narrowed(model: ResNet, layers: list[int], width: int) -> ResNet:
     model.inplanes = width
     model.conv1, model.bn1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width)
     for stage, blocks in enumerate(layers):
-        setattr(
-            model,
-            f"layer{stage + 1}",
-            model._make_layer(BasicBlock, width << stage, blocks, stride=1 if stage == 0 else 2),
-        )
+        layer = model._make_layer(BasicBlock, width << stage, blocks, stride=1 if stage == 0 else 2)
+        setattr(model, f"layer{stage + 1}", layer)
     model.fc = nn.Linear(width << 3, 1000)
     for part in model.modules():
         if isinstance(part, nn.Conv2d):
@@ -67,16 +59,11 @@ def lines_of(name: str, layers: list[int] | None, width: int, options: dict[str,
     lines = [f"model = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, {layers})"]
     if width != 64:
         assert layers is not None
-        lines += [
-            f"model.inplanes, model.conv1 = {width}, torch.nn.Conv2d(3, {width}, 7, stride=2, padding=3, bias=False)"
-        ]
-        lines += [f"model.bn1 = torch.nn.BatchNorm2d({width})"]
-        lines += [
-            f"model.layer{stage + 1} = model._make_layer(torchvision.models.resnet.BasicBlock, {width << stage}, "
-            f"{blocks}, "
-            f"stride={1 if stage == 0 else 2})"
-            for stage, blocks in enumerate(layers)
-        ]
+        stem = f"torch.nn.Conv2d(3, {width}, 7, stride=2, padding=3, bias=False)"
+        lines += [f"model.inplanes, model.conv1 = {width}, {stem}", f"model.bn1 = torch.nn.BatchNorm2d({width})"]
+        for stage, blocks in enumerate(layers):
+            sizes = f"{width << stage}, {blocks}, stride={1 if stage == 0 else 2}"
+            lines.append(f"model.layer{stage + 1} = model._make_layer(torchvision.models.resnet.BasicBlock, {sizes})")
     return lines
 
 

@@ -1,5 +1,4 @@
-"""torchvision's image classifiers without their last layer: ResNets, vision transformers, ConvNeXt, EfficientNet and
-VGG.
+"""torchvision's classifiers without their last layer: ResNets, vision transformers, ConvNeXt, EfficientNet and VGG.
 
 Shapes: B images, L feature-map cells or patches, D width.
 """
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG, ConvNeXt, EfficientNet, ResNet, VisionTransformer
+from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
 from pretraining.image.backbones.torchvision_construction import built, initialised, lines_of
@@ -67,61 +66,40 @@ class TorchvisionBackbone(Backbone):
         if stem not in ("imagenet", *STEM_STRIDES):
             raise ValueError(f"backbone.stem={stem!r} is unknown: choose imagenet, small or cifar")
         if stem != "imagenet" and not name.startswith(("resnet", "resnext", "wide_resnet")):
-            raise ValueError(
-                f"backbone.stem={stem} is for ResNets, not for backbone.name={name}: set backbone.stem=imagenet"
-            )
+            what = f"backbone.stem={stem} is for ResNets, not for backbone.name={name}"
+            raise ValueError(f"{what}: set backbone.stem=imagenet")
         if (name == "resnet") != (layers is not None) or (layers is not None and len(layers) != 4):
-            raise ValueError(
-                f"backbone.layers={layers} with backbone.name={name}: give four numbers of blocks with the name "
-                "resnet, "
-                "and null with others"
-            )
+            cure = "give four numbers of blocks with the name resnet, and null with others"
+            raise ValueError(f"backbone.layers={layers} with backbone.name={name}: {cure}")
         if weights is not None and (stem != "imagenet" or self.kwargs["in_channels"] != 3):
-            raise ValueError(
-                "torchvision's weights are for three channels and the imagenet stem: set backbone.in_channels=3 "
-                "backbone.stem=imagenet, or backbone.weights=null"
-            )
+            cure = "set backbone.in_channels=3 backbone.stem=imagenet, or backbone.weights=null"
+            raise ValueError(f"torchvision's weights are for three channels and the imagenet stem: {cure}")
 
     def _replace_stem(self, stride: int) -> None:
         channels = self.model.conv1.out_channels
         self.model.conv1 = initialised(nn.Conv2d(3, channels, 3, stride=stride, padding=1, bias=False))
         self.model.maxpool = nn.Identity()
-        self._recipe += [
-            f"model.conv1 = torch.nn.Conv2d(3, {channels}, 3, stride={stride}, padding=1, bias=False)",
-            "model.maxpool = torch.nn.Identity()",
-        ]
+        written = f"torch.nn.Conv2d(3, {channels}, 3, stride={stride}, padding=1, bias=False)"
+        self._recipe += [f"model.conv1 = {written}", "model.maxpool = torch.nn.Identity()"]
 
     def _take_channels(self, channels: int) -> None:
         """Change the number of input channels of the first convolution."""
         path, old = next((path, part) for path, part in self.model.named_modules() if isinstance(part, nn.Conv2d))
-        arguments: dict[str, Any] = {
-            "kernel_size": old.kernel_size,
-            "stride": old.stride,
-            "padding": old.padding,
-            "bias": old.bias is not None,
-        }
+        arguments: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding")}
+        arguments["bias"] = old.bias is not None
         self.model.set_submodule(path, initialised(nn.Conv2d(channels, old.out_channels, **arguments)))
         listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         self._recipe.append(f'model.set_submodule("{path}", torch.nn.Conv2d({channels}, {old.out_channels}, {listed}))')
 
     def _remove_head(self) -> int:
         """Put an identity in place of the classifier; returns the width of what went into it."""
-        paths = {
-            ResNet: "fc",
-            VisionTransformer: "heads",
-            EfficientNet: "classifier",
-            ConvNeXt: "classifier.2",
-            VGG: "classifier",
-        }
-        path = next(path for kind, path in paths.items() if isinstance(self.model, kind))
+        paths: dict[type, str] = {ResNet: "fc", VisionTransformer: "heads", ConvNeXt: "classifier.2"}
+        path = next((path for kind, path in paths.items() if isinstance(self.model, kind)), "classifier")
         head = self.model.get_submodule(path)
         dim = next(part.in_features for part in head.modules() if isinstance(part, nn.Linear))
         self.model.set_submodule(path, nn.Identity())
-        self._recipe.append(
-            f'model.set_submodule("{path}", torch.nn.Identity())'
-            if "." in path
-            else f"model.{path} = torch.nn.Identity()"
-        )
+        nested = f'model.set_submodule("{path}", torch.nn.Identity())'
+        self._recipe.append(nested if "." in path else f"model.{path} = torch.nn.Identity()")
         if isinstance(self.model, VGG):
             dim //= 49
             self.model.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -130,9 +108,7 @@ class TorchvisionBackbone(Backbone):
 
     @property
     def convolves(self) -> bool:
-        """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the one kind that is wrong
-        there.
-        """
+        """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the kind that is wrong."""
         return not isinstance(self.model, ResNet) and super().convolves
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Features:
@@ -150,12 +126,10 @@ class TorchvisionBackbone(Backbone):
             for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
                 cells = _at_safe_precision(stage, cells)
                 stages.append(cells)
-            pooled = model.avgpool(cells)
         else:
             cells, stages = self._through_stages(images)
-            pooled = model.avgpool(cells)
-            pooled = model.classifier(pooled) if isinstance(model, ConvNeXt) else pooled
-        grid = (cells.shape[2], cells.shape[3])
+        pooled, grid = model.avgpool(cells), (cells.shape[2], cells.shape[3])
+        pooled = model.classifier(pooled) if isinstance(model, ConvNeXt) else pooled
         return Features(cells.flatten(2).transpose(1, 2), pooled.flatten(1), grid=grid, stages=tuple(stages))
 
     def _through_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -171,10 +145,8 @@ class TorchvisionBackbone(Backbone):
 
     def _features_of_patches(self, images: Tensor, visible: Tensor | None) -> Features:
         model, encoder = self.model, self.model.encoder
-        tokens = (
-            torch.cat([model.class_token.expand(len(images), -1, -1), model._process_input(images)], 1)
-            + encoder.pos_embedding
-        )
+        tokens = torch.cat([model.class_token.expand(len(images), -1, -1), model._process_input(images)], 1)
+        tokens = tokens + encoder.pos_embedding
         if visible is not None:
             kept = (visible + 1)[..., None].expand(-1, -1, tokens.shape[2])
             tokens = torch.cat([tokens[:, :1], tokens.gather(1, kept)], 1)
@@ -219,8 +191,9 @@ def read_checkpoint(name: str) -> Tower:
 
 
 def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
-    """Run a stage, in single precision where a CPU's bf16 would be wrong: torch 2.15 leaves parts of the weight
-    gradient of a strided 3x3 convolution of 1x1 maps uninitialised.
+    """Run a stage, in single precision where a CPU's bf16 is wrong: on 1x1 maps.
+
+    Torch 2.15 leaves parts of the weight gradient of a strided 3x3 convolution of them uninitialised.
     """
     if cells.device.type != "cpu" or cells.shape[2:] != (1, 1):
         return stage(cells)
@@ -229,7 +202,5 @@ def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
 
 
 def _is_stage(part: nn.Module) -> bool:
-    """Tell a stage of blocks from a single block: both can be sequential, but only a stage holds nothing else than
-    blocks.
-    """
+    """Tell a stage of blocks from a single block: both can be sequential, but only a stage holds nothing but blocks."""
     return type(part) is nn.Sequential and all(len(list(child.children())) > 0 for child in part)

@@ -6,6 +6,7 @@ Shapes: N images, B of them in a batch, C channels (1 or 3), H height, W width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,7 @@ class ImageExamples(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """One split.
-
-    `images` may be a memory map, or decode what is asked of it: it has a length, a shape and takes an array of rows.
-    """
+    """One split. `images` may be a memory map or decode on demand: it has length and shape, and takes rows' numbers."""
 
     images: Any  # uint8 [N, C, H, W]
     labels: np.ndarray | None  # int64 [N]
@@ -44,17 +42,7 @@ class ImageSource:
     """A split as rows that a loader asks for by number."""
 
     def __init__(self, split: ImageSet) -> None:
-        self.split = split
-
-    @property
-    def class_count(self) -> int | None:
-        """Count the classes; None without labels."""
-        return self.split.class_count
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name the classes that have a name."""
-        return self.split.class_names
+        self.split, self.class_count, self.class_names = split, split.class_count, split.class_names
 
     def count(self, epoch: int) -> int:
         """Count the images; the same in each epoch."""
@@ -66,6 +54,7 @@ class ImageSource:
         return ImageExamples(np.asarray(self.split.images[rows]), None if labels is None else labels[rows])
 
 
+@dataclass(kw_only=True, eq=False)
 class ImageData(ABC):
     """Images in the splits train, validation and test.
 
@@ -74,10 +63,13 @@ class ImageData(ABC):
     """
 
     modality = IMAGE
+    batch_size: int
+    eval_batch_size: int
+    workers: int
+    cache_dir: Any  # kept as a Path
 
-    def __init__(self, *, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
-        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
-        self.cache_dir = Path(cache_dir).expanduser()
+    def __post_init__(self) -> None:
+        self.cache_dir = Path(self.cache_dir).expanduser()
 
     @abstractmethod
     def split(self, split: str) -> ImageSet:
@@ -91,10 +83,8 @@ class ImageData(ABC):
         """Open a split as rows; a training split that does not fill one batch is an error."""
         opened = self.split(split)
         if split == "train" and len(opened.images) < self.batch_size:
-            raise ValueError(
-                f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}: lower "
-                "data.batch_size"
-            )
+            what = f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}"
+            raise ValueError(f"{what}: lower data.batch_size")
         return ImageSource(opened)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +19,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 class Digits(ImageData):
-    """Handwritten digits of 8 x 8 grey pixels, 1,797 of them, that come with scikit-learn.
-
-    Of each class 10 % are for validation and 20 % for testing, always the same ones.
-    """
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 grey pixels; the same 10 % of each class validate, 20 % test."""
 
     def split(self, split: str) -> ImageSet:
         """Open a split."""
@@ -44,36 +43,30 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int64)
 
 
+@dataclass(kw_only=True, eq=False)
 class Cifar10(EncodedImages):
-    """CIFAR-10 (Krizhevsky 2009) from `path`: train.parquet and test.parquet with encoded images, or the binary version
-    (data_batch_*.bin).
+    """CIFAR-10 (Krizhevsky 2009) from `path`: train.parquet and test.parquet of encoded images, or data_batch_*.bin.
 
     Validation is 5,000 of the 50,000 training images, 10 % of each class, always the same ones for the same files.
     """
 
-    def __init__(self, *, path: str, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str) -> None:
-        super().__init__(
-            decoding=Decoding(size=None),
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-        )
-        self.path = Path(path).expanduser()
+    decoding: Decoding = field(default=Decoding(size=None), init=False)
+    path: Any  # kept as a Path
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given, self.path = self.path, Path(self.path).expanduser()
         if not self.path.is_dir():
-            raise FileNotFoundError(
-                f"data.path={path} is not a directory (seen from {Path.cwd()}): set data.path to a folder with CIFAR-10"
-            )
-        for part in ("train", "test"):
-            self.tables[part] = self._table(part)
+            what = f"data.path={given} is not a directory (seen from {Path.cwd()})"
+            raise FileNotFoundError(f"{what}: set data.path to a folder with CIFAR-10")
+        self.tables = {part: self._table(part) for part in ("train", "test")}
 
     def split(self, split: str) -> ImageSet:
         """Open a split."""
         images, labels, _ = super().split(split)
         if images.shape[1:] != (3, 32, 32):
-            raise ValueError(
-                f"data.path={self.path} holds images of {images.shape[2]} x {images.shape[3]}, but CIFAR-10 has 32 x 32"
-            )
+            what = f"data.path={self.path} holds images of {images.shape[2]} x {images.shape[3]}"
+            raise ValueError(f"{what}, but CIFAR-10 has 32 x 32")
         return ImageSet(images, labels, CIFAR10_CLASSES)
 
     def _table(self, part: str) -> Table:
@@ -83,11 +76,9 @@ class Cifar10(EncodedImages):
             return read_parquet(tables, image="image", label="label")
         files = sorted(self.path.glob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
         if not files:
-            raise FileNotFoundError(
-                f"data.path={self.path} holds neither train.parquet and test.parquet nor data_batch_1.bin ... "
-                "data_batch_5.bin and "
-                "test_batch.bin: set data.path to a folder with CIFAR-10"
-            )
+            what = f"data.path={self.path} holds neither train.parquet and test.parquet"
+            what += " nor data_batch_1.bin ... data_batch_5.bin and test_batch.bin"
+            raise FileNotFoundError(f"{what}: set data.path to a folder with CIFAR-10")
         return _records(files)
 
 
@@ -97,10 +88,8 @@ def _records(files: list[Path]) -> Table:
     for path in files:
         content = np.fromfile(path, np.uint8)
         if not len(content) or len(content) % 3073:
-            raise ValueError(
-                f"{path} has {len(content)} bytes, which are no records of 3,073: download the binary version of "
-                "CIFAR-10 again"
-            )
+            what = f"{path} has {len(content)} bytes, which are no records of 3,073"
+            raise ValueError(f"{what}: download the binary version of CIFAR-10 again")
         parts.append(content.reshape(-1, 3073))
     records = np.concatenate(parts)
     names = [f"record {row} of {files[0].parent}" for row in range(len(records))]

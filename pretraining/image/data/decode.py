@@ -106,9 +106,8 @@ def pixels(encoded: Encoded, decoding: Decoding, *, cache_dir: Path, identity: s
 
 def _decode_all(encoded: Encoded, decoding: Decoding, shape: tuple[int, ...], directory: Path) -> None:
     """Decode in threads (the decoders release the interpreter lock) into one array file."""
-    images = np.lib.format.open_memmap(
-        directory / "images.npy", mode="w+", dtype=np.uint8, shape=(len(encoded), *shape)
-    )
+    place, every = directory / "images.npy", (len(encoded), *shape)
+    images = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=every)
 
     def fill(row: int) -> None:
         images[row] = _decoded_as(encoded, row, decoding, shape)
@@ -122,9 +121,7 @@ def _decode_all(encoded: Encoded, decoding: Decoding, shape: tuple[int, ...], di
 def _decoded_as(encoded: Encoded, row: int, decoding: Decoding, shape: tuple[int, ...]) -> np.ndarray:
     image = decode(encoded.read(row), encoded.names[row], decoding)
     if image.shape != shape:
-        raise ValueError(
-            f"{encoded.names[row]} has {image.shape[1]} x {image.shape[2]} pixels, but {encoded.names[0]} has "
-            f"{shape[1]} x {shape[2]}: "
-            "set data.decoding.size to bring all images to one size"
-        )
+        what = f"{encoded.names[row]} has {image.shape[1]} x {image.shape[2]} pixels"
+        what += f", but {encoded.names[0]} has {shape[1]} x {shape[2]}"
+        raise ValueError(f"{what}: set data.decoding.size to bring all images to one size")
     return image

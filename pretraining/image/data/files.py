@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ from pretraining.image.data.base import ImageData, ImageSet, check_split
 from pretraining.image.data.decode import Decoding, Encoded, pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-HASHED_WHOLE = (
-    256 * 2**20
-)  # bytes: images up to this size are known by their content, larger ones by their files' sizes and times
+HASHED_WHOLE = 256 * 2**20  # bytes: images up to this size are known by content, larger ones by files' sizes and times
 SHARE = 0.1  # of the training images for a split that the data does not have
 
 
@@ -39,17 +37,12 @@ class Table:
         return Table(self.encoded.subset(rows), labels, self.class_names, identity)
 
 
+@dataclass(kw_only=True, eq=False)
 class EncodedImages(ImageData):
-    """Encoded images in the splits that they come in; a split that is missing is taken from the training images, always
-    the same ones.
-    """
+    """Encoded images in the splits that they come in; a missing one is always the same of the training images."""
 
-    def __init__(
-        self, *, decoding: Decoding, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str
-    ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, cache_dir=cache_dir)
-        self.decoding = decoding
-        self.tables: dict[str, Table] = {}
+    decoding: Decoding
+    tables: dict[str, Table] = field(init=False, repr=False)
 
     def split(self, split: str) -> ImageSet:
         """Open a split."""
@@ -78,32 +71,23 @@ class EncodedImages(ImageData):
         return train.subset(rows)
 
 
+@dataclass(kw_only=True, eq=False)
 class ImageFolder(EncodedImages):
-    """A folder of images: path/SPLIT/CLASS/*.png, or path/CLASS/*.png, or either without the CLASS level where there
-    are no labels.
-    """
+    """A folder of images: path/SPLIT/CLASS/*.png, or path/CLASS/*.png; without the CLASS level there are no labels."""
 
-    def __init__(
-        self, *, path: str, decoding: Decoding, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str
-    ) -> None:
-        super().__init__(
-            decoding=decoding,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-        )
-        root = Path(path).expanduser()
+    path: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        root = Path(self.path).expanduser()
         if not root.is_dir():
-            what = "is not a directory" if root.exists() else "does not exist"
-            raise FileNotFoundError(
-                f"data.path={path} {what} (seen from {Path.cwd()}): set data.path to a folder of images"
-            )
+            what = f"data.path={self.path} {'is not a directory' if root.exists() else 'does not exist'}"
+            raise FileNotFoundError(f"{what} (seen from {Path.cwd()}): set data.path to a folder of images")
         names = names_of_splits([part.name for part in root.iterdir() if part.is_dir()])
         folders = {split: root / name for split, name in names.items()}
         folders = folders if "train" in folders else {"train": root}
         class_names = _classes(folders["train"])
-        self.tables = {split: _listed(folder, class_names, path) for split, folder in folders.items()}
+        self.tables = {split: _listed(folder, class_names, self.path) for split, folder in folders.items()}
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -196,38 +180,26 @@ class _LazyColumn:
         return column.field("bytes") if pyarrow.types.is_struct(column.type) else column
 
 
+@dataclass(kw_only=True, eq=False)
 class HubImages(EncodedImages):
     """Whatever `datasets.load_dataset(name)` gives: a name on the hub or a local directory.
 
     `image` and `label` are its columns; a null `label` leaves classes out.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        image: str,
-        label: str | None,
-        decoding: Decoding,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-    ) -> None:
-        super().__init__(
-            decoding=decoding,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            cache_dir=cache_dir,
-        )
-        splits = _loaded(name)
+    name: str
+    image: str
+    label: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        splits = _loaded(self.name)
         found = {split: splits[name] for split, name in names_of_splits(splits).items()}
         if "train" not in found:
-            raise ValueError(
-                f"data.name={name} has the splits {', '.join(splits)}, but no train: choose another data set"
-            )
-        self.tables = {split: _hub_table(part, name, split, image, label) for split, part in found.items()}
+            what = f"data.name={self.name} has the splits {', '.join(splits)}, but no train"
+            raise ValueError(f"{what}: choose another data set")
+        chosen = (self.image, self.label)
+        self.tables = {split: _hub_table(part, self.name, split, *chosen) for split, part in found.items()}
 
 
 def _loaded(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pretraining.text.tokenizer import TextPreprocess
 HASHED_WHOLE = 64 * 2**20  # bytes: sources up to this size are known by their content, larger ones by sizes and times
 
 
+@dataclass(kw_only=True, eq=False)
 class TextData(ABC):
     """Documents in three splits, and how a run reads them.
 
@@ -30,13 +32,14 @@ class TextData(ABC):
 
     modality = TEXT
     preparation = Preparation()
+    max_tokens: int
+    batch_size: int
+    eval_batch_size: int
+    workers: int
+    cache_dir: Any  # kept as a Path
 
-    def __init__(
-        self, max_tokens: int, batch_size: int, eval_batch_size: int, workers: int, cache_dir: str | Path
-    ) -> None:
-        self.max_tokens, self.workers = max_tokens, workers
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.cache_dir = Path(cache_dir).expanduser()
+    def __post_init__(self) -> None:
+        self.cache_dir = Path(self.cache_dir).expanduser()
 
     @abstractmethod
     def texts(self, split: str) -> Iterator[str]:
@@ -86,11 +89,10 @@ class TextData(ABC):
         planned = PlannedText(corpus, functools.partial(plan, corpus, seed))
         rows = planned.count(0)
         if split == "train" and rows < self.batch_size:
-            raise ValueError(
-                f"the training split makes {rows} rows of data.max_tokens={self.max_tokens} (it has "
-                f"{corpus.num_tokens} tokens), less than one batch of data.batch_size={self.batch_size}: give more "
-                "text (data.path=), or lower data.batch_size or data.max_tokens"
-            )
+            what = f"{rows} rows of data.max_tokens={self.max_tokens} (it has {corpus.num_tokens} tokens)"
+            cure = "give more text (data.path=), or lower data.batch_size or data.max_tokens"
+            less = f"less than one batch of data.batch_size={self.batch_size}"
+            raise ValueError(f"the training split makes {what}, {less}: {cure}")
         return planned
 
 
@@ -109,6 +111,7 @@ def shares_of(preparation: Preparation, given: Collection[str] = ()) -> Shares:
     return missing_shares(given, validation=preparation.validation_share, test=preparation.test_share)
 
 
+@dataclass(kw_only=True, eq=False)
 class TextFiles(TextData):
     """Local .txt, .jsonl, .csv and .parquet files: see `files.py`.
 
@@ -116,28 +119,22 @@ class TextFiles(TextData):
     cut out of the training documents by their hash, with `preparation.validation_share` and `test_share`.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | Mapping[str, str],
-        max_tokens: int,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-        preparation: Preparation | None = None,
-    ) -> None:
-        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
-        self.preparation = preparation or Preparation()
+    path: str | Mapping[str, str]
+    preparation: Preparation = TextData.preparation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.preparation.layout not in LAYOUTS:
             raise ValueError(f"data.preparation.layout={self.preparation.layout}: choose one of {', '.join(LAYOUTS)}")
-        self.files = files_of_splits(path)
+        self.files = files_of_splits(self.path)
 
     def identity(self) -> dict[str, Any]:
         """Name the files: by content up to 64 MB, by names, sizes and modification times (in nanoseconds) above."""
         paths = [(split, path) for split, files in self.files.items() for path in files]
-        whole = sum(path.stat().st_size for _, path in paths) <= HASHED_WHOLE
-        known = [(split, path.name, sha256(path) if whole else _size_and_time(path)) for split, path in paths]
+        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for _, path in paths]
+        whole = sum(size for size, _ in stats) <= HASHED_WHOLE
+        facts = [sha256(path) for _, path in paths] if whole else stats
+        known = [(split, path.name, fact) for (split, path), fact in zip(paths, facts, strict=True)]
         column, layout = self.preparation.text_column, self.preparation.layout
         return {"files": known, "column": column, "layout": layout, "shares": [*shares_of(self.preparation).values()]}
 
@@ -165,8 +162,3 @@ class TextFiles(TextData):
         files = self.files.get(split, self.files["train"])
         for path in files:
             yield from capped(self._of_file(path, split), max_bytes // len(files))
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns

@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pretraining.text.data.files import missing_column, read_texts
 ROWS_PER_GROUP = 1000
 
 
+@dataclass(kw_only=True, eq=False)
 class HubText(TextData):
     """A text column of a data set of the hub or of a local directory; `name:configuration` where it has several.
 
@@ -33,22 +35,14 @@ class HubText(TextData):
     newer version from the hub.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        max_bytes: int,
-        max_tokens: int,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-        preparation: Preparation | None = None,
-    ) -> None:
-        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
-        self.name, self.max_bytes, self.preparation = name, max_bytes, preparation or Preparation()
-        local = Path(name).expanduser()
-        self._path, _, configuration = (str(local), "", "") if local.exists() else name.partition(":")
+    name: str
+    max_bytes: int
+    preparation: Preparation = TextData.preparation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        local = Path(self.name).expanduser()
+        self._path, _, configuration = (str(local), "", "") if local.exists() else self.name.partition(":")
         self._configuration = configuration or None
 
     @functools.cached_property
@@ -65,9 +59,8 @@ class HubText(TextData):
         there = json.loads((build_once(place, self._write_splits) / "splits.json").read_text())
         given = names_of_splits(there)
         if "train" not in given:
-            raise ValueError(
-                f"data.name={self.name} has the splits {there}, but none is called train: choose one that has it"
-            )
+            what = f"data.name={self.name} has the splits {there}, but none is called train"
+            raise ValueError(f"{what}: choose one that has it")
         return given
 
     def _write_splits(self, directory: Path) -> None:
@@ -96,10 +89,8 @@ class HubText(TextData):
                     raise ValueError(missing_column(place, column, sorted(group[0])))
                 texts = [record[column] or "" for record in group]
                 if not all(isinstance(text, str) for text in texts):
-                    raise ValueError(
-                        f"data.name={self.name}: column {column!r} is not text: set data.preparation.text_column to "
-                        "one that is"
-                    )
+                    what = f"data.name={self.name}: column {column!r} is not text"
+                    raise ValueError(f"{what}: set data.preparation.text_column to one that is")
                 for text in texts:
                     digest.update(text.encode() + b"\0")
                     size += len(text.encode())
@@ -131,7 +122,6 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except (DatasetsError, FileNotFoundError, ConnectionError, ImportError) as error:
-        raise FileNotFoundError(
-            f"data.name={name} cannot be read ({' '.join(str(error).split())[:300]}): give a local directory, or the "
-            "name of a data set of the hub, as name:configuration where it has several"
-        ) from error
+        what = f"data.name={name} cannot be read ({' '.join(str(error).split())[:300]})"
+        cure = "a local directory, or the name of a data set of the hub, as name:configuration where it has several"
+        raise FileNotFoundError(f"{what}: give {cure}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class DocsTopicText(LabelledDocuments):
         return docs_topic(split, cache_dir=str(self.cache_dir))
 
 
+@dataclass(kw_only=True, eq=False)
 class LabelledTextFiles(LabelledDocuments):
     """Tables (.parquet, .csv, .jsonl) of texts with a class: the columns `text` and `label`, a string or an integer.
 
@@ -96,20 +98,13 @@ class LabelledTextFiles(LabelledDocuments):
     are cut out of the training texts by their hash, `validation_share` and `test_share` of them.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | Mapping[str, str],
-        columns: Mapping[str, str],
-        shares: Mapping[str, float],
-        max_tokens: int,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-    ) -> None:
-        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
-        self.columns, self.shares, self.files = dict(columns), dict(shares), files_of_splits(path)
+    path: str | Mapping[str, str]
+    columns: Mapping[str, str]
+    shares: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.files = files_of_splits(self.path)
 
     @functools.cached_property
     def tables(self) -> dict[str, list[tuple[str, str]]]:

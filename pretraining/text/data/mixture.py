@@ -1,13 +1,11 @@
-"""Several text sources as one, in given shares: each row of an epoch comes from one of them.
-
-Shapes: B rows of a batch, R rows of an epoch, V vocabulary.
-"""
+"""Several text sources as one, in given shares: each row of an epoch comes from one of them."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from pretraining.text.tokenizer import TextPreprocess
 HUB_BYTES = 10_000_000_000  # of a source from the hub, where it does not say max_bytes
 
 
+@dataclass(kw_only=True, eq=False)
 class Mixture(TextData):
     """Sources with weights: a weight is a source's share of the rows of every epoch.
 
@@ -32,25 +31,17 @@ class Mixture(TextData):
     any source; larger sources go on where they were in the next one.
     """
 
-    def __init__(
-        self,
-        *,
-        sources: Sequence[Mapping[str, Any]],
-        max_tokens: int,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        cache_dir: str,
-        preparation: Preparation | None = None,
-    ) -> None:
-        super().__init__(max_tokens, batch_size, eval_batch_size, workers, cache_dir)
-        shared = dict(vars(self))  # what every source is read with
-        self.preparation = preparation or Preparation()
-        weights = np.array([_weight(number, source) for number, source in enumerate(sources)])
+    sources: Sequence[Any]  # settings of each, in whose place the opened ones come
+    preparation: Preparation = TextData.preparation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = np.array([_weight(number, source) for number, source in enumerate(self.sources)])
         if not len(weights):
             raise ValueError("data.sources is empty: list at least one source, like {path: corpus.txt, weight: 1.0}")
         self.weights = weights / weights.sum()
-        self.sources = [_opened(number, source, shared, self.preparation) for number, source in enumerate(sources)]
+        shared = {field.name: getattr(self, field.name) for field in fields(TextData)}
+        self.sources = [_opened(number, source, shared, self.preparation) for number, source in enumerate(self.sources)]
 
     def texts(self, split: str) -> Iterator[str]:
         """Read the documents of a split, source after source; weights do not matter here."""
@@ -77,11 +68,9 @@ class Mixture(TextData):
         planned = [PlannedText(corpus, functools.partial(plan, corpus, seed)) for corpus in corpora]
         mixed = MixedText(planned, self.weights, seed=seed)
         if split == "train" and mixed.count(0) < self.batch_size:
-            raise ValueError(
-                f"an epoch of this mixture has {mixed.count(0)} rows, less than one batch of data.batch_size="
-                f"{self.batch_size}: give the smallest source more text or less weight (data.sources=), or lower "
-                "data.batch_size"
-            )
+            what = f"{mixed.count(0)} rows, less than one batch of data.batch_size={self.batch_size}"
+            cure = "give the smallest source more text or less weight (data.sources=), or lower data.batch_size"
+            raise ValueError(f"an epoch of this mixture has {what}: {cure}")
         return mixed
 
 
@@ -100,10 +89,8 @@ def _opened(number: int, source: Mapping[str, Any], shared: dict[str, Any], prep
         return HubText(**{"max_bytes": HUB_BYTES} | given, **shared, preparation=preparation)
     if given == {"builtin": "stdlib_docs"}:
         return StdlibDocs(**shared)
-    raise ValueError(
-        f"data.sources[{number}] has the keys {sorted(given)}: give path (local files), name and perhaps max_bytes "
-        "(hub), or builtin: stdlib_docs, beside weight"
-    )
+    cure = "give path (local files), name and perhaps max_bytes (hub), or builtin: stdlib_docs, beside weight"
+    raise ValueError(f"data.sources[{number}] has the keys {sorted(given)}: {cure}")
 
 
 class MixedText(MixedRows):
