@@ -25,30 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.mlm_text import SHAPES
-from experiments.benchmarks.turns import alternate, make_parser
+from experiments.benchmarks.turns import DEVICE, alternate, read_options
 
 DEFAULT_CADENCE = 200  # steps: conf/trainer/cpu.yaml
 
 
 def overrides(shape: str, device: str, steps: int, checkpoint_every: int) -> list[str]:
     """Describe a run without evaluation."""
-    config = SHAPES[shape]
-    return [
-        "objective=masked_language",
-        "data=stdlib_docs",
-        "backbone=bert_mini",
-        *(f"backbone.config.{name}={value}" for name, value in config.items()),
-        "backbone.impl=fast",
-        "data.max_tokens=128",
-        f"trainer.max_steps={steps}",
-        "trainer.log_every=10",
-        "trainer.val_every=0",
-        f"trainer.checkpoint_every={checkpoint_every}",
-        f"trainer.accelerator={device}",
-        "trainer.precision=bf16" if device == "cuda" else "trainer.precision=fp32",
-        "logger.wandb.mode=disabled",
-        "logger.progress=false",
-    ]
+    sizes = [f"backbone.config.{name}={value}" for name, value in SHAPES[shape].items()]
+    model = ["objective=masked_language", "data=stdlib_docs", "data.max_tokens=128", "backbone=bert_mini", *sizes]
+    cadence = [f"trainer.max_steps={steps}", "trainer.log_every=10", "trainer.val_every=0"]
+    machine = [f"trainer.accelerator={device}", f"trainer.precision={'bf16' if device == 'cuda' else 'fp32'}"]
+    quiet = ["logger.wandb.mode=disabled", "logger.progress=false"]
+    cadence += [f"trainer.checkpoint_every={checkpoint_every}"]
+    return [*model, "backbone.impl=fast", *cadence, *machine, *quiet]
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
@@ -159,13 +149,8 @@ def _pass_times(number: int, port: int, arguments: list[str], passes: int, answe
 
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="mini")
-    parser.add_argument("--batch", type=int, default=32, help="rows of each process")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    given = parser.parse_args()
+    rows = 32, "rows of each process"
+    given = read_options(__doc__, shape=("mini", sorted(SHAPES)), batch=rows, steps=40, rounds=3, device=DEVICE)
     shared = overrides(given.shape, given.device, given.steps, checkpoint_every=10**6)
     sides = {
         "one": [*shared, f"data.batch_size={given.batch}"],
