@@ -4,6 +4,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,12 +85,8 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
             decided = decide(spec, arms, directory, executor, commands.measure, tell)
             study = expand(spec, directory=directory, resolve=commands.resolve, decided=decided)
         save_study(study)
-        with draw_progress(study) as progress:
-            opened = executor()
-            try:
-                status = run_study(study, executor=opened, watch=progress, retry_failed=config["retry_failed"])
-            finally:
-                opened.close()
+        with draw_progress(study) as progress, closing(executor()) as opened:
+            status = run_study(study, executor=opened, watch=progress, retry_failed=config["retry_failed"])
         results = collect(study)
         path = report.write(results)
     comparison = compare(results)

@@ -58,11 +58,6 @@ class Axis(NamedTuple):
     place: Callable[[float], float]
 
 
-def arm_style(index: int) -> str:
-    """Name the colour class of an arm by its place in the study."""
-    return f"s{index % 8}"
-
-
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Choose round numbers that cover [low, high]."""
     span = (high - low) or abs(high) or 1.0

@@ -15,7 +15,7 @@ from experiments.report.statistics import (
     within_pretraining,
 )
 from experiments.study.collect import Results, Values
-from experiments.study.graph import FINETUNING, PRETRAINING, Cell
+from experiments.study.graph import PRETRAINING, Cell
 
 BOOTSTRAP_DRAWS = 1000
 OVER_PRETRAININGS = "pretraining seeds"
@@ -71,11 +71,6 @@ class Comparison(NamedTuple):
     costs: list[Cost]
 
     @property
-    def too_few_to_test(self) -> bool:
-        """Whether arms are compared, but no test is worth its name."""
-        return bool(self.contrasts) and any(contrast.p is None for contrast in self.contrasts)
-
-    @property
     def cost_columns(self) -> dict[str, str]:
         """What was counted of any arm, with a heading; each modality's unit follows the examples."""
         counted = _counted(*dict.fromkeys(cost.unit for cost in self.costs))
@@ -97,7 +92,11 @@ def compare(results: Results) -> Comparison:
                 twins = results.values(cell, arm, pretrained=False)
                 rows.append(_row(cell, arm, values, twins, _resampled(results, cell, arm)))
     arms = dict.fromkeys(node.source.arm for node in results.nodes(PRETRAINING))
-    return Comparison(rows, _contrasts(results), _ranks(rows), [_cost(results, arm) for arm in arms])
+    scores: dict[str, dict[Cell, float]] = {}
+    for row in rows:
+        scores.setdefault(row.arm, {})[row.cell] = row.value.mean
+    ranks = average_rank(scores) if len(scores) > 1 else {}
+    return Comparison(rows, _contrasts(results), ranks, [_cost(results, arm) for arm in arms])
 
 
 def _replicates(values: Values) -> dict[tuple[int, int], float]:
@@ -116,18 +115,11 @@ def _paired(first: Values, second: Values) -> tuple[Values, Values]:
 def _row(cell: Cell, arm: str, values: Values, twins: Values, resampled: Interval | None) -> Row:
     pretrainings = len({pretraining for pretraining, _ in values})
     both, both_twins = _paired(values, twins)
-    return Row(
-        cell,
-        arm,
-        mean_interval(list(_replicates(values).values())),
-        mean_interval(list(_replicates(twins).values())) if twins else None,
-        paired_difference(_replicates(both), _replicates(both_twins)) if both else None,
-        OVER_FINETUNINGS if pretrainings == 1 else OVER_PRETRAININGS,
-        pretrainings,
-        list(values.values()),
-        list(twins.values()),
-        resampled,
-    )
+    own, fresh = (mean_interval(list(_replicates(v).values())) if v else None for v in (values, twins))
+    assert own is not None
+    difference = paired_difference(_replicates(both), _replicates(both_twins)) if both else None
+    unit, points = OVER_FINETUNINGS if pretrainings == 1 else OVER_PRETRAININGS, list(values.values())
+    return Row(cell, arm, own, fresh, difference, unit, pretrainings, points, list(twins.values()), resampled)
 
 
 def _resampled(results: Results, cell: Cell, arm: str) -> Interval | None:
@@ -164,13 +156,6 @@ def _contrasts(results: Results) -> list[Contrast]:
     return [contrast._replace(p=tested[contrast[:3]]) for contrast in found] if tested else found
 
 
-def _ranks(rows: list[Row]) -> dict[str, float]:
-    scores: dict[str, dict[Cell, float]] = {}
-    for row in rows:
-        scores.setdefault(row.arm, {})[row.cell] = row.value.mean
-    return average_rank(scores) if len(scores) > 1 else {}
-
-
 def _cost(results: Results, arm: str) -> Cost:
     nodes = [node for node in results.nodes(PRETRAINING) if node.source.arm == arm]
     runs = [{**results.states[node.name], **results.metrics[node.name]} for node in nodes]
@@ -194,11 +179,3 @@ def _planned(results: Results, run: str) -> str:
     if hours is not None:
         planned = f"{hours:g} hours, measured as {planned}"
     return planned or "not stated"
-
-
-def total_seconds(results: Results) -> tuple[float, float]:
-    """Add up the seconds spent in pretraining and in finetuning, all runs together."""
-    spent = {PRETRAINING: 0.0, FINETUNING: 0.0}
-    for node in results.study.nodes:
-        spent[node.command] += float(results.states[node.name].get("seconds") or 0)
-    return spent[PRETRAINING], spent[FINETUNING]

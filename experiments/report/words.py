@@ -13,7 +13,7 @@ NOTHING = "\N{EN DASH}"
 def describe(comparison: Comparison) -> list[str]:
     """Write a sentence for each finding, and for each absence of one."""
     sentences = [_sentence(row) for row in comparison.rows] + describe_pretraining(comparison)
-    if comparison.too_few_to_test:
+    if any(contrast.p is None for contrast in comparison.contrasts):
         sentences.append(
             "Too few pretraining seeds to test one arm against another: "
             f"{SEEDS_TO_TEST} are needed. Their differences are shown with intervals, not judged."

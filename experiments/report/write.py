@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jinja2
 
 from experiments.report import plots, words
 from experiments.report.charts import STYLE, standalone
-from experiments.report.compare import compare, total_seconds
+from experiments.report.compare import compare
 from experiments.study.collect import Results, config_difference
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
 from pretraining.cache import replace_text
@@ -57,7 +56,7 @@ def write(results: Results) -> Path:
         "environment": environment(),
         "cost_of": {cost.arm: words.describe_cost(cost) for cost in comparison.costs},
         "pictures": _pictures(results),
-        "spent": [words.clock(seconds) for seconds in total_seconds(results)],
+        "spent": [words.clock(_seconds(results, command)) for command in (PRETRAINING, FINETUNING)],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
         "chart_style": STYLE,
     }
@@ -65,6 +64,11 @@ def write(results: Results) -> Path:
         template = _templates(html=name.endswith("html")).get_template(f"{name}.jinja")
         replace_text(directory / name, template.render(content))
     return directory / "report.html"
+
+
+def _seconds(results: Results, command: str) -> float:
+    nodes = (node for node in results.study.nodes if node.command == command)
+    return sum((float(results.states[node.name].get("seconds") or 0) for node in nodes), 0.0)
 
 
 def _pictures(results: Results) -> dict[str, dict[str, str]]:
@@ -80,7 +84,8 @@ def _pictures(results: Results) -> dict[str, dict[str, str]]:
 
 def count_runs(results: Results) -> dict[str, int]:
     """Count all runs, those done, and the others by their status."""
-    left = [state.get("status", "not started") for _, state in results.unfinished()]
+    nodes = [node for node in results.study.nodes if node.name not in results.metrics]
+    left = [results.states[node.name].get("status", "not started") for node in nodes]
     others = {status: left.count(status) for status in sorted(set(left))}
     return {"all": len(results.study.nodes), "done": len(results.metrics), **others}
 
@@ -114,7 +119,8 @@ def environment() -> dict[str, Any]:
 
 def _entry(results: Results, node: Node) -> RunEntry:
     state = results.states[node.name]
-    config, reference = results.configs.get(node.name), _reference(results, node)
+    config, alike = results.configs.get(node.name), results.nodes(node.command)
+    reference = next((results.configs[n.name] for n in alike if n.name in results.configs), None)
     difference = config_difference(config, reference) if config and reference and config is not reference else {}
     metric = node.cell.metric if node.cell else "validation/loss"
     return RunEntry(
@@ -129,16 +135,9 @@ def _entry(results: Results, node: Node) -> RunEntry:
     )
 
 
-def _reference(results: Results, node: Node) -> Mapping[str, Any] | None:
-    """Find the configuration of the study's first run of the same command."""
-    return next((results.configs[n.name] for n in results.nodes(node.command) if n.name in results.configs), None)
-
-
 def _templates(*, html: bool) -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    found = jinja2.Environment(
-        loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+    strict: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=html, **strict)
     for written in (words.signed, words.between, words.short, words.spread, words.amount, words.ends):
         found.filters[written.__name__] = written
     return found

@@ -5,6 +5,7 @@ Both are kept in the study's directory, so a study started again goes on where i
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,10 +141,7 @@ def decide(
     steps = calibrate(arms, directory, measure, tell) if (spec["budget"] or {}).get("hours") is not None else {}
     chosen: dict[str, list[str]] = {}
     if spec.get("tune"):
-        opened = executor()
-        try:
+        with closing(executor()) as opened:
             timed = [arm.with_steps(steps.get(arm.name)) for arm in arms]
             chosen = tune_arms(timed, spec["tune"], directory, opened, tell)
-        finally:
-            opened.close()
     return Decided(steps, chosen)
