@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,12 +74,8 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     refuse_former_study(directory)
     study = expand(spec, directory=directory, resolve=commands.resolve)
 
-    def executor() -> Executor:
-        return _executor(config, directory, commands.run)
-
-    def tell(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
-
+    executor = partial(_executor, config, directory, commands.run)
+    tell = partial(console.print, highlight=False, soft_wrap=True)
     with lock_study(directory):
         if needs_decisions(spec):
             arms = list(list_arms(spec, commands.resolve))
@@ -95,7 +92,7 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     for sentence in [*words.describe_pretraining(comparison), *costs]:
         console.print(sentence, highlight=False)
     tell(f"report: {path}")
-    return _farewell(console, status)
+    return _farewell(console, list(status.values()))
 
 
 def with_search_path(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -119,8 +116,7 @@ def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:
     return Here(directory, run) if workers == 1 else Processes(directory, run, workers)
 
 
-def _farewell(console: Console, status: Mapping[str, str]) -> int:
-    found = list(status.values())
+def _farewell(console: Console, found: list[str]) -> int:
     if all(state == DONE for state in found):
         return 0
     failed, rest = found.count(FAILED), f"{found.count(SKIPPED)} were skipped because of it"

@@ -48,16 +48,9 @@ def pictures(count: int, size: int) -> Tensor:
 
 def our_views(size: int, impl: Implementation = "auto") -> Views:
     """Build our chain."""
-    return Views(
-        count=2,
-        crop=Crop(size=size),
-        jitter=Jitter(),
-        greyscale=0.2,
-        blur=Blur(kernel_size=kernel_size(size)),
-        solarise=0.0,
-        output=Output(mean=tuple(MEAN), std=tuple(STD), channels_last=False),
-        impl=impl,
-    )
+    crop, jitter, blur = Crop(size=size), Jitter(), Blur(kernel_size=kernel_size(size))
+    output = Output(mean=tuple(MEAN), std=tuple(STD), channels_last=False)
+    return Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output, impl=impl)
 
 
 def same_by_torchvision(
@@ -94,19 +87,12 @@ def check_equal(size: int, count: int = 16) -> float:
 
 def torchvision_side(size: int, images: Tensor, *, pil: bool) -> Callable[[], int]:
     """Prepare torchvision's chain, image by image as a data loader's worker runs it."""
-    blur = v2.GaussianBlur(kernel_size(size), (0.1, 2.0))
-    chain = v2.Compose(
-        [
-            v2.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([blur], 0.5),
-            *([v2.ToImage()] if pil else []),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
-        ]
-    )
+    crop = v2.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    jitter = v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8)
+    blur = v2.RandomApply([v2.GaussianBlur(kernel_size(size), (0.1, 2.0))], 0.5)
+    steps = [crop, v2.RandomHorizontalFlip(), jitter, v2.RandomGrayscale(0.2), blur]
+    steps += [v2.ToImage()] if pil else []
+    chain = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     inputs = [reference.to_pil_image(image) if pil else image for image in images[:32]]
 
     def run() -> int:

@@ -65,13 +65,8 @@ def train(
     loader = StepLoader(source, collate, **order)
     with tempfile.TemporaryDirectory() as directory:
         losses = Losses(Path(directory) / "metrics.csv")
-        throughput = Throughput(
-            every=LOG_EVERY,
-            evaluated_every=0,
-            step_flops=lambda step: 0.0,
-            wait_seconds=lambda: loader.wait_seconds,
-            unit=backbone.modality.unit,
-            show=False,
-        )
+        unit = backbone.modality.unit
+        silent: dict[str, Any] = {"evaluated_every": 0, "step_flops": lambda step: 0.0, "show": False}
+        throughput = Throughput(every=LOG_EVERY, wait_seconds=lambda: loader.wait_seconds, unit=unit, **silent)
         pace = Pace(turn, losses, {"precision": precision, **facts})
         build_trainer(settings, [losses], [throughput, pace], Path(directory)).fit(module, loader)

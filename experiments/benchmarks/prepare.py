@@ -70,9 +70,8 @@ def theirs(source: Path, tokenizer: Path, scratch: Path, workers: int) -> int:
     def chain(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = {name: [item for part in parts for item in part] for name, parts in batch.items()}
         end = len(joined["input_ids"]) // ROW_TOKENS * ROW_TOKENS
-        return {
-            name: [items[at : at + ROW_TOKENS] for at in range(0, end, ROW_TOKENS)] for name, items in joined.items()
-        }
+        rows = range(0, end, ROW_TOKENS)
+        return {name: [items[at : at + ROW_TOKENS] for at in rows] for name, items in joined.items()}
 
     raw = datasets.load_dataset("json", data_files=str(source), split="train", cache_dir=str(scratch))
     rows = raw.map(tokenize, remove_columns=["text"], **options).map(chain, **options)

@@ -41,20 +41,16 @@ def overrides(shape: str, device: str, steps: int, checkpoint_every: int) -> lis
     return [*model, "backbone.impl=fast", *cadence, *machine, *quiet]
 
 
-def run(arguments: list[str]) -> dict[str, Any]:
-    """Carry out one run; returns its final numbers."""
+def tokens_per_second(name: str, arguments: list[str]) -> float:
+    """Carry out one run and print its speed."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "pretraining", *arguments, f"run_dir={directory}/run"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-        return json.loads((Path(directory) / "run" / "metrics.json").read_text())
-
-
-def tokens_per_second(name: str, arguments: list[str]) -> float:
-    """Carry out one run and print its speed."""
-    rate = run(arguments)["throughput/tokens_per_second"]
+        numbers = json.loads((Path(directory) / "run" / "metrics.json").read_text())
+    rate = numbers["throughput/tokens_per_second"]
     print(f"  {name} process(es): {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
     return rate
 

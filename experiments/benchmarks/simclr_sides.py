@@ -55,24 +55,14 @@ def our_objective() -> Any:
     from pretraining.objectives.image.simclr import SimCLR
     from pretraining.optim.optimizers import SGD
 
-    views = Views(
-        count=2,
-        crop=Crop(size=SIZE, interpolation="bilinear"),
-        jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
-        greyscale=0.2,
-        blur=Blur(probability=0.0, kernel_size=3),
-        solarise=0.0,
-        output=Output(mean=tuple(MEAN), std=tuple(STD)),
-    )
+    crop, output = Crop(size=SIZE, interpolation="bilinear"), Output(mean=tuple(MEAN), std=tuple(STD))
+    jitter, blur = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1), Blur(probability=0.0, kernel_size=3)
+    views = Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output)
     schedule: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
     optimizer = SGD(peak_lr=RATE, **LEARNING, **schedule, nesterov=False, decay_vectors=True)
-    return SimCLR(
-        backbone=TorchvisionBackbone(name="resnet18", stem="cifar"),
-        optimizer=optimizer,
-        views=views,
-        projector=Projector(layers=2, hidden=512, output=128, output_norm="full"),
-        temperature=0.5,
-    )
+    backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
+    projector = Projector(layers=2, hidden=512, output=128, output_norm="full")
+    return SimCLR(backbone=backbone, optimizer=optimizer, views=views, projector=projector, temperature=0.5)
 
 
 class Pictures(torch.utils.data.Dataset[list[Tensor]]):

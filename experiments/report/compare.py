@@ -5,15 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.report.statistics import (
-    Interval,
-    average_rank,
-    mean_interval,
-    nested_bootstrap,
-    p_values,
-    paired_difference,
-    within_pretraining,
-)
+from experiments.report import statistics
+from experiments.report.statistics import Interval, mean_interval
 from experiments.study.collect import Results, Values
 from experiments.study.graph import PRETRAINING, Cell
 
@@ -95,7 +88,7 @@ def compare(results: Results) -> Comparison:
     scores: dict[str, dict[Cell, float]] = {}
     for row in rows:
         scores.setdefault(row.arm, {})[row.cell] = row.value.mean
-    ranks = average_rank(scores) if len(scores) > 1 else {}
+    ranks = statistics.average_rank(scores) if len(scores) > 1 else {}
     return Comparison(rows, _contrasts(results), ranks, [_cost(results, arm) for arm in arms])
 
 
@@ -103,7 +96,7 @@ def _replicates(values: Values) -> dict[tuple[int, int], float]:
     """Reduce runs to one number per unit of replication: pretraining seeds if several, else finetuning seeds."""
     if len({pretraining for pretraining, _ in values}) == 1:
         return values
-    return {(seed, 0): value for seed, value in within_pretraining(values).items()}
+    return {(seed, 0): value for seed, value in statistics.within_pretraining(values).items()}
 
 
 def _paired(first: Values, second: Values) -> tuple[Values, Values]:
@@ -117,7 +110,7 @@ def _row(cell: Cell, arm: str, values: Values, twins: Values, resampled: Interva
     both, both_twins = _paired(values, twins)
     own, fresh = (mean_interval(list(_replicates(v).values())) if v else None for v in (values, twins))
     assert own is not None
-    difference = paired_difference(_replicates(both), _replicates(both_twins)) if both else None
+    difference = statistics.paired_difference(_replicates(both), _replicates(both_twins)) if both else None
     unit, points = OVER_FINETUNINGS if pretrainings == 1 else OVER_PRETRAININGS, list(values.values())
     return Row(cell, arm, own, fresh, difference, unit, pretrainings, points, list(twins.values()), resampled)
 
@@ -135,7 +128,7 @@ def _resampled(results: Results, cell: Cell, arm: str) -> Interval | None:
         by_seed.setdefault(pretraining if several else finetuning, []).append(gain)
     # Finetuning seeds of one pretraining are averaged per example: the test examples are the same.
     gains = [np.mean(found, axis=0) for found in by_seed.values()]
-    return nested_bootstrap(gains, shared_examples=True, draws=BOOTSTRAP_DRAWS)
+    return statistics.nested_bootstrap(gains, shared_examples=True, draws=BOOTSTRAP_DRAWS)
 
 
 def _contrasts(results: Results) -> list[Contrast]:
@@ -152,7 +145,7 @@ def _contrasts(results: Results) -> list[Contrast]:
             unit = OVER_PRETRAININGS if several else OVER_FINETUNINGS
             found.append(Contrast(cell, first, second, mean_interval(gains), unit, None))
             differences[cell, first, second] = gains if several else []
-    tested = p_values(differences)
+    tested = statistics.p_values(differences)
     return [contrast._replace(p=tested[contrast[:3]]) for contrast in found] if tested else found
 
 

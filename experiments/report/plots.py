@@ -26,7 +26,6 @@ class Chart(NamedTuple):
 class Panel(NamedTuple):
     """Learning curves of arms that the same tasks measure; ``xs`` and ``ys`` are the choices."""
 
-    title: str
     names: list[tuple[str, str]]
     xs: dict[str, str]
     ys: dict[str, str]
@@ -71,7 +70,7 @@ def _panel(curves: list[Curve], style: dict[str, str]) -> Panel:
             ]
             svg = line_chart(lines, title=f"{y} over {x_label}", x_label=x_label, y_label=y)
             charts.append(Chart(_slug("curve", *arms, y, "over", x), x, y, svg))
-    return Panel(", ".join(arms), [(arm, style[arm]) for arm in arms], xs, ys, charts)
+    return Panel([(arm, style[arm]) for arm in arms], xs, ys, charts)
 
 
 def draw_bars(comparison: Comparison) -> dict[str, str]:

@@ -7,7 +7,7 @@ import platform
 import shlex
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
@@ -21,19 +21,6 @@ from pretraining.runs.provenance import software
 
 TEMPLATES = Path(__file__).parent / "templates"
 SELF_EVIDENT = {"run_dir", "handoff"}  # differ in every run, and say nothing
-
-
-class RunEntry(NamedTuple):
-    """A run as the report lists it."""
-
-    name: str
-    title: str
-    status: str
-    seconds: str
-    value: str
-    command: str
-    difference: dict[str, tuple[Any, Any]]
-    error: str
 
 
 def write(results: Results) -> Path:
@@ -117,22 +104,22 @@ def environment() -> dict[str, Any]:
     return {name: value for name, value in (software() | machine).items() if value is not None}
 
 
-def _entry(results: Results, node: Node) -> RunEntry:
+def _entry(results: Results, node: Node) -> dict[str, Any]:
+    """Describe a run as the report lists it."""
     state = results.states[node.name]
     config, alike = results.configs.get(node.name), results.nodes(node.command)
     reference = next((results.configs[n.name] for n in alike if n.name in results.configs), None)
     difference = config_difference(config, reference) if config and reference and config is not reference else {}
     metric = node.cell.metric if node.cell else "validation/loss"
-    return RunEntry(
-        node.name,
-        node.title(),
-        state.get("status", "not started"),
-        f"{state['seconds']:.1f} s" if "seconds" in state else "",
-        words.headline(results.metrics.get(node.name, {}), metric).replace(metric, words.short(metric)),
-        shlex.join(["python", "-m", node.command, *node.overrides]),
-        {key: pair for key, pair in difference.items() if key not in SELF_EVIDENT},
-        str(state.get("error", "")),
-    )
+    return {
+        "title": node.title(),
+        "status": state.get("status", "not started"),
+        "seconds": f"{state['seconds']:.1f} s" if "seconds" in state else "",
+        "value": words.headline(results.metrics.get(node.name, {}), metric).replace(metric, words.short(metric)),
+        "command": shlex.join(["python", "-m", node.command, *node.overrides]),
+        "difference": {key: pair for key, pair in difference.items() if key not in SELF_EVIDENT},
+        "error": str(state.get("error", "")),
+    }
 
 
 def _templates(*, html: bool) -> jinja2.Environment:

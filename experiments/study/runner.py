@@ -85,9 +85,8 @@ def redirect_output(path: Path) -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     # Never closed on purpose: a logging handler made meanwhile may keep one of them.
-    out, err = (
-        io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), line_buffering=True) for descriptor in (1, 2)
-    )
+    files = [io.FileIO(descriptor, "w", closefd=False) for descriptor in (1, 2)]
+    out, err = (io.TextIOWrapper(file, line_buffering=True) for file in files)
     with path.open("a") as file:
         try:
             os.dup2(file.fileno(), 1)

@@ -17,6 +17,8 @@ from experiments.study.graph import FINETUNING, PRETRAINING, Node
 from experiments.study.runner import DONE, FAILED, RUNNING, SKIPPED, Executor
 from pretraining.runs.snapshot import snapshot_environment
 
+Options = Mapping[str, Any]
+
 
 class SlurmJobs(Executor):
     """Submits runs with `sbatch`; at most `at_once` of them are in the queue.
@@ -27,13 +29,7 @@ class SlurmJobs(Executor):
     chains = True  # a run may be submitted before the one it needs has ended
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        pretraining: Mapping[str, Any],
-        finetuning: Mapping[str, Any],
-        at_once: int,
-        poll_seconds: float,
+        self, directory: Path, *, pretraining: Options, finetuning: Options, at_once: int, poll_seconds: float
     ) -> None:
         super().__init__(directory)
         self.slots, self._poll_seconds = at_once, poll_seconds
