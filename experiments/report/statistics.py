@@ -82,9 +82,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return [float(x) for x in adjusted]
+    return np.minimum(stepped, 1.0)[np.argsort(order)].tolist()
 
 
 def average_rank(scores: Mapping[str, Mapping[Key, float]]) -> dict[str, float]:
@@ -132,5 +130,4 @@ def p_values(differences: Mapping[Key, Sequence[float]]) -> dict[Key, float] | N
     """Compute the Holm-adjusted sign-flip p of every comparison; None if any has too few seeds to test."""
     if not differences or any(len(d) < SEEDS_TO_TEST for d in differences.values()):
         return None
-    adjusted = holm([sign_flip_p(d) for d in differences.values()])
-    return dict(zip(differences, adjusted, strict=True))
+    return dict(zip(differences, holm([sign_flip_p(d) for d in differences.values()]), strict=True))

@@ -31,6 +31,7 @@ def write(results: Results) -> Path:
     for name, svg in {**bars, **costs, **{c.name: c.svg for panel in panels for c in panel.charts}}.items():
         (directory / "plots" / f"{name}.svg").write_text(standalone(svg))
     write_csv(results, directory / "results.csv")
+    machine = {"platform": platform.platform(terse=True), "cores": os.cpu_count()}
     content = {
         "study": results.study,
         "comparison": comparison,
@@ -40,7 +41,7 @@ def write(results: Results) -> Path:
         "bars": bars,
         "cost_charts": costs,
         "runs": [_entry(results, node) for node in results.study.nodes],
-        "environment": environment(),
+        "environment": {name: value for name, value in (software() | machine).items() if value is not None},
         "cost_of": {cost.arm: words.describe_cost(cost) for cost in comparison.costs},
         "pictures": _pictures(results),
         "spent": [words.clock(_seconds(results, command)) for command in (PRETRAINING, FINETUNING)],
@@ -96,12 +97,6 @@ def write_csv(results: Results, path: Path) -> None:
                 taken = cost.spent.get("seconds")
                 spent = [cost.planned, cost.spent.get("flops"), None if taken is None else round(taken, 1)]
             writer.writerow([task, mode, labels, *source, metric, results.metric(node), seconds, *spent, node.name])
-
-
-def environment() -> dict[str, Any]:
-    """Name what the report was made with, as far as it is known."""
-    machine = {"platform": platform.platform(terse=True), "cores": os.cpu_count()}
-    return {name: value for name, value in (software() | machine).items() if value is not None}
 
 
 def _entry(results: Results, node: Node) -> dict[str, Any]:

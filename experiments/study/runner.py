@@ -199,16 +199,13 @@ class Processes(Executor):
         ended = []
         for future in wait(self.submitted, return_when=FIRST_COMPLETED).done:
             node, pool = self.submitted.pop(future)
-            error = future.exception()
-            if error is None:
+            try:
                 state = future.result()
-            elif isinstance(error, BrokenProcessPool):
+            except BrokenProcessPool:
                 pool.shutdown()
                 pool = self._pool()
                 reason = "the process of the run died without a word (out of memory, or killed)"
                 state = self.journal.write(node, status=FAILED, ended=time.time(), error=reason)
-            else:
-                raise error
             self._free.append(pool)
             ended.append((node, state))
         return ended

@@ -44,16 +44,13 @@ class SlurmJobs(Executor):
         number = self.journal.read(node).get("job")
         goes_on = number in self._known and self._known[number].goes_on
         if number is None or not (goes_on or self.journal.has_numbers(node.name)):
-            number = self._submit(node)
+            log, needed = self.journal.log(node).resolve(), self._numbers.get(node.needs or "")
+            options = {"job-name": node.name, "output": log, **self._options[node.command]}
+            options |= {"dependency": f"afterok:{needed}", "kill-on-invalid-dep": "yes"} if needed else {}
+            # Last words win: a finetuning that was preempted goes on from its checkpoint, as a pretraining does.
+            number = slurm.submit(node.command, [*node.overrides, "resume=auto"], options, self._snapshot)
             self.journal.write(node, status=RUNNING, job=number, started=time.time())
         self.submitted[node.name], self._numbers[node.name] = (node, number), number
-
-    def _submit(self, node: Node) -> str:
-        options = {"job-name": node.name, "output": self.journal.log(node).resolve(), **self._options[node.command]}
-        if node.needs in self._numbers:
-            options |= {"dependency": f"afterok:{self._numbers[node.needs]}", "kill-on-invalid-dep": "yes"}
-        # Last words win: a finetuning that was preempted goes on from its checkpoint, as a pretraining does.
-        return slurm.submit(node.command, [*node.overrides, "resume=auto"], options, self._snapshot)
 
     def next(self) -> list[tuple[Node, dict[str, Any]]]:
         """Wait until some jobs have ended, and say how."""
