@@ -39,28 +39,20 @@ def build(results: Results, where: Project) -> tuple[Any, Any]:
 
     name, comparison = results.study.name, compare(results)
     curves = _curves(results, wr)
-    bars: list[Any] = [
-        wr.BarPlot(title=metric, metrics=[metric], **BY_ARM, groupby=wr.Config(ARM))
-        for metric in dict.fromkeys(cell.metric for cell in results.cells())
-    ]
+    by_arm = {**BY_ARM, "groupby": wr.Config(ARM)}
+    metrics = dict.fromkeys(cell.metric for cell in results.cells())
+    bars: list[Any] = [wr.BarPlot(title=metric, metrics=[metric], **by_arm) for metric in metrics]
     labels = x_columns(results.curves)
-    sections = [
-        ws.Section(name=f"Over {labels[axis]}", panels=panels, is_open=axis == "step")
-        for axis, panels in curves.items()
-    ]
-    sections += [
-        ws.Section(name="Downstream", panels=bars, is_open=True),
-        ws.Section(name="Settings", panels=[_coordinates(results, wr)]),
-    ]
-    workspace = ws.Workspace(
-        entity=where.entity,
-        project=where.project,
-        name=name,
-        sections=sections,
-        runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("Group") == name], groupby=[ws.Metric("JobType"), ws.Config(ARM)]
-        ),
-    )
+    sections = [ws.Section(name=f"Over {labels[x]}", panels=drawn, is_open=x == "step") for x, drawn in curves.items()]
+    sections.append(ws.Section(name="Downstream", panels=bars, is_open=True))
+    sections.append(ws.Section(name="Settings", panels=[_coordinates(results, wr)]))
+    groups: list[Any] = [ws.Metric("JobType"), ws.Config(ARM)]
+    runs = ws.RunsetSettings(filters=[ws.Metric("Group") == name], groupby=groups)
+    workspace = ws.Workspace(**where._asdict(), name=name, sections=sections, runset_settings=runs)
+
+    def grid(panels: list[Any]) -> Any:
+        return wr.PanelGrid(runsets=[_runset(wr, where, name, "pretrain")], panels=panels)
+
     # The curves again: a panel has one place.
     blocks = [
         wr.H1(name),
@@ -68,19 +60,15 @@ def build(results: Results, where: Project) -> tuple[Any, Any]:
         wr.MarkdownBlock("\n".join(f"- {line}" for line in describe(comparison)) or "Nothing has finished yet."),
         wr.MarkdownBlock(_table(comparison)),
         wr.H2("Learning curves"),
-        *(
-            wr.PanelGrid(runsets=[_runset(wr, where, name, "pretrain")], panels=panels)
-            for panels in _curves(results, wr).values()
-        ),
+        *map(grid, _curves(results, wr).values()),
         wr.H2("Downstream"),
         *(_downstream(wr, where, name, cell) for cell in results.cells()),
         wr.H2("Settings"),
-        wr.PanelGrid(runsets=[_runset(wr, where, name, "pretrain")], panels=[_coordinates(results, wr)]),
+        grid([_coordinates(results, wr)]),
         wr.MarkdownBlock(_best(results)),
     ]
     about = f"{results.study.question} Written by python -m experiments.dashboard."
-    report = wr.Report(project=where.project, entity=where.entity, title=name, description=about, blocks=blocks)
-    return workspace, report
+    return workspace, wr.Report(**where._asdict(), title=name, description=about, blocks=blocks)
 
 
 def _curves(results: Results, wr: Any) -> dict[str, list[Any]]:
@@ -90,18 +78,15 @@ def _curves(results: Results, wr: Any) -> dict[str, list[Any]]:
     drawn = ("train/loss", "validation/", "probe/")
     wanted = [column for column in sorted(columns) if column.startswith(drawn) or column in speeds] or ["train/loss"]
     labels = x_columns(results.curves)
-    return {
-        axis: [
-            wr.LinePlot(title=y, x=axis, y=[y], title_x=labels[axis], **BY_ARM, groupby=wr.Config(ARM)) for y in wanted
-        ]
-        for axis in ([axis for axis in labels if axis in columns] or ["step"])
-    }
+    by_arm = {**BY_ARM, "groupby": wr.Config(ARM)}
+    axes = [axis for axis in labels if axis in columns] or ["step"]
+    return {x: [wr.LinePlot(title=y, x=x, y=[y], title_x=labels[x], **by_arm) for y in wanted] for x in axes}
 
 
 def _runset(wr: Any, where: Project, group: str, job_type: str, name: str | None = None) -> Any:
     conditions = [f"Metric('Group') == '{group}'", f"Metric('JobType') == '{job_type}'"]
     conditions += [f"Metric('Name') == '{name}'"] if name else []
-    known = {"entity": where.entity, "project": where.project} if where.entity else {}
+    known = where._asdict() if where.entity else {}
     return wr.Runset(name=name or job_type, filters=" and ".join(conditions), groupby=[f"config.{ARM}"], **known)
 
 
@@ -121,9 +106,8 @@ def _swept(results: Results) -> list[str]:
 def _coordinates(results: Results, wr: Any) -> Any:
     """Draw every pretraining as a line through its settings to what it reached."""
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key)) for key in _swept(results) or [ARM]]
-    columns += [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(name)) for name in ("validation/loss", "flops")
-    ]
+    reached = [wr.SummaryMetric(name) for name in ("validation/loss", "flops")]
+    columns += [wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in reached]
     return wr.ParallelCoordinatesPlot(title="settings and what they reach", columns=columns)
 
 
@@ -168,15 +152,9 @@ def save(results: Results, where: Project) -> dict[str, str]:
         report.id = before["report"]
     workspace.save()
     report.save()
-    saved = {"where": list(where), "workspace": [workspace._internal_name, workspace._internal_id], "report": report.id}
-    path.write_text(json.dumps(saved) + "\n")
+    names = [workspace._internal_name, workspace._internal_id]
+    path.write_text(json.dumps({"where": list(where), "workspace": names, "report": report.id}) + "\n")
     return {"workspace": workspace.url, "report": report.url}
-
-
-def project_of(results: Results) -> str:
-    """Name the project that the study's runs were logged to."""
-    known = [config["logger.wandb.project"] for config in results.configs.values() if "logger.wandb.project" in config]
-    return known[0] if known else "pretraining"
 
 
 def make(directory: Path) -> str:
@@ -186,7 +164,8 @@ def make(directory: Path) -> str:
     from pretraining.runs.wandb_logger import key_configured
 
     results = collect(load_study(directory))
-    project, entity = project_of(results), os.environ.get("WANDB_ENTITY", "")
+    known = (config["logger.wandb.project"] for config in results.configs.values() if "logger.wandb.project" in config)
+    project, entity = next(known, "pretraining"), os.environ.get("WANDB_ENTITY", "")
     if key_configured():
         import wandb
 

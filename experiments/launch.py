@@ -4,6 +4,8 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,24 +74,16 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     refuse_former_study(directory)
     study = expand(spec, directory=directory, resolve=commands.resolve)
 
-    def executor() -> Executor:
-        return _executor(config, directory, commands.run)
-
-    def tell(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
-
+    executor = partial(_executor, config, directory, commands.run)
+    tell = partial(console.print, highlight=False, soft_wrap=True)
     with lock_study(directory):
         if needs_decisions(spec):
             arms = list(list_arms(spec, commands.resolve))
             decided = decide(spec, arms, directory, executor, commands.measure, tell)
             study = expand(spec, directory=directory, resolve=commands.resolve, decided=decided)
         save_study(study)
-        with draw_progress(study) as progress:
-            opened = executor()
-            try:
-                status = run_study(study, executor=opened, watch=progress, retry_failed=config["retry_failed"])
-            finally:
-                opened.close()
+        with draw_progress(study) as progress, closing(executor()) as opened:
+            status = run_study(study, executor=opened, watch=progress, retry_failed=config["retry_failed"])
         results = collect(study)
         path = report.write(results)
     comparison = compare(results)
@@ -98,7 +92,7 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     for sentence in [*words.describe_pretraining(comparison), *costs]:
         console.print(sentence, highlight=False)
     tell(f"report: {path}")
-    return _farewell(console, status)
+    return _farewell(console, list(status.values()))
 
 
 def with_search_path(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -122,8 +116,7 @@ def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:
     return Here(directory, run) if workers == 1 else Processes(directory, run, workers)
 
 
-def _farewell(console: Console, status: Mapping[str, str]) -> int:
-    found = list(status.values())
+def _farewell(console: Console, found: list[str]) -> int:
     if all(state == DONE for state in found):
         return 0
     failed, rest = found.count(FAILED), f"{found.count(SKIPPED)} were skipped because of it"

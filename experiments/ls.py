@@ -7,7 +7,9 @@ python -m experiments.ls runs --resubmit-failed --partition=gpu
 """
 
 import argparse
+import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from experiments.monitor.run_status import PENDING, STOPPED, RunStatus, find_runs, sbatch_shape, stop
+from experiments.monitor.run_status import PENDING, STOPPED, RunStatus, find_runs, sbatch_shape
 from experiments.report.words import NOTHING, clock
 from experiments.study import slurm
 from experiments.study.collect import load_study
@@ -44,16 +46,11 @@ def study_table(directories: list[Path], jobs: Mapping[str, slurm.Job]) -> Table
         states = [journal.read(node) for node in study.nodes]
         now = [node.title() for node, state in zip(study.nodes, states, strict=True) if _goes_on(state, jobs)]
         count = [state.get("status") for state in states]
-        report = directory / "report.html"
-        found.add_row(
-            str(directory),
-            str(count.count(DONE)),
-            f"[red]{count.count(FAILED)}[/]" if FAILED in count else "0",
-            str(len(states)),
-            "; ".join(now[:3]) + (f"; {len(now) - 3} more" if len(now) > 3 else "") or NOTHING,
-            clock(sum(float(state.get("seconds") or 0) for state in states)),
-            str(report) if report.exists() else NOTHING,
-        )
+        done, failed = str(count.count(DONE)), f"[red]{count.count(FAILED)}[/]" if FAILED in count else "0"
+        running = "; ".join(now[:3]) + (f"; {len(now) - 3} more" if len(now) > 3 else "") or NOTHING
+        taken = clock(sum(float(state.get("seconds") or 0) for state in states))
+        report = str(path) if (path := directory / "report.html").exists() else NOTHING
+        found.add_row(str(directory), done, failed, str(len(states)), running, taken, report)
     return found
 
 
@@ -91,9 +88,9 @@ def cancel(found: Sequence[RunStatus], known: list[Path], jobs: Mapping[str, slu
     numbers += [run.job for run in found if run.job is not None and run.job in jobs and jobs[run.job].goes_on]
     if numbers:
         slurm.cancel(numbers)
-    processes = [run for run in found if run.pid is not None and run.job not in numbers]
-    for run in processes:
-        stop(run)
+    processes = [run.pid for run in found if run.pid is not None and run.job not in numbers]
+    for pid in processes:
+        os.kill(pid, signal.SIGTERM)
     ended = f"ended {len(numbers)} Slurm job(s) and {len(processes)} process(es) of this machine"
     print(f"{ended}; what trained has saved, resume=auto continues")
 
@@ -119,9 +116,8 @@ def resubmit(found: Sequence[RunStatus], options: Mapping[str, str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the tables, or do what was asked; 1 if a place that was named is not there."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.ls", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    written: Any = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m experiments.ls", **written)
     parser.add_argument("places", nargs="*", help="directories to look in (runs and studies)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--cancel", action="store_true", help="end the runs and jobs found")

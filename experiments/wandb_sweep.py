@@ -36,10 +36,9 @@ def sweep(command: str, overrides: Sequence[str], *, method: str = "grid") -> di
 
 
 def _parameter(override: Override) -> dict[str, Any]:
-    if override.is_interval_sweep():
-        interval: Any = override.value()
-        return {"min": interval.start, "max": interval.end}
-    return {"values": list_choices(override)}
+    interval: Any = override.value()
+    between = override.is_interval_sweep()
+    return {"min": interval.start, "max": interval.end} if between else {"values": list_choices(override)}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -47,13 +47,6 @@ def edges(directory: Path) -> Iterator[Edge]:
         yield Edge(run_dir, f"{project}/{identity.read_text().strip()}", artifact)
 
 
-def send(fragments: Sequence[Path]) -> None:
-    """Let wandb's own command send them; it merges the fragments of a run."""
-    if fragments:
-        environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
-        subprocess.run([sys.executable, "-m", "wandb", "sync", *map(str, fragments)], env=environment, check=True)
-
-
 def join(found: Sequence[Edge], api: Any, entity: str) -> list[str]:
     """Say in W&B which finetuning used which hand-off; returns what could not be joined, and why."""
     import wandb
@@ -81,12 +74,13 @@ def main(places: Sequence[str]) -> int:
         return 2
     roots = [Path(place) for place in places or USUAL if Path(place).is_dir()]
     fragments = [fragment for root in roots for fragment in offline_runs(root)]
-    try:
-        send(fragments)
-    except subprocess.CalledProcessError as error:
-        again = "what it had sent is marked, repeat the command"
-        print(f"wandb_sync: wandb sync ended with {error.returncode}: {again}", file=sys.stderr)
-        return 1
+    if fragments:  # wandb's own command merges those of a run
+        environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+        command = [sys.executable, "-m", "wandb", "sync", *map(str, fragments)]
+        if code := subprocess.run(command, env=environment, check=False).returncode:
+            again = "what it had sent is marked, repeat the command"
+            print(f"wandb_sync: wandb sync ended with {code}: {again}", file=sys.stderr)
+            return 1
     import wandb
 
     api = wandb.Api(timeout=30)
@@ -100,12 +94,10 @@ def main(places: Sequence[str]) -> int:
 
 def _dashboards(roots: Sequence[Path]) -> int:
     studies = sorted({path.parent for root in roots for path in root.rglob("study.json")})
-    if not studies:
-        return 0
     try:
-        from experiments.dashboard import make
-
         for directory in studies:
+            from experiments.dashboard import make
+
             print(make(directory))
     except ImportError as error:
         print(f"wandb_sync: dashboards need {error.name}: pip install 'pretraining[dashboard]'", file=sys.stderr)

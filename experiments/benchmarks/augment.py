@@ -13,10 +13,10 @@ over those of the faster of torchvision's two ways.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +24,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as reference
 
-from experiments.benchmarks.turns import alternate, make_parser, rate
+from experiments.benchmarks.turns import alternate_rates, read_options
 from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
 from pretraining.image.augment.views import Implementation, Parameters
 from pretraining.random import Keys
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-ADJUSTMENTS = (
-    reference.adjust_brightness,
-    reference.adjust_contrast,
-    reference.adjust_saturation,
-    reference.adjust_hue,
-)
+ADJUSTMENTS = tuple(getattr(reference, f"adjust_{kind}") for kind in ("brightness", "contrast", "saturation", "hue"))
 SECONDS = 1.5  # of processor time per side and round
 
 
@@ -53,16 +48,9 @@ def pictures(count: int, size: int) -> Tensor:
 
 def our_views(size: int, impl: Implementation = "auto") -> Views:
     """Build our chain."""
-    return Views(
-        count=2,
-        crop=Crop(size=size),
-        jitter=Jitter(),
-        greyscale=0.2,
-        blur=Blur(kernel_size=kernel_size(size)),
-        solarise=0.0,
-        output=Output(mean=tuple(MEAN), std=tuple(STD), channels_last=False),
-        impl=impl,
-    )
+    crop, jitter, blur = Crop(size=size), Jitter(), Blur(kernel_size=kernel_size(size))
+    output = Output(mean=tuple(MEAN), std=tuple(STD), channels_last=False)
+    return Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output, impl=impl)
 
 
 def same_by_torchvision(
@@ -71,9 +59,8 @@ def same_by_torchvision(
     """Apply torchvision's functions to one uint8 image with the parameters of one row of ours."""
     top, left, height, width = row.boxes[0].tolist()
     view = reference.to_dtype(image, torch.float32, scale=True)
-    view = reference.resized_crop(
-        view, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True
-    ).clamp(0, 1)
+    cubic: Any = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
+    view = reference.resized_crop(view, top, left, height, width, [size, size], **cubic).clamp(0, 1)
     view = reference.horizontal_flip(view) if row.flip[0] else view
     for kind in row.order[0].tolist():
         view = ADJUSTMENTS[kind](view, row.factors[0, kind].item())
@@ -100,19 +87,12 @@ def check_equal(size: int, count: int = 16) -> float:
 
 def torchvision_side(size: int, images: Tensor, *, pil: bool) -> Callable[[], int]:
     """Prepare torchvision's chain, image by image as a data loader's worker runs it."""
-    blur = v2.GaussianBlur(kernel_size(size), (0.1, 2.0))
-    chain = v2.Compose(
-        [
-            v2.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([blur], 0.5),
-            *([v2.ToImage()] if pil else []),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
-        ]
-    )
+    crop = v2.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    jitter = v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8)
+    blur = v2.RandomApply([v2.GaussianBlur(kernel_size(size), (0.1, 2.0))], 0.5)
+    steps = [crop, v2.RandomHorizontalFlip(), jitter, v2.RandomGrayscale(0.2), blur]
+    steps += [v2.ToImage()] if pil else []
+    chain = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     inputs = [reference.to_pil_image(image) if pil else image for image in images[:32]]
 
     def run() -> int:
@@ -163,25 +143,19 @@ def measure(size: int, rounds: int, batch: int) -> dict[str, float]:
     sides |= {f"torchvision_{kind}": torchvision_side(size, images, pil=kind == "pil") for kind in ("tensor", "pil")}
     if importlib.util.find_spec("kornia"):
         sides["kornia"] = kornia_side(size, images)
-    for run in sides.values():
-        run()
-    rates = alternate({name: functools.partial(rate, run, SECONDS) for name, run in sides.items()}, rounds)
+    rates = alternate_rates(sides, seconds=SECONDS, rounds=rounds)
     return {name: max(values) for name, values in rates.items()}
 
 
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    given = read_options(__doc__, sizes=[32, 224], rounds=5, threads=1)
+    torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     result: dict[str, float] = {}
-    for size in arguments.sizes:
+    for size in given.sizes:
         print(f"{size} x {size}: our views equal torchvision's within {check_equal(size):.1e} standard deviations")
-        best = measure(size, arguments.rounds, batch=256 if size <= 64 else 64)
+        best = measure(size, given.rounds, batch=256 if size <= 64 else 64)
         for name, speed in best.items():
             print(f"  {name:20} {speed:10,.0f} views/s per core   {1e6 / speed:10,.0f} us per view")
         torchvision = max(best["torchvision_tensor"], best["torchvision_pil"])

@@ -10,7 +10,6 @@ median round) and `ratio_collate`.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import statistics
@@ -19,19 +18,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from experiments.benchmarks.mlm_text import SEED, Rows, open_text
-from experiments.benchmarks.turns import alternate, make_parser, rate
+from experiments.benchmarks.mlm_text import SEED, Rows, mask_tokens, open_text
+from experiments.benchmarks.turns import CACHE, alternate_rates, read_options
 from pretraining.data.loader import collated
-from pretraining.objectives.text.masked_language import MaskTokens
 from pretraining.random import Keys
 
 
 def ours(tokens: int, batch: int, cache_dir: str) -> Callable[[], int]:
     """Prepare a function that makes the next batch and counts its tokens."""
     preprocess, source = open_text(tokens, "packed", cache_dir)
-    collate = MaskTokens(
-        preprocess=preprocess, max_tokens=tokens, fraction=0.15, unit="token", mask_share=0.8, random_share=0.1
-    )
+    collate = mask_tokens(preprocess, tokens)
     numbers = itertools.count()
 
     def run() -> int:
@@ -62,26 +58,19 @@ def theirs(tokens: int, batch: int, cache_dir: str) -> Callable[[], int]:
 
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=256, help="rows")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a round of one side")
-    parser.add_argument("--cache-dir", default="~/.cache/pretraining")
-    given = parser.parse_args()
+    round_of_one = 1.0, "of a round of one side"
+    given = read_options(__doc__, tokens=128, batch=(256, "rows"), rounds=7, seconds=round_of_one, cache_dir=CACHE)
     torch.set_num_threads(1)
     sides = {"ours": ours, "transformers": theirs}
     runs = {name: prepare(given.tokens, given.batch, given.cache_dir) for name, prepare in sides.items()}
-    for run in runs.values():
-        run()
-    rates = alternate({name: functools.partial(rate, run, given.seconds) for name, run in runs.items()}, given.rounds)
+    rates = alternate_rates(runs, seconds=given.seconds, rounds=given.rounds)
     median = {name: statistics.median(values) for name, values in rates.items()}
     for name, values in rates.items():
         spread = f"{min(values) / 1e6:.2f} to {max(values) / 1e6:.2f}"
         print(f"{name:14} {median[name] / 1e6:8.2f} M tokens/s per core, {spread}")
     ratio = round(median["ours"] / median["transformers"], 1)
-    found = {"tokens_per_second": median["ours"], "transformers_tokens_per_second": median["transformers"]}
-    rounded = {name: round(value) for name, value in found.items()}
+    rounded = {"tokens_per_second": round(median["ours"])}
+    rounded["transformers_tokens_per_second"] = round(median["transformers"])
     print(json.dumps({"ratio_collate": ratio, **rounded, "tokens": given.tokens, "batch": given.batch}))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.mlm_text import SHAPES, bert_config, open_text
-from experiments.benchmarks.turns import alternate, make_parser
+from experiments.benchmarks.turns import CACHE, alternate, read_options
 from pretraining import handoff
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.modality import TEXT
@@ -47,11 +47,7 @@ def size(folder: Path) -> int:
 
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="base")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cache-dir", default="~/.cache/pretraining")
-    given = parser.parse_args()
+    given = read_options(__doc__, shape=("base", sorted(SHAPES)), rounds=5, cache_dir=CACHE)
     preprocess, _ = open_text(128, "packed", given.cache_dir)
     torch.manual_seed(0)
     backbone = TransformersBackbone(config={"model_type": "bert", **bert_config(given.shape, 0.1, preprocess)})

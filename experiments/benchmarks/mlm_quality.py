@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import time
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 
 from experiments.benchmarks import mlm_sides
 from experiments.benchmarks.mlm_text import SEED, SHAPES, Setting
-from experiments.benchmarks.turns import make_parser
+from experiments.benchmarks.turns import CACHE, CORES, read_options
 from experiments.report.statistics import mean_interval
 from pretraining.data.loader import EvalLoader
 
@@ -45,7 +44,7 @@ class Alone:
 def validation(setting: Setting) -> EvalLoader:
     """Open the validation rows with the hidden places that every side has to predict."""
     preprocess, source = setting._replace(seed=SEED).text("validation")
-    loader = EvalLoader(source, mlm_sides.masks(setting, preprocess), batch_size=ROWS)
+    loader = EvalLoader(source, setting.masks(preprocess), batch_size=ROWS)
     loader.batches = loader.batches[: MOST_ROWS // ROWS]
     return loader
 
@@ -71,27 +70,20 @@ def train_and_evaluate(setting: Setting, side: str) -> dict[str, Any]:
     torch.manual_seed(setting.seed)
     turn: Any = Alone()
     if side == "ours":
-        module = mlm_sides.train_ours(turn, setting._replace(precision="auto"))
+        module = mlm_sides.ours(turn, setting._replace(precision="auto"))
         module.trainer = None  # whose precision evaluation would take
         loss = module.float().evaluate(validation(setting))["validation/mlm"]
     else:
-        loss = evaluate_transformers(mlm_sides.train_trainer(turn, setting), validation(setting))
+        loss = evaluate_transformers(mlm_sides.trainer(turn, setting), validation(setting))
     seconds = round(time.perf_counter() - turn.begun, 1)
     return {"loss": round(loss, 4), "tokens": int(turn.tokens), "seconds": seconds, **turn.facts}
 
 
 def main() -> None:
     """Train, judge and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=32, help="rows, of one document each")
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--cache-dir", default="~/.cache/pretraining")
-    given = vars(parser.parse_args())
+    rows = {"batch": (32, "rows, of one document each"), "tokens": 128, "dropout": 0.1, "seeds": [1, 2, 3]}
+    shape = "tiny", sorted(SHAPES)
+    given = vars(read_options(__doc__, shape=shape, steps=200, **rows, threads=CORES, cache_dir=CACHE))
     if importlib.util.find_spec("accelerate") is None:
         raise SystemExit("transformers' Trainer needs accelerate: pip install '.[bench]'")
     seeds = given.pop("seeds")

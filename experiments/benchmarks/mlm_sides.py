@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
 from experiments.benchmarks.mlm_text import CLIP, ENDLESS, PEAK_LR, WARMUP, WEIGHT_DECAY, Rows, Setting, bert_config
-from experiments.benchmarks.turns import Turn, open_turn
-from pretraining.text.tokenizer import TextPreprocess
+from experiments.benchmarks.turns import Turn
 
 LOG_EVERY = 10
 
 
-def _open(connection: Connection, setting: Setting) -> Turn:
-    return open_turn(connection, device=setting.device, threads=setting.threads, seed=setting.seed)
-
-
-def ours(connection: Connection, *, setting: Setting) -> None:
-    """Train with this package."""
-    train_ours(_open(connection, setting), setting)
-
-
-def masks(setting: Setting, preprocess: TextPreprocess) -> Any:
-    """Hide tokens as this package does."""
-    from pretraining.objectives.text.masked_language import MaskTokens
-
-    return MaskTokens(
-        preprocess=preprocess,
-        max_tokens=setting.tokens,
-        static_shapes=setting.device == "cuda",
-        fraction=0.15,
-        unit="token",
-        mask_share=0.8,
-        random_share=0.1,
-    )
-
-
-def train_ours(turn: Turn, setting: Setting) -> Any:
+def ours(turn: Turn, setting: Setting) -> Any:
     """Train as the command line does; returns the objective."""
     from experiments.benchmarks import our_loop
-    from pretraining.engine.trainer import TrainerSettings
     from pretraining.objectives.text.masked_language import MaskedLanguage
     from pretraining.optim.optimizers import AdamW
     from pretraining.text.backbones.transformers_model import TransformersBackbone
@@ -53,25 +26,13 @@ def train_ours(turn: Turn, setting: Setting) -> Any:
     schedule: dict[str, Any] = {"warmup_steps": WARMUP, "schedule": "constant", "final_fraction": 1.0}
     optimizer = AdamW(peak_lr=PEAK_LR, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.999), eps=1e-8, **schedule)
     module = MaskedLanguage(backbone=TransformersBackbone(config=config, impl=setting.impl), optimizer=optimizer)
-    settings = TrainerSettings(
-        accelerator=setting.device,
-        max_steps=setting.steps,
-        precision=setting.precision,
-        clip_norm=CLIP,
-        compile=setting.compile_model,
-    )
     facts = {"impl": setting.impl, "compiled": setting.compile_model}
-    rows = our_loop.Rows(source, masks(setting, preprocess), setting.batch, setting.seed)
-    our_loop.train(turn, module, rows, settings, facts)
+    options = {"max_steps": setting.steps, "clip_norm": CLIP, "compile": setting.compile_model}
+    our_loop.train(turn, setting, module, source, setting.masks(preprocess), facts=facts, **options)
     return module
 
 
-def trainer(connection: Connection, *, setting: Setting) -> None:
-    """Train with transformers."""
-    train_trainer(_open(connection, setting), setting)
-
-
-def train_trainer(turn: Turn, setting: Setting) -> Any:
+def trainer(turn: Turn, setting: Setting) -> Any:
     """Train transformers' own model with its Trainer and collator, with the defaults of both; returns the model."""
     import transformers
 
@@ -100,11 +61,17 @@ def train_trainer(turn: Turn, setting: Setting) -> Any:
         counted.append(sum(len(example["input_ids"]) for example in examples))
         return collate(examples)
 
+    learning: dict[str, Any] = {"learning_rate": PEAK_LR, "weight_decay": WEIGHT_DECAY, "max_grad_norm": CLIP}
+    learning |= {"warmup_steps": WARMUP, "lr_scheduler_type": "constant_with_warmup", "max_steps": setting.steps}
+    learning |= {"per_device_train_batch_size": setting.batch, "train_sampling_strategy": "sequential"}
+    machine: dict[str, Any] = {"use_cpu": setting.device == "cpu", "bf16": setting.precision == "bf16"}
+    machine |= {"torch_compile": setting.compile_model, "seed": setting.seed}
+    quiet: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    quiet["logging_steps"] = LOG_EVERY
     with tempfile.TemporaryDirectory() as directory:
-        arguments = _arguments(setting, directory)
-        transformers.Trainer(
-            model=model, args=arguments, train_dataset=data, data_collator=counting, callbacks=[Pace()]
-        ).train()
+        arguments = transformers.TrainingArguments(output_dir=directory, **learning, **machine, **quiet)
+        parts: dict[str, Any] = {"model": model, "train_dataset": data, "data_collator": counting}
+        transformers.Trainer(args=arguments, callbacks=[Pace()], **parts).train()
     return model
 
 
@@ -119,35 +86,10 @@ def _their_parts(setting: Setting) -> tuple[Any, Rows, Any]:
     return transformers.BertForMaskedLM(config), rows, collate
 
 
-def _arguments(setting: Setting, directory: str) -> Any:
-    import transformers
-
-    return transformers.TrainingArguments(
-        output_dir=directory,
-        per_device_train_batch_size=setting.batch,
-        max_steps=setting.steps,
-        learning_rate=PEAK_LR,
-        warmup_steps=WARMUP,
-        lr_scheduler_type="constant_with_warmup",
-        weight_decay=WEIGHT_DECAY,
-        max_grad_norm=CLIP,
-        logging_steps=LOG_EVERY,
-        save_strategy="no",
-        report_to="none",
-        train_sampling_strategy="sequential",
-        use_cpu=setting.device == "cpu",
-        bf16=setting.precision == "bf16",
-        torch_compile=setting.compile_model,
-        disable_tqdm=True,
-        seed=setting.seed,
-    )
-
-
-def lightning(connection: Connection, *, setting: Setting) -> None:
+def lightning(turn: Turn, setting: Setting) -> None:
     """Train transformers' model in the Lightning loop that a tutorial would write."""
     import pytorch_lightning as pl
 
-    turn = _open(connection, setting)
     network, data, collate = _their_parts(setting)
     loader = torch.utils.data.DataLoader(data, batch_size=setting.batch, collate_fn=collate)
 
@@ -174,16 +116,10 @@ def lightning(connection: Connection, *, setting: Setting) -> None:
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     model: Any = torch.compile(Model()) if setting.compile_model else Model()
-    precision: Any = "bf16-mixed" if setting.precision == "bf16" else "32-true"
+    machine: dict[str, Any] = {"accelerator": setting.device, "devices": 1}
+    machine["precision"] = "bf16-mixed" if setting.precision == "bf16" else "32-true"
     quiet: dict[str, Any] = {"enable_checkpointing": False, "enable_progress_bar": False}
+    learning: dict[str, Any] = {"max_steps": ENDLESS, "gradient_clip_val": CLIP, "log_every_n_steps": LOG_EVERY}
     with tempfile.TemporaryDirectory() as directory:
-        pl.Trainer(
-            accelerator=setting.device,
-            devices=1,
-            precision=precision,
-            max_steps=ENDLESS,
-            gradient_clip_val=CLIP,
-            log_every_n_steps=LOG_EVERY,
-            logger=pl.loggers.CSVLogger(directory),
-            **quiet,
-        ).fit(model, loader)
+        logger = pl.loggers.CSVLogger(directory)
+        pl.Trainer(logger=logger, **machine, **learning, **quiet).fit(model, loader)

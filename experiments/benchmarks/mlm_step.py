@@ -19,15 +19,15 @@ itself (`ours_auto`) is not measured a second time.
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib.util
 import json
-import os
 from typing import Any
 
 from experiments.benchmarks import mlm_sides
 from experiments.benchmarks.mlm_text import SHAPES, Setting
-from experiments.benchmarks.turns import make_parser, ratios, take_turns
+from experiments.benchmarks.turns import BLOCKS, CACHE, CORES, DEVICE, Side, ratios, read_options, take_turns
+from pretraining.engine.precision import choose_precision
+from pretraining.text.plan import padding_share
 
 BATCH = {"tiny": 32, "mini": 32, "base": 16}
 PAIRS = {
@@ -48,53 +48,44 @@ def shared_setting(shape: str, dropout: float, given: argparse.Namespace) -> Set
 def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, Any]:
     """Let all sides of one shape take turns."""
     shared = shared_setting(shape, dropout, given)
-    chosen = chosen_precision(given.device) if "auto" in given.precisions else None
-    sides: dict[str, Any] = {}
+    sides: dict[str, Side] = {}
     for precision in given.precisions:
-        setting = {"setting": shared._replace(precision=precision)}
-        if precision != chosen:
+        setting = shared._replace(precision=precision)
+        if precision != given.chosen:
             sides[f"ours_{precision}"] = mlm_sides.ours, setting
         if precision != "auto" and "trainer" in given.peers:
             sides[f"trainer_{precision}"] = mlm_sides.trainer, setting
     if "lightning" in given.peers:
-        sides["lightning_fp32"] = mlm_sides.lightning, {"setting": shared}
-    found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
+        sides["lightning_fp32"] = mlm_sides.lightning, shared
+    found = take_turns(sides, given)
     about = {"shape": shape, "dropout": dropout, "batch": shared.batch}
     return {**about, **ratios(found, PAIRS), "sides": found}
 
 
-@functools.cache
-def chosen_precision(device: Any) -> str:
-    """Tell what this package's `auto` stands for."""
-    from pretraining.engine.precision import choose_precision
-
-    return choose_precision("auto", device, convolves=False)
-
-
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["mini"])
-    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
-    parser.add_argument("--precisions", nargs="+", choices=["auto", "fp32", "bf16"], default=["auto", "fp32", "bf16"])
-    parser.add_argument("--peers", nargs="*", choices=["trainer", "lightning"], default=["trainer", "lightning"])
-    parser.add_argument("--impl", choices=["transformers", "fast"], default="fast")
-    parser.add_argument("--rows", choices=["packed", "documents"], default="packed")
-    parser.add_argument("--batch", type=int, help="rows; by default 32, and 16 for base")
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--blocks", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of a block")
-    parser.add_argument("--warmup", type=float, default=15.0, help="seconds")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile on all sides")
-    parser.add_argument("--cache-dir", default="~/.cache/pretraining")
-    given = parser.parse_args()
+    precisions, peers = ["auto", "fp32", "bf16"], ["trainer", "lightning"]
+    given = read_options(
+        __doc__,
+        shapes=(["mini"], sorted(SHAPES)),
+        dropout=[0.1, 0.0],
+        precisions=(precisions, precisions),
+        peers={"nargs": "*", "choices": peers, "default": peers},
+        impl=("fast", ["transformers", "fast"]),
+        rows=("packed", ["packed", "documents"]),
+        batch={"type": int, "help": "rows; by default 32, and 16 for base"},
+        tokens=128,
+        **BLOCKS,
+        threads=CORES,
+        device=DEVICE,
+        compile={"action": "store_true", "help": "torch.compile on all sides"},
+        cache_dir=CACHE,
+    )
     if "trainer" in given.peers and importlib.util.find_spec("accelerate") is None:
         cure = "pip install '.[bench]', or leave it out: --peers lightning"
         raise SystemExit(f"transformers' Trainer needs accelerate: {cure}")
-    from pretraining.text.plan import padding_share
-
+    auto = "auto" in given.precisions
+    given.chosen = choose_precision("auto", given.device, convolves=False) if auto else None
     _, source = shared_setting(given.shapes[0], 0.0, given).text()
     padding = padding_share(source.rows(0), given.tokens)
     results, heads = [], []

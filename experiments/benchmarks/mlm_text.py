@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from pretraining.objectives.text.masked_language import MaskTokens
 from pretraining.random import permuted
 from pretraining.text.data.stdlib_docs import StdlibDocs
 from pretraining.text.plan import PlannedText, one_document_per_row, pack_documents
@@ -43,6 +44,10 @@ class Setting(NamedTuple):
         """Open the text of this setting."""
         return open_text(self.tokens, self.rows, self.cache_dir, seed=self.seed, split=split)
 
+    def masks(self, preprocess: TextPreprocess) -> MaskTokens:
+        """Hide tokens as this package does in this setting."""
+        return mask_tokens(preprocess, self.tokens, static_shapes=self.device == "cuda")
+
 
 def open_text(
     tokens: int, rows: str, cache_dir: str, *, seed: int = SEED, split: str = "train"
@@ -52,6 +57,12 @@ def open_text(
     preprocess = WordPiece(vocab_size=8192, lowercase=True, sample_bytes=10**8).fit(data)
     plan = {"packed": pack_documents, "documents": one_document_per_row}[rows]
     return preprocess, data.source(split, preprocess, lambda corpus, seed, epoch: plan(corpus, tokens), seed=seed)
+
+
+def mask_tokens(preprocess: TextPreprocess, tokens: int, *, static_shapes: bool = False) -> MaskTokens:
+    """Hide tokens as this package does by default."""
+    hidden: dict[str, Any] = {"fraction": 0.15, "unit": "token", "mask_share": 0.8, "random_share": 0.1}
+    return MaskTokens(preprocess=preprocess, max_tokens=tokens, static_shapes=static_shapes, **hidden)
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -52,34 +52,21 @@ def prepare_process() -> None:
     quieten()
 
 
-class Rows(NamedTuple):
-    """What a side trains on: `batch` rows of a source in each step."""
-
-    source: Any
-    collate: Any
-    batch: int
-    seed: int
-
-
-def train(turn: Turn, module: Any, rows: Rows, settings: TrainerSettings, facts: dict[str, Any]) -> None:
-    """Train an objective; `facts` are what is told of this side."""
+def train(
+    turn: Turn, setting: Any, module: Any, source: Any, collate: Any, *, facts: dict[str, Any], **options: Any
+) -> None:
+    """Train an objective in a side's setting; `facts` are what is told of it, `options` the trainer's own."""
     backbone = module.backbone
-    settings.log_every = LOG_EVERY
-    settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=backbone.convolves)
-    backbone.set_compute(
-        compiled=settings.compile, activation_checkpointing=settings.activation_checkpointing, sharded=False
-    )
-    module.settings = StepSettings(rows.seed, settings.max_steps, settings.clip_norm)
-    loader = StepLoader(rows.source, rows.collate, batch_size=rows.batch, max_steps=settings.max_steps, seed=rows.seed)
+    precision = choose_precision(setting.precision, setting.device, convolves=backbone.convolves)
+    settings = TrainerSettings(accelerator=setting.device, precision=precision, log_every=LOG_EVERY, **options)
+    backbone.set_compute(compiled=settings.compile, activation_checkpointing=False, sharded=False)
+    module.settings = StepSettings(setting.seed, settings.max_steps, settings.clip_norm)
+    order = {"batch_size": setting.batch, "max_steps": settings.max_steps, "seed": setting.seed}
+    loader = StepLoader(source, collate, **order)
     with tempfile.TemporaryDirectory() as directory:
         losses = Losses(Path(directory) / "metrics.csv")
-        throughput = Throughput(
-            every=LOG_EVERY,
-            evaluated_every=0,
-            step_flops=lambda step: 0.0,
-            wait_seconds=lambda: loader.wait_seconds,
-            unit=backbone.modality.unit,
-            show=False,
-        )
-        pace = Pace(turn, losses, {"precision": settings.precision, **facts})
+        unit = backbone.modality.unit
+        silent: dict[str, Any] = {"evaluated_every": 0, "step_flops": lambda step: 0.0, "show": False}
+        throughput = Throughput(every=LOG_EVERY, wait_seconds=lambda: loader.wait_seconds, unit=unit, **silent)
+        pace = Pace(turn, losses, {"precision": precision, **facts})
         build_trainer(settings, [losses], [throughput, pace], Path(directory)).fit(module, loader)

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.turns import make_parser
+from experiments.benchmarks.turns import read_options
 
 ROW_TOKENS = 128
 SENTENCES_PER_DOCUMENT = (4, 40)
@@ -70,9 +70,8 @@ def theirs(source: Path, tokenizer: Path, scratch: Path, workers: int) -> int:
     def chain(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = {name: [item for part in parts for item in part] for name, parts in batch.items()}
         end = len(joined["input_ids"]) // ROW_TOKENS * ROW_TOKENS
-        return {
-            name: [items[at : at + ROW_TOKENS] for at in range(0, end, ROW_TOKENS)] for name, items in joined.items()
-        }
+        rows = range(0, end, ROW_TOKENS)
+        return {name: [items[at : at + ROW_TOKENS] for at in rows] for name, items in joined.items()}
 
     raw = datasets.load_dataset("json", data_files=str(source), split="train", cache_dir=str(scratch))
     rows = raw.map(tokenize, remove_columns=["text"], **options).map(chain, **options)
@@ -144,15 +143,11 @@ def train_tokenizer(name: str, directory: Path) -> tuple[Path, list[str]]:
 
 def main() -> None:
     """Measure both sides at each size."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--megabytes", type=float, nargs="+", default=[200.0])
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--tokenizer", choices=["wordpiece", "byte_bpe"], default="wordpiece")
-    parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    tokenizers, hidden = ("wordpiece", ["wordpiece", "byte_bpe"]), {"nargs": 5, "help": argparse.SUPPRESS}
+    given = read_options(__doc__, megabytes=[200.0], workers=1, tokenizer=tokenizers, side=hidden)
     if given.side:
         return carry_out(*given.side)
-    found: dict[str, Any] = {"workers": given.workers, "tokenizer": given.tokenizer, "megabytes": given.megabytes}
+    found: dict[str, Any] = {name: getattr(given, name) for name in ("workers", "tokenizer", "megabytes")}
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer, sentences = train_tokenizer(given.tokenizer, Path(scratch))
         peaks = []

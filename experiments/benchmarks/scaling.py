@@ -25,46 +25,32 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.mlm_text import SHAPES
-from experiments.benchmarks.turns import alternate, make_parser
+from experiments.benchmarks.turns import DEVICE, alternate, read_options
 
 DEFAULT_CADENCE = 200  # steps: conf/trainer/cpu.yaml
 
 
 def overrides(shape: str, device: str, steps: int, checkpoint_every: int) -> list[str]:
     """Describe a run without evaluation."""
-    config = SHAPES[shape]
-    return [
-        "objective=masked_language",
-        "data=stdlib_docs",
-        "backbone=bert_mini",
-        *(f"backbone.config.{name}={value}" for name, value in config.items()),
-        "backbone.impl=fast",
-        "data.max_tokens=128",
-        f"trainer.max_steps={steps}",
-        "trainer.log_every=10",
-        "trainer.val_every=0",
-        f"trainer.checkpoint_every={checkpoint_every}",
-        f"trainer.accelerator={device}",
-        "trainer.precision=bf16" if device == "cuda" else "trainer.precision=fp32",
-        "logger.wandb.mode=disabled",
-        "logger.progress=false",
-    ]
+    sizes = [f"backbone.config.{name}={value}" for name, value in SHAPES[shape].items()]
+    model = ["objective=masked_language", "data=stdlib_docs", "data.max_tokens=128", "backbone=bert_mini", *sizes]
+    cadence = [f"trainer.max_steps={steps}", "trainer.log_every=10", "trainer.val_every=0"]
+    machine = [f"trainer.accelerator={device}", f"trainer.precision={'bf16' if device == 'cuda' else 'fp32'}"]
+    quiet = ["logger.wandb.mode=disabled", "logger.progress=false"]
+    cadence += [f"trainer.checkpoint_every={checkpoint_every}"]
+    return [*model, "backbone.impl=fast", *cadence, *machine, *quiet]
 
 
-def run(arguments: list[str]) -> dict[str, Any]:
-    """Carry out one run; returns its final numbers."""
+def tokens_per_second(name: str, arguments: list[str]) -> float:
+    """Carry out one run and print its speed."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "pretraining", *arguments, f"run_dir={directory}/run"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-        return json.loads((Path(directory) / "run" / "metrics.json").read_text())
-
-
-def tokens_per_second(name: str, arguments: list[str]) -> float:
-    """Carry out one run and print its speed."""
-    rate = run(arguments)["throughput/tokens_per_second"]
+        numbers = json.loads((Path(directory) / "run" / "metrics.json").read_text())
+    rate = numbers["throughput/tokens_per_second"]
     print(f"  {name} process(es): {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
     return rate
 
@@ -159,13 +145,8 @@ def _pass_times(number: int, port: int, arguments: list[str], passes: int, answe
 
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="mini")
-    parser.add_argument("--batch", type=int, default=32, help="rows of each process")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    given = parser.parse_args()
+    rows = 32, "rows of each process"
+    given = read_options(__doc__, shape=("mini", sorted(SHAPES)), batch=rows, steps=40, rounds=3, device=DEVICE)
     shared = overrides(given.shape, given.device, given.steps, checkpoint_every=10**6)
     sides = {
         "one": [*shared, f"data.batch_size={given.batch}"],

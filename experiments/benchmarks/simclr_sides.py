@@ -8,35 +8,43 @@ blur.
 from __future__ import annotations
 
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.augment import MEAN, STD, pictures
-from experiments.benchmarks.turns import Turn, open_turn
+from experiments.benchmarks.turns import Turn
 
 SIZE, COUNT, LOG_EVERY, ENDLESS, SEED = 32, 8192, 10, 10**6, 1
 RATE = 0.06
 LEARNING: dict[str, Any] = {"momentum": 0.9, "weight_decay": 5e-4}
 
 
-def ours(connection: Connection, *, batch: int, precision: Any, device: Any, threads: int) -> None:
+class Setting(NamedTuple):
+    """What a side trains with; `workers` and `channels_last` are the peers'."""
+
+    batch: int
+    device: str
+    threads: int
+    workers: int
+    precision: str = "fp32"
+    channels_last: bool = False
+    seed: int = SEED
+
+
+def ours(turn: Turn, setting: Setting) -> None:
     """Train with this package as its command line does."""
     from experiments.benchmarks import our_loop
-    from pretraining.engine.trainer import TrainerSettings
     from pretraining.image.collate import StackImages
     from pretraining.image.data.base import ImageSet, ImageSource
     from pretraining.image.preprocess import ImagePreprocess
 
     our_loop.prepare_process()
-    turn = open_turn(connection, device=device, threads=threads, seed=SEED)
-    module = our_objective()
     source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
     collate = StackImages(preprocess=ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD))
-    settings = TrainerSettings(accelerator=device, max_steps=ENDLESS, precision=precision)
-    our_loop.train(turn, module, our_loop.Rows(source, collate, batch, SEED), settings, {"channels_last": True})
+    facts = {"channels_last": True}
+    our_loop.train(turn, setting, our_objective(), source, collate, facts=facts, max_steps=ENDLESS)
 
 
 def our_objective() -> Any:
@@ -47,24 +55,14 @@ def our_objective() -> Any:
     from pretraining.objectives.image.simclr import SimCLR
     from pretraining.optim.optimizers import SGD
 
-    views = Views(
-        count=2,
-        crop=Crop(size=SIZE, interpolation="bilinear"),
-        jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
-        greyscale=0.2,
-        blur=Blur(probability=0.0, kernel_size=3),
-        solarise=0.0,
-        output=Output(mean=tuple(MEAN), std=tuple(STD)),
-    )
+    crop, output = Crop(size=SIZE, interpolation="bilinear"), Output(mean=tuple(MEAN), std=tuple(STD))
+    jitter, blur = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1), Blur(probability=0.0, kernel_size=3)
+    views = Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output)
     schedule: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
     optimizer = SGD(peak_lr=RATE, **LEARNING, **schedule, nesterov=False, decay_vectors=True)
-    return SimCLR(
-        backbone=TorchvisionBackbone(name="resnet18", stem="cifar"),
-        optimizer=optimizer,
-        views=views,
-        projector=Projector(layers=2, hidden=512, output=128, output_norm="full"),
-        temperature=0.5,
-    )
+    backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
+    projector = Projector(layers=2, hidden=512, output=128, output_norm="full")
+    return SimCLR(backbone=backbone, optimizer=optimizer, views=views, projector=projector, temperature=0.5)
 
 
 class Pictures(torch.utils.data.Dataset[list[Tensor]]):
@@ -82,55 +80,34 @@ class Pictures(torch.utils.data.Dataset[list[Tensor]]):
         return self.transform(self.images[place % COUNT])
 
 
-class Peer(NamedTuple):
-    """How a peer trains."""
-
-    batch: int
-    precision: str
-    channels_last: bool
-    device: str
-    threads: int
-    workers: int
-
-
-def lightly(connection: Connection, **options: Any) -> None:
+def lightly(turn: Turn, setting: Setting) -> None:
     """Train with lightly's network, transform, head and loss, a forward pass for each view, as its benchmark does."""
     from lightly.loss import NTXentLoss
     from lightly.models import ResNetGenerator
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
-    peer = Peer(**options)
-    turn = open_turn(connection, device=peer.device, threads=peer.threads, seed=SEED)
     layers = list(ResNetGenerator("resnet-18").children())[:-1]
     head = SimCLRProjectionHead(512, 512, 128)
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     transform: Any = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
-    _loop(turn, network, NTXentLoss(), transform, peer)
+    _loop(turn, network, NTXentLoss(), transform, setting)
 
 
-def plain(connection: Connection, **options: Any) -> None:
+def plain(turn: Turn, setting: Setting) -> None:
     """Train with torchvision's network and transforms and a loss of a few lines."""
     import torchvision
     from torchvision import transforms
 
-    peer = Peer(**options)
-    turn = open_turn(connection, device=peer.device, threads=peer.threads, seed=SEED)
     network: Any = torchvision.models.resnet18()
     network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     hidden, output = nn.Linear(512, 512, bias=False), nn.Linear(512, 128, bias=False)
     network.fc = nn.Sequential(hidden, nn.BatchNorm1d(512), nn.ReLU(), output, nn.BatchNorm1d(128))
-    chain = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
-            transforms.RandomGrayscale(0.2),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-    _loop(turn, network, _cross_entropy, lambda image: [chain(image), chain(image)], peer)
+    jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
+    steps = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), jitter]
+    steps += [transforms.RandomGrayscale(0.2), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    chain = transforms.Compose(steps)
+    _loop(turn, network, _cross_entropy, lambda image: [chain(image), chain(image)], setting)
 
 
 def _cross_entropy(first: Tensor, second: Tensor) -> Tensor:
@@ -140,13 +117,7 @@ def _cross_entropy(first: Tensor, second: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, torch.arange(len(views), device=views.device).roll(len(first)))
 
 
-def _loop(
-    turn: Turn,
-    network: nn.Module,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    transform: Callable[[Any], list[Tensor]],
-    peer: Peer,
-) -> None:
+def _loop(turn: Turn, network: nn.Module, criterion: Any, transform: Any, peer: Setting) -> None:
     """Train as a tutorial does: a data loader with workers, a forward pass for each view, SGD."""
     order = torch.channels_last if peer.channels_last else torch.contiguous_format
     network = network.to(peer.device, memory_format=order)  # type: ignore[call-overload]

@@ -16,11 +16,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-from typing import Any
 
 from experiments.benchmarks import simclr_sides
-from experiments.benchmarks.turns import make_parser, ratios, take_turns
+from experiments.benchmarks.turns import BLOCKS, CORES, DEVICE, Side, ratios, read_options, take_turns
 
 PAIRS = {
     "ratio_default": ("ours_auto", "lightly_fp32"),
@@ -30,42 +28,32 @@ PAIRS = {
 }
 
 
-def sides_of(given: argparse.Namespace) -> dict[str, Any]:
-    """Name the sides with their options."""
-    shared = {"batch": given.batch, "device": given.device, "threads": given.threads}
-    peer = {**shared, "workers": given.workers}
-    sides: dict[str, Any] = {
-        f"ours_{precision}": (simclr_sides.ours, {**shared, "precision": precision})
-        for precision in ("auto", "fp32", "bf16")
-    }
-    sides["lightly_fp32"] = simclr_sides.lightly, {**peer, "precision": "fp32", "channels_last": False}
-    sides["lightly_bf16_channels_last"] = simclr_sides.lightly, {**peer, "precision": "bf16", "channels_last": True}
-    sides["plain_fp32"] = simclr_sides.plain, {**peer, "precision": "fp32", "channels_last": False}
+def sides_of(given: argparse.Namespace) -> dict[str, Side]:
+    """Name the sides with their settings."""
+    fp32 = simclr_sides.Setting(given.batch, given.device, given.threads, given.workers)
+    bf16, plain = fp32._replace(precision="bf16"), simclr_sides.plain
+    ours, lightly = simclr_sides.ours, simclr_sides.lightly
+    sides: dict[str, Side] = {"ours_auto": (ours, fp32._replace(precision="auto"))}
+    sides |= {"ours_fp32": (ours, fp32), "ours_bf16": (ours, bf16), "lightly_fp32": (lightly, fp32)}
+    sides |= {"lightly_bf16_channels_last": (lightly, bf16._replace(channels_last=True)), "plain_fp32": (plain, fp32)}
     return {name: side for name, side in sides.items() if name in given.sides} if given.sides else sides
 
 
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--batch", type=int, default=128, help="images per step")
     some = "some of ours_auto, ours_fp32, ours_bf16, lightly_fp32, ...; by default all"
-    parser.add_argument("--sides", nargs="+", help=some)
-    parser.add_argument("--blocks", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of a block")
-    parser.add_argument("--warmup", type=float, default=15.0, help="seconds")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the peers' data loaders")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    given = parser.parse_args()
+    cores = {"threads": CORES, "workers": (CORES, "of the peers' data loaders")}
+    batch, chosen = (128, "images per step"), {"nargs": "+", "help": some}
+    given = read_options(__doc__, batch=batch, sides=chosen, **BLOCKS, **cores, device=DEVICE)
     sides = sides_of(given)
     if any(name.startswith("lightly") for name in sides) and importlib.util.find_spec("lightly") is None:
         cure = "pip install '.[bench]', or leave it out: --sides ours_auto plain_fp32"
         raise SystemExit(f"lightly is not installed: {cure}")
-    found = take_turns(sides, blocks=given.blocks, seconds=given.seconds, warmup=given.warmup)
+    found = take_turns(sides, given)
     for name, side in found.items():
         spread = f"({side['lowest']:,.1f} to {side['highest']:,.1f})"
         print(f"{name:<28}{side['per_second']:10,.1f} images/s {spread}", flush=True)
-    options = {"device": given.device, "threads": given.threads, "workers": given.workers, "batch": given.batch}
+    options = {name: getattr(given, name) for name in ("device", "threads", "workers", "batch")}
     print(json.dumps({**ratios(found, PAIRS), **options, "sides": found}))
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from experiments.benchmarks.turns import make_parser
+from experiments.benchmarks.turns import CORES, read_options
 
 MODEL = ["objective=masked_language", "data=stdlib_docs", "backbone=modernbert_tiny"]
 # Two steps: the last one validates and hands over.
@@ -57,11 +57,7 @@ def imports(count: int) -> tuple[float, list[tuple[str, float]]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--imports", action="store_true")
-    given = parser.parse_args()
+    given = read_options(__doc__, rounds=5, threads=CORES, imports={"action": "store_true"})
     first_step(given.threads)
     seconds = [first_step(given.threads) for _ in range(given.rounds)]
     found = {"seconds_to_first_step": round(statistics.median(seconds), 2), "fastest": round(min(seconds), 2)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import multiprocessing
 import os
 import statistics
@@ -18,18 +19,41 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+CORES = os.cpu_count() or 1
+DEVICE = "cpu", ["cpu", "cuda"]
+CACHE = "~/.cache/pretraining"
+BLOCKS = {"blocks": 3, "seconds": (60.0, "of a block"), "warmup": (15.0, "seconds")}
 
-def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Make the parser of a benchmark's command line, whose help is its docstring."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def read_options(doc: str | None, **options: Any) -> argparse.Namespace:
+    """Read a benchmark's command line, whose help is its docstring.
+
+    An option is its default, whose type it has (a list takes several), beside its help or its choices where it has
+    them: `batch=(256, "rows")`; or what argparse is to be told of it.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, option in options.items():
+        if not isinstance(option, dict):
+            default, *about = option if isinstance(option, tuple) else (option,)
+            several = isinstance(default, list)
+            option = {"help" if isinstance(one, str) else "choices": one for one in about} | {"default": default}
+            option |= {"type": type(default[0]), "nargs": "+"} if several else {"type": type(default)}
+        parser.add_argument(f"--{name.replace('_', '-')}", **option)
+    return parser.parse_args()
 
 
-def rate(run: Callable[[], int], seconds: float) -> float:
-    """Repeat a piece of work for so many seconds of processor time; returns what it made per second."""
-    made, started = 0, time.process_time()
-    while time.process_time() - started < seconds:
-        made += run()
-    return made / (time.process_time() - started)
+def alternate_rates(runs: Mapping[str, Callable[[], int]], *, seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Repeat each piece of work for so many seconds of processor time per round; lists what it made per second."""
+
+    def rate(run: Callable[[], int]) -> float:
+        made, started = 0, time.process_time()
+        while time.process_time() - started < seconds:
+            made += run()
+        return made / (time.process_time() - started)
+
+    for run in runs.values():
+        run()  # warms up
+    return alternate({name: functools.partial(rate, run) for name, run in runs.items()}, rounds)
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -95,21 +119,16 @@ class Turn:
         self._until = self._begun + seconds
 
 
-def open_turn(connection: Connection, *, device: str, threads: int, seed: int) -> Turn:
-    """Begin a side's process: its threads, its seed, its view of the comparison."""
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    return Turn(connection, torch.cuda.synchronize if device == "cuda" else lambda: None)
+Side = tuple[Callable[[Turn, Any], Any], Any]
+"""What a side does, and its setting, which holds at least its device, its threads and its seed."""
 
 
 @contextlib.contextmanager
-def start_side(work: Callable[..., None], options: Mapping[str, Any]) -> Iterator[tuple[Connection, dict[str, Any]]]:
-    """Start `work(connection, **options)` in a fresh process; yields the connection and the facts of this side."""
+def start_side(side: Side) -> Iterator[tuple[Connection, dict[str, Any]]]:
+    """Start a side in a fresh process; yields the connection and the facts of this side."""
     ours, theirs = multiprocessing.Pipe()
     # No daemon, which may have no children: a loop's data loader may start workers. A side ends with its connection.
-    process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=(work, theirs, dict(options)))
+    process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=(theirs, *side))
     process.start()
     theirs.close()
     try:
@@ -124,22 +143,24 @@ def start_side(work: Callable[..., None], options: Mapping[str, Any]) -> Iterato
         process.join(60)
 
 
-def _carry_out(work: Callable[..., None], connection: Connection, options: dict[str, Any]) -> None:
+def _carry_out(connection: Connection, work: Callable[[Turn, Any], Any], setting: Any) -> None:
+    import torch
+
     os.dup2(2, 1)  # trainers print to stdout, which is for the result
+    torch.set_num_threads(setting.threads)
+    torch.manual_seed(setting.seed)
     with contextlib.suppress(Over):
-        work(connection, **options)
+        work(Turn(connection, torch.cuda.synchronize if setting.device == "cuda" else lambda: None), setting)
 
 
-def take_turns(
-    sides: Mapping[str, tuple[Callable[..., None], Mapping[str, Any]]], *, blocks: int, seconds: float, warmup: float
-) -> dict[str, dict[str, Any]]:
+def take_turns(sides: Mapping[str, Side], given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Run A B C A B C ...: a warm-up of each, then `blocks` blocks each; returns each one's facts, rates and losses."""
     with contextlib.ExitStack() as stack:
-        alive = {name: stack.enter_context(start_side(work, options)) for name, (work, options) in sides.items()}
+        alive = {name: stack.enter_context(start_side(side)) for name, side in sides.items()}
         done: dict[str, list[Block]] = {name: [] for name in alive}
-        for number in range(blocks + 1):
+        for number in range(given.blocks + 1):
             for name, (connection, _) in alive.items():
-                connection.send(seconds if number else warmup)
+                connection.send(given.seconds if number else given.warmup)
                 block: Block = connection.recv()
                 done[name].append(block)
                 kind = f"block {number}" if number else "warm-up"

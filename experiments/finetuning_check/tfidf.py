@@ -41,14 +41,12 @@ def _fit_and_test(splits: Splits, real: bool, cell: Cell) -> float:
     words.fit([text for name in _texts(splits.train) for text in splits.train.column(name)])
     vectors = {name: _features(words, getattr(splits, name)) for name in ("train", "validation", "test")}
     labels = {name: np.array(getattr(splits, name).column("label")) for name in vectors}
-    best = (-np.inf, np.nan)
+    best, judge, metric = (-np.inf, np.nan), regression if real else label_metrics, cell.metric.removeprefix("test/")
     for strength in STRENGTHS:
         model: Any = Ridge(alpha=1 / strength) if real else LogisticRegression(C=strength, max_iter=2000)
         model.fit(vectors["train"], labels["train"])
-        found = [
-            _measured(labels[name], model.predict(vectors[name]), real, cell.metric) for name in ("validation", "test")
-        ]
-        best = max(best, (found[0], found[1]), key=lambda pair: pair[0])
+        validation, test = (judge(labels[name], model.predict(vectors[name])) for name in ("validation", "test"))
+        best = max(best, (validation[metric], test[metric]), key=lambda pair: pair[0])
     return best[1]
 
 
@@ -62,8 +60,3 @@ def _features(words: TfidfVectorizer, examples: Examples) -> sparse.csr_matrix:
 
 def _texts(examples: Examples) -> list[str]:
     return [name for name in ("text", "text_pair") if name in examples.columns]
-
-
-def _measured(labels: np.ndarray, predictions: np.ndarray, real: bool, metric: str) -> float:
-    judge = regression if real else label_metrics
-    return judge(labels, predictions)[metric.removeprefix("test/")]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +58,9 @@ def read_status(path: Path, jobs: Mapping[str, Job]) -> RunStatus:
         goes_on = job is not None and job.goes_on
         works = held or (job is not None and goes_on and job.state != "PENDING")
         status = RUNNING if works else PENDING if goes_on else STOPPED
-        value = _last_loss(rows)
+        names = ("validation/loss", "train/loss")
+        measured = ({name: float(row[name]) for name in names if row.get(name)} for row in reversed(rows))
+        value = headline(next(filter(None, measured), {}), *names)
     position = read_position(path)
     left = _seconds_left(rows, position) if status == RUNNING and position else None
     here = held and holder.get("host") == platform.node()
@@ -70,24 +70,12 @@ def read_status(path: Path, jobs: Mapping[str, Job]) -> RunStatus:
     return RunStatus(path, package, status, position, left, value, changed, *working)
 
 
-def stop(run: RunStatus) -> None:
-    """Ask a process of this machine to save and leave."""
-    assert run.pid is not None
-    os.kill(run.pid, signal.SIGTERM)
-
-
 def sbatch_shape(path: Path) -> dict[str, Any]:
     """Name the options of sbatch that a run's ranks need."""
     trainer = trainer_settings(path)
     devices = trainer.get("devices", 1)
     wanted = {"nodes": trainer.get("num_nodes", 1), "ntasks-per-node": devices}
     return wanted | ({"gpus-per-node": devices} if trainer.get("accelerator") == "cuda" else {})
-
-
-def _last_loss(rows: Sequence[Mapping[str, str]]) -> str:
-    names = ("validation/loss", "train/loss")
-    measured = ({name: float(row[name]) for name in names if row.get(name)} for row in reversed(rows))
-    return headline(next(filter(None, measured), {}), *names)
 
 
 def _seconds_left(rows: Sequence[Mapping[str, str]], position: Position) -> float | None:

@@ -58,11 +58,6 @@ class Axis(NamedTuple):
     place: Callable[[float], float]
 
 
-def arm_style(index: int) -> str:
-    """Name the colour class of an arm by its place in the study."""
-    return f"s{index % 8}"
-
-
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Choose round numbers that cover [low, high]."""
     span = (high - low) or abs(high) or 1.0
@@ -86,8 +81,7 @@ def number(value: float) -> str:
 
 def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, height: int = 300) -> str:
     """Draw curves over a shared x; the page's script answers the pointer from ``data-`` attributes."""
-    drawn = [_cleaned(line) for line in lines]
-    drawn = [line for line in drawn if line.x]
+    drawn = [line for line in map(_cleaned, lines) if line.x]
     if not drawn:
         return _svg(_text(WIDTH / 2, 60, "nothing recorded yet", anchor="middle"), title, 90)
     xs, ys = [v for line in drawn for v in line.x], [v for line in drawn for v in line.y]
@@ -98,11 +92,8 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
         values = zip(px, line.x, line.y, strict=True)
         points = json.dumps([[x, y, number(float(f"{a:.4g}")), f"{b:.4g}"] for (x, y), a, b in values])
         mark = _circle("mean", *px[0], 3.5) if len(px) == 1 else ""
-        parts.append(
-            f'<g class="series {line.style}" data-name={quoteattr(line.name)} '
-            f"data-points={quoteattr(points)}>"
-            f'<path class="curve" d="{path}"/>{mark}</g>'
-        )
+        named = f"data-name={quoteattr(line.name)} data-points={quoteattr(points)}"
+        parts.append(f'<g class="series {line.style}" {named}><path class="curve" d="{path}"/>{mark}</g>')
     parts.append(f'<line class="axis cross off" y1="{TOP}" y2="{height - BOTTOM}"/>')
     return _svg("".join(parts), title, height, interactive=True)
 
@@ -122,11 +113,8 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
         body.append(_bar(bar, across, left, y))
         y += row
     height = y + 46
-    grid = "".join(
-        _line("grid", across.place(t), 16, across.place(t), y + 4)
-        + _text(across.place(t), y + 20, number(t), anchor="middle")
-        for t in across.ticks
-    )
+    places = [(across.place(tick), number(tick)) for tick in across.ticks]
+    grid = "".join(_line("grid", x, 16, x, y + 4) + _text(x, y + 20, tick, anchor="middle") for x, tick in places)
     label = _text(WIDTH / 2, y + 38, x_label, anchor="middle")
     return _svg(grid + "".join(body) + label, title, height)
 
@@ -188,10 +176,8 @@ def standalone(svg: str) -> str:
 
 def _svg(body: str, title: str, height: float, *, interactive: bool = False) -> str:
     kind = "chart interactive" if interactive else "chart"
-    return (
-        f'<svg class="{kind}" viewBox="0 0 {WIDTH} {height:g}" role="img" '
-        f"aria-label={quoteattr(title)}><title>{escape(title)}</title>{body}</svg>"
-    )
+    start = f'<svg class="{kind}" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label={quoteattr(title)}>'
+    return f"{start}<title>{escape(title)}</title>{body}</svg>"
 
 
 def _axis(low: float, high: float, start: float, end: float) -> Axis:
@@ -220,21 +206,16 @@ def _plane(
 
 def _bar(bar: Bar, across: Axis, left: float, y: float) -> str:
     zero, end, middle = across.place(0.0), across.place(bar.mean), y + 26
-    whisker = ""
-    value = f"{bar.mean:.3f}"
+    whisker, value = "", f"{bar.mean:.3f}"
     if bar.low == bar.low:
         low, high = across.place(bar.low), across.place(bar.high)
-        whisker = "".join(
-            _line("whisker", a, middle - h, b, middle + h)
-            for a, b, h in ((low, high, 0), (low, low, 5), (high, high, 5))
-        )
+        strokes = (low, high, 0), (low, low, 5), (high, high, 5)
+        whisker = "".join(_line("whisker", a, middle - h, b, middle + h) for a, b, h in strokes)
         value += f"  ({bar.low:.3f} to {bar.high:.3f})"
     dots = "".join(_circle("dot", across.place(v), middle + 6, 1.8) for v in bar.points)
-    names = _text(left + 16, y + 12, bar.name, kind="name")
-    names += _text(WIDTH - 14, y + 12, value, anchor="end")
-    box = _box("key", left, y + 2, 10, 10) + names
-    box += _box("bar", min(zero, end), middle - 8, abs(end - zero), 16)
-    return f'<g class="{bar.style}">{box}{whisker}{dots}</g>'
+    names = _text(left + 16, y + 12, bar.name, kind="name") + _text(WIDTH - 14, y + 12, value, anchor="end")
+    boxes = _box("key", left, y + 2, 10, 10), _box("bar", min(zero, end), middle - 8, abs(end - zero), 16)
+    return f'<g class="{bar.style}">{boxes[0]}{names}{boxes[1]}{whisker}{dots}</g>'
 
 
 def _text(x: float, y: float, words: str, *, kind: str = "faint", anchor: str = "start") -> str:

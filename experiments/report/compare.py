@@ -5,17 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.report.statistics import (
-    Interval,
-    average_rank,
-    mean_interval,
-    nested_bootstrap,
-    p_values,
-    paired_difference,
-    within_pretraining,
-)
+from experiments.report import statistics
+from experiments.report.statistics import Interval, mean_interval
 from experiments.study.collect import Results, Values
-from experiments.study.graph import FINETUNING, PRETRAINING, Cell
+from experiments.study.graph import PRETRAINING, Cell
 
 BOOTSTRAP_DRAWS = 1000
 OVER_PRETRAININGS = "pretraining seeds"
@@ -71,11 +64,6 @@ class Comparison(NamedTuple):
     costs: list[Cost]
 
     @property
-    def too_few_to_test(self) -> bool:
-        """Whether arms are compared, but no test is worth its name."""
-        return bool(self.contrasts) and any(contrast.p is None for contrast in self.contrasts)
-
-    @property
     def cost_columns(self) -> dict[str, str]:
         """What was counted of any arm, with a heading; each modality's unit follows the examples."""
         counted = _counted(*dict.fromkeys(cost.unit for cost in self.costs))
@@ -97,14 +85,18 @@ def compare(results: Results) -> Comparison:
                 twins = results.values(cell, arm, pretrained=False)
                 rows.append(_row(cell, arm, values, twins, _resampled(results, cell, arm)))
     arms = dict.fromkeys(node.source.arm for node in results.nodes(PRETRAINING))
-    return Comparison(rows, _contrasts(results), _ranks(rows), [_cost(results, arm) for arm in arms])
+    scores: dict[str, dict[Cell, float]] = {}
+    for row in rows:
+        scores.setdefault(row.arm, {})[row.cell] = row.value.mean
+    ranks = statistics.average_rank(scores) if len(scores) > 1 else {}
+    return Comparison(rows, _contrasts(results), ranks, [_cost(results, arm) for arm in arms])
 
 
 def _replicates(values: Values) -> dict[tuple[int, int], float]:
     """Reduce runs to one number per unit of replication: pretraining seeds if several, else finetuning seeds."""
     if len({pretraining for pretraining, _ in values}) == 1:
         return values
-    return {(seed, 0): value for seed, value in within_pretraining(values).items()}
+    return {(seed, 0): value for seed, value in statistics.within_pretraining(values).items()}
 
 
 def _paired(first: Values, second: Values) -> tuple[Values, Values]:
@@ -116,18 +108,11 @@ def _paired(first: Values, second: Values) -> tuple[Values, Values]:
 def _row(cell: Cell, arm: str, values: Values, twins: Values, resampled: Interval | None) -> Row:
     pretrainings = len({pretraining for pretraining, _ in values})
     both, both_twins = _paired(values, twins)
-    return Row(
-        cell,
-        arm,
-        mean_interval(list(_replicates(values).values())),
-        mean_interval(list(_replicates(twins).values())) if twins else None,
-        paired_difference(_replicates(both), _replicates(both_twins)) if both else None,
-        OVER_FINETUNINGS if pretrainings == 1 else OVER_PRETRAININGS,
-        pretrainings,
-        list(values.values()),
-        list(twins.values()),
-        resampled,
-    )
+    own, fresh = (mean_interval(list(_replicates(v).values())) if v else None for v in (values, twins))
+    assert own is not None
+    difference = statistics.paired_difference(_replicates(both), _replicates(both_twins)) if both else None
+    unit, points = OVER_FINETUNINGS if pretrainings == 1 else OVER_PRETRAININGS, list(values.values())
+    return Row(cell, arm, own, fresh, difference, unit, pretrainings, points, list(twins.values()), resampled)
 
 
 def _resampled(results: Results, cell: Cell, arm: str) -> Interval | None:
@@ -143,7 +128,7 @@ def _resampled(results: Results, cell: Cell, arm: str) -> Interval | None:
         by_seed.setdefault(pretraining if several else finetuning, []).append(gain)
     # Finetuning seeds of one pretraining are averaged per example: the test examples are the same.
     gains = [np.mean(found, axis=0) for found in by_seed.values()]
-    return nested_bootstrap(gains, shared_examples=True, draws=BOOTSTRAP_DRAWS)
+    return statistics.nested_bootstrap(gains, shared_examples=True, draws=BOOTSTRAP_DRAWS)
 
 
 def _contrasts(results: Results) -> list[Contrast]:
@@ -160,15 +145,8 @@ def _contrasts(results: Results) -> list[Contrast]:
             unit = OVER_PRETRAININGS if several else OVER_FINETUNINGS
             found.append(Contrast(cell, first, second, mean_interval(gains), unit, None))
             differences[cell, first, second] = gains if several else []
-    tested = p_values(differences)
+    tested = statistics.p_values(differences)
     return [contrast._replace(p=tested[contrast[:3]]) for contrast in found] if tested else found
-
-
-def _ranks(rows: list[Row]) -> dict[str, float]:
-    scores: dict[str, dict[Cell, float]] = {}
-    for row in rows:
-        scores.setdefault(row.arm, {})[row.cell] = row.value.mean
-    return average_rank(scores) if len(scores) > 1 else {}
 
 
 def _cost(results: Results, arm: str) -> Cost:
@@ -194,11 +172,3 @@ def _planned(results: Results, run: str) -> str:
     if hours is not None:
         planned = f"{hours:g} hours, measured as {planned}"
     return planned or "not stated"
-
-
-def total_seconds(results: Results) -> tuple[float, float]:
-    """Add up the seconds spent in pretraining and in finetuning, all runs together."""
-    spent = {PRETRAINING: 0.0, FINETUNING: 0.0}
-    for node in results.study.nodes:
-        spent[node.command] += float(results.states[node.name].get("seconds") or 0)
-    return spent[PRETRAINING], spent[FINETUNING]

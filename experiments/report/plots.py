@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments.report.charts import Bar, Line, Point, arm_style, bar_chart, line_chart, scatter
+from experiments.report.charts import Bar, Line, Point, bar_chart, line_chart, scatter
 from experiments.report.compare import Comparison
 from experiments.report.words import short
 from experiments.study.collect import Curve, Results
@@ -26,7 +26,6 @@ class Chart(NamedTuple):
 class Panel(NamedTuple):
     """Learning curves of arms that the same tasks measure; ``xs`` and ``ys`` are the choices."""
 
-    title: str
     names: list[tuple[str, str]]
     xs: dict[str, str]
     ys: dict[str, str]
@@ -42,7 +41,7 @@ def x_columns(curves: Iterable[Curve]) -> dict[str, str]:
 
 def _styles(arms: Iterable[str]) -> dict[str, str]:
     """Choose each arm's colour class, the same in every chart."""
-    return {arm: arm_style(index) for index, arm in enumerate(dict.fromkeys(arms))}
+    return {arm: f"s{index % 8}" for index, arm in enumerate(dict.fromkeys(arms))}
 
 
 def draw_curves(results: Results) -> list[Panel]:
@@ -57,7 +56,7 @@ def draw_curves(results: Results) -> list[Panel]:
 
 def _panel(curves: list[Curve], style: dict[str, str]) -> Panel:
     arms = list(dict.fromkeys(curve.arm for curve in curves))
-    columns = [column for curve in curves for column in curve.columns if _recorded(curve, column)]
+    columns = [column for curve in curves for column in curve.columns if _known(curve.columns[column])]
     xs = {key: label for key, label in x_columns(curves).items() if key in columns}
     wanted = (*FIRST_Y, *(c for c in columns if c.startswith(("validation/", "probe/", "train/"))))
     ys = {column: column for column in list(dict.fromkeys(c for c in wanted if c in columns))[:MOST_Y]}
@@ -71,7 +70,7 @@ def _panel(curves: list[Curve], style: dict[str, str]) -> Panel:
             ]
             svg = line_chart(lines, title=f"{y} over {x_label}", x_label=x_label, y_label=y)
             charts.append(Chart(_slug("curve", *arms, y, "over", x), x, y, svg))
-    return Panel(", ".join(arms), [(arm, style[arm]) for arm in arms], xs, ys, charts)
+    return Panel([(arm, style[arm]) for arm in arms], xs, ys, charts)
 
 
 def draw_bars(comparison: Comparison) -> dict[str, str]:
@@ -83,11 +82,9 @@ def draw_bars(comparison: Comparison) -> dict[str, str]:
         group = f"{row.cell.mode}, {row.cell.labels}"
         metrics[row.cell.task] = short(row.cell.metric)
         chart = found.setdefault(row.cell.task, [])
-        value, twin = row.value, row.twin
-        chart.append(Bar(group, row.arm, style[row.arm], value.mean, value.low, value.high, row.points))
-        if twin:
-            name = f"never pretrained ({row.arm})"
-            chart.append(Bar(group, name, "never", twin.mean, twin.low, twin.high, row.twin_points))
+        chart.append(Bar(group, row.arm, style[row.arm], *row.value[:3], row.points))
+        if row.twin:
+            chart.append(Bar(group, f"never pretrained ({row.arm})", "never", *row.twin[:3], row.twin_points))
     drawn = {}
     for task, chart in found.items():
         title = f"{task}: {metrics[task]} by mode and pretraining"
@@ -103,17 +100,14 @@ def draw_costs(comparison: Comparison) -> dict[str, str]:
     for row in comparison.rows:
         if row.arm not in seconds:
             continue
-        points = found.setdefault(row.cell, [])
-        value, twin = row.value, row.twin
-        points.append(Point(row.arm, style[row.arm], seconds[row.arm], value.mean, value.low, value.high))
+        points, twin = found.setdefault(row.cell, []), row.twin
+        points.append(Point(row.arm, style[row.arm], seconds[row.arm], *row.value[:3]))
         if twin and not any(p.style == "never" and p.y == twin.mean for p in points):
-            points.append(Point("never pretrained", "never", 0.0, twin.mean, twin.low, twin.high))
+            points.append(Point("never pretrained", "never", 0.0, *twin[:3]))
     drawn = {}
     for cell, points in found.items():
-        title = cell.title()
-        y_label = f"{short(cell.metric)}: {title}"
-        svg = scatter(points, title=title, x_label="seconds of pretraining", y_label=y_label)
-        drawn[_slug("cost", *cell[:3])] = svg
+        labels: Any = {"x_label": "seconds of pretraining", "y_label": f"{short(cell.metric)}: {cell.title()}"}
+        drawn[_slug("cost", *cell[:3])] = scatter(points, title=cell.title(), **labels)
     return drawn
 
 
@@ -129,13 +123,13 @@ def _together(chart: list[Bar]) -> list[Bar]:
     return kept
 
 
-def _recorded(curve: Curve, column: str) -> bool:
-    return any(value == value for value in curve.columns[column])
+def _known(values: list[float]) -> list[float]:
+    return [value for value in values if value == value]
 
 
 def _from_zero(x: str, values: list[float]) -> list[float]:
     """Turn clock times into seconds since the first."""
-    start = min((v for v in values if v == v), default=0.0)
+    start = min(_known(values), default=0.0)
     return [v - start for v in values] if x == "time" and start > 1e6 else values
 
 

@@ -34,7 +34,7 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """Compute Student's t interval of the mean."""
     x = np.asarray(values, dtype=np.float64)
     if x.size == 0:
@@ -42,18 +42,14 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    half = float(stdtrit(x.size - 1, (1 + confidence) / 2) * x.std(ddof=1) / math.sqrt(x.size))
+    half = float(stdtrit(x.size - 1, (1 + CONFIDENCE) / 2) * x.std(ddof=1) / math.sqrt(x.size))
     return Interval(mean, mean - half, mean + half, x.size)
 
 
-def paired_difference(
-    first: Mapping[Key, float], second: Mapping[Key, float], confidence: float = CONFIDENCE
-) -> Interval | None:
+def paired_difference(first: Mapping[Key, float], second: Mapping[Key, float]) -> Interval | None:
     """Compute the interval of first - second over the replicates that both have; None when they share none."""
     shared = [key for key in first if key in second]
-    if not shared:
-        return None
-    return mean_interval([first[key] - second[key] for key in shared], confidence)
+    return mean_interval([first[key] - second[key] for key in shared]) if shared else None
 
 
 def within_pretraining(values: Mapping[tuple[int, int], float]) -> dict[int, float]:
@@ -86,9 +82,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return [float(x) for x in adjusted]
+    return np.minimum(stepped, 1.0)[np.argsort(order)].tolist()
 
 
 def average_rank(scores: Mapping[str, Mapping[Key, float]]) -> dict[str, float]:
@@ -104,12 +98,7 @@ def average_rank(scores: Mapping[str, Mapping[Key, float]]) -> dict[str, float]:
 
 
 def nested_bootstrap(
-    scores: Sequence[Sequence[float]],
-    *,
-    shared_examples: bool = False,
-    draws: int = 2000,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
+    scores: Sequence[Sequence[float]], *, shared_examples: bool = False, draws: int = 2000, seed: int = 0
 ) -> Interval:
     """Compute the percentile interval of the mean score, had both seeds and test examples been others.
 
@@ -132,7 +121,7 @@ def nested_bootstrap(
             means[draw] = np.mean(taken, axis=0)[rng.integers(rows[0].size, size=rows[0].size)].mean()
         else:
             means[draw] = np.mean([row[rng.integers(row.size, size=row.size)].mean() for row in taken])
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     return Interval(float(np.mean([row.mean() for row in rows])), float(low), float(high), len(rows))
 
@@ -141,5 +130,4 @@ def p_values(differences: Mapping[Key, Sequence[float]]) -> dict[Key, float] | N
     """Compute the Holm-adjusted sign-flip p of every comparison; None if any has too few seeds to test."""
     if not differences or any(len(d) < SEEDS_TO_TEST for d in differences.values()):
         return None
-    adjusted = holm([sign_flip_p(d) for d in differences.values()])
-    return dict(zip(differences, adjusted, strict=True))
+    return dict(zip(differences, holm([sign_flip_p(d) for d in differences.values()]), strict=True))

@@ -13,18 +13,14 @@ NOTHING = "\N{EN DASH}"
 def describe(comparison: Comparison) -> list[str]:
     """Write a sentence for each finding, and for each absence of one."""
     sentences = [_sentence(row) for row in comparison.rows] + describe_pretraining(comparison)
-    if comparison.too_few_to_test:
-        sentences.append(
-            "Too few pretraining seeds to test one arm against another: "
-            f"{SEEDS_TO_TEST} are needed. Their differences are shown with intervals, not judged."
-        )
+    if any(contrast.p is None for contrast in comparison.contrasts):
+        few = f"Too few pretraining seeds to test one arm against another: {SEEDS_TO_TEST} are needed."
+        sentences.append(f"{few} Their differences are shown with intervals, not judged.")
     for contrast in comparison.contrasts:
         if contrast.p is not None:
             verdict = "differs from" if contrast.p <= 0.05 else "shows no difference to"
-            sentences.append(
-                f"{contrast.cell.title()}: {contrast.first} {verdict} {contrast.second} "
-                f"({signed(contrast.difference.mean)}, corrected p = {contrast.p:.3g})."
-            )
+            found = f"{contrast.cell.title()}: {contrast.first} {verdict} {contrast.second}"
+            sentences.append(f"{found} ({signed(contrast.difference.mean)}, corrected p = {contrast.p:.3g}).")
     return sentences
 
 

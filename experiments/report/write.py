@@ -6,15 +6,14 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
 from experiments.report import plots, words
 from experiments.report.charts import STYLE, standalone
-from experiments.report.compare import compare, total_seconds
+from experiments.report.compare import compare
 from experiments.study.collect import Results, config_difference
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
 from pretraining.cache import replace_text
@@ -22,19 +21,6 @@ from pretraining.runs.provenance import software
 
 TEMPLATES = Path(__file__).parent / "templates"
 SELF_EVIDENT = {"run_dir", "handoff"}  # differ in every run, and say nothing
-
-
-class RunEntry(NamedTuple):
-    """A run as the report lists it."""
-
-    name: str
-    title: str
-    status: str
-    seconds: str
-    value: str
-    command: str
-    difference: dict[str, tuple[Any, Any]]
-    error: str
 
 
 def write(results: Results) -> Path:
@@ -45,6 +31,7 @@ def write(results: Results) -> Path:
     for name, svg in {**bars, **costs, **{c.name: c.svg for panel in panels for c in panel.charts}}.items():
         (directory / "plots" / f"{name}.svg").write_text(standalone(svg))
     write_csv(results, directory / "results.csv")
+    machine = {"platform": platform.platform(terse=True), "cores": os.cpu_count()}
     content = {
         "study": results.study,
         "comparison": comparison,
@@ -54,10 +41,10 @@ def write(results: Results) -> Path:
         "bars": bars,
         "cost_charts": costs,
         "runs": [_entry(results, node) for node in results.study.nodes],
-        "environment": environment(),
+        "environment": {name: value for name, value in (software() | machine).items() if value is not None},
         "cost_of": {cost.arm: words.describe_cost(cost) for cost in comparison.costs},
         "pictures": _pictures(results),
-        "spent": [words.clock(seconds) for seconds in total_seconds(results)],
+        "spent": [words.clock(_seconds(results, command)) for command in (PRETRAINING, FINETUNING)],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
         "chart_style": STYLE,
     }
@@ -65,6 +52,11 @@ def write(results: Results) -> Path:
         template = _templates(html=name.endswith("html")).get_template(f"{name}.jinja")
         replace_text(directory / name, template.render(content))
     return directory / "report.html"
+
+
+def _seconds(results: Results, command: str) -> float:
+    nodes = (node for node in results.study.nodes if node.command == command)
+    return sum((float(results.states[node.name].get("seconds") or 0) for node in nodes), 0.0)
 
 
 def _pictures(results: Results) -> dict[str, dict[str, str]]:
@@ -80,7 +72,8 @@ def _pictures(results: Results) -> dict[str, dict[str, str]]:
 
 def count_runs(results: Results) -> dict[str, int]:
     """Count all runs, those done, and the others by their status."""
-    left = [state.get("status", "not started") for _, state in results.unfinished()]
+    nodes = [node for node in results.study.nodes if node.name not in results.metrics]
+    left = [results.states[node.name].get("status", "not started") for node in nodes]
     others = {status: left.count(status) for status in sorted(set(left))}
     return {"all": len(results.study.nodes), "done": len(results.metrics), **others}
 
@@ -106,39 +99,27 @@ def write_csv(results: Results, path: Path) -> None:
             writer.writerow([task, mode, labels, *source, metric, results.metric(node), seconds, *spent, node.name])
 
 
-def environment() -> dict[str, Any]:
-    """Name what the report was made with, as far as it is known."""
-    machine = {"platform": platform.platform(terse=True), "cores": os.cpu_count()}
-    return {name: value for name, value in (software() | machine).items() if value is not None}
-
-
-def _entry(results: Results, node: Node) -> RunEntry:
+def _entry(results: Results, node: Node) -> dict[str, Any]:
+    """Describe a run as the report lists it."""
     state = results.states[node.name]
-    config, reference = results.configs.get(node.name), _reference(results, node)
+    config, alike = results.configs.get(node.name), results.nodes(node.command)
+    reference = next((results.configs[n.name] for n in alike if n.name in results.configs), None)
     difference = config_difference(config, reference) if config and reference and config is not reference else {}
     metric = node.cell.metric if node.cell else "validation/loss"
-    return RunEntry(
-        node.name,
-        node.title(),
-        state.get("status", "not started"),
-        f"{state['seconds']:.1f} s" if "seconds" in state else "",
-        words.headline(results.metrics.get(node.name, {}), metric).replace(metric, words.short(metric)),
-        shlex.join(["python", "-m", node.command, *node.overrides]),
-        {key: pair for key, pair in difference.items() if key not in SELF_EVIDENT},
-        str(state.get("error", "")),
-    )
-
-
-def _reference(results: Results, node: Node) -> Mapping[str, Any] | None:
-    """Find the configuration of the study's first run of the same command."""
-    return next((results.configs[n.name] for n in results.nodes(node.command) if n.name in results.configs), None)
+    return {
+        "title": node.title(),
+        "status": state.get("status", "not started"),
+        "seconds": f"{state['seconds']:.1f} s" if "seconds" in state else "",
+        "value": words.headline(results.metrics.get(node.name, {}), metric).replace(metric, words.short(metric)),
+        "command": shlex.join(["python", "-m", node.command, *node.overrides]),
+        "difference": {key: pair for key, pair in difference.items() if key not in SELF_EVIDENT},
+        "error": str(state.get("error", "")),
+    }
 
 
 def _templates(*, html: bool) -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    found = jinja2.Environment(
-        loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+    strict: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=html, **strict)
     for written in (words.signed, words.between, words.short, words.spread, words.amount, words.ends):
         found.filters[written.__name__] = written
     return found

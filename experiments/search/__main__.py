@@ -31,9 +31,8 @@ from experiments.study.spec import StudyError, exit_code
 
 def parse_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Split overrides into the space, {key: a list of choices or {low, high, log, int}}, and those that stand."""
-    varied, fixed = split_sweep(
-        overrides, "at least one override several values, such as 'optimizer.peak_lr=interval(1e-4, 1e-2)'"
-    )
+    example = "at least one override several values, such as 'optimizer.peak_lr=interval(1e-4, 1e-2)'"
+    varied, fixed = split_sweep(overrides, example)
     space: dict[str, Any] = {}
     for one in varied:
         if one.is_interval_sweep():
@@ -88,9 +87,8 @@ def _written(value: Any) -> str:
 
 def parse(arguments: Sequence[str]) -> Plan:
     """Read a command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    written: Any = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m experiments.search", **written)
     kept = "where trials and runs are kept and shared"
     parser.add_argument("--directory", type=Path, default=Path("searches/search"), help=kept)
     parser.add_argument("--trials", type=int, default=20)
@@ -121,8 +119,7 @@ def search(arguments: Sequence[str]) -> int:
     with exit_cleanly():
         plan = parse(arguments)
         check(plan)
-        worker = Worker(plan)
-        worker.work()
+        (worker := Worker(plan)).work()
         report(worker)
     return 0
 

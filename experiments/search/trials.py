@@ -26,13 +26,9 @@ class Trials:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal.parent.mkdir(parents=True, exist_ok=True)
         self.optuna, self.states, self.space = optuna, optuna.trial.TrialState, space
-        self.study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
-            study_name=name,
-            direction=goal,
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        storage: Any = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        shared: dict[str, Any] = {"storage": storage, "study_name": name, "load_if_exists": True}
+        self.study = optuna.create_study(direction=goal, pruner=pruner, **shared)
 
     def known(self, *states: Any) -> list[Any]:
         """List the trials in some states, or all of them."""

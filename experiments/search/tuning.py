@@ -5,6 +5,7 @@ Both are kept in the study's directory, so a study started again goes on where i
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,10 @@ from experiments.study.runner import DONE, Executor, Journal
 from experiments.study.spec import StudyError
 from pretraining.cache import replace_text
 
+Open = Callable[[], Executor]
 Tell = Callable[[str], None]
+Measure = Callable[[Sequence[str]], int]
+"""Counts the steps that the budget of a pretraining buys, which its overrides describe."""
 
 
 class Trial(NamedTuple):
@@ -25,9 +29,7 @@ class Trial(NamedTuple):
     chosen: dict[str, Any]
 
 
-def calibrate(
-    arms: Sequence[Arm], directory: Path, measure: Callable[[Sequence[str]], int], tell: Tell
-) -> dict[str, int]:
+def calibrate(arms: Sequence[Arm], directory: Path, measure: Measure, tell: Tell) -> dict[str, int]:
     """Measure once per study, with nothing else running, the steps that each arm's hours buy on this machine."""
     path = directory / "calibration.json"
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -89,7 +91,10 @@ class _ArmSearch:
     def ask(self) -> tuple[Node, Trial]:
         """Draw the next settings."""
         handle = self.trials.ask()
-        chosen = {key: _rounded(handle.params[key], allowed) for key, allowed in self.space.items()}
+        chosen = {key: handle.params[key] for key in self.space}
+        for key, value in chosen.items():
+            if isinstance(value, float) and isinstance(self.space[key], Mapping):  # drawn between two bounds
+                chosen[key] = float(f"{value:.4g}")
         name = name_run(["trial", self.arm.name], digest(self.arm.config, chosen, self.seed))
         place = {"seed": self.seed, "run_dir": self.directory / "runs" / name, "resume": "auto"}
         overrides = [*self.arm.overrides, *(override(key, value) for key, value in {**chosen, **place}.items())]
@@ -99,13 +104,13 @@ class _ArmSearch:
 
     def tell(self, trial: Trial, node: Node, state: Mapping[str, Any], tell: Tell) -> None:
         """End a trial with what its run reached."""
-        failed, value, said = None, None, str(state.get("error"))
         if state["status"] == DONE:
             value = read_result(self.directory / "runs" / node.name, self.metric, "study.tune.metric")
             said = f"{self.metric} {value:.4f}"
+            self.trials.tell(trial.handle, said, value)
         else:
-            failed = self.trials.states.FAIL
-        self.trials.tell(trial.handle, said, value, failed)
+            said = str(state.get("error"))
+            self.trials.tell(trial.handle, said, state=self.trials.states.FAIL)
         settings = " ".join(override(key, chosen) for key, chosen in trial.chosen.items())
         tell(f"{self.arm.name}: trial {self.count - self.left} of {self.count}, {settings}: {said}")
 
@@ -118,32 +123,20 @@ class _ArmSearch:
         return {"settings": best.params, self.metric: best.value, "trials": self.count, "failed": failed}
 
 
-def _rounded(value: Any, allowed: Any) -> Any:
-    """Round what was drawn between two bounds to four digits."""
-    return float(f"{value:.4g}") if isinstance(allowed, Mapping) and isinstance(value, float) else value
-
-
 def needs_decisions(spec: Mapping[str, Any]) -> bool:
     """Tell whether the study asks for hours or for tuning."""
     return bool(spec.get("tune")) or (spec["budget"] or {}).get("hours") is not None
 
 
 def decide(
-    spec: Mapping[str, Any],
-    arms: Sequence[Arm],
-    directory: Path,
-    executor: Callable[[], Executor],
-    measure: Callable[[Sequence[str]], int],
-    tell: Tell,
+    spec: Mapping[str, Any], arms: Sequence[Arm], directory: Path, executor: Open, measure: Measure, tell: Tell
 ) -> Decided:
     """Calibrate and tune what the study asks for, in this order: time is measured while nothing else runs."""
     steps = calibrate(arms, directory, measure, tell) if (spec["budget"] or {}).get("hours") is not None else {}
     chosen: dict[str, list[str]] = {}
     if spec.get("tune"):
-        opened = executor()
-        try:
-            timed = [arm.with_steps(steps.get(arm.name)) for arm in arms]
+        with closing(executor()) as opened:
+            bought = {name: ["budget.hours=null", f"budget.steps={count}"] for name, count in steps.items()}
+            timed = [arm._replace(overrides=arm.overrides + bought.get(arm.name, [])) for arm in arms]
             chosen = tune_arms(timed, spec["tune"], directory, opened, tell)
-        finally:
-            opened.close()
     return Decided(steps, chosen)

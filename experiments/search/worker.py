@@ -66,9 +66,8 @@ class Worker:
         (plan.directory / "claims").mkdir(parents=True, exist_ok=True)
         name = digest(plan.fixed, plan.space, plan.metric, plan.goal)
         self.plan = plan
-        self.trials = Trials(
-            plan.directory / "trials.log", name, plan.space, goal=plan.goal, pruner=pruners[plan.pruner]()
-        )
+        journal, pruner = plan.directory / "trials.log", pruners[plan.pruner]()
+        self.trials = Trials(journal, name, plan.space, goal=plan.goal, pruner=pruner)
 
     def work(self) -> None:
         """Carry out trials until the search has enough of them."""
@@ -83,15 +82,13 @@ class Worker:
                 self._carry_out(trial)
 
     def _next(self) -> Any:
-        known = self.trials.known()
-        begun = 0
-        for trial in known:
-            if trial.state == self.trials.states.RUNNING:
-                if (free := try_lock(self._claim(trial.number))) is None:
-                    begun += 1
-                else:  # its worker is gone: the same settings again, which resume in the same run directory
-                    free.close()
-                    self.trials.repeat(trial)
+        known, begun = self.trials.known(), 0
+        for trial in (trial for trial in known if trial.state == self.trials.states.RUNNING):
+            if (free := try_lock(self._claim(trial.number))) is None:
+                begun += 1
+            else:  # its worker is gone: the same settings again, which resume in the same run directory
+                free.close()
+                self.trials.repeat(trial)
         if begun + sum(ENDED in trial.user_attrs for trial in known) >= self.plan.trials:
             return None
         # Seeded by the number of the trial: workers with equal seeds would draw the same.
@@ -101,14 +98,11 @@ class Worker:
     def _claim(self, number: int) -> Path:
         return self.plan.directory / "claims" / f"{number}.lock"
 
-    def run_dir(self, settings: Mapping[str, Any]) -> Path:
-        """Name the directory of the run with these settings."""
-        return self.plan.directory / "runs" / digest(self.plan.fixed, dict(settings))
-
     def _carry_out(self, trial: Any) -> None:
         from pretraining.launch import compose, main
 
-        plan, run_dir, pruned = self.plan, self.run_dir(trial.params), self.trials.optuna.TrialPruned
+        plan, pruned = self.plan, self.trials.optuna.TrialPruned
+        run_dir = plan.directory / "runs" / digest(plan.fixed, dict(trial.params))
         chosen = [override(key, value) for key, value in trial.params.items()]
         overrides = [*plan.fixed, *chosen, f"run_dir={run_dir}", "resume=auto"]
         state, value = None, None

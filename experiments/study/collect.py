@@ -55,17 +55,15 @@ class Results(NamedTuple):
         """Read per test example 1 where the prediction is right; empty for cells that accuracy does not judge."""
         if not cell.metric.endswith("/accuracy"):
             return {}
-        return self._by_seeds(
-            cell, arm, pretrained, lambda node: _hits(self.study.run_dir(node) / "predictions.parquet")
-        )
+        run_dir = self.study.run_dir
+        return self._by_seeds(cell, arm, pretrained, lambda node: _hits(run_dir(node) / "predictions.parquet"))
 
     def _by_seeds(self, cell: Cell, arm: str, pretrained: bool, read: Callable[[Node], Value | None]) -> BySeeds[Value]:
         found: BySeeds[Value] = {}
         for node in self.nodes(FINETUNING):
-            if (node.cell, node.source.arm, node.source.pretrained) == (cell, arm, pretrained):
-                value = read(node)
-                if value is not None:
-                    found[node.source.seed, node.seed] = value
+            asked = (node.cell, node.source.arm, node.source.pretrained) == (cell, arm, pretrained)
+            if asked and (value := read(node)) is not None:
+                found[node.source.seed, node.seed] = value
         shared = self.study.twins.get(arm, arm)
         if not found and not pretrained and shared != arm:
             return self._by_seeds(cell, shared, False, read)
@@ -87,10 +85,6 @@ class Results(NamedTuple):
         """List the arms that the cell measures, in the study's order."""
         return list(dict.fromkeys(n.source.arm for n in self.study.nodes if n.cell == cell and n.source.pretrained))
 
-    def unfinished(self) -> list[tuple[Node, dict[str, Any]]]:
-        """List the runs without numbers, with their last state."""
-        return [(n, self.states[n.name]) for n in self.study.nodes if n.name not in self.metrics]
-
 
 def save_study(study: Study) -> None:
     """Write study.json: the graph, so that a report needs neither the yaml nor Hydra."""
@@ -103,11 +97,8 @@ def refuse_former_study(directory: Path) -> None:
     """Refuse a directory whose runs another release named: it would take none of them for done."""
     path = directory / "study.json"
     if path.exists() and json.loads(path.read_text()).get("format") != FORMAT:
-        raise StudyError(
-            f"study_dir={directory} holds a study of another release, whose runs this one would do again: choose "
-            "another "
-            "study_dir=, or finish it with the release that began it"
-        )
+        former = f"study_dir={directory} holds a study of another release, whose runs this one would do again"
+        raise StudyError(f"{former}: choose another study_dir=, or finish it with the release that began it")
 
 
 def load_study(directory: Path) -> Study:
@@ -116,9 +107,8 @@ def load_study(directory: Path) -> Study:
     content.pop("format", None)
     nodes = []
     for raw in content["nodes"]:
-        cell = Cell(*raw["cell"]) if raw["cell"] else None
-        known = {"overrides": tuple(raw["overrides"]), "source": Weights(*raw["source"]), "cell": cell}
-        nodes.append(Node(**(raw | known)))
+        cell, source = Cell(*raw["cell"]) if raw["cell"] else None, Weights(*raw["source"])
+        nodes.append(Node(**{**raw, "overrides": tuple(raw["overrides"]), "source": source, "cell": cell}))
     return Study(**{**content, "directory": directory, "nodes": nodes})
 
 
@@ -137,9 +127,8 @@ def collect(study: Study) -> Results:
             found.configs[node.name] = dict(flatten(config))
         if node.command == PRETRAINING:
             found.units[node.name] = unit = _unit(run_dir)
-            if (run_dir / "metrics.csv").exists():
-                columns = read_history(run_dir / "metrics.csv")
-                found.curves.append(Curve(node.source.arm, node.seed, unit, columns))
+            if (history := run_dir / "metrics.csv").exists():
+                found.curves.append(Curve(node.source.arm, node.seed, unit, read_history(history)))
     return found
 
 

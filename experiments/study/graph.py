@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from experiments.study.spec import check
 
+Tree = Mapping[str, Any]
 Resolve = Callable[[str, Sequence[str]], dict[str, Any]]
 """(command, overrides) -> the resolved configuration that the command would run with."""
 
@@ -90,12 +91,6 @@ class Arm(NamedTuple):
     config: dict[str, Any]
     untrained: str
 
-    def with_steps(self, steps: int | None) -> "Arm":
-        """Replace the arm's hours by the steps that they buy, where that was measured."""
-        if steps is None:
-            return self
-        return self._replace(overrides=[*self.overrides, "budget.hours=null", f"budget.steps={steps}"])
-
 
 class Decided(NamedTuple):
     """What was decided before the runs, by arm: the steps that its hours buy, and the settings that tuning chose."""
@@ -114,13 +109,8 @@ class _Start(NamedTuple):
     needs: str | None
     ready: str = ""
 
-    def handoff(self, directory: Path) -> str:
-        """Write what ``handoff=`` takes."""
-        last = directory / "runs" / str(self.needs) / "handoff" / "last"
-        return self.ready or (str(last) if self.source.pretrained else f"random:{last}")
 
-
-def expand(spec: Mapping[str, Any], *, directory: Path, resolve: Resolve, decided: Decided = NOTHING_DECIDED) -> Study:
+def expand(spec: Tree, *, directory: Path, resolve: Resolve, decided: Decided = NOTHING_DECIDED) -> Study:
     """Multiply a study out into runs; a wrong configuration of any of them is an error here, before any work."""
     check(spec)
     arms = list(list_arms(spec, resolve, decided))
@@ -137,19 +127,17 @@ def expand(spec: Mapping[str, Any], *, directory: Path, resolve: Resolve, decide
             for start, seed in itertools.product(starts, spec["finetuning_seeds"]):
                 node = _finetuning_node(start, seed, cell, named, config, directory)
                 finetuning[node.name] = node
-    return Study(
-        spec["name"], spec["question"], directory, [*pretraining, *finetuning.values()], twins, _budget_of(spec)
-    )
+    nodes = [*pretraining, *finetuning.values()]
+    return Study(spec["name"], spec["question"], directory, nodes, twins, _budget_of(spec))
 
 
-def _budget_of(spec: Mapping[str, Any]) -> dict[str, float]:
+def _budget_of(spec: Tree) -> dict[str, float]:
     return {kind: value for kind, value in (spec["budget"] or {}).items() if value is not None}
 
 
 def digest(*parts: Any) -> str:
     """Hash values into ten hexadecimal digits, the same in every process and release."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def override(key: str, value: Any) -> str:
@@ -163,7 +151,7 @@ def override(key: str, value: Any) -> str:
     return f"{key}='{escaped}'"
 
 
-def list_arms(spec: Mapping[str, Any], resolve: Resolve, decided: Decided = NOTHING_DECIDED) -> Iterator[Arm]:
+def list_arms(spec: Tree, resolve: Resolve, decided: Decided = NOTHING_DECIDED) -> Iterator[Arm]:
     """List the arms of a study: each entry of ``pretrain`` at each point of its grid."""
     for entry, content in spec["pretrain"].items():
         grid: Mapping[str, Sequence[Any]] = content.get("grid") or {}
@@ -185,12 +173,12 @@ def list_arms(spec: Mapping[str, Any], resolve: Resolve, decided: Decided = NOTH
             yield Arm(name, entry, overrides, _identifying(config), _untrained(config))
 
 
-def _logged_as(spec: Mapping[str, Any], name: str) -> list[str]:
+def _logged_as(spec: Tree, name: str) -> list[str]:
     """Tie the runs of a study together where they are logged."""
     return [override("group", spec["name"]), override("name", name)]
 
 
-def _identifying(config: Mapping[str, Any]) -> dict[str, Any]:
+def _identifying(config: Tree) -> dict[str, Any]:
     """Take the part of a configuration that decides what comes out."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if isinstance(data := kept.get("data"), Mapping):
@@ -198,7 +186,7 @@ def _identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _untrained(config: Mapping[str, Any]) -> str:
+def _untrained(config: Tree) -> str:
     """Hash all that a never-pretrained network knows of a pretraining: its architecture and how data reaches it."""
     data = {k: v for k, v in (config.get("data") or {}).items() if k not in NOT_IDENTITY_OF_DATA and "batch" not in k}
     return digest(config.get("backbone"), config.get("preprocess"), data)
@@ -212,11 +200,7 @@ def _pretraining_node(arm: Arm, seed: int, directory: Path) -> Node:
 
 
 def _starts(
-    spec: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    entry_of: Mapping[str, str],
-    pretraining: list[Node],
-    twins: Mapping[str, str],
+    spec: Tree, entry: Tree, entry_of: Mapping[str, str], pretraining: list[Node], twins: Mapping[str, str]
 ) -> Iterator[_Start]:
     """List what a task is finetuned from: hand-offs, the never-pretrained twins beside them, ready checkpoints."""
     ready = spec["handoffs"] or {}
@@ -229,12 +213,11 @@ def _starts(
         # An arm that looks untrained like an earlier one shares its twin where both are finetuned.
         if twins and (twins[arm] == arm or twins[arm] not in present):
             yield _Start(node.source._replace(pretrained=False), node.name)
-    for name, reference in ready.items():
-        if name in wanted:
-            yield _Start(Weights(name, True, spec["pretraining_seeds"][0]), None, reference)
+    for name in (name for name in ready if name in wanted):
+        yield _Start(Weights(name, True, spec["pretraining_seeds"][0]), None, ready[name])
 
 
-def _cells(task: str, entry: Mapping[str, Any]) -> Iterator[tuple[Cell, list[str]]]:
+def _cells(task: str, entry: Tree) -> Iterator[tuple[Cell, list[str]]]:
     """List every (mode, amount of labels) of a task, with the overrides that ask for it."""
     amounts: list[tuple[str, list[str]]] = [("all labels", [])]
     if entry.get("fractions"):
@@ -255,7 +238,9 @@ def _finetuning_node(
     who = source.arm if source.pretrained else f"never-{source.arm}"
     words = [cell.task, cell.mode, cell.labels, who, f"s{run_seed}"]
     name = name_run(words, digest(FINETUNING, config, start.needs or start.ready, source.pretrained, run_seed))
-    place = {"seed": run_seed, "handoff": start.handoff(directory), "run_dir": directory / "runs" / name}
+    last = directory / "runs" / str(start.needs) / "handoff" / "last"
+    handoff = start.ready or (str(last) if source.pretrained else f"random:{last}")
+    place = {"seed": run_seed, "handoff": handoff, "run_dir": directory / "runs" / name}
     placed = (override(key, value) for key, value in place.items())
     return Node(name, FINETUNING, (*overrides, *placed), start.needs, source, run_seed, cell)
 

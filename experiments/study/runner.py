@@ -85,9 +85,8 @@ def redirect_output(path: Path) -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     # Never closed on purpose: a logging handler made meanwhile may keep one of them.
-    out, err = (
-        io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), line_buffering=True) for descriptor in (1, 2)
-    )
+    files = [io.FileIO(descriptor, "w", closefd=False) for descriptor in (1, 2)]
+    out, err = (io.TextIOWrapper(file, line_buffering=True) for file in files)
     with path.open("a") as file:
         try:
             os.dup2(file.fileno(), 1)
@@ -120,31 +119,47 @@ def perform(node: Node, directory: Path, run: Run) -> dict[str, Any]:
     return journal.write(node, seconds=time.time() - begin, ended=time.time(), **ending)
 
 
-class Here:
-    """Runs, one after another, in this process: starting torch outlasts a small finetuning."""
+class Executor:
+    """Carries runs out, `slots` at a time; where it `chains`, a run may be submitted while the one it needs goes on."""
 
     slots, chains = 1, False
 
-    def __init__(self, directory: Path, run: Run) -> None:
-        self._directory, self._run = directory, run
-        self._submitted: list[Node] = []
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.journal = directory, Journal(directory)
+        self.submitted: dict[Any, Any] = {}  # and not handed back
 
     @property
     def busy(self) -> int:
-        """Runs submitted and not handed back."""
-        return len(self._submitted)
+        """Count the runs submitted and not handed back."""
+        return len(self.submitted)
 
     def submit(self, node: Node) -> None:
         """Take a run on."""
-        self._submitted.append(node)
+        raise NotImplementedError
+
+    def next(self) -> list[tuple[Node, dict[str, Any]]]:
+        """Wait until some end, and say how."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free what is held."""
+
+
+class Here(Executor):
+    """Runs, one after another, in this process: starting torch outlasts a small finetuning."""
+
+    def __init__(self, directory: Path, run: Run) -> None:
+        super().__init__(directory)
+        self._run = run
+
+    def submit(self, node: Node) -> None:
+        """Take a run on."""
+        self.submitted[node.name] = node
 
     def next(self) -> list[tuple[Node, dict[str, Any]]]:
         """Carry out what was submitted and say how it ended."""
-        node = self._submitted.pop(0)
-        return [(node, perform(node, self._directory, self._run))]
-
-    def close(self) -> None:
-        """Do nothing: no process is held."""
+        node = self.submitted.pop(next(iter(self.submitted)))
+        return [(node, perform(node, self.directory, self._run))]
 
 
 def _end_with(parent: int) -> None:
@@ -158,76 +173,47 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Processes:
+class Processes(Executor):
     """Runs in ``slots`` lasting processes; one that dies takes its run along, no other."""
 
-    chains = False
-
     def __init__(self, directory: Path, run: Run, slots: int) -> None:
-        self.slots, self._directory, self._run = slots, directory, run
+        super().__init__(directory)
+        self.slots, self._run = slots, run
         # Children share the cores: with a thread per core each, they would slow one another.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // slots)))
         self._free = [self._pool() for _ in range(slots)]
-        self._running: dict[Future[dict[str, Any]], tuple[Node, ProcessPoolExecutor]] = {}
+        self.submitted: dict[Future[dict[str, Any]], tuple[Node, ProcessPoolExecutor]] = {}
 
     @staticmethod
     def _pool() -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
 
-    @property
-    def busy(self) -> int:
-        """Runs submitted and not handed back."""
-        return len(self._running)
-
     def submit(self, node: Node) -> None:
         """Start a run in a free process."""
         pool = self._free.pop()
-        self._running[pool.submit(perform, node, self._directory, self._run)] = node, pool
+        self.submitted[pool.submit(perform, node, self.directory, self._run)] = node, pool
 
     def next(self) -> list[tuple[Node, dict[str, Any]]]:
         """Wait until a run ends, and say how."""
         ended = []
-        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-            node, pool = self._running.pop(future)
-            error = future.exception()
-            if error is None:
+        for future in wait(self.submitted, return_when=FIRST_COMPLETED).done:
+            node, pool = self.submitted.pop(future)
+            try:
                 state = future.result()
-            elif isinstance(error, BrokenProcessPool):
+            except BrokenProcessPool:
                 pool.shutdown()
                 pool = self._pool()
                 reason = "the process of the run died without a word (out of memory, or killed)"
-                state = Journal(self._directory).write(node, status=FAILED, ended=time.time(), error=reason)
-            else:
-                raise error
+                state = self.journal.write(node, status=FAILED, ended=time.time(), error=reason)
             self._free.append(pool)
             ended.append((node, state))
         return ended
 
     def close(self) -> None:
         """End the processes."""
-        for pool in [*self._free, *(pool for _, pool in self._running.values())]:
+        for pool in [*self._free, *(pool for _, pool in self.submitted.values())]:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-class Executor(Protocol):
-    """Carries runs out, `slots` at a time; where it `chains`, a run may be submitted while the one it needs goes on."""
-
-    slots: int
-    chains: bool
-
-    @property
-    def busy(self) -> int:
-        """Runs submitted and not handed back."""
-
-    def submit(self, node: Node) -> None:
-        """Take a run on."""
-
-    def next(self) -> list[tuple[Node, dict[str, Any]]]:
-        """Wait until some end, and say how."""
-
-    def close(self) -> None:
-        """Free what is held."""
 
 
 @contextmanager

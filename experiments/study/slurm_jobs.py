@@ -14,11 +14,13 @@ from typing import Any
 
 from experiments.study import slurm
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
-from experiments.study.runner import DONE, FAILED, RUNNING, SKIPPED, Journal
+from experiments.study.runner import DONE, FAILED, RUNNING, SKIPPED, Executor
 from pretraining.runs.snapshot import snapshot_environment
 
+Options = Mapping[str, Any]
 
-class SlurmJobs:
+
+class SlurmJobs(Executor):
     """Submits runs with `sbatch`; at most `at_once` of them are in the queue.
 
     `pretraining` and `finetuning` hold options of sbatch by their long names: {"partition": "gpu", "time": "08:00:00"}.
@@ -27,67 +29,53 @@ class SlurmJobs:
     chains = True  # a run may be submitted before the one it needs has ended
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        pretraining: Mapping[str, Any],
-        finetuning: Mapping[str, Any],
-        at_once: int,
-        poll_seconds: float,
+        self, directory: Path, *, pretraining: Options, finetuning: Options, at_once: int, poll_seconds: float
     ) -> None:
+        super().__init__(directory)
         self.slots, self._poll_seconds = at_once, poll_seconds
         self._options = {PRETRAINING: pretraining, FINETUNING: finetuning}
-        self._journal = Journal(directory)
-        self._jobs: dict[str, tuple[Node, str]] = {}  # by run, until its end has been told
+        self.submitted: dict[str, tuple[Node, str]] = {}  # with its job, by run, until its end has been told
         self._numbers: dict[str, str] = {}  # of every run submitted
         self._known = slurm.queue()
         self._snapshot = snapshot_environment()
 
-    @property
-    def busy(self) -> int:
-        """Count the runs submitted and not handed back."""
-        return len(self._jobs)
-
     def submit(self, node: Node) -> None:
         """Submit a run, or find the job that an earlier start has submitted for it."""
-        number = self._journal.read(node).get("job")
+        number = self.journal.read(node).get("job")
         goes_on = number in self._known and self._known[number].goes_on
-        if number is None or not (goes_on or self._journal.has_numbers(node.name)):
-            number = self._submit(node)
-            self._journal.write(node, status=RUNNING, job=number, started=time.time())
-        self._jobs[node.name], self._numbers[node.name] = (node, number), number
-
-    def _submit(self, node: Node) -> str:
-        options = {"job-name": node.name, "output": self._journal.log(node).resolve(), **self._options[node.command]}
-        if node.needs in self._numbers:
-            options |= {"dependency": f"afterok:{self._numbers[node.needs]}", "kill-on-invalid-dep": "yes"}
-        # Last words win: a finetuning that was preempted goes on from its checkpoint, as a pretraining does.
-        return slurm.submit(node.command, [*node.overrides, "resume=auto"], options, self._snapshot)
+        if number is None or not (goes_on or self.journal.has_numbers(node.name)):
+            log, needed = self.journal.log(node).resolve(), self._numbers.get(node.needs or "")
+            options = {"job-name": node.name, "output": log, **self._options[node.command]}
+            options |= {"dependency": f"afterok:{needed}", "kill-on-invalid-dep": "yes"} if needed else {}
+            # Last words win: a finetuning that was preempted goes on from its checkpoint, as a pretraining does.
+            number = slurm.submit(node.command, [*node.overrides, "resume=auto"], options, self._snapshot)
+            self.journal.write(node, status=RUNNING, job=number, started=time.time())
+        self.submitted[node.name], self._numbers[node.name] = (node, number), number
 
     def next(self) -> list[tuple[Node, dict[str, Any]]]:
         """Wait until some jobs have ended, and say how."""
         while True:
             known = slurm.queue()
-            ended = [(node, job) for node, job in self._jobs.values() if job not in known or not known[job].goes_on]
+            ended = [(node, job) for node, job in self.submitted.values() if job not in known or not known[job].goes_on]
             if ended:
                 return [(node, self._end(node, known.get(job))) for node, job in ended]
             time.sleep(self._poll_seconds)
 
     def _end(self, node: Node, job: slurm.Job | None) -> dict[str, Any]:
-        number = self._jobs.pop(node.name)[1]
+        number = self.submitted.pop(node.name)[1]
         facts: dict[str, Any] = {"job": number, "ended": time.time(), "seconds": job.seconds if job else 0.0}
-        if self._journal.has_numbers(node.name):
-            return self._journal.write(node, status=DONE, **facts)
-        if node.needs is not None and not self._journal.has_numbers(node.needs):
-            return self._journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed", **facts)
+        if self.journal.has_numbers(node.name):
+            return self.journal.write(node, status=DONE, **facts)
+        if node.needs is not None and not self.journal.has_numbers(node.needs):
+            return self.journal.write(node, status=SKIPPED, error=f"it needs {node.needs}, which has failed", **facts)
         said = f"Slurm job {number} ended as {job.state if job else 'no longer in the queue'}"
         if job and job.reason not in ("None", ""):
             said += f" ({job.reason})"
-        return self._journal.write(node, status=FAILED, error=said, **facts)
+        return self.journal.write(node, status=FAILED, error=said, **facts)
 
     def close(self) -> None:
         """Leave the jobs that are not done to Slurm, and say so."""
-        if self._jobs:
-            numbers = " ".join(job for _, job in self._jobs.values())
+        if self.submitted:
+            numbers = " ".join(job for _, job in self.submitted.values())
             again = f"the same command watches them again, scancel {numbers} ends them"
             print(f"{self.busy} jobs go on; {again}", file=sys.stderr)
