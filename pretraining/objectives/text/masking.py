@@ -32,12 +32,7 @@ def budgets(candidates: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def choose(
-    candidates: np.ndarray,
-    keys: Keys,
-    *,
-    fraction: float,
-    unit: Unit = "token",
-    word_starts: np.ndarray | None = None,
+    candidates: np.ndarray, keys: Keys, *, fraction: float, unit: Unit = "token", word_starts: np.ndarray | None = None
 ) -> np.ndarray:
     """Choose the tokens to predict among `candidates`. bool [B, T].
 
