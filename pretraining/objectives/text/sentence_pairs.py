@@ -65,9 +65,7 @@ def check_pairs(max_tokens: int, negatives: str) -> None:
     if negatives not in ("random", "swapped"):
         raise ValueError(f"collate.negatives={negatives!r} is unknown: choose random or swapped")
     if max_tokens < SPECIALS + 2:
-        raise ValueError(
-            f"a pair of segments needs at least {SPECIALS + 2} tokens, got collate.max_tokens={max_tokens}"
-        )
+        raise ValueError(f"a pair of segments needs at least {SPECIALS + 2} tokens, got collate.{max_tokens=}")
 
 
 def _check_corpus(corpus: Corpus, negatives: str) -> None:

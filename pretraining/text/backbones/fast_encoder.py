@@ -1,8 +1,7 @@
 """The forward pass of transformers' encoders without what a padded batch wastes: `backbone.impl=fast`.
 
 It computes with the modules of a transformers model, whose weights stay where they are and what they are called: what
-reads checkpoints, hands over or finetunes sees nothing of it. What differs from transformers' own pass, to rounding
-error:
+reads checkpoints, hands over or finetunes sees nothing of it. What differs from transformers' pass, to rounding error:
 
 - Padding is left out: tokens make one stream, [N, D]. (Not when compiled or on a GPU, where shapes stay [B * T, D].)
 - Query, key and value are one matrix product.

@@ -104,21 +104,14 @@ class TransformersBackbone(Backbone):
         never see: it needs no mask of its own.
         """
         assert memory.valid is not None
-        decoded = self.model.get_decoder()(
-            input_ids=decoder_input_ids,
-            encoder_hidden_states=memory.positions,
-            encoder_attention_mask=memory.valid.long(),
-            use_cache=False,
-        )
-        return decoded.last_hidden_state
+        read = {"encoder_hidden_states": memory.positions, "encoder_attention_mask": memory.valid.long()}
+        return self.model.get_decoder()(input_ids=decoder_input_ids, **read, use_cache=False).last_hidden_state
 
     def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
         """See `Backbone.set_compute`."""
         if self._fast is not None:
             if sharded:
-                raise ValueError(
-                    "backbone.impl=fast reads whole weights: use trainer=ddp, or backbone.impl=transformers"
-                )
+                raise ValueError("backbone.impl=fast reads whole weights: use trainer=ddp, or impl=transformers")
             self._fast.activation_checkpointing = activation_checkpointing
             if compiled:
                 self._fast.compile()
@@ -166,9 +159,8 @@ class TransformersBackbone(Backbone):
         if self.pooling not in ("mean", "first", "pooler", "last"):
             raise ValueError(f"pooling={self.pooling!r} is unknown: choose mean, first, pooler or last")
         if self.pooling == "pooler" and getattr(self.base, "pooler", None) is None:
-            raise ValueError(
-                f"{self.model.config.model_type} has no pooler: choose backbone.pooling=mean, first or last"
-            )
+            family = self.model.config.model_type
+            raise ValueError(f"{family} has no pooler: choose backbone.pooling=mean, first or last")
 
     def blocks(self) -> list[nn.Module]:
         """List embeddings, each layer, and what follows the layers."""
@@ -195,8 +187,7 @@ class TransformersBackbone(Backbone):
     def forward_flops(self, row: TextRow) -> float:
         """Count one row's forward pass (2 per multiply-add), of an encoder–decoder the encoder's.
 
-        Embedding look-ups and norms are not counted; masked parts of attention are, since plain attention computes
-        them.
+        Look-ups of embeddings and norms are not counted; masked parts of attention are: plain attention computes them.
         """
         entries = matrix_entries(self._body, without={id(getattr(self.base, "pooler", None))})
         attention = 4.0 * self.model.config.num_hidden_layers * self.attention_width * row.seen

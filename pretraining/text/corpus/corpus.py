@@ -54,8 +54,7 @@ class Corpus:
             return self.shards[0].take(expand_runs(starts, lengths))
         shards = np.searchsorted(self._shard_starts, starts, side="right") - 1
         first = starts - self._shard_starts[shards]
-        # Runs of a batch are spread over all shards, most of which get one or two: slices are cheaper than a gather per
-        # shard.
+        # A batch's runs are spread over all shards, most of which get one or two: slices are cheaper than gathers.
         slices = zip(shards.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
         pieces = [self.shards[shard][start:stop] for shard, start, stop in slices]
         return np.concatenate([np.empty(0, self.shards[0].dtype), *pieces])

@@ -58,9 +58,8 @@ class Preparation:
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing."""
         if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
-            raise ValueError(
-                f"data.preparation.near_duplicates={self.near_duplicates} must be a similarity between 0 and 1, or null"
-            )
+            near = f"data.preparation.near_duplicates={self.near_duplicates}"
+            raise ValueError(f"{near} must be a similarity between 0 and 1, or null")
         if not 0 <= self.validation_share + self.test_share < 1 or min(self.validation_share, self.test_share) < 0:
             raise ValueError(
                 f"data.preparation.validation_share={self.validation_share} and test_share={self.test_share}: "
@@ -81,15 +80,12 @@ class DocumentSet(Protocol):
 
     def fingerprint(self) -> str:
         """Identify all that the documents depend on."""
-        ...
 
     def texts(self, split: str) -> Iterator[str]:
         """Read a split's documents in a fixed order."""
-        ...
 
     def num_bytes(self, split: str) -> int | None:
         """Estimate a split's size for the progress bar."""
-        ...
 
 
 def prepare_split(data: DocumentSet, split: str, preprocess: TextPreprocess) -> Corpus:
