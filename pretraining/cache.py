@@ -62,8 +62,7 @@ def replace_text(path: Path, text: str) -> None:
 def try_lock(path: Path) -> IO[str] | None:
     """Lock a file, made if need be, until it is closed or this process dies; None where another process holds the lock.
 
-    Its content stays: it may tell of the process that has the lock. Nobody removes the file, which would let two owners
-    in.
+    Its content stays: it may tell of the process that has the lock. Removing the file would let two owners in.
     """
     file = path.open("a+", encoding="utf-8")
     try:

@@ -165,8 +165,9 @@ def cached_rows(corpus: Corpus, parts: dict[str, Any], build: Callable[[], Rows]
 
     def write(directory: Path) -> None:
         rows = build()
-        columns = {f"column.{name}": column for name, column in rows.columns.items()}
-        for name, array in zip([*Rows._fields[:3], *columns], [*rows[:3], *columns.values()], strict=True):
+        arrays = {**rows._asdict(), **{f"column.{name}": column for name, column in rows.columns.items()}}
+        del arrays["columns"]
+        for name, array in arrays.items():
             np.save(directory / f"{name}.npy", array)
         (directory / "plan.json").write_text(json.dumps({**parts, "columns": sorted(rows.columns)}))
 

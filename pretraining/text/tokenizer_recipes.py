@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -79,7 +79,7 @@ class WordPiece(TrainedRecipe):
 
     def _vocabulary(self, sample: list[str], alphabet: list[str], fixed: list[str], vocab_size: int) -> dict[str, int]:
         tokenizer = self._tokenizer({})
-        kept = {"special_tokens": fixed, "initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
+        kept: dict[str, Any] = {"special_tokens": fixed, "initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
         trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, **kept, show_progress=False)
         tokenizer.train_from_iterator(sample, trainer)
         return tokenizer.get_vocab()
@@ -103,7 +103,10 @@ class ByteBPE(TrainedRecipe):
             tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
-        kept = {"special_tokens": special_tokens, "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+        kept: dict[str, Any] = {
+            "special_tokens": special_tokens,
+            "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
+        }
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, **kept, show_progress=False)
         tokenizer.train_from_iterator(texts, trainer)
         return tokenizer
@@ -141,7 +144,7 @@ class Unigram(TrainedRecipe):
         tokenizer.normalizer = normalizers.Sequence(steps if self.lowercase else steps[:-1])
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
-        kept = {"special_tokens": list(names.values()), "unk_token": names["unk"]}
+        kept: dict[str, Any] = {"special_tokens": list(names.values()), "unk_token": names["unk"]}
         trainer = trainers.UnigramTrainer(vocab_size=self.vocab_size, **kept, show_progress=False)
         tokenizer.train_from_iterator(texts, trainer)
         scores = dict(json.loads(tokenizer.to_str())["model"]["vocab"])

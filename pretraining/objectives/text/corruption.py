@@ -50,7 +50,8 @@ class Bart(Corruption):
 
     def __post_init__(self) -> None:
         if not self.noises:
-            raise ValueError("collate.corruption.noises is empty: list at least one noise: copying teaches nothing")
+            raise ValueError("collate.corruption.noises is empty: list at least one noise, as copying teaches nothing")
+        self.noises = tuple(self.noises)
 
     def check(self, preprocess: TextPreprocess) -> None:
         """Refuse a tokenizer without a mask or an end token."""
@@ -87,8 +88,8 @@ class SpanCorruption(Corruption):
 
     def __init__(self, *, density: float, mean_length: float) -> None:
         if not 0 < density < 1 or mean_length < 1:
-            given = f"collate.corruption.density={density} and mean_length={mean_length}"
-            raise ValueError(f"{given}: density={density} must lie between 0 and 1, and mean_length be at least 1")
+            told = f"collate.corruption.density={density} must lie between 0 and 1"
+            raise ValueError(f"{told}, and collate.corruption.mean_length={mean_length} be at least 1")
         self.spans = {"density": density, "mean_length": mean_length}
 
     def check(self, preprocess: TextPreprocess) -> None:

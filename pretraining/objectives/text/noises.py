@@ -139,7 +139,7 @@ class SentencePermutation(Noise):
         counts = starts.sum(1)
         exists = np.arange(counts.max(initial=0)) < counts[:, None]  # [B, S]
         moving = lowest(draws.shuffle(exists, "sentence_permutation.which"), part_of(counts, self.fraction))
-        # The moving sentences, in place order and in drawn order: the i-th of these goes where the i-th of those was.
+        # Of the moving sentences, the i-th in drawn order goes where the i-th in place order was.
         there = np.argsort(~moving, axis=1, kind="stable")
         drawn = np.argsort(draws.shuffle(moving, "sentence_permutation.order"), axis=1)
         slot = np.broadcast_to(np.arange(exists.shape[1]), exists.shape).copy()
@@ -182,9 +182,8 @@ class TextInfilling(Noise):
     def __post_init__(self) -> None:
         mean = self.mean_length
         if mean <= 0:
-            raise ValueError(
-                f"infilling needs a mean span length above 0, got {mean}: for insertions take TokenInsertion"
-            )
+            told = f"text infilling needs a mean span length above 0, got {mean}"
+            raise ValueError(f"{told}: for insertions take TokenInsertion")
         self.lengths_below = poisson_cdf(mean)
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
