@@ -53,18 +53,12 @@ def _cost_of_step(kind: str, parts: Any, settings: TrainerSettings, batch_size: 
     if kind == "flops":
         return batch_size * row_flops(parts, settings)
     if kind == "hours":
-        return _hours_of_step(parts, settings, batch_size)
+        if settings.ranks > 1:
+            told = f"budget.hours is measured in one process, but this run has {settings.ranks} ranks"
+            raise RunError(f"{told}: give budget.steps, from the seconds per step that a short run of them prints")
+        return seconds_per_step(parts, settings, batch_size) / 3600
     unit = parts.data.modality.unit
     if kind not in ("units", unit):
         told = f"budget.{kind} is not what this data is counted in"
         raise RunError(f"{told}: give budget.units ({unit}), examples, flops, steps or hours")
     return batch_size * parts.row.units
-
-
-def _hours_of_step(parts: Any, settings: TrainerSettings, batch_size: int) -> float:
-    if settings.ranks > 1:
-        raise RunError(
-            f"budget.hours is measured in one process, but this run has {settings.ranks} ranks: give budget.steps, "
-            "from the seconds per step that a short run of them prints"
-        )
-    return seconds_per_step(parts, settings, batch_size) / 3600

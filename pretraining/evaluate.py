@@ -64,10 +64,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     with as_run_errors():
         data = instantiate(config.data)
         if modality is not objective.backbone.modality:
-            raise RunError(
-                f"{type(objective).__name__} learns from {objective.backbone.modality}, but "
-                f"data={type(data).__name__} is {modality}"
-            )
+            told = f"{type(objective).__name__} learns from {objective.backbone.modality}"
+            raise RunError(f"{told}, but data={type(data).__name__} is {modality}")
         source = modality.source(data, config.split, given.preprocess, collate, seed=EVALUATION_SEED)
     loader = EvalLoader(source, collate, batch_size=data.eval_batch_size, full_batches=objective.coupled)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):

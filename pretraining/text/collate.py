@@ -77,10 +77,8 @@ def assemble(
     ends = np.concatenate([[0], np.cumsum(spans)])
     used = ends[behind] - ends[behind - examples.row_pieces]
     if rows and used.max() > max_tokens:
-        raise ValueError(
-            f"a row of {used.max()} tokens, special ones included, does not fit into max_tokens={max_tokens}: "
-            "plan shorter rows"
-        )
+        told = f"a row of {used.max()} tokens, special ones included, does not fit into max_tokens={max_tokens}"
+        raise ValueError(f"{told}: plan shorter rows")
     room = max_tokens - used
     # Each row is a run of its pieces and one of padding: the runs fill [B, T] without a gap.
     runs = np.insert(spans, behind, room)

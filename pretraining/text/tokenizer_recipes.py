@@ -103,10 +103,8 @@ class ByteBPE(TrainedRecipe):
             tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
-        kept: dict[str, Any] = {
-            "special_tokens": special_tokens,
-            "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
-        }
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        kept: dict[str, Any] = {"special_tokens": special_tokens, "initial_alphabet": alphabet}
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, **kept, show_progress=False)
         tokenizer.train_from_iterator(texts, trainer)
         return tokenizer

@@ -67,10 +67,9 @@ class DenoisingImages(ImageAutoencoder):
         self.side = math.isqrt(features.positions.shape[1])
         doublings = math.log2(size / self.side)
         if doublings != round(doublings):
-            raise ValueError(
-                f"images of {size} x {size} pixels become {self.side} x {self.side} features, which doubling does not "
-                f"bring back: set preprocess.size to {self.side} times a power of 2"
-            )
+            told = f"images of {size} x {size} pixels become {self.side} x {self.side} features"
+            remedy = f"set preprocess.size to {self.side} times a power of 2"
+            raise ValueError(f"{told}, which doubling does not bring back: {remedy}")
         self.decoder = upsampling(backbone.dim, decoder_width, self.channels, round(doublings))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:

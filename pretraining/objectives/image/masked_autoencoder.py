@@ -37,10 +37,9 @@ class PatchDecoder:
     def build(self, dim: int, side: int, pixels: int) -> Decoder:
         """Build it for features of width `dim`, `side` x `side` patches and `pixels` numbers in each."""
         if self.width % 4 or self.width % self.heads or self.layers < 1:
-            raise ValueError(
-                f"got objective.decoder.width={self.width}, heads={self.heads} and layers={self.layers}: the width "
-                "must be a multiple of 4 (for sine and cosine of two axes) and of heads, with at least one layer"
-            )
+            told = f"got objective.decoder.width={self.width}, heads={self.heads} and layers={self.layers}"
+            remedy = "the width must be a multiple of 4 (for sine and cosine of two axes) and of heads"
+            raise ValueError(f"{told}: {remedy}, with at least one layer")
         return Decoder(self, dim, side, pixels)
 
 
@@ -95,10 +94,8 @@ class MaskedAutoencoder(ImageAutoencoder):
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
         model: Any = getattr(backbone, "model", None)
         if not hasattr(model, "patch_size"):
-            raise ValueError(
-                "a masked autoencoder hides patches of a vision transformer: set backbone=vit_tiny, or take "
-                "objective=denoising_image"
-            )
+            told = "a masked autoencoder hides patches of a vision transformer"
+            raise ValueError(f"{told}: set backbone=vit_tiny, or take objective=denoising_image")
         self.patch, self.side = model.patch_size, model.image_size // model.patch_size
         self.visible = int(self.side**2 * (1 - mask_ratio))
         if not 0 < self.visible < self.side**2:

@@ -44,11 +44,9 @@ class CausalLanguage(TextObjective):
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if backbone.architecture != "causal":
-            raise ValueError(
-                f"causal language modelling needs a decoder, but {backbone.model.config.model_type} is a model of "
-                f"architecture={backbone.architecture}: choose backbone=gpt2_tiny or gpt2, or set "
-                "backbone.architecture=causal"
-            )
+            told = f"{backbone.model.config.model_type} is a model of architecture={backbone.architecture}"
+            remedy = "choose backbone=gpt2_tiny or gpt2, or set backbone.architecture=causal"
+            raise ValueError(f"causal language modelling needs a decoder, but {told}: {remedy}")
         check_head(backbone)
 
     def loss(self, batch: Batch) -> Loss:

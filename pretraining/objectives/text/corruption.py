@@ -95,10 +95,9 @@ class SpanCorruption(Corruption):
     def check(self, preprocess: TextPreprocess) -> None:
         """Refuse a tokenizer without sentinels, an end or a padding token."""
         if not len(preprocess.sentinel_ids) or preprocess.eos_id is None or preprocess.pad_id is None:
-            raise ValueError(
-                "span corruption needs a tokenizer with sentinels (<extra_id_0>, <extra_id_1>, ...), an end and a "
-                "padding token: choose preprocess=sentinel_bpe, or preprocess=pretrained_tokenizer with that of T5"
-            )
+            needed = "sentinels (<extra_id_0>, <extra_id_1>, ...), an end and a padding token"
+            remedy = "choose preprocess=sentinel_bpe, or preprocess=pretrained_tokenizer with that of T5"
+            raise ValueError(f"span corruption needs a tokenizer with {needed}: {remedy}")
 
     def plan(self, corpus: Corpus, preprocess: TextPreprocess, max_tokens: int, seed: int, epoch: int) -> Rows:
         """Cut the stream of documents into rows whose inputs take exactly `max_tokens`."""

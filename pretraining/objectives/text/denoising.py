@@ -71,10 +71,9 @@ class Denoising(TextObjective):
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if backbone.architecture != "seq2seq":
-            raise ValueError(
-                f"denoising needs an encoder and a decoder, but {backbone.model.config.model_type} is a model of "
-                f"architecture={backbone.architecture}: choose backbone=bart_tiny, bart_base, t5_tiny or t5_small"
-            )
+            told = f"{backbone.model.config.model_type} is a model of architecture={backbone.architecture}"
+            remedy = "choose backbone=bart_tiny, bart_base, t5_tiny or t5_small"
+            raise ValueError(f"denoising needs an encoder and a decoder, but {told}: {remedy}")
         check_head(backbone)
 
     def loss(self, batch: Batch) -> Loss:

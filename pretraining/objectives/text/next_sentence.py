@@ -43,10 +43,8 @@ class PairSentences(TextCollate):
 
     def __post_init__(self) -> None:
         if self.preprocess.bos_id is None or self.preprocess.eos_id is None:
-            raise ValueError(
-                "pairs of segments need a tokenizer with a first and a separating token ([CLS], [SEP]): choose another "
-                "preprocess="
-            )
+            told = "pairs of segments need a tokenizer with a first and a separating token ([CLS], [SEP])"
+            raise ValueError(f"{told}: choose another preprocess=")
         check_pairs(self.max_tokens, self.negatives)
         super().__post_init__()
 

@@ -125,20 +125,16 @@ class FastEncoder:
             layer.compile(fullgraph=True)
 
     def __call__(
-        self,
-        input_ids: Tensor,
-        document_ids: Tensor,
-        token_type_ids: Tensor | None,
-        positions: Tensor,
-        places: Tensor | None = None,
+        self, tokens: Tensor, documents: Tensor, types: Tensor | None, positions: Tensor, places: Tensor | None = None
     ) -> Tensor:
         """Compute the last layer's output, [B, T, D], with zeros at padding; or [K, D] at flat `places` in [B, T].
 
-        `positions` [B, T] are those of tokens in their documents, as the position table counts them.
+        The ids of tokens, of their documents and of their types, and `positions` in documents, as the position
+        table counts them: [B, T] each.
         """
-        layout = lay_out(document_ids, self.heads, keep_padding=self.static or document_ids.device.type != "cpu")
-        tokens, numbers = (part.flatten()[layout.places] for part in (input_ids, positions))
-        types = None if token_type_ids is None else token_type_ids.flatten()[layout.places]
+        layout = lay_out(documents, self.heads, keep_padding=self.static or documents.device.type != "cpu")
+        tokens, numbers = (part.flatten()[layout.places] for part in (tokens, positions))
+        types = None if types is None else types.flatten()[layout.places]
         rates = self._rates()
         stream = dropout(self._embed(tokens, numbers, types), rates.embeddings)
         wanted = None if places is None else layout.back[places]
@@ -155,8 +151,8 @@ class FastEncoder:
             stream = (self.model.final_norm if hasattr(self.model, "final_norm") else self.model.LayerNorm)(stream)
         if places is not None:
             return stream
-        whole = stream.index_select(0, layout.back).unflatten(0, document_ids.shape)
-        return whole * (document_ids > 0)[..., None].to(whole.dtype)
+        whole = stream.index_select(0, layout.back).unflatten(0, documents.shape)
+        return whole * (documents > 0)[..., None].to(whole.dtype)
 
     def _kind(self, number: int) -> str:
         """Name how far a layer sees."""

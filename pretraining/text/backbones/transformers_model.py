@@ -164,10 +164,11 @@ class TransformersBackbone(Backbone):
 
     def blocks(self) -> list[nn.Module]:
         """List embeddings, each layer, and what follows the layers."""
-        layers = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        deep = [layer for stack in layers if _is_layer_stack(stack) for layer in stack]
+        lists = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        stacks = [part for part in lists if any(p.numel() for p in part.parameters())]
+        deep = [layer for stack in stacks if len({type(layer) for layer in stack}) == 1 for layer in stack]
         inside = {id(parameter) for layer in deep for parameter in layer.parameters()}
-        rest = [module for module in self.model.modules() if _owns(module, inside)]
+        rest = [m for m in self.model.modules() if any(id(p) not in inside for p in m.parameters(recurse=False))]
         first = [module for module in rest if isinstance(module, nn.Embedding)]  # of tokens, and of positions
         root = [m for m in self.base.children() if any(e in set(m.modules()) for e in first)] or first
         covered = inside | {id(p) for module in root for p in module.parameters()}
@@ -219,10 +220,8 @@ def _fast(model: Any, architecture: Architecture, impl: Implementation) -> FastE
     if impl not in ("transformers", "fast"):
         raise ValueError(f"backbone.impl={impl!r} is unknown: choose transformers or fast")
     if impl == "fast" and architecture != "encoder":
-        raise ValueError(
-            f"backbone.impl=fast computes encoders, and architecture={architecture} is none: choose "
-            "backbone.impl=transformers"
-        )
+        told = f"backbone.impl=fast computes encoders, and architecture={architecture} is none"
+        raise ValueError(f"{told}: choose backbone.impl=transformers")
     return FastEncoder(model) if impl == "fast" else None
 
 
@@ -231,14 +230,6 @@ def _first_position(model: nn.Module) -> int:
     parts = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
     paddings = [part.padding_idx for part in parts if isinstance(part, nn.Embedding) and part.padding_idx is not None]
     return max(paddings, default=-1) + 1
-
-
-def _is_layer_stack(stack: nn.ModuleList) -> bool:
-    return any(p.numel() for p in stack.parameters()) and len({type(layer) for layer in stack}) == 1
-
-
-def _owns(module: nn.Module, inside: set[int]) -> bool:
-    return any(id(parameter) not in inside for parameter in module.parameters(recurse=False))
 
 
 def read_checkpoint(name: str) -> Tower:

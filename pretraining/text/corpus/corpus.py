@@ -42,10 +42,8 @@ class Corpus:
     def _shard(self, name: str, tokens: int) -> np.ndarray:
         path, dtype = self.directory / name, np.dtype(self.manifest["dtype"])
         if path.stat().st_size != tokens * dtype.itemsize:
-            raise ValueError(
-                f"{path} holds {path.stat().st_size} bytes where its manifest says {tokens * dtype.itemsize}: "
-                f"delete {self.directory}, and it will be prepared again"
-            )
+            told = f"{path} holds {path.stat().st_size} bytes where its manifest says {tokens * dtype.itemsize}"
+            raise ValueError(f"{told}: delete {self.directory}, and it will be prepared again")
         return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
 
     def read(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
