@@ -97,8 +97,7 @@ def is_locked(path: Path) -> bool:
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Return `directory`, complete; where there is none, `build` fills `<directory>.partial`, which is then renamed.
 
-    One process builds and the others wait for it. What a killed build left in the partial directory is there for the
-    next one to continue from, or to overwrite.
+    One process builds, others wait. The next build continues from what a killed one left there, or overwrites it.
     """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)

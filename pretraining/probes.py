@@ -58,8 +58,7 @@ def logistic_regression(
 ) -> Linear:
     """Minimise  mean cross-entropy + penalty / 2 * |weight|^2  by L-BFGS in float64; the bias is free.
 
-    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. `start` (a neighbouring penalty's
-    solution) saves iterations.
+    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. A similar `start` saves iterations.
     """
     vectors = vectors.double()
     weight = (start.weight.clone() if start else vectors.new_zeros(count, vectors.shape[1])).requires_grad_()

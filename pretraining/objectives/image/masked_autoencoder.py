@@ -63,10 +63,7 @@ class Decoder(nn.Module):
         self.register_buffer("places", places[None], persistent=False)
 
     def forward(self, pooled: Tensor, patches: Tensor, order: Tensor) -> Tensor:
-        """Predict every patch's pixels [N, L, P], from the class token [N, D] and the visible patches [N, K, D].
-
-        `order` [N, L] lists all patches, the visible ones first.
-        """
+        """Predict pixels [N, L, P] from class tokens [N, D] and visible patches [N, K, D], first in `order` [N, L]."""
         known = self.embed(patches)
         hidden = self.hidden.to(known.dtype).expand(len(known), order.shape[1] - known.shape[1], -1)
         shuffled = torch.cat([known, hidden], 1)

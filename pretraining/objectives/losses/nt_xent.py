@@ -83,10 +83,7 @@ class _Contrast(torch.autograd.Function):
 
 
 def _tile(logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool) -> tuple[Tensor, Tensor]:
-    """Compute the loss of T anchors, and its derivative by their `logits` [T, M], which are overwritten.
-
-    `own` [T]: the anchors' places.
-    """
+    """Compute the loss of anchors at places `own` [T], and its derivative by `logits` [T, M], which are overwritten."""
     positive = groups[own][:, None] == groups
     positive[torch.arange(len(own), device=own.device), own] = False
     share = positive.sum(1, keepdim=True).to(logits.dtype).reciprocal()

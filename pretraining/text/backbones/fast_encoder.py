@@ -100,8 +100,7 @@ def rotate(projected: Tensor, rotation: tuple[Tensor, Tensor], heads: int) -> Te
 class FastEncoder:
     """Runs a transformers encoder. It is no module, and owns no weight: those of `model` stay the model's.
 
-    `static` keeps padding in the stream, so that shapes depend on nothing in a batch; always so where the model is not
-    on a CPU.
+    `static` keeps padding in the stream, so that shapes depend on nothing in a batch. Beside CPUs it is always kept.
     """
 
     def __init__(self, model: Any) -> None:
@@ -129,8 +128,7 @@ class FastEncoder:
     ) -> Tensor:
         """Compute the last layer's output, [B, T, D], with zeros at padding; or [K, D] at flat `places` in [B, T].
 
-        The ids of tokens, of their documents and of their types, and `positions` in documents, as the position
-        table counts them: [B, T] each.
+        `documents` number tokens' documents, `positions` their places in these, as the position table counts. [B, T]
         """
         layout = lay_out(documents, self.heads, keep_padding=self.static or documents.device.type != "cpu")
         tokens, numbers = (part.flatten()[layout.places] for part in (tokens, positions))
