@@ -15,8 +15,7 @@ from pretraining.errors import RunError
 
 
 def affordable_steps(budget: Any, settings: TrainerSettings, parts: Any, batch_size: int) -> int:
-    """Count the steps that fit `budget` (one of steps, examples, units, flops, hours), or trainer.max_steps without
-    one.
+    """Count the steps that fit `budget` (one of steps, examples, units, flops, hours); without one trainer.max_steps.
 
     Units are those of the modality (tokens, images, seconds of audio), which `budget.tokens` names where it is that.
     Units and FLOPs are counted for the average training row, padding excluded; hours by a short calibration on this
@@ -31,10 +30,8 @@ def affordable_steps(budget: Any, settings: TrainerSettings, parts: Any, batch_s
     cost = _cost_of_step(kind, parts, settings, batch_size)
     number = math.floor(amount / cost + 1e-9)
     if number < 1:
-        raise RunError(
-            f"budget.{kind}={amount} does not pay for one step, which costs {cost:.3g}: raise it, or lower "
-            "data.batch_size"
-        )
+        told = f"budget.{kind}={amount} does not pay for one step, which costs {cost:.3g}"
+        raise RunError(f"{told}: raise it, or lower data.batch_size")
     print(f"budget.{kind}={amount:g}: {number} steps of {cost:.4g}", file=sys.stderr)
     return number
 
@@ -56,21 +53,12 @@ def _cost_of_step(kind: str, parts: Any, settings: TrainerSettings, batch_size: 
     if kind == "flops":
         return batch_size * row_flops(parts, settings)
     if kind == "hours":
-        return _hours_of_step(parts, settings, batch_size)
+        if settings.ranks > 1:
+            told = f"budget.hours is measured in one process, but this run has {settings.ranks} ranks"
+            raise RunError(f"{told}: give budget.steps, from the seconds per step that a short run of them prints")
+        return seconds_per_step(parts, settings, batch_size) / 3600
     unit = parts.data.modality.unit
     if kind not in ("units", unit):
-        raise RunError(
-            f"budget.{kind} is not what this data is counted in: give budget.units ({unit}), examples, flops, steps "
-            "or hours"
-        )
+        told = f"budget.{kind} is not what this data is counted in"
+        raise RunError(f"{told}: give budget.units ({unit}), examples, flops, steps or hours")
     return batch_size * parts.row.units
-
-
-def _hours_of_step(parts: Any, settings: TrainerSettings, batch_size: int) -> float:
-    if settings.ranks > 1:
-        raise RunError(
-            f"budget.hours is measured in one process, but this run has {settings.ranks} ranks: give budget.steps, "
-            "from the seconds per "
-            "step that a short run of them prints"
-        )
-    return seconds_per_step(parts, settings, batch_size) / 3600

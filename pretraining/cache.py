@@ -62,8 +62,7 @@ def replace_text(path: Path, text: str) -> None:
 def try_lock(path: Path) -> IO[str] | None:
     """Lock a file, made if need be, until it is closed or this process dies; None where another process holds the lock.
 
-    Its content stays: it may tell of the process that has the lock. Nobody removes the file, which would let two owners
-    in.
+    Its content stays: it may tell of the process that has the lock. Removing the file would let two owners in.
     """
     file = path.open("a+", encoding="utf-8")
     try:
@@ -98,8 +97,7 @@ def is_locked(path: Path) -> bool:
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Return `directory`, complete; where there is none, `build` fills `<directory>.partial`, which is then renamed.
 
-    One process builds and the others wait for it. What a killed build left in the partial directory is there for the
-    next one to continue from, or to overwrite.
+    One process builds, others wait. The next build continues from what a killed one left there, or overwrites it.
     """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,4 @@
-"""What a training step costs, in operations and in seconds, before training: so that objectives can be compared at
-equal cost.
-"""
+"""What a training step costs, in operations and in seconds, before training: to compare objectives at equal cost."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,11 @@ from pretraining.engine.batch import Batch, Step, StepSettings
 from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
 from pretraining.random import Keys
 
-SAMPLED_EXAMPLES = (
-    4  # of a measured step; losses that compare examples with each other are measured on twice as many, too
-)
+SAMPLED_EXAMPLES = 4  # of a measured step; losses that compare examples are measured on twice as many, too
 
 
 def row_flops(parts: Any, settings: TrainerSettings) -> float:
-    """Count the operations (2 per multiply-add) of training on an average row: every view, decoder and head, forward
-    and backward.
+    """Count the operations (2 per multiply-add) of training on an average row: all its views and all parts, both ways.
 
     Where the modality has a formula it is used, with twice the forward pass for the backward one. Else a step on a few
     rows is measured by running it on shapes alone.
@@ -49,8 +45,7 @@ def row_flops(parts: Any, settings: TrainerSettings) -> float:
 def measured_flops(parts: Any, examples: int, micro_batches: int) -> float:
     """Count one micro-batch of `examples` training rows, forward and backward, as torch does (`FlopCounterMode`).
 
-    The operations run on the meta device, without data; an objective whose work depends on its data runs on the rows
-    themselves.
+    The operations run on the meta device, without data; an objective whose work depends on data runs on the rows.
     """
     rows = np.arange(min(examples, parts.train.count(0)), dtype=np.int64)
     rows = np.resize(rows, examples)
@@ -113,22 +108,11 @@ def timed(parts: Any, settings: TrainerSettings, batch_size: int, steps: int) ->
                 torch.cuda.synchronize()
             self.marks.append(time.perf_counter())
 
-    served = Served(
-        StepLoader(
-            parts.train,
-            parts.collate,
-            batch_size=batch_size,
-            max_steps=steps,
-            seed=0,
-            accumulate=settings.accumulate,
-            ranks=(0, settings.ranks),
-        )
-    )
+    shape = {"batch_size": batch_size, "max_steps": steps, "accumulate": settings.accumulate}
+    served = Served(StepLoader(parts.train, parts.collate, **shape, seed=0, ranks=(0, settings.ranks)))
     module, clock = copy.deepcopy(parts.objective), Clock()
     module.settings = StepSettings(seed=0, max_steps=steps, clip_norm=settings.clip_norm)
-    short = TrainerSettings(
-        **{**vars(settings), "max_steps": steps, "devices": 1, "num_nodes": 1, "strategy": "single"}
-    )
+    short = replace(settings, max_steps=steps, devices=1, num_nodes=1, strategy="single")
     with tempfile.TemporaryDirectory() as directory:
         quieten()
         clock.marks = [time.perf_counter()]

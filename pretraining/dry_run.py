@@ -20,21 +20,19 @@ EXAMPLES = 3  # shown as text
 
 def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
     """Print shapes, parameters, memory, FLOPs, the estimated time and a few examples."""
-    seconds, step = timed(parts, settings, config.data.batch_size, 3)
-    objective = parts.objective
+    rows, objective = config.data.batch_size, parts.objective
+    seconds, step = timed(parts, settings, rows, 3)
     trainable = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     backbone = sum(p.numel() for p in objective.backbone.parameters())
-    per_step = row_flops(parts, settings) * config.data.batch_size
+    per_step = row_flops(parts, settings) * rows
     best = min(seconds[1:])
     lines = [
         f"objective   {type(objective).__name__} on {type(objective.backbone).__name__}: {trainable:,} trainable "
         f"parameters, {backbone:,} in the backbone",
         f"data        {type(parts.data).__name__}: {parts.train.count(0):,} training rows, "
         f"{parts.validation.count(0):,} validation rows",
-        f"step        {config.data.batch_size} rows = {settings.ranks} rank(s) x {settings.accumulate} "
-        "micro-batch(es) x "
-        f"{config.data.batch_size // settings.ranks // settings.accumulate}; {settings.max_steps} steps, "
-        f"{settings.precision}",
+        f"step        {rows} rows = {settings.ranks} rank(s) x {settings.accumulate} micro-batch(es) x "
+        f"{rows // settings.ranks // settings.accumulate}; {settings.max_steps} steps, {settings.precision}",
         *(f"  {name:<12}{tuple(value.shape)} {value.dtype}" for name, value in _tensors(step.micro_batches[0])),
         f"cost        {per_step:.3g} FLOP per step, {per_step * settings.max_steps:.3g} in all; {best:.3f} s per step, "
         f"about {best * settings.max_steps / 60:.1f} min in all on this machine",

@@ -29,6 +29,5 @@ def out_of_memory(batch_size: int, ranks: int, accumulate: int, error: BaseExcep
     finer = next((parts for parts in range(accumulate + 1, share + 1) if share % parts == 0), None)
     advice = f"try trainer.accumulate={finer}" if finer else "lower data.batch_size or take a smaller backbone"
     detail = str(error).split("\n")[0]
-    return RunError(
-        f"out of memory with micro-batches of {micro} examples: {advice} (the result stays the same). {detail}"
-    )
+    told = f"out of memory with micro-batches of {micro} examples"
+    return RunError(f"{told}: {advice} (the result stays the same). {detail}")

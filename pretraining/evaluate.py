@@ -1,6 +1,4 @@
-"""`python -m pretraining.evaluate handoff=DIR data=NAME`: the pretraining loss of a hand-off on any data, as one line
-of JSON.
-"""
+"""`python -m pretraining.evaluate handoff=DIR data=NAME`: a hand-off's pretraining loss on any data, as a JSON line."""
 
 from __future__ import annotations
 
@@ -27,29 +25,20 @@ def restored(given: Handoff, modality: Modality) -> tuple[Objective, Any]:
     """Build the objective and collate that a hand-off was pretrained with, heads included."""
     recipe = given.card.get("recipe", {})
     if "objective" not in recipe:
-        raise HandoffError(
-            f"{given.path or given.card['origin']['objective']} does not say which objective it was pretrained with"
-        )
+        told = given.path or given.card["origin"]["objective"]
+        raise HandoffError(f"{told} does not say which objective it was pretrained with")
     _refuse_foreign(recipe, handoff.trusted_packages(modality))
     collate = instantiate(recipe["collate"], preprocess=given.preprocess)
-    idle = SGD(
-        peak_lr=1.0,
-        warmup_steps=0,
-        schedule="constant",
-        final_fraction=1.0,
-        weight_decay=0.0,
-        momentum=0.0,
-        nesterov=False,
-    )
+    flat: dict[str, Any] = {"peak_lr": 1.0, "warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
+    idle = SGD(**flat, weight_decay=0.0, momentum=0.0, nesterov=False)
     objective: Objective = instantiate(recipe["objective"], backbone=given.backbone, optimizer=idle)
     if given.card["origin"]["objective"] == "random":
         return objective, collate
     heads = load_file(f"{given.path}/heads.safetensors") if "heads.safetensors" in given.card["sha256"] else {}
     expected = set(objective.heads())
     if expected != set(heads):
-        raise HandoffError(
-            f"{given.path}/heads.safetensors does not fit the objective: {sorted(expected ^ set(heads))[:5]}"
-        )
+        odd = sorted(expected ^ set(heads))
+        raise HandoffError(f"{given.path}/heads.safetensors does not fit the objective: {odd[:5]}")
     objective.load_state_dict({**objective.state_dict(), **heads})
     return objective, collate
 
@@ -58,10 +47,8 @@ def _refuse_foreign(node: Any, packages: tuple[str, ...]) -> None:
     """Refuse a recipe that would build anything outside of the packages whose code runs anyway."""
     if isinstance(node, dict):
         if "_target_" in node and handoff.class_in(packages, node["_target_"]) is None:
-            raise HandoffError(
-                f"the hand-off asks for {node['_target_']!r}, which is no class of this package: refused, it may run "
-                "foreign code"
-            )
+            told = f"the hand-off asks for {node['_target_']!r}, which is no class of this package"
+            raise HandoffError(f"{told}: refused, it may run foreign code")
         node = list(node.values())
     for value in node if isinstance(node, list) else ():
         _refuse_foreign(value, packages)
@@ -77,20 +64,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     with as_run_errors():
         data = instantiate(config.data)
         if modality is not objective.backbone.modality:
-            raise RunError(
-                f"{type(objective).__name__} learns from {objective.backbone.modality}, but "
-                f"data={type(data).__name__} is {modality}"
-            )
+            told = f"{type(objective).__name__} learns from {objective.backbone.modality}"
+            raise RunError(f"{told}, but data={type(data).__name__} is {modality}")
         source = modality.source(data, config.split, given.preprocess, collate, seed=EVALUATION_SEED)
     loader = EvalLoader(source, collate, batch_size=data.eval_batch_size, full_batches=objective.coupled)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         measured = objective.evaluate(loader, config.split)
-    return {
-        **measured,
-        "rows": sum(len(rows) for rows in loader.batches),
-        "handoff": given.path,
-        "digest": given.digest,
-    }
+    rows = sum(len(rows) for rows in loader.batches)
+    return {**measured, "rows": rows, "handoff": given.path, "digest": given.digest}
 
 
 def cli() -> None:

@@ -104,13 +104,7 @@ def open_splits(data: Any, preprocess: Any, collate: Any, seed: int) -> list[Sou
 
 
 def assemble_parts(
-    objective: Objective,
-    data: Any,
-    preprocess: Any,
-    collate: Any,
-    sources: Sequence[Source],
-    *,
-    overfit_batches: int = 0,
+    objective: Objective, data: Any, preprocess: Any, collate: Any, sources: list[Source], *, overfit_batches: int = 0
 ) -> Parts:
     """Put built parts together with what follows from them."""
     train, validation = sources
@@ -164,9 +158,8 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
     """Build a configuration's parts and decide what it leaves open: precision, steps (unless given) and classes."""
     started = time.perf_counter()
     parts, settings = build(config), instantiate(config.trainer)
-    settings.precision = choose_precision(
-        settings.precision, settings.accelerator, convolves=parts.objective.backbone.convolves
-    )
+    convolves = parts.objective.backbone.convolves
+    settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     settings.max_steps = steps or steps_of(config.budget, settings, parts, config.data.batch_size)
     found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
     if "classes" in config.objective:
@@ -220,9 +213,8 @@ def carry_out(planned: Run) -> Path:
     config, settings = planned.config, planned.settings
     with as_run_errors():
         loaders = loaders_of(planned.parts, settings, config.seed)
-    directory = RunDirectory.claim(
-        Path(config.run_dir), config, resume=config.resume, overrides=list(planned.overrides)
-    )
+    overrides = list(planned.overrides)
+    directory = RunDirectory.claim(Path(config.run_dir), config, resume=config.resume, overrides=overrides)
     try:
         if directory.finished:
             print(f"run_dir={directory.path} holds this run, finished: nothing to do", file=sys.stderr)
@@ -241,50 +233,30 @@ def carry_out(planned: Run) -> Path:
 def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:
     """Make this rank's loaders of training steps and of validation batches."""
     data, ranks = parts.data, (process_rank() if settings.ranks > 1 else 0, settings.ranks)
-    loader = StepLoader(
-        parts.train,
-        parts.collate,
-        batch_size=data.batch_size,
-        max_steps=settings.max_steps,
-        seed=seed,
-        accumulate=settings.accumulate,
-        workers=data.workers,
-        ranks=ranks,
-    )
-    full = parts.objective.coupled
-    return loader, EvalLoader(
-        parts.validation, parts.collate, batch_size=data.eval_batch_size, ranks=ranks, full_batches=full
-    )
+    length = {"batch_size": data.batch_size, "max_steps": settings.max_steps, "accumulate": settings.accumulate}
+    loader = StepLoader(parts.train, parts.collate, **length, seed=seed, workers=data.workers, ranks=ranks)
+    shape = {"batch_size": data.eval_batch_size, "full_batches": parts.objective.coupled}
+    return loader, EvalLoader(parts.validation, parts.collate, **shape, ranks=ranks)
 
 
 def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory: RunDirectory) -> dict[str, Any]:
     """Train the parts and hand them over; returns the final numbers."""
     config, parts, settings = planned.config, planned.parts, planned.settings
-    objective = parts.objective
+    model = parts.objective
     if settings.ranks > 1:
-        convert_batchnorm(objective)
-    objective.backbone.set_compute(
-        compiled=settings.compile,
-        activation_checkpointing=settings.activation_checkpointing,
-        sharded=settings.strategy == "fsdp",
-    )
+        convert_batchnorm(model)
+    compute = {"compiled": settings.compile, "activation_checkpointing": settings.activation_checkpointing}
+    model.backbone.set_compute(**compute, sharded=settings.strategy == "fsdp")
     origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True), parts.data.modality.unit)
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
+    steps = StepSettings(config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite)
     trainer = train(
-        objective,
-        loaders[0],
-        settings=settings,
-        run=directory,
-        loggers=loggers,
-        callbacks=callbacks,
-        step_settings=StepSettings(
-            config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite
-        ),
+        model, loaders[0], settings=settings, run=directory, loggers=loggers, callbacks=callbacks, step_settings=steps
     )
-    parameters = sum(parameter.numel() for parameter in objective.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     counted = {"steps": trainer.global_step, "parameters": parameters}
-    return counted | objective.measured | parts.facts | throughput.summary()
+    return counted | model.measured | parts.facts | throughput.summary()
 
 
 def run_loggers(config: DictConfig, directory: RunDirectory, origin: dict[str, Any]) -> list[Any]:

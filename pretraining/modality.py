@@ -17,9 +17,7 @@ from pretraining.data.source import Source
 
 
 class Preprocess(ABC):
-    """What turns raw examples into what a backbone reads: a tokenizer, the size and scale of pixels. It travels in the
-    hand-off.
-    """
+    """What turns raw examples into what a backbone reads (tokens, pixels of a size and scale), also in the hand-off."""
 
     modality: ClassVar[Modality]
 
@@ -63,11 +61,8 @@ class Modality(ABC):
 
     name: ClassVar[str]
     unit: ClassVar[str]  # what is counted of a row, in the plural
-    probes: ClassVar[bool] = (
-        False  # whether features of untouched validation examples tell how pretraining goes (probe=)
-    )
-    # How checkpoints of home libraries are read: {scheme: "module.function"} for `handoff=scheme:NAME`; the function
-    # takes the name and returns a Tower.
+    probes: ClassVar[bool] = False  # whether features of untouched validation examples tell how it goes (probe=)
+    # Readers of home libraries' checkpoints: {scheme: "module.function"} for `handoff=scheme:NAME`, of NAME to a Tower.
     readers: ClassVar[Mapping[str, str]] = {}
 
     def __str__(self) -> str:
@@ -95,9 +90,7 @@ class Modality(ABC):
 
     @abstractmethod
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
-        """Describe up to `count` examples of a finished batch in lines; a picture or sound goes to `path`, under a
-        suffix of its own.
-        """
+        """Describe up to `count` examples of a finished batch; a picture or sound goes to `path` with its suffix."""
 
     def towers(self, backbone: Backbone, preprocess: Any) -> dict[str, Tower]:
         """Name the networks that a hand-off holds."""

@@ -58,8 +58,7 @@ def logistic_regression(
 ) -> Linear:
     """Minimise  mean cross-entropy + penalty / 2 * |weight|^2  by L-BFGS in float64; the bias is free.
 
-    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. `start` (a neighbouring penalty's
-    solution) saves iterations.
+    scikit-learn's `LogisticRegression(C=1 / (penalty * N))` has the same minimum. A similar `start` saves iterations.
     """
     vectors = vectors.double()
     weight = (start.weight.clone() if start else vectors.new_zeros(count, vectors.shape[1])).requires_grad_()
@@ -95,8 +94,7 @@ def nearest_neighbours(
     """Score classes by the `k` most similar (cosine) training vectors, weighted by exp(similarity / temperature).
 
     The protocol of Wu et al. 2018 ("Unsupervised feature learning via non-parametric instance discrimination", section
-    3.4), with published k 200 and temperature 0.1 or 0.07. Shares of the total weight, so that rows sum to 1. [queries,
-    C]
+    3.4), with published k 200 and temperature 0.1 or 0.07. Shares of the total weight: rows sum to 1. [queries, C]
     """
     with torch.autocast(vectors.device.type, enabled=False):
         bank = unit(vectors)
@@ -122,8 +120,7 @@ def effective_rank(vectors: Tensor) -> float:
     """Compute RankMe: exp of the entropy of the singular values' shares (Garrido et al. 2023; Roy & Vetterli 2007).
 
     From 1 (all vectors on one line) to min(N, D) (all directions alike). Vectors are taken as they are, neither centred
-    nor scaled. Singular values below 1e-8 of the largest are lost to the Gram matrix, which is many times cheaper, and
-    would not show.
+    nor scaled. Singular values below 1e-8 of the largest, which would not show, are lost to the cheaper Gram matrix.
     """
     vectors = vectors.double()
     gram = vectors.T @ vectors if len(vectors) > vectors.shape[1] else vectors @ vectors.T

@@ -95,8 +95,7 @@ def bits(keys: Keys, slot: str, count: int = 1, view: int = 0) -> Array:
     lane: Any = torch.arange(blocks, device=keys.index.device) if isinstance(keys.index, Tensor) else np.arange(blocks)
     ones = lane[None] * 0 + 1
     index = keys.index[:, None]
-    # An index beyond 32 bits spills into the epoch word's upper half, a view into the block word's: none of them wraps
-    # into another.
+    # An index beyond 32 bits spills into the epoch word's upper half, a view into the block word's: none meets another.
     first = (index & _MASK) * ones
     second = ((keys.epoch[:, None] & 0xFFFF) | ((index >> 32) << 16)) * ones
     third = (view << 24) + lane[None] + index * 0

@@ -28,10 +28,9 @@ class Objective(StepModule):
     def __init__(self, *, backbone: Backbone, optimizer: Optimizer) -> None:
         super().__init__(optimizer=optimizer)
         if self.modality not in (None, backbone.modality):
-            raise ValueError(
-                f"{type(self).__name__} learns from {self.modality}, but the backbone {type(backbone).__name__} reads "
-                f"{backbone.modality}: choose another objective= or backbone="
-            )
+            told = f"but the backbone {type(backbone).__name__} reads {backbone.modality}"
+            remedy = "choose another objective= or backbone="
+            raise ValueError(f"{type(self).__name__} learns from {self.modality}, {told}: {remedy}")
         self.backbone = backbone
 
     def configure_model(self) -> None:

@@ -33,10 +33,7 @@ class CoupledObjective(Objective):
 
     @abstractmethod
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
-        """Compute the loss of this rank's examples against those of all ranks.
-
-        `representations` [B over all micro-batches, ...].
-        """
+        """Compute this rank's loss against all ranks' examples. `representations` [B over all micro-batches, ...]"""
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the loss of one micro-batch by itself."""
@@ -72,9 +69,7 @@ class CoupledObjective(Objective):
 
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Normalise by the batch inside the block, but leave running statistics alone: they are updated once per
-    micro-batch.
-    """
+    """Normalise by the batch inside the block, but leave running statistics: they are updated once per micro-batch."""
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm.track_running_stats for norm in norms]
     for norm in norms:

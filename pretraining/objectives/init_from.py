@@ -60,14 +60,11 @@ def _of_transformers(objective: Objective, checkpoint: str) -> dict[str, Tensor]
     found = {}
     for prefix, theirs in wanted.items():
         for name, value in weights.items():
-            start = next((start for start in theirs if name.startswith(start)), None)
-            if start is not None:
+            for start in filter(name.startswith, theirs):
                 found[prefix + _spelled(name.removeprefix(start))] = value
     return found
 
 
 def _spelled(name: str) -> str:
-    for theirs, ours in _SPELLINGS.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
+    theirs = next(filter(name.startswith, _SPELLINGS), "")
+    return _SPELLINGS.get(theirs, "") + name.removeprefix(theirs)

@@ -24,10 +24,8 @@ class Supervised(Objective):
     def __init__(self, *, backbone: Backbone, optimizer: Optimizer, classes: int, label_smoothing: float = 0.0) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if classes < 2 or not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(
-                f"got objective.classes={classes} and objective.label_smoothing={label_smoothing}: give at least 2 "
-                "classes, and a share from 0 to below 1"
-            )
+            told = f"got objective.classes={classes} and objective.label_smoothing={label_smoothing}"
+            raise ValueError(f"{told}: give at least 2 classes, and a share from 0 to below 1")
         self.classes, self.label_smoothing = classes, label_smoothing
         self.head = nn.Linear(backbone.dim, classes)
 

@@ -46,9 +46,7 @@ class Teacher(nn.Module):
         if not 0.0 <= momentum <= last_momentum <= 1.0:
             raise ValueError(f"a teacher's momentum must rise within 0 to 1, got {momentum} to {last_momentum}")
         if buffers not in ("copied", "averaged") or mode not in ("eval", "train"):
-            raise ValueError(
-                f"a teacher's buffers are copied or averaged, its mode is eval or train: {buffers}, {mode}"
-            )
+            raise ValueError(f"a teacher's buffers are copied or averaged, its mode eval or train: {buffers}, {mode}")
         self.parts, self.momentum, self.last_momentum = tuple(parts), momentum, last_momentum
         self.averages_buffers, self.follows_mode = buffers == "averaged", mode == "train"
         for name in parts:
@@ -62,8 +60,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def update(self, objective: nn.Module, step: int, steps: int) -> None:
         """Move towards the parts after optimizer step `step` of `steps`."""
-        moved: list[tuple[Tensor, Tensor]] = []
-        copied: list[tuple[Tensor, Tensor]] = []
+        moved, copied = list[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor]]()
         for own, part in ((getattr(self, name), getattr(objective, name)) for name in self.parts):
             moved += zip(own.parameters(), part.parameters(), strict=True)
             for pair in zip(own.buffers(), part.buffers(), strict=True):

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of a row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,19 @@ from pretraining.text.tokenizer import TextPreprocess
 WIDTH_MULTIPLE = 8  # of padded rows: few shapes, and aligned matrix products
 
 
-class PackedDocuments:
-    """A collate whose rows are whole documents, packed; the same rows each epoch, in another order."""
+@dataclass(kw_only=True, eq=False)
+class TextCollate:
+    """What makes batches of rows of at most `max_tokens` tokens."""
 
-    def __init__(self, preprocess: TextPreprocess, max_tokens: int) -> None:
-        self.preprocess, self.max_tokens = preprocess, max_tokens
+    preprocess: TextPreprocess
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse a tokenizer or settings that do not fit."""
+
+
+class PackedDocuments(TextCollate):
+    """A collate whose rows are whole documents, packed; the same rows each epoch, in another order."""
 
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Pack whole documents into rows."""
@@ -68,10 +77,8 @@ def assemble(
     ends = np.concatenate([[0], np.cumsum(spans)])
     used = ends[behind] - ends[behind - examples.row_pieces]
     if rows and used.max() > max_tokens:
-        raise ValueError(
-            f"a row of {used.max()} tokens, special ones included, does not fit into max_tokens={max_tokens}: "
-            "plan shorter rows"
-        )
+        told = f"a row of {used.max()} tokens, special ones included, does not fit into max_tokens={max_tokens}"
+        raise ValueError(f"{told}: plan shorter rows")
     room = max_tokens - used
     # Each row is a run of its pieces and one of padding: the runs fill [B, T] without a gap.
     runs = np.insert(spans, behind, room)

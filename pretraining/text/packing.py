@@ -17,7 +17,7 @@ def cut(sentence_offsets: np.ndarray, document_offsets: np.ndarray, capacity: in
     """
     borders = sentence_offsets[document_offsets]
     starts, ends = borders[:-1].astype(np.int64), borders[1:].astype(np.int64)
-    pieces, stops = [], []
+    pieces, stops = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     while len(starts):
         limit = np.minimum(starts + capacity, ends)
         fitting = sentence_offsets[np.searchsorted(sentence_offsets, limit, side="right") - 1]
@@ -26,8 +26,6 @@ def cut(sentence_offsets: np.ndarray, document_offsets: np.ndarray, capacity: in
         stops.append(stop)
         unfinished = stop < ends
         starts, ends = stop[unfinished], ends[unfinished]
-    if not pieces:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     first, behind = np.concatenate(pieces), np.concatenate(stops)
     order = np.argsort(first)
     return first[order], (behind - first)[order]

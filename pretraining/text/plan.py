@@ -80,8 +80,7 @@ class PlannedText:
 def pack_documents(corpus: Corpus, max_tokens: int, specials_per_document: int = 2) -> Rows:
     """Fill rows with whole documents by best fit: each goes where it leaves the least room, the longest first.
 
-    A document longer than a row is cut at the last sentence border that fits; a sentence longer than a row is cut where
-    the row ends.
+    A longer document than a row is cut at the last sentence border that fits, a longer sentence where the row ends.
     """
 
     def build() -> Rows:
@@ -129,10 +128,8 @@ def cut_stream(borders: np.ndarray, row_tokens: int, *, seed: int, epoch: int) -
 
 def _cut(corpus: Corpus, max_tokens: int, specials_per_document: int) -> tuple[np.ndarray, np.ndarray]:
     if max_tokens <= specials_per_document:
-        raise ValueError(
-            f"data.max_tokens={max_tokens} leaves no room for text beside {specials_per_document} special tokens per "
-            "document: raise data.max_tokens"
-        )
+        told = f"{max_tokens} leaves no room for text beside {specials_per_document} special tokens per document"
+        raise ValueError(f"data.max_tokens={told}: raise data.max_tokens")
     return cut(corpus.sentence_offsets, corpus.document_offsets, max_tokens - specials_per_document)
 
 

@@ -99,10 +99,8 @@ class TextPreprocess(Preprocess):
         """Read a saved tokenizer; also any directory or hub name that holds one."""
         tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise ValueError(
-                f"preprocess: the tokenizer in {directory} has no fast version (tokenizer.json): convert it with "
-                "transformers first"
-            )
+            told = f"preprocess: the tokenizer in {directory} has no fast version (tokenizer.json)"
+            raise ValueError(f"{told}: convert it with transformers first")
         return cls(tokenizer=tokenizer)
 
 

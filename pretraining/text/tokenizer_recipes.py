@@ -6,7 +6,8 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -21,11 +22,13 @@ FRAMED = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "
 FORMAT = 1  # raised when the same recipe and text would give another tokenizer
 
 
+@dataclass(kw_only=True)
 class TrainedRecipe(ABC):
     """A tokenizer trained on `sample_bytes` of the training split, from all its files, and kept in the data's cache."""
 
-    def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int) -> None:
-        self.vocab_size, self.lowercase, self.sample_bytes = vocab_size, lowercase, sample_bytes
+    vocab_size: int
+    lowercase: bool
+    sample_bytes: int
 
     @abstractmethod
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
@@ -48,15 +51,14 @@ class WordPiece(TrainedRecipe):
         """Train on texts.
 
         The library's trainer numbers continuing characters (##a) in the order of a randomly keyed hash table and breaks
-        ties by number. So a first pass finds which there are, and a second gets them in order: the same text gives the
-        same vocabulary.
+        ties by number. So a first pass finds them, and a second gets them in order: equal text, equal vocabulary.
         """
         names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
         sample = list(texts)
         alphabet = self._alphabet(sample)
-        characters = self._vocabulary(sample, alphabet, [], vocab_size=0)
+        characters = self._vocabulary(sample, alphabet, [], 0)
         continuing = sorted(token for token in characters if token.startswith("##") and len(token) == 3)
-        vocabulary = self._vocabulary(sample, alphabet, [*names.values(), *continuing], vocab_size=self.vocab_size)
+        vocabulary = self._vocabulary(sample, alphabet, [*names.values(), *continuing], self.vocab_size)
         return _wrapped(self._tokenizer(vocabulary), names)
 
     def _tokenizer(self, vocabulary: dict[str, int]) -> Tokenizer:
@@ -75,17 +77,10 @@ class WordPiece(TrainedRecipe):
         del counts[" "]
         return sorted(sorted(counts, key=lambda character: (-counts[character], character))[: self.vocab_size // 4])
 
-    def _vocabulary(
-        self, sample: list[str], alphabet: list[str], fixed: list[str], *, vocab_size: int
-    ) -> dict[str, int]:
+    def _vocabulary(self, sample: list[str], alphabet: list[str], fixed: list[str], vocab_size: int) -> dict[str, int]:
         tokenizer = self._tokenizer({})
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab_size,
-            special_tokens=fixed,
-            initial_alphabet=alphabet,
-            limit_alphabet=len(alphabet),
-            show_progress=False,
-        )
+        kept: dict[str, Any] = {"special_tokens": fixed, "initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
+        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, **kept, show_progress=False)
         tokenizer.train_from_iterator(sample, trainer)
         return tokenizer.get_vocab()
 
@@ -109,22 +104,20 @@ class ByteBPE(TrainedRecipe):
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=special_tokens, initial_alphabet=alphabet, show_progress=False
-        )
+        kept: dict[str, Any] = {"special_tokens": special_tokens, "initial_alphabet": alphabet}
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, **kept, show_progress=False)
         tokenizer.train_from_iterator(texts, trainer)
         return tokenizer
 
 
+@dataclass(kw_only=True)
 class SentinelBPE(ByteBPE):
     """Byte-level BPE with T5's special tokens: <pad> 0, </s> 1, <unk> 2, <extra_id_0> last and the others before it.
 
     `vocab_size` counts the sentinels.
     """
 
-    def __init__(self, *, vocab_size: int, lowercase: bool, sample_bytes: int, sentinels: int) -> None:
-        super().__init__(vocab_size=vocab_size, lowercase=lowercase, sample_bytes=sample_bytes)
-        self.sentinels = sentinels
+    sentinels: int
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
@@ -145,15 +138,12 @@ class Unigram(TrainedRecipe):
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
         names, tokenizer = FRAMED, Tokenizer(models.Unigram())
-        lower = [normalizers.Lowercase()] if self.lowercase else []
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), *lower]
-        )
+        steps = [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        tokenizer.normalizer = normalizers.Sequence(steps if self.lowercase else steps[:-1])
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=self.vocab_size, special_tokens=list(names.values()), unk_token=names["unk"], show_progress=False
-        )
+        kept: dict[str, Any] = {"special_tokens": list(names.values()), "unk_token": names["unk"]}
+        trainer = trainers.UnigramTrainer(vocab_size=self.vocab_size, **kept, show_progress=False)
         tokenizer.train_from_iterator(texts, trainer)
         scores = dict(json.loads(tokenizer.to_str())["model"]["vocab"])
         special = [(name, scores.pop(name)) for name in names.values()]
@@ -177,11 +167,11 @@ def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(rounded.items(), key=lambda item: (-item[1], item[0]))
 
 
+@dataclass(kw_only=True)
 class PretrainedTokenizer:
     """An existing fast tokenizer: a directory or a hub name. Needed to continue from a checkpoint."""
 
-    def __init__(self, *, path: str) -> None:
-        self.path = path
+    path: str
 
     def fit(self, data: TextData) -> TextPreprocess:
         """Read it; the data has no say."""

@@ -1,7 +1,6 @@
 """Denoising autoencoders on images (Vincent et al. 2008): rebuild a view from the features of its noisy version.
 
-Shapes: B images of a micro-batch, V views, N = V * B, C channels, S size of a view, D width of the features, H = W
-cells a side.
+Shapes: B images of a micro-batch, V views, N = V * B, C channels, S size of a view.
 """
 
 from __future__ import annotations
@@ -48,11 +47,10 @@ class ImageAutoencoder(Objective):
 
 
 class DenoisingImages(ImageAutoencoder):
-    """Mean squared error of a view rebuilt from its features under Gaussian noise of deviation `noise`, in normalised
-    pixels.
+    """Mean squared error, in normalised pixels, of a view rebuilt from its features under Gaussian noise.
 
-    The decoder doubles the feature map's resolution by transposed convolutions, from `decoder_width` channels on, half
-    as many each time.
+    `noise` is the noise's deviation. The decoder doubles the feature map's resolution by transposed convolutions, from
+    `decoder_width` channels on, half as many each time.
     """
 
     def __init__(
@@ -60,26 +58,18 @@ class DenoisingImages(ImageAutoencoder):
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
         if not noise > 0 or decoder_width < 1:
-            raise ValueError(
-                f"got objective.noise={noise} and objective.decoder_width={decoder_width}: both must be above 0"
-            )
+            raise ValueError(f"objective.noise={noise} and objective.decoder_width={decoder_width} must be above 0")
         self.noise = noise
         size, self.channels = views.crop.size, len(views.output.mean)
         with torch.no_grad():
-            cells = (
-                copy.deepcopy(backbone)
-                .to("meta")
-                .eval()(images=torch.empty(1, self.channels, size, size, device="meta"))
-                .positions
-            )
-        self.side = math.isqrt(cells.shape[1])
+            shapes = copy.deepcopy(backbone).to("meta").eval()
+            features = shapes(images=torch.empty(1, self.channels, size, size, device="meta"))
+        self.side = math.isqrt(features.positions.shape[1])
         doublings = math.log2(size / self.side)
         if doublings != round(doublings):
-            raise ValueError(
-                f"images of {size} x {size} pixels become {self.side} x {self.side} features, which doubling does not "
-                "bring back: "
-                f"set preprocess.size to {self.side} times a power of 2"
-            )
+            told = f"images of {size} x {size} pixels become {self.side} x {self.side} features"
+            remedy = f"set preprocess.size to {self.side} times a power of 2"
+            raise ValueError(f"{told}, which doubling does not bring back: {remedy}")
         self.decoder = upsampling(backbone.dim, decoder_width, self.channels, round(doublings))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -106,9 +96,8 @@ class DenoisingImages(ImageAutoencoder):
     def loss(self, batch: Batch) -> Loss:
         """Compare the rebuilt views with the clean ones."""
         rebuilt = self.rebuild(batch)
-        error = (
-            (rebuilt - batch["views"]).to(torch.promote_types(rebuilt.dtype, torch.float32)).square().mean((1, 2, 3))
-        )
+        difference = (rebuilt - batch["views"]).to(torch.promote_types(rebuilt.dtype, torch.float32))
+        error = difference.square().mean((1, 2, 3))
         return Loss({"squared_error": Term(error.sum(), torch.tensor(len(error)))})
 
 

@@ -37,11 +37,9 @@ class PatchDecoder:
     def build(self, dim: int, side: int, pixels: int) -> Decoder:
         """Build it for features of width `dim`, `side` x `side` patches and `pixels` numbers in each."""
         if self.width % 4 or self.width % self.heads or self.layers < 1:
-            raise ValueError(
-                f"got objective.decoder.width={self.width}, heads={self.heads} and layers={self.layers}: the width "
-                "must be a multiple "
-                "of 4 (for sine and cosine of two axes) and of heads, with at least one layer"
-            )
+            told = f"got objective.decoder.width={self.width}, heads={self.heads} and layers={self.layers}"
+            remedy = "the width must be a multiple of 4 (for sine and cosine of two axes) and of heads"
+            raise ValueError(f"{told}: {remedy}, with at least one layer")
         return Decoder(self, dim, side, pixels)
 
 
@@ -55,35 +53,27 @@ class Decoder(nn.Module):
         width, norm = sizes.width, partial(nn.LayerNorm, eps=1e-6)
         self.embed = nn.Linear(dim, width)
         self.hidden = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
-        self.blocks = nn.Sequential(
-            *(EncoderBlock(sizes.heads, width, 4 * width, 0.0, 0.0, norm) for _ in range(sizes.layers))
-        )
+        blocks = (EncoderBlock(sizes.heads, width, 4 * width, 0.0, 0.0, norm) for _ in range(sizes.layers))
+        self.blocks = nn.Sequential(*blocks)
         self.norm, self.predict = norm(width), nn.Linear(width, pixels)
         for layer in (self.embed, self.predict):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        self.register_buffer(
-            "places", torch.cat([torch.zeros(1, width), sine_cosine(side, width)])[None], persistent=False
-        )
+        places = torch.cat([torch.zeros(1, width), sine_cosine(side, width)])
+        self.register_buffer("places", places[None], persistent=False)
 
     def forward(self, pooled: Tensor, patches: Tensor, order: Tensor) -> Tensor:
-        """Predict every patch's pixels [N, L, P], from the class token [N, D], the visible patches [N, K, D] and all
-        patches' order [N, L].
-
-        `order` lists the visible patches first.
-        """
+        """Predict pixels [N, L, P] from class tokens [N, D] and visible patches [N, K, D], first in `order` [N, L]."""
         known = self.embed(patches)
-        shuffled = torch.cat(
-            [known, self.hidden.to(known.dtype).expand(len(known), order.shape[1] - known.shape[1], -1)], 1
-        )
+        hidden = self.hidden.to(known.dtype).expand(len(known), order.shape[1] - known.shape[1], -1)
+        shuffled = torch.cat([known, hidden], 1)
         place = order.argsort(1)[..., None].expand(-1, -1, known.shape[2])
         tokens = torch.cat([self.embed(pooled)[:, None], shuffled.gather(1, place)], 1) + self.places
         return self.predict(self.norm(self.blocks(tokens)))[:, 1:]
 
 
 class MaskedAutoencoder(ImageAutoencoder):
-    """Mean squared error of the hidden patches' pixels, each patch normalised by its own mean and deviation unless told
-    otherwise.
+    """Mean squared error of the hidden patches' pixels, each normalised by its own mean and deviation unless told not.
 
     `mask_ratio` of an image's patches is hidden, an exact count, drawn anew for each image, view and epoch.
     """
@@ -101,17 +91,13 @@ class MaskedAutoencoder(ImageAutoencoder):
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
         model: Any = getattr(backbone, "model", None)
         if not hasattr(model, "patch_size"):
-            raise ValueError(
-                "a masked autoencoder hides patches of a vision transformer: set backbone=vit_tiny, or take "
-                "objective=denoising_image"
-            )
+            told = "a masked autoencoder hides patches of a vision transformer"
+            raise ValueError(f"{told}: set backbone=vit_tiny, or take objective=denoising_image")
         self.patch, self.side = model.patch_size, model.image_size // model.patch_size
         self.visible = int(self.side**2 * (1 - mask_ratio))
         if not 0 < self.visible < self.side**2:
-            raise ValueError(
-                f"objective.mask_ratio={mask_ratio} of {self.side**2} patches leaves {self.visible} visible: "
-                "at least one must be, and one hidden"
-            )
+            told = f"objective.mask_ratio={mask_ratio} of {self.side**2} patches leaves {self.visible} visible"
+            raise ValueError(f"{told}: at least one must be, and one hidden")
         self.normalise_patches = normalise_patches
         self.decoder = decoder.build(backbone.dim, self.side, len(views.output.mean) * self.patch**2)
 
@@ -145,17 +131,14 @@ class MaskedAutoencoder(ImageAutoencoder):
 
 
 def patches_of(images: Tensor, size: int) -> Tensor:
-    """Cut images [N, C, S, S] into patches of `size` x `size`, in rows from the top left; each is rows, columns,
-    channels. [N, L, P]
-    """
+    """Cut images [N, C, S, S] into patches of `size`, row by row; each is rows, columns, channels. [N, L, P]"""
     count, channels, height, width = images.shape
     grid = images.reshape(count, channels, height // size, size, width // size, size)
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(count, -1, size * size * channels)
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
-    """Encode the place of each cell of a square grid: sine and cosine of the column, then of the row, a quarter of
-    `width` each.
+    """Encode each cell of a square grid: sine and cosine of the column, then of the row, a quarter of `width` each.
 
     Frequencies fall from 1 to 1/10,000 (Vaswani et al. 2017, section 3.5). [side * side, width]
     """

@@ -45,9 +45,8 @@ class SimCLR(CoupledObjective):
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if views.count < 2 or not temperature > 0:
-            raise ValueError(
-                f"SimCLR contrasts at least 2 views at a temperature above 0, got {views.count} and {temperature}"
-            )
+            got = f"got {views.count} and {temperature}"
+            raise ValueError(f"SimCLR contrasts at least 2 views at a temperature above 0, {got}")
         self.views, self.temperature, self.decoupled, self.supervised = views, temperature, decoupled, supervised
         self.weight, self.projector = weight, projector.build(backbone.dim)
         if views.output.channels_last:  # as the views come, or each convolution would reorder its weights in each step
@@ -68,13 +67,10 @@ class SimCLR(CoupledObjective):
         return projected.unflatten(0, (self.views.count, -1)).transpose(0, 1)
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
-        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch, however many ranks
-        share the work.
-        """
+        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch alone."""
         labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
-        total = nt_xent(
-            representations, self.temperature, labels=labels, decoupled=self.decoupled, across_ranks=self.training
-        )
+        kind = {"decoupled": self.decoupled, "across_ranks": self.training}
+        total = nt_xent(representations, self.temperature, labels=labels, **kind)
         return Loss({"nt_xent": Term(total, _number(representations[..., 0].numel(), total), self.weight)})
 
 

@@ -1,7 +1,7 @@
 """NT-Xent (Chen et al. 2020): each view is told from all other views of the step, over all ranks, in memory that does
 not grow with the square of the batch.
 
-Shapes: B images of this rank, V views, D width of the projection, R ranks; N = B * V anchors, M = R * N candidates, T
+Shapes: B images of a rank, V views, D width of the projection, R ranks; N = B * V anchors, M = R * N candidates, T
 anchors of a tile.
 """
 
@@ -27,12 +27,11 @@ def nt_xent(
     across_ranks: bool = True,
     tile: int = TILE,
 ) -> Tensor:
-    """Sum over anchors of -log(softmax over all other views, of all ranks if `across_ranks`), averaged over the
-    anchor's positives.
+    """Sum over anchors of -log(softmax over all other views), averaged over the anchor's positives.
 
     `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same
-    class (Khosla et al. 2020, L_out). `decoupled` leaves positives out of the denominator (Yeh et al. 2022). At most
-    `tile` similarities, but at least one anchor's, are in memory at a time.
+    class (Khosla et al. 2020, L_out). `decoupled` leaves positives out of the denominator (Yeh et al. 2022). Other
+    views are those of all ranks if `across_ranks`. At most `tile` similarities, but one anchor's, are held at a time.
     """
     if across_ranks:
         refuse_unequal(views)
@@ -44,9 +43,8 @@ def nt_xent(
     place = torch.arange(len(candidates), device=anchors.device)
     groups = place // views.shape[1] if labels is None else gathered(labels.repeat_interleave(views.shape[1]))
     with torch.autocast(anchors.device.type, enabled=False):
-        return _Contrast.apply(
-            anchors, candidates, groups, first, temperature, decoupled, max(1, tile // len(candidates))
-        )
+        rows = max(1, tile // len(candidates))
+        return _Contrast.apply(anchors, candidates, groups, first, temperature, decoupled, rows)
 
 
 class _Contrast(torch.autograd.Function):
@@ -85,10 +83,7 @@ class _Contrast(torch.autograd.Function):
 
 
 def _tile(logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool) -> tuple[Tensor, Tensor]:
-    """Compute the loss of T anchors, and its derivative by their `logits` [T, M], which are overwritten.
-
-    `own` [T]: the anchors' places.
-    """
+    """Compute the loss of anchors at places `own` [T], and its derivative by `logits` [T, M], which are overwritten."""
     positive = groups[own][:, None] == groups
     positive[torch.arange(len(own), device=own.device), own] = False
     share = positive.sum(1, keepdim=True).to(logits.dtype).reciprocal()

@@ -8,32 +8,26 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from pretraining.objectives.base import Batch, Loss, Objective
-from pretraining.objectives.text.vocabulary_loss import counted, padded_targets, vocabulary_loss
+from pretraining.objectives.base import Batch, Loss
+from pretraining.objectives.text.vocabulary_loss import TextObjective, counted, padded_targets, vocabulary_loss
 from pretraining.optim.optimizers import Optimizer
 from pretraining.random import Keys
 from pretraining.text.backbones.language_head import check_head
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.collate import PackedDocuments, assemble, text_batch
 from pretraining.text.cost import TextRow
-from pretraining.text.modality import TEXT
 from pretraining.text.plan import TextExamples
-from pretraining.text.tokenizer import TextPreprocess
 
 
 class NextTokens(PackedDocuments):
     """Turns documents into packed rows and each token's successor: the collate of causal language modelling.
 
-    A document's tokens see and predict only tokens of the same document; its end token is predicted, its first token is
-    not.
+    A document's tokens see and predict only tokens of the same document; its end token is predicted, its first is not.
     """
 
-    def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
-        super().__init__(preprocess, max_tokens)
-        if preprocess.eos_id is None:
-            raise ValueError(
-                "causal language modelling needs a tokenizer with an end token: choose another preprocess="
-            )
+    def __post_init__(self) -> None:
+        if self.preprocess.eos_id is None:
+            raise ValueError("causal language modelling needs a tokenizer with an end token: take another preprocess=")
 
     def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
         """Lay rows out; nothing is drawn."""
@@ -44,26 +38,20 @@ class NextTokens(PackedDocuments):
         return text_batch(input_ids, document_ids) | padded_targets(positions, input_ids.reshape(-1)[positions + 1])
 
 
-class CausalLanguage(Objective):
+class CausalLanguage(TextObjective):
     """Cross-entropy in nats of each token given those before it in its document."""
-
-    modality = TEXT
-    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if backbone.architecture != "causal":
-            raise ValueError(
-                f"causal language modelling needs a decoder, but {backbone.model.config.model_type} is a model of "
-                f"architecture={backbone.architecture}: choose backbone=gpt2_tiny or gpt2, or set "
-                "backbone.architecture=causal"
-            )
+            told = f"{backbone.model.config.model_type} is a model of architecture={backbone.architecture}"
+            remedy = "choose backbone=gpt2_tiny or gpt2, or set backbone.architecture=causal"
+            raise ValueError(f"causal language modelling needs a decoder, but {told}: {remedy}")
         check_head(backbone)
 
     def loss(self, batch: Batch) -> Loss:
         """Predict the successors in a batch of `NextTokens`."""
-        features = self.backbone(**batch["inputs"])
-        hidden = features.positions.flatten(0, 1).index_select(0, batch["target_positions"])
+        hidden = self.backbone.at(batch["target_positions"], **batch["inputs"])
         return vocabulary_loss("causal", self.backbone, hidden, batch["labels"], with_accuracy=not self.training)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,25 +39,25 @@ class Corruption(ABC):
         """Name the token that a decoder starts from."""
 
 
+@dataclass(kw_only=True)
 class Bart(Corruption):
     """A document per row, corrupted by `noises` in their order; the target is the whole document, framed.
 
     Inputs that grew beyond the row (by insertions) lose their last tokens.
     """
 
-    def __init__(self, *, noises: Sequence[Noise]) -> None:
-        if not noises:
-            raise ValueError(
-                "collate.corruption.noises is empty: list at least one noise, since copying teaches nothing"
-            )
-        self.noises = tuple(noises)
+    noises: Sequence[Noise]
+
+    def __post_init__(self) -> None:
+        if not self.noises:
+            raise ValueError("collate.corruption.noises is empty: list at least one noise, as copying teaches nothing")
+        self.noises = tuple(self.noises)
 
     def check(self, preprocess: TextPreprocess) -> None:
         """Refuse a tokenizer without a mask or an end token."""
         if preprocess.mask_id is None or preprocess.eos_id is None:
-            raise ValueError(
-                "BART's noises need a tokenizer with a mask and an end token: choose preprocess=byte_bpe or wordpiece"
-            )
+            told = "BART's noises need a tokenizer with a mask and an end token"
+            raise ValueError(f"{told}: choose preprocess=byte_bpe or wordpiece")
 
     def plan(self, corpus: Corpus, preprocess: TextPreprocess, max_tokens: int, seed: int, epoch: int) -> Rows:
         """Make a row of each document, the same each epoch; where sentences are permuted, each of them is a piece."""
@@ -87,19 +88,16 @@ class SpanCorruption(Corruption):
 
     def __init__(self, *, density: float, mean_length: float) -> None:
         if not 0 < density < 1 or mean_length < 1:
-            raise ValueError(
-                f"collate.corruption.density={density} must lie between 0 and 1, and "
-                f"collate.corruption.mean_length={mean_length} be at least 1"
-            )
+            told = f"collate.corruption.density={density} must lie between 0 and 1"
+            raise ValueError(f"{told}, and collate.corruption.mean_length={mean_length} be at least 1")
         self.spans = {"density": density, "mean_length": mean_length}
 
     def check(self, preprocess: TextPreprocess) -> None:
         """Refuse a tokenizer without sentinels, an end or a padding token."""
         if not len(preprocess.sentinel_ids) or preprocess.eos_id is None or preprocess.pad_id is None:
-            raise ValueError(
-                "span corruption needs a tokenizer with sentinels (<extra_id_0>, <extra_id_1>, ...), an end and a "
-                "padding token: choose preprocess=sentinel_bpe, or preprocess=pretrained_tokenizer with that of T5"
-            )
+            needed = "sentinels (<extra_id_0>, <extra_id_1>, ...), an end and a padding token"
+            remedy = "choose preprocess=sentinel_bpe, or preprocess=pretrained_tokenizer with that of T5"
+            raise ValueError(f"span corruption needs a tokenizer with {needed}: {remedy}")
 
     def plan(self, corpus: Corpus, preprocess: TextPreprocess, max_tokens: int, seed: int, epoch: int) -> Rows:
         """Cut the stream of documents into rows whose inputs take exactly `max_tokens`."""

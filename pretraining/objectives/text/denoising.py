@@ -5,31 +5,33 @@ Shapes: B rows, T encoder tokens, U decoder tokens, K predictions of a micro-bat
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.text.corruption import Corruption, unpacked
-from pretraining.objectives.text.vocabulary_loss import counted, padded_targets, vocabulary_loss
+from pretraining.objectives.text.vocabulary_loss import TextObjective, counted, padded_targets, vocabulary_loss
 from pretraining.optim.optimizers import Optimizer
 from pretraining.random import Keys
 from pretraining.text.backbones.language_head import check_head
 from pretraining.text.backbones.transformers_model import TransformersBackbone, matrix_entries
-from pretraining.text.collate import padded_width, padding_of, text_batch
+from pretraining.text.collate import TextCollate, padded_width, padding_of, text_batch
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.cost import TextRow
-from pretraining.text.modality import TEXT
 from pretraining.text.plan import Rows, TextExamples, row_spans
-from pretraining.text.tokenizer import TextPreprocess
 
 
-class DenoiseText:
+@dataclass(kw_only=True, eq=False)
+class DenoiseText(TextCollate):
     """Turns rows of text into corrupted inputs and clean targets, in BART's or T5's way: the collate of denoising."""
 
-    def __init__(self, *, preprocess: TextPreprocess, max_tokens: int, corruption: Corruption) -> None:
-        corruption.check(preprocess)
-        self.preprocess, self.max_tokens, self.corruption = preprocess, max_tokens, corruption
+    corruption: Corruption
+
+    def __post_init__(self) -> None:
+        self.corruption.check(self.preprocess)
 
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Lay an epoch's rows out as the corruption wants them."""
@@ -63,19 +65,15 @@ class DenoiseText:
         return np.where(real, tokens, padding_of(self.preprocess)).astype(np.int64), real
 
 
-class Denoising(Objective):
+class Denoising(TextObjective):
     """Cross-entropy in nats of every target token, given the corrupted text and the target before it."""
-
-    modality = TEXT
-    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if backbone.architecture != "seq2seq":
-            raise ValueError(
-                f"denoising needs an encoder and a decoder, but {backbone.model.config.model_type} is a model of "
-                f"architecture={backbone.architecture}: choose backbone=bart_tiny, bart_base, t5_tiny or t5_small"
-            )
+            told = f"{backbone.model.config.model_type} is a model of architecture={backbone.architecture}"
+            remedy = "choose backbone=bart_tiny, bart_base, t5_tiny or t5_small"
+            raise ValueError(f"denoising needs an encoder and a decoder, but {told}: {remedy}")
         check_head(backbone)
 
     def loss(self, batch: Batch) -> Loss:

@@ -6,90 +6,83 @@ Shapes: B rows, T tokens, K predictions of a micro-batch (padded), D width, V vo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.init_from import TOKEN_HEADS
 from pretraining.objectives.text.masking import Unit, choose, corrupt
 from pretraining.objectives.text.span_boundary import BoundaryHead, neighbours
-from pretraining.objectives.text.vocabulary_loss import NO_LABEL, counted, padded_targets, tied_vocabulary_loss
+from pretraining.objectives.text.vocabulary_loss import NO_LABEL, TextObjective, counted, padded_targets
 from pretraining.optim.optimizers import Optimizer
 from pretraining.random import Keys
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.collate import PackedDocuments, assemble, describe_row, text_batch
+from pretraining.text.collate import PackedDocuments, TextCollate, assemble, describe_row, text_batch
 from pretraining.text.cost import TextRow
-from pretraining.text.modality import TEXT
 from pretraining.text.plan import TextExamples
-from pretraining.text.tokenizer import TextPreprocess
 
 
-class MaskTokens(PackedDocuments):
-    """Turns documents into rows with hidden tokens: the collate of masked language modelling.
+@dataclass(kw_only=True, eq=False)
+class HidingTokens(TextCollate):
+    """A collate that hides tokens of its rows.
 
     `fraction` of each row's ordinary tokens is predicted, an exact count (`{start, end}`: from one to the other,
     linearly over the run, and `end` in evaluation); of these, `mask_share` become [MASK], `random_share` a random
-    ordinary token, and the rest stay. Predictions are padded to a multiple of 64, or with `static_shapes` to the same
-    number in each batch.
+    ordinary token, and the rest stay.
     """
 
-    def __init__(
-        self,
-        *,
-        preprocess: TextPreprocess,
-        max_tokens: int,
-        fraction: float | Mapping[str, float],
-        unit: Unit,
-        mask_share: float,
-        random_share: float,
-        static_shapes: bool = False,
-    ) -> None:
-        super().__init__(preprocess, max_tokens)
-        self.fractions = _start_and_end(fraction)
-        if mask_share < 0 or random_share < 0 or mask_share + random_share > 1:
-            raise ValueError(
-                f"collate.mask_share={mask_share} and collate.random_share={random_share} must be shares of 1"
-            )
-        if preprocess.mask_id is None:
-            raise ValueError(
-                "masked language modelling needs a tokenizer with a mask token: choose another preprocess="
-            )
-        self.mask_id: int = preprocess.mask_id
-        self.unit, self.static_shapes = unit, static_shapes
-        self.mask_share, self.random_share = mask_share, random_share
+    fraction: float | Mapping[str, float]
+    unit: Unit
+    mask_share: float
+    random_share: float
+
+    def __post_init__(self) -> None:
+        self.fractions = _start_and_end(self.fraction)
+        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
+            shares = f"collate.mask_share={self.mask_share} and collate.random_share={self.random_share}"
+            raise ValueError(f"{shares} must be shares of 1")
+        if self.preprocess.mask_id is None:
+            raise ValueError("masked language modelling needs a tokenizer with a mask token: take another preprocess=")
+        self.mask_id: int = self.preprocess.mask_id
 
     def fraction_at(self, progress: float) -> float:
         """Compute the share of tokens to predict after this share of the run."""
         start, end = self.fractions
         return start + (end - start) * progress
 
-    def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
-        """Lay rows out and hide tokens."""
-        input_ids, document_ids, special = assemble(examples, self.max_tokens, self.preprocess)
-        hidden, targets = self.hide(input_ids, special, keys)
-        return text_batch(hidden, document_ids) | targets
-
-    def hide(self, input_ids: np.ndarray, special: np.ndarray, keys: Keys) -> tuple[np.ndarray, Batch]:
+    def hide(
+        self, input_ids: np.ndarray, special: np.ndarray, keys: Keys, at_least: int = 0
+    ) -> tuple[np.ndarray, Batch]:
         """Hide ordinary tokens of laid-out rows: what the model sees [B, T], and what it is to predict."""
         starts = None if self.unit == "token" else self.preprocess.starts_word[input_ids]
         chosen = choose(~special, keys, fraction=self.fraction_at(keys.progress), unit=self.unit, word_starts=starts)
-        hidden = corrupt(
-            input_ids,
-            chosen,
-            keys,
-            mask_id=self.mask_id,
-            ordinary_ids=self.preprocess.ordinary_ids,
-            mask_share=self.mask_share,
-            random_share=self.random_share,
-            per_span=self.unit == "span",
-        )
+        ids: dict[str, Any] = {"mask_id": self.mask_id, "ordinary_ids": self.preprocess.ordinary_ids}
+        shares: dict[str, Any] = {"mask_share": self.mask_share, "random_share": self.random_share}
+        hidden = corrupt(input_ids, chosen, keys, **ids, **shares, per_span=self.unit == "span")
         positions = np.flatnonzero(chosen)
+        return hidden, padded_targets(positions, input_ids.reshape(-1)[positions], at_least)
+
+
+@dataclass(kw_only=True, eq=False)
+class MaskTokens(HidingTokens, PackedDocuments):
+    """Turns documents into rows with hidden tokens: the collate of masked language modelling.
+
+    Predictions are padded to a multiple of 64, or with `static_shapes` to the same number in each batch.
+    """
+
+    static_shapes: bool = False
+
+    def __call__(self, examples: TextExamples, keys: Keys) -> Batch:
+        """Lay rows out and hide tokens."""
+        input_ids, document_ids, special = assemble(examples, self.max_tokens, self.preprocess)
         most = len(input_ids) * max(1, round(max(self.fractions) * self.max_tokens)) if self.static_shapes else 0
-        return hidden, padded_targets(positions, input_ids.reshape(-1)[positions], at_least=most)
+        hidden, targets = self.hide(input_ids, special, keys, most)
+        return text_batch(hidden, document_ids) | targets
 
     def describe(self, batch: Batch, count: int) -> list[str]:
         """Decode rows: what the model reads, and what it should answer at the hidden places."""
@@ -106,9 +99,8 @@ def _start_and_end(fraction: float | Mapping[str, float]) -> tuple[float, float]
     """Read a constant or scheduled fraction."""
     if isinstance(fraction, Mapping):
         if set(fraction) != {"start", "end"}:
-            raise ValueError(
-                f"collate.fraction has the keys {sorted(fraction)}: give one number, or {{start: …, end: …}}"
-            )
+            keys = sorted(fraction)
+            raise ValueError(f"collate.fraction has the keys {keys}: give one number, or {{start: …, end: …}}")
         start, end = fraction["start"], fraction["end"]
     else:
         start = end = fraction
@@ -139,16 +131,13 @@ class TokenHead(nn.Module):
         return self.norm(F.gelu(self.dense(hidden)))
 
 
-class MaskedLanguage(Objective):
+class MaskedLanguage(TextObjective):
     """Cross-entropy in nats at the hidden tokens, and nowhere else: no [B, T, V] scores are ever made.
 
-    `boundary_weight` above 0 adds SpanBERT's span-boundary objective, which predicts a hidden token from its span's
-    neighbours.
+    `boundary_weight` above 0 adds SpanBERT's span-boundary objective: a hidden token from its span's neighbours.
     """
 
-    modality = TEXT
     foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"head.": TOKEN_HEADS}
-    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer, boundary_weight: float = 0.0) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
@@ -160,18 +149,12 @@ class MaskedLanguage(Objective):
         """Predict the hidden tokens of a batch of `MaskTokens`."""
         positions, labels, inputs = batch["target_positions"], batch["labels"], batch["inputs"]
         if not self.boundary_weight:
-            return self._scored("mlm", self.head(self.backbone.at(positions, **inputs)), self.head.bias, labels)
+            return self.scored("mlm", self.head(self.backbone.at(positions, **inputs)), self.head.bias, labels)
         hidden = self.backbone(**inputs).positions.flatten(0, 1)
-        found = self._scored("mlm", self.head(hidden.index_select(0, positions)), self.head.bias, labels)
+        found = self.scored("mlm", self.head(hidden.index_select(0, positions)), self.head.bias, labels)
         around, head = neighbours(positions, labels, inputs["document_ids"]), self.boundary_head
-        beside = self._scored("sbo", head(hidden, around), head.bias, around.labels, self.boundary_weight)
+        beside = self.scored("sbo", head(hidden, around), head.bias, around.labels, self.boundary_weight)
         return Loss(found.terms | beside.terms, found.metrics | beside.metrics)
-
-    def _scored(self, name: str, states: Tensor, bias: Tensor, labels: Tensor, weight: float = 1.0) -> Loss:
-        embeddings = self.backbone.input_embeddings.weight
-        return tied_vocabulary_loss(
-            name, states, embeddings, bias, labels, with_accuracy=not self.training, weight=weight
-        )
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the hidden tokens, and those between neighbours."""

@@ -1,7 +1,6 @@
 """Which tokens a masked language model predicts, and what it sees in their place.
 
-Everything is keyed by example, so a row's result is the same in any batch, and each row gets an exact number of
-predictions.
+Everything is keyed by example, so a row's result is the same in any batch, with an exact number of predictions.
 
 Shapes: B rows, T tokens, W words.
 """
@@ -32,12 +31,7 @@ def budgets(candidates: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def choose(
-    candidates: np.ndarray,
-    keys: Keys,
-    *,
-    fraction: float,
-    unit: Unit = "token",
-    word_starts: np.ndarray | None = None,
+    candidates: np.ndarray, keys: Keys, *, fraction: float, unit: Unit = "token", word_starts: np.ndarray | None = None
 ) -> np.ndarray:
     """Choose the tokens to predict among `candidates`. bool [B, T].
 
@@ -49,9 +43,7 @@ def choose(
     if unit == "token":
         return lowest(shuffled(candidates, keys, "mask.order"), budget)
     if word_starts is None:
-        raise ValueError(
-            f"masking unit {unit!r} needs word_starts: take a tokenizer that knows its words, or unit=token"
-        )
+        raise ValueError(f"unit {unit!r} needs word_starts: take a tokenizer that knows its words, or unit=token")
     words, runs = number_words(candidates, word_starts)
     if unit == "whole_word":
         return _choose_words(candidates, words, keys, budget)
@@ -88,8 +80,7 @@ def lowest(order: np.ndarray, how_many: np.ndarray) -> np.ndarray:
 def _choose_words(candidates: np.ndarray, words: np.ndarray, keys: Keys, budget: np.ndarray) -> np.ndarray:
     """Take shuffled words until the budget is full, skipping each that would exceed it (BERT's rule).
 
-    A row whose every word is longer than its budget predicts the first tokens of its first drawn word instead of
-    nothing.
+    A row whose every word is longer than its budget predicts the first tokens of its first drawn word, not nothing.
     """
     rows = np.arange(len(words))[:, None]
     count = int(words.max(initial=-1)) + 1
@@ -99,8 +90,7 @@ def _choose_words(candidates: np.ndarray, words: np.ndarray, keys: Keys, budget:
     turn = np.argsort(shuffled(sizes > 0, keys, "mask.order"), 1)
     left, waiting, taken = budget.copy(), np.take_along_axis(sizes, turn, 1), np.zeros(sizes.shape, dtype=bool)
     first = np.where((sizes > 0).any(1), turn[:, 0], -1) if count else np.full(len(words), -1)
-    # What exceeds the rest of a budget now always will: drop it, take the longest prefix that fits, repeat for what is
-    # behind.
+    # What exceeds the rest of a budget now always will: drop it, take the longest prefix that fits, repeat behind it.
     while True:
         waiting[waiting > left[:, None]] = 0
         reach = np.cumsum(waiting, 1)
@@ -133,8 +123,7 @@ def _choose_spans(
 ) -> np.ndarray:
     """Add spans of whole words, from the word of a random token that is not yet chosen, until the budget is full.
 
-    A span ends where its run of candidates does, and the last one is cut inside a word when the budget says so
-    (SpanBERT's rule).
+    SpanBERT's rule: a span ends where its run of candidates does, the last one even inside a word, with the budget.
     """
     chosen = np.zeros_like(candidates)
     left, active = budget.copy(), np.flatnonzero(budget > 0)

@@ -5,6 +5,7 @@ Shapes: B pairs, T tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,40 +14,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.engine.batch import Term
-from pretraining.objectives.base import Batch, Loss, Objective
+from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.init_from import PAIR_HEADS
 from pretraining.objectives.text.sentence_pairs import SPECIALS, Negatives, check_pairs, plan_pairs
+from pretraining.objectives.text.vocabulary_loss import TextObjective
 from pretraining.optim.optimizers import Optimizer
 from pretraining.random import Keys
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.collate import padding_of, text_batch
+from pretraining.text.collate import TextCollate, padding_of, text_batch
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.cost import TextRow
-from pretraining.text.modality import TEXT
 from pretraining.text.plan import Rows, TextExamples, cached_rows, row_spans
 from pretraining.text.tokenizer import TextPreprocess
 
 PLAN_FORMAT = 1  # raised when the same arguments would give other pairs
 
 
-class PairSentences:
+@dataclass(kw_only=True, eq=False)
+class PairSentences(TextCollate):
     """Turns pairs of segments into rows `[CLS] A [SEP] B [SEP]`: the collate of next-sentence prediction.
 
     Label 0: B follows A. With `negatives` "random", B of a negative comes from another document; with "swapped", the
     two segments change places. `short_share` of the documents aim at a random length below `max_tokens`.
     """
 
-    def __init__(
-        self, *, preprocess: TextPreprocess, max_tokens: int, negatives: Negatives, short_share: float
-    ) -> None:
-        if preprocess.bos_id is None or preprocess.eos_id is None:
-            raise ValueError(
-                "pairs of segments need a tokenizer with a first and a separating token ([CLS], [SEP]): choose another "
-                "preprocess="
-            )
-        check_pairs(max_tokens, negatives)
-        self.preprocess, self.max_tokens = preprocess, max_tokens
-        self.negatives, self.short_share = negatives, short_share
+    negatives: Negatives
+    short_share: float
+
+    def __post_init__(self) -> None:
+        if self.preprocess.bos_id is None or self.preprocess.eos_id is None:
+            told = "pairs of segments need a tokenizer with a first and a separating token ([CLS], [SEP])"
+            raise ValueError(f"{told}: choose another preprocess=")
+        check_pairs(self.max_tokens, self.negatives)
+        super().__post_init__()
 
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Draw an epoch's pairs; another epoch has others."""
@@ -76,8 +76,7 @@ def assemble_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay pairs out as `[CLS] A [SEP] B [SEP] padding`.
 
-    Returns input_ids int64 [B, T]; segments int64 [B, T], 0 at padding, 1 up to the first [SEP], then 2; special bool
-    [B, T].
+    Returns [B, T] each: int64 input_ids; int64 segments, 0 at padding, 1 up to the first [SEP], then 2; bool special.
     """
     if (examples.row_pieces != 2).any():
         raise ValueError("a row of sentence pairs has two pieces: take the plan of this collate")
@@ -118,12 +117,10 @@ class PairHead(nn.Module):
         return Loss({"nsp": Term(total, count)}, {name: Term(value, count) for name, value in metrics.items()})
 
 
-class NextSentence(Objective):
+class NextSentence(TextObjective):
     """Cross-entropy in nats of "B follows A" (0) or not (1). Reports the share of negatives, above one half."""
 
-    modality = TEXT
     foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"head.output.": PAIR_HEADS}
-    backbone: TransformersBackbone
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
@@ -131,8 +128,7 @@ class NextSentence(Objective):
 
     def loss(self, batch: Batch) -> Loss:
         """Classify the pairs of a batch of `PairSentences`."""
-        features = self.backbone(**batch["inputs"])
-        return self.head(features.pooled, batch["is_random"])
+        return self.head(self.backbone(**batch["inputs"]).pooled, batch["is_random"])
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the pairs."""

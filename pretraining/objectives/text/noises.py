@@ -9,6 +9,7 @@ Shapes: B rows, T places (documents without special tokens, then padding), S sen
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -76,35 +77,34 @@ def part_of(count: np.ndarray, fraction: float) -> np.ndarray:
     return np.ceil(np.round(fraction * count, 9)).astype(np.int64)
 
 
+@dataclass(kw_only=True)
 class TokenMasking(Noise):
     """Replace `fraction` of the tokens by [MASK], of which `random_share` by random tokens instead."""
 
-    def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
-        self.fraction, self.random_share = fraction, random_share
+    fraction: float
+    random_share: float = 0.0
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Replace tokens in place."""
         order = draws.shuffle(documents.inside(), "token_masking")
         random = draws.toss("token_masking.random", order.shape[1], self.random_share)
-        hit, instead = (
-            lowest(order, part_of(documents.lengths, self.fraction)),
-            draws.replacements("token_masking", random),
-        )
-        return documents._replace(tokens=np.where(hit, instead, documents.tokens))
+        hit = lowest(order, part_of(documents.lengths, self.fraction))
+        tokens = np.where(hit, draws.replacements("token_masking", random), documents.tokens)
+        return documents._replace(tokens=tokens)
 
 
+@dataclass(kw_only=True)
 class TokenReplacement(TokenMasking):
     """Replace `fraction` of the tokens by random tokens."""
 
-    def __init__(self, *, fraction: float) -> None:
-        super().__init__(fraction=fraction, random_share=1.0)
+    random_share: float = field(default=1.0, init=False)
 
 
+@dataclass(kw_only=True)
 class TokenDeletion(Noise):
     """Delete `fraction` of the tokens; nothing shows where."""
 
-    def __init__(self, *, fraction: float) -> None:
-        self.fraction = fraction
+    fraction: float
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Delete tokens."""
@@ -112,22 +112,23 @@ class TokenDeletion(Noise):
         return documents.keep(~lowest(order, part_of(documents.lengths, self.fraction)))
 
 
+@dataclass(kw_only=True)
 class TokenInsertion(Noise):
     """Insert as many tokens as `fraction` of the document: `random_share` of them random tokens, the rest [MASK]."""
 
-    def __init__(self, *, fraction: float, random_share: float = 0.0) -> None:
-        self.fraction, self.random_share = fraction, random_share
+    fraction: float
+    random_share: float = 0.0
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Insert tokens at distinct uniform places."""
         return insert(documents, draws, part_of(documents.lengths, self.fraction), self.random_share)
 
 
+@dataclass(kw_only=True)
 class SentencePermutation(Noise):
     """Permute `fraction` of a document's sentences among themselves; the others stay where they are."""
 
-    def __init__(self, *, fraction: float) -> None:
-        self.fraction = fraction
+    fraction: float
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Reorder whole sentences."""
@@ -138,8 +139,7 @@ class SentencePermutation(Noise):
         counts = starts.sum(1)
         exists = np.arange(counts.max(initial=0)) < counts[:, None]  # [B, S]
         moving = lowest(draws.shuffle(exists, "sentence_permutation.which"), part_of(counts, self.fraction))
-        # The moving sentences, in place order and in drawn order: the i-th of the latter goes where the i-th of the
-        # former was.
+        # Of the moving sentences, the i-th in drawn order goes where the i-th in place order was.
         there = np.argsort(~moving, axis=1, kind="stable")
         drawn = np.argsort(draws.shuffle(moving, "sentence_permutation.order"), axis=1)
         slot = np.broadcast_to(np.arange(exists.shape[1]), exists.shape).copy()
@@ -149,11 +149,11 @@ class SentencePermutation(Noise):
         return documents.take(np.argsort(turn, axis=1, kind="stable"), documents.lengths)
 
 
+@dataclass(kw_only=True)
 class DocumentRotation(Noise):
     """With `probability`, start a document at a uniformly drawn token and append what stood before it."""
 
-    def __init__(self, *, probability: float) -> None:
-        self.probability = probability
+    probability: float
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Rotate documents."""
@@ -165,6 +165,7 @@ class DocumentRotation(Noise):
         return documents.take(turned, documents.lengths)
 
 
+@dataclass(kw_only=True)
 class TextInfilling(Noise):
     """Hide spans of Poisson length behind one [MASK] each; one of length 0 inserts a [MASK] where nothing is missing.
 
@@ -173,16 +174,17 @@ class TextInfilling(Noise):
     are hidden by about 42.8. A `random_share` of the spans shows a random token instead of [MASK].
     """
 
-    def __init__(
-        self, *, fraction: float, mean_length: float, random_share: float = 0.0, whole_words: bool = True
-    ) -> None:
-        if mean_length <= 0:
-            raise ValueError(
-                f"text infilling needs a mean span length above 0, got {mean_length}: for insertions take "
-                "TokenInsertion"
-            )
-        self.fraction, self.random_share, self.whole_words = fraction, random_share, whole_words
-        self.mean_length, self.lengths_below = mean_length, poisson_cdf(mean_length)
+    fraction: float
+    mean_length: float
+    random_share: float = 0.0
+    whole_words: bool = True
+
+    def __post_init__(self) -> None:
+        mean = self.mean_length
+        if mean <= 0:
+            told = f"text infilling needs a mean span length above 0, got {mean}"
+            raise ValueError(f"{told}: for insertions take TokenInsertion")
+        self.lengths_below = poisson_cdf(mean)
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Hide spans, then insert the [MASK]s of the empty ones at uniform places."""
@@ -234,9 +236,8 @@ def insert(documents: DocumentBatch, draws: Draws, count: np.ndarray, random_sha
     order = draws.shuffle(np.arange(int(lengths.max(initial=0))) < lengths[:, None], "insertion")
     new, random = lowest(order, count), lowest(order, part_of(count, random_share))
     source = np.minimum(np.maximum(np.cumsum(~new, 1) - 1, 0), documents.tokens.shape[1])
-    tokens, words, sentences = (
-        np.take_along_axis(np.pad(part, ((0, 0), (0, 1))), source, 1) for part in (documents.tokens, *documents[2:])
-    )
+    padded = (np.pad(part, ((0, 0), (0, 1))) for part in (documents.tokens, *documents[2:]))
+    tokens, words, sentences = (np.take_along_axis(part, source, 1) for part in padded)
     tokens = np.where(new, draws.replacements("insertion", random), tokens)
     return DocumentBatch(tokens, lengths, words | new, sentences & ~new)
 

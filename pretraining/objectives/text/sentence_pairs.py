@@ -9,6 +9,8 @@ Shapes: D documents, S sentences, N chunks that start at the same step, R pairs.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,16 +20,16 @@ from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.plan import Rows
 
 Negatives = Literal["random", "swapped"]
+Keyed = Callable[[np.ndarray], Keys]  # of sentences or documents, in an epoch
 SPECIALS = 3  # [CLS] A [SEP] B [SEP]
 _BLOCK = 1 << 16  # documents that walk together
 _STREAM = "sentence_pairs"
 
 
 class Pairs(NamedTuple):
-    """Two segments each: runs of sentences before truncation, then tokens. int64 [N] each."""
+    """Two segments each, as runs of sentences before truncation. int64 [N] each."""
 
-    chunk: np.ndarray  # the sentence at which the chunk starts: the key of its draws
-    a_first: np.ndarray
+    a_first: np.ndarray  # the sentence at which the chunk starts: the key of its draws
     a_behind: np.ndarray
     b_first: np.ndarray
     b_behind: np.ndarray
@@ -47,15 +49,15 @@ def plan_pairs(
     check_pairs(max_tokens, negatives)
     _check_corpus(corpus, negatives)
     tokens, documents = corpus.sentence_offsets, np.asarray(corpus.document_offsets, dtype=np.int64)
-    parts = []
+    parts, keyed = [], functools.partial(_keys, seed, epoch)
     for first in range(0, corpus.num_documents, _BLOCK):
         block = np.arange(first, min(first + _BLOCK, corpus.num_documents))
-        target = _targets(block, max_tokens - SPECIALS, short_share, seed, epoch)
-        steps = _walk(block, target, tokens, documents, negatives, seed, epoch)
+        target = _targets(block, max_tokens - SPECIALS, short_share, keyed)
+        steps = _walk(block, target, tokens, documents, negatives, keyed)
         joined = Pairs(*(np.concatenate(columns) for columns in zip(*steps, strict=True)))
-        in_order = np.argsort(joined.chunk)
+        in_order = np.argsort(joined.a_first)
         pairs = Pairs(*(column[in_order] for column in joined))
-        parts.append(_pieces(pairs, tokens, max_tokens - SPECIALS, negatives, seed, epoch))
+        parts.append(_pieces(pairs, tokens, max_tokens - SPECIALS, negatives, keyed))
     starts, lengths, label = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Rows(2 * np.arange(len(label) + 1), starts.reshape(-1), lengths.reshape(-1), {"label": label})
 
@@ -65,43 +67,32 @@ def check_pairs(max_tokens: int, negatives: str) -> None:
     if negatives not in ("random", "swapped"):
         raise ValueError(f"collate.negatives={negatives!r} is unknown: choose random or swapped")
     if max_tokens < SPECIALS + 2:
-        raise ValueError(
-            f"a pair of segments needs at least {SPECIALS + 2} tokens, got collate.max_tokens={max_tokens}"
-        )
+        raise ValueError(f"a pair of segments needs at least {SPECIALS + 2} tokens, got collate.{max_tokens=}")
 
 
 def _check_corpus(corpus: Corpus, negatives: str) -> None:
     if corpus.num_sentences <= corpus.num_documents:
-        raise ValueError(
-            f"next-sentence prediction needs sentence boundaries, but each of the {corpus.num_documents} documents of "
-            "this corpus is one sentence: prepare the data with a sentence splitter, or take objective=masked_language"
-        )
+        told = f"but each of the {corpus.num_documents} documents of this corpus is one sentence"
+        remedy = "prepare the data with a sentence splitter, or take objective=masked_language"
+        raise ValueError(f"next-sentence prediction needs sentence boundaries, {told}: {remedy}")
     if negatives == "random" and corpus.num_documents < 2:
-        raise ValueError(
-            "next-sentence prediction draws its negatives from another document, but this corpus has only one: mark "
-            "where documents end, or set collate.negatives=swapped"
-        )
+        told = "next-sentence prediction draws its negatives from another document, but this corpus has only one"
+        raise ValueError(f"{told}: mark where documents end, or set collate.negatives=swapped")
 
 
 def _keys(seed: int, epoch: int, index: np.ndarray) -> Keys:
     return Keys(seed, _STREAM, np.full_like(index, epoch), index)
 
 
-def _targets(block: np.ndarray, most: int, short_share: float, seed: int, epoch: int) -> np.ndarray:
+def _targets(block: np.ndarray, most: int, short_share: float, keyed: Keyed) -> np.ndarray:
     """Draw how many tokens each document's pairs aim at: `most`, or for `short_share` of them 2 to that. int64 [D]."""
-    keys = _keys(seed, epoch, block)
+    keys = keyed(block)
     short = uniform(keys, "short")[:, 0] < short_share
     return np.where(short, 2 + integers(keys, "target", most - 1)[:, 0], most)
 
 
 def _walk(
-    block: np.ndarray,
-    target: np.ndarray,
-    tokens: np.ndarray,
-    documents: np.ndarray,
-    negatives: Negatives,
-    seed: int,
-    epoch: int,
+    block: np.ndarray, target: np.ndarray, tokens: np.ndarray, documents: np.ndarray, negatives: Negatives, keyed: Keyed
 ) -> list[Pairs]:
     """Let every document take chunks of sentences until it has none left."""
     document, at = block, documents[block]
@@ -113,13 +104,13 @@ def _walk(
             return steps
         last = documents[document + 1]
         behind = _reach(tokens, at, target, last)
-        keys = _keys(seed, epoch, at)
+        keys = keyed(at)
         count = behind - at
         split = at + np.where(count > 1, 1 + integers(keys, "split", np.maximum(count - 1, 1)[:, None])[:, 0], 1)
         alone = count == 1
         flipped = np.asarray(uniform(keys, "negative"))[:, 0] < 0.5
         if negatives == "swapped":
-            pairs = Pairs(at, at, split, split, behind, flipped.astype(np.int64))
+            pairs = Pairs(at, split, split, behind, flipped.astype(np.int64))
             steps.append(Pairs(*(column[~alone] for column in pairs)))
             at = behind
             continue
@@ -127,7 +118,7 @@ def _walk(
         wanted = target - (tokens[split] - tokens[at]).astype(np.int64)
         other_first, other_behind = _elsewhere(document, wanted, tokens, documents, keys)
         b_first, b_behind = np.where(negative, other_first, split), np.where(negative, other_behind, behind)
-        steps.append(Pairs(at, at, split, b_first, b_behind, negative.astype(np.int64)))
+        steps.append(Pairs(at, split, b_first, b_behind, negative.astype(np.int64)))
         at = np.where(negative, split, behind)  # what a negative did not use is put back
 
 
@@ -148,7 +139,7 @@ def _reach(tokens: np.ndarray, first: np.ndarray, wanted: np.ndarray, last: np.n
 
 
 def _pieces(
-    pairs: Pairs, tokens: np.ndarray, most: int, negatives: Negatives, seed: int, epoch: int
+    pairs: Pairs, tokens: np.ndarray, most: int, negatives: Negatives, keyed: Keyed
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truncate pairs to `most` tokens: (starts [R, 2], lengths [R, 2], label [R]).
 
@@ -158,7 +149,7 @@ def _pieces(
     lengths = np.stack([tokens[pairs.a_behind], tokens[pairs.b_behind]], 1).astype(np.int64) - starts
     kept = truncated(lengths, most)
     for side, slot in enumerate(("truncate.a", "truncate.b")):
-        starts[:, side] += heads(_keys(seed, epoch, pairs.chunk), slot, (lengths - kept)[:, side])
+        starts[:, side] += heads(keyed(pairs.a_first), slot, (lengths - kept)[:, side])
     if negatives == "swapped":
         swapped = pairs.label == 1
         starts[swapped], kept[swapped] = starts[swapped, ::-1], kept[swapped, ::-1]

@@ -1,8 +1,7 @@
 """T5's span corruption (Raffel et al. 2020, section 3.1.4): spans become sentinels, the target is what they hid.
 
 Lengths are exact: a row of a given length always has the same number of hidden tokens and spans, so inputs and targets
-have fixed shapes without padding (inputs of 512 come from 568 tokens and have targets of 114, end-of-text tokens
-included).
+have fixed shapes without padding (with end-of-text tokens, inputs of 512 come from 568 tokens and have targets of 114).
 
 Shapes: B rows, T tokens, S spans.
 """
@@ -39,8 +38,7 @@ def span_counts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count the tokens and the spans that are hidden in rows of these lengths. int64 [B] each.
 
-    There is never a span more than there are hidden tokens, visible tokens to part them, or sentinels to stand for
-    them.
+    There are never more spans than hidden tokens, visible tokens to part them, or sentinels to stand for them.
     """
     hidden = np.minimum(np.maximum(np.rint(lengths * density), 1), np.maximum(lengths - 1, 0)).astype(np.int64)
     spans = np.maximum(1, np.rint(hidden / mean_length)).astype(np.int64)
@@ -56,10 +54,8 @@ def lengths_for(inputs: int, *, density: float, mean_length: float, sentinels: i
 
     raw = 2
     if both(raw).inputs > inputs:
-        raise ValueError(
-            f"span corruption needs inputs of at least {both(raw).inputs} tokens, got {inputs}: "
-            "raise collate.max_tokens"
-        )
+        least = both(raw).inputs
+        raise ValueError(f"span corruption needs at least {least} tokens, got {inputs}: raise collate.max_tokens")
     while both(raw + 1).inputs <= inputs:
         raw += 1
     return both(raw)
@@ -117,9 +113,7 @@ def corrupt_spans(
     sides = []
     for away in (hidden, ~hidden & inside):
         stands = away & opens
-        kept = (inside & ~away) | stands
-        row_tokens = np.where(stands, sentinel, tokens)
-        sides.append(_closed(row_tokens, kept, eos_id, pad_id))
+        sides.append(_closed(np.where(stands, sentinel, tokens), (inside & ~away) | stands, eos_id, pad_id))
     return Corrupted(*sides[0], *sides[1])
 
 

@@ -11,20 +11,16 @@ from pretraining.engine.batch import Batch
 from pretraining.objectives.supervised import Supervised
 from pretraining.random import Keys
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.collate import assemble, describe_row, padded_width, text_batch
+from pretraining.text.collate import TextCollate, assemble, describe_row, padded_width, text_batch
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.cost import TextRow
 from pretraining.text.data.labelled import first_tokens
 from pretraining.text.modality import TEXT
 from pretraining.text.plan import Rows, TextExamples
-from pretraining.text.tokenizer import TextPreprocess
 
 
-class LabelledTexts:
+class LabelledTexts(TextCollate):
     """Turns labelled texts into rows of one document each, cut at `max_tokens`, padded to the batch's longest."""
-
-    def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
-        self.preprocess, self.max_tokens = preprocess, max_tokens
 
     def plan(self, corpus: Corpus, seed: int, epoch: int) -> Rows:
         """Make a row of each document; the same rows each epoch, in another order."""

@@ -13,12 +13,25 @@ from torch.utils.checkpoint import checkpoint
 
 from pretraining.engine.batch import Batch, Term
 from pretraining.kernels.cross_entropy import NO_LABEL, vocabulary_cross_entropy
-from pretraining.objectives.base import Loss
+from pretraining.objectives.base import Loss, Objective
 from pretraining.text.backbones.language_head import scores
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.modality import TEXT
 
 PREDICTIONS_MULTIPLE = 64  # predictions are padded to a multiple of it
 SCORES_AT_ONCE = 2**28  # more than so many are computed in chunks, and again in the backward pass
+
+
+class TextObjective(Objective):
+    """What objectives on text share."""
+
+    modality = TEXT
+    backbone: TransformersBackbone
+
+    def scored(self, name: str, states: Tensor, bias: Tensor, labels: Tensor, weight: float = 1.0) -> Loss:
+        """Sum the cross-entropy at `labels` [K] of a head's `states` [K, D]; its output weights are the embeddings."""
+        table, accuracy = self.backbone.input_embeddings.weight, not self.training
+        return tied_vocabulary_loss(name, states, table, bias, labels, with_accuracy=accuracy, weight=weight)
 
 
 def padded_targets(positions: np.ndarray, labels: np.ndarray, at_least: int = 0) -> Batch:
@@ -38,18 +51,11 @@ def counted(labels: Tensor) -> Tensor:
 
 
 def tied_vocabulary_loss(
-    name: str,
-    states: Tensor,
-    embeddings: Tensor,
-    bias: Tensor,
-    labels: Tensor,
-    *,
-    with_accuracy: bool,
-    weight: float = 1.0,
+    name: str, states: Tensor, table: Tensor, bias: Tensor, labels: Tensor, *, with_accuracy: bool, weight: float = 1.0
 ) -> Loss:
-    """Sum the cross-entropy at `labels` [K] of scores `states` [K, D] times `embeddings` [V, D] plus `bias` [V]."""
-    total = vocabulary_cross_entropy(states, embeddings, bias, labels)
-    correct = (F.linear(states, embeddings, bias).argmax(-1) == labels).sum() if with_accuracy else None
+    """Sum the cross-entropy at `labels` [K] of scores `states` [K, D] times `table` [V, D] plus `bias` [V]."""
+    total = vocabulary_cross_entropy(states, table, bias, labels)
+    correct = (F.linear(states, table, bias).argmax(-1) == labels).sum() if with_accuracy else None
     return _loss(name, labels, total, correct, weight)
 
 

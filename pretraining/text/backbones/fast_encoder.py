@@ -1,8 +1,7 @@
 """The forward pass of transformers' encoders without what a padded batch wastes: `backbone.impl=fast`.
 
 It computes with the modules of a transformers model, whose weights stay where they are and what they are called: what
-reads checkpoints, hands over or finetunes sees nothing of it. What differs from transformers' own pass, to rounding
-error:
+reads checkpoints, hands over or finetunes sees nothing of it. What differs from transformers' pass, to rounding error:
 
 - Padding is left out: tokens make one stream, [N, D]. (Not when compiled or on a GPU, where shapes stay [B * T, D].)
 - Query, key and value are one matrix product.
@@ -101,8 +100,7 @@ def rotate(projected: Tensor, rotation: tuple[Tensor, Tensor], heads: int) -> Te
 class FastEncoder:
     """Runs a transformers encoder. It is no module, and owns no weight: those of `model` stay the model's.
 
-    `static` keeps padding in the stream, so that shapes depend on nothing in a batch; always so where the model is not
-    on a CPU.
+    `static` keeps padding in the stream, so that shapes depend on nothing in a batch. Beside CPUs it is always kept.
     """
 
     def __init__(self, model: Any) -> None:
@@ -126,20 +124,15 @@ class FastEncoder:
             layer.compile(fullgraph=True)
 
     def __call__(
-        self,
-        input_ids: Tensor,
-        document_ids: Tensor,
-        token_type_ids: Tensor | None,
-        positions: Tensor,
-        places: Tensor | None = None,
+        self, tokens: Tensor, documents: Tensor, types: Tensor | None, positions: Tensor, places: Tensor | None = None
     ) -> Tensor:
         """Compute the last layer's output, [B, T, D], with zeros at padding; or [K, D] at flat `places` in [B, T].
 
-        `positions` [B, T] are those of tokens in their documents, as the position table counts them.
+        `documents` number tokens' documents, `positions` their places in these, as the position table counts. [B, T]
         """
-        layout = lay_out(document_ids, self.heads, keep_padding=self.static or document_ids.device.type != "cpu")
-        tokens, numbers = (part.flatten()[layout.places] for part in (input_ids, positions))
-        types = None if token_type_ids is None else token_type_ids.flatten()[layout.places]
+        layout = lay_out(documents, self.heads, keep_padding=self.static or documents.device.type != "cpu")
+        tokens, numbers = (part.flatten()[layout.places] for part in (tokens, positions))
+        types = None if types is None else types.flatten()[layout.places]
         rates = self._rates()
         stream = dropout(self._embed(tokens, numbers, types), rates.embeddings)
         wanted = None if places is None else layout.back[places]
@@ -156,8 +149,8 @@ class FastEncoder:
             stream = (self.model.final_norm if hasattr(self.model, "final_norm") else self.model.LayerNorm)(stream)
         if places is not None:
             return stream
-        whole = stream.index_select(0, layout.back).unflatten(0, document_ids.shape)
-        return whole * (document_ids > 0)[..., None].to(whole.dtype)
+        whole = stream.index_select(0, layout.back).unflatten(0, documents.shape)
+        return whole * (documents > 0)[..., None].to(whole.dtype)
 
     def _kind(self, number: int) -> str:
         """Name how far a layer sees."""

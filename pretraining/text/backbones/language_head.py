@@ -18,16 +18,12 @@ def check_head(backbone: TransformersBackbone) -> None:
     """Refuse models without a language-model head, and those whose head does more to its scores than add a bias."""
     config = backbone.model.config
     if backbone.architecture == "encoder" or backbone.model.get_output_embeddings() is None:
-        raise ValueError(
-            f"{config.model_type} has no language-model head here: choose a backbone= with architecture causal or "
-            "seq2seq"
-        )
+        told = f"{config.model_type} has no language-model head here"
+        raise ValueError(f"{told}: choose a backbone= with architecture causal or seq2seq")
     odd = [name for name in _RESCALED if getattr(config, name, None) not in (None, 1, 1.0)]
     if odd:
-        raise ValueError(
-            f"{config.model_type} rescales its scores ({', '.join(odd)}), which this head does not: choose another "
-            "backbone="
-        )
+        told = f"{config.model_type} rescales its scores ({', '.join(odd)}), which this head does not"
+        raise ValueError(f"{told}: choose another backbone=")
 
 
 def scores(backbone: TransformersBackbone, hidden: Tensor) -> Tensor:

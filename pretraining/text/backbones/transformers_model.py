@@ -104,21 +104,14 @@ class TransformersBackbone(Backbone):
         never see: it needs no mask of its own.
         """
         assert memory.valid is not None
-        decoded = self.model.get_decoder()(
-            input_ids=decoder_input_ids,
-            encoder_hidden_states=memory.positions,
-            encoder_attention_mask=memory.valid.long(),
-            use_cache=False,
-        )
-        return decoded.last_hidden_state
+        read = {"encoder_hidden_states": memory.positions, "encoder_attention_mask": memory.valid.long()}
+        return self.model.get_decoder()(input_ids=decoder_input_ids, **read, use_cache=False).last_hidden_state
 
     def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
         """See `Backbone.set_compute`."""
         if self._fast is not None:
             if sharded:
-                raise ValueError(
-                    "backbone.impl=fast reads whole weights: use trainer=ddp, or backbone.impl=transformers"
-                )
+                raise ValueError("backbone.impl=fast reads whole weights: use trainer=ddp, or impl=transformers")
             self._fast.activation_checkpointing = activation_checkpointing
             if compiled:
                 self._fast.compile()
@@ -166,16 +159,16 @@ class TransformersBackbone(Backbone):
         if self.pooling not in ("mean", "first", "pooler", "last"):
             raise ValueError(f"pooling={self.pooling!r} is unknown: choose mean, first, pooler or last")
         if self.pooling == "pooler" and getattr(self.base, "pooler", None) is None:
-            raise ValueError(
-                f"{self.model.config.model_type} has no pooler: choose backbone.pooling=mean, first or last"
-            )
+            family = self.model.config.model_type
+            raise ValueError(f"{family} has no pooler: choose backbone.pooling=mean, first or last")
 
     def blocks(self) -> list[nn.Module]:
         """List embeddings, each layer, and what follows the layers."""
-        layers = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        deep = [layer for stack in layers if _is_layer_stack(stack) for layer in stack]
+        lists = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        stacks = [part for part in lists if any(p.numel() for p in part.parameters())]
+        deep = [layer for stack in stacks if len({type(layer) for layer in stack}) == 1 for layer in stack]
         inside = {id(parameter) for layer in deep for parameter in layer.parameters()}
-        rest = [module for module in self.model.modules() if _owns(module, inside)]
+        rest = [m for m in self.model.modules() if any(id(p) not in inside for p in m.parameters(recurse=False))]
         first = [module for module in rest if isinstance(module, nn.Embedding)]  # of tokens, and of positions
         root = [m for m in self.base.children() if any(e in set(m.modules()) for e in first)] or first
         covered = inside | {id(p) for module in root for p in module.parameters()}
@@ -195,8 +188,7 @@ class TransformersBackbone(Backbone):
     def forward_flops(self, row: TextRow) -> float:
         """Count one row's forward pass (2 per multiply-add), of an encoder–decoder the encoder's.
 
-        Embedding look-ups and norms are not counted; masked parts of attention are, since plain attention computes
-        them.
+        Look-ups of embeddings and norms are not counted; masked parts of attention are: plain attention computes them.
         """
         entries = matrix_entries(self._body, without={id(getattr(self.base, "pooler", None))})
         attention = 4.0 * self.model.config.num_hidden_layers * self.attention_width * row.seen
@@ -228,10 +220,8 @@ def _fast(model: Any, architecture: Architecture, impl: Implementation) -> FastE
     if impl not in ("transformers", "fast"):
         raise ValueError(f"backbone.impl={impl!r} is unknown: choose transformers or fast")
     if impl == "fast" and architecture != "encoder":
-        raise ValueError(
-            f"backbone.impl=fast computes encoders, and architecture={architecture} is none: choose "
-            "backbone.impl=transformers"
-        )
+        told = f"backbone.impl=fast computes encoders, and architecture={architecture} is none"
+        raise ValueError(f"{told}: choose backbone.impl=transformers")
     return FastEncoder(model) if impl == "fast" else None
 
 
@@ -240,14 +230,6 @@ def _first_position(model: nn.Module) -> int:
     parts = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
     paddings = [part.padding_idx for part in parts if isinstance(part, nn.Embedding) and part.padding_idx is not None]
     return max(paddings, default=-1) + 1
-
-
-def _is_layer_stack(stack: nn.ModuleList) -> bool:
-    return any(p.numel() for p in stack.parameters()) and len({type(layer) for layer in stack}) == 1
-
-
-def _owns(module: nn.Module, inside: set[int]) -> bool:
-    return any(id(parameter) not in inside for parameter in module.parameters(recurse=False))
 
 
 def read_checkpoint(name: str) -> Tower:

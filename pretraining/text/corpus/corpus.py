@@ -42,10 +42,8 @@ class Corpus:
     def _shard(self, name: str, tokens: int) -> np.ndarray:
         path, dtype = self.directory / name, np.dtype(self.manifest["dtype"])
         if path.stat().st_size != tokens * dtype.itemsize:
-            raise ValueError(
-                f"{path} holds {path.stat().st_size} bytes where its manifest says {tokens * dtype.itemsize}: "
-                f"delete {self.directory}, and it will be prepared again"
-            )
+            told = f"{path} holds {path.stat().st_size} bytes where its manifest says {tokens * dtype.itemsize}"
+            raise ValueError(f"{told}: delete {self.directory}, and it will be prepared again")
         return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
 
     def read(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -54,8 +52,7 @@ class Corpus:
             return self.shards[0].take(expand_runs(starts, lengths))
         shards = np.searchsorted(self._shard_starts, starts, side="right") - 1
         first = starts - self._shard_starts[shards]
-        # Runs of a batch are spread over all shards, most of which get one or two: slices are cheaper than a gather per
-        # shard.
+        # A batch's runs are spread over all shards, most of which get one or two: slices are cheaper than gathers.
         slices = zip(shards.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
         pieces = [self.shards[shard][start:stop] for shard, start, stop in slices]
         return np.concatenate([np.empty(0, self.shards[0].dtype), *pieces])

@@ -58,14 +58,12 @@ class Preparation:
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing."""
         if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
-            raise ValueError(
-                f"data.preparation.near_duplicates={self.near_duplicates} must be a similarity between 0 and 1, or null"
-            )
-        if not 0 <= self.validation_share + self.test_share < 1 or min(self.validation_share, self.test_share) < 0:
-            raise ValueError(
-                f"data.preparation.validation_share={self.validation_share} and test_share={self.test_share}: "
-                "both must be 0 or more and leave something for training"
-            )
+            near = f"data.preparation.near_duplicates={self.near_duplicates}"
+            raise ValueError(f"{near} must be a similarity between 0 and 1, or null")
+        validation, test = self.validation_share, self.test_share
+        if not 0 <= validation + test < 1 or min(validation, test) < 0:
+            told = f"data.preparation.validation_share={validation} and test_share={test}"
+            raise ValueError(f"{told}: both must be 0 or more and leave something for training")
 
     @property
     def splitter(self) -> SentenceSplitter:
@@ -81,15 +79,12 @@ class DocumentSet(Protocol):
 
     def fingerprint(self) -> str:
         """Identify all that the documents depend on."""
-        ...
 
     def texts(self, split: str) -> Iterator[str]:
         """Read a split's documents in a fixed order."""
-        ...
 
     def num_bytes(self, split: str) -> int | None:
         """Estimate a split's size for the progress bar."""
-        ...
 
 
 def prepare_split(data: DocumentSet, split: str, preprocess: TextPreprocess) -> Corpus:

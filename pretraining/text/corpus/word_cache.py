@@ -39,9 +39,8 @@ class WordCache:
             words = [[*row[:1], *map(self._prefix.__add__, row[1:])] for row in words]
         self._learn(set(itertools.chain.from_iterable(words)))
         sizes = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-        numbers = np.fromiter(
-            map(self._numbers.__getitem__, itertools.chain.from_iterable(words)), np.int64, count=int(sizes.sum())
-        )
+        known = map(self._numbers.__getitem__, itertools.chain.from_iterable(words))
+        numbers = np.fromiter(known, dtype=np.int64, count=int(sizes.sum()))
         tokens, lengths = self._gathered(numbers, dtype)
         ends = np.concatenate([[0], np.cumsum(sizes)])
         borders = np.concatenate([[0], np.cumsum(lengths)])[ends]
