@@ -65,22 +65,13 @@ def compare(shape: str, dropout: float, given: argparse.Namespace) -> dict[str, 
 def main() -> None:
     """Measure and print."""
     precisions, peers = ["auto", "fp32", "bf16"], ["trainer", "lightning"]
-    given = read_options(
-        __doc__,
-        shapes=(["mini"], sorted(SHAPES)),
-        dropout=[0.1, 0.0],
-        precisions=(precisions, precisions),
-        peers={"nargs": "*", "choices": peers, "default": peers},
-        impl=("fast", ["transformers", "fast"]),
-        rows=("packed", ["packed", "documents"]),
-        batch={"type": int, "help": "rows; by default 32, and 16 for base"},
-        tokens=128,
-        **BLOCKS,
-        threads=CORES,
-        device=DEVICE,
-        compile={"action": "store_true", "help": "torch.compile on all sides"},
-        cache_dir=CACHE,
-    )
+    model = {"shapes": (["mini"], sorted(SHAPES)), "dropout": [0.1, 0.0], "precisions": (precisions, precisions)}
+    sides = {"peers": {"nargs": "*", "choices": peers, "default": peers}, "impl": ("fast", ["transformers", "fast"])}
+    batch = {"type": int, "help": "rows; by default 32, and 16 for base"}
+    text = {"rows": ("packed", ["packed", "documents"]), "batch": batch, "tokens": 128}
+    compiled = {"action": "store_true", "help": "torch.compile on all sides"}
+    machine = {"threads": CORES, "device": DEVICE, "compile": compiled, "cache_dir": CACHE}
+    given = read_options(__doc__, **model, **sides, **text, **BLOCKS, **machine)
     if "trainer" in given.peers and importlib.util.find_spec("accelerate") is None:
         cure = "pip install '.[bench]', or leave it out: --peers lightning"
         raise SystemExit(f"transformers' Trainer needs accelerate: {cure}")

@@ -36,25 +36,16 @@ class Setting(NamedTuple):
 def ours(turn: Turn, setting: Setting) -> None:
     """Train with this package as its command line does."""
     from experiments.benchmarks import our_loop
+    from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+    from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
     from pretraining.image.collate import StackImages
     from pretraining.image.data.base import ImageSet, ImageSource
     from pretraining.image.preprocess import ImagePreprocess
-
-    our_loop.prepare_process()
-    source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
-    collate = StackImages(preprocess=ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD))
-    facts = {"channels_last": True}
-    our_loop.train(turn, setting, our_objective(), source, collate, facts=facts, max_steps=ENDLESS)
-
-
-def our_objective() -> Any:
-    """Build this package's objective."""
-    from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
-    from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
     from pretraining.objectives.heads import Projector
     from pretraining.objectives.image.simclr import SimCLR
     from pretraining.optim.optimizers import SGD
 
+    our_loop.prepare_process()
     crop, output = Crop(size=SIZE, interpolation="bilinear"), Output(mean=tuple(MEAN), std=tuple(STD))
     jitter, blur = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1), Blur(probability=0.0, kernel_size=3)
     views = Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output)
@@ -62,7 +53,11 @@ def our_objective() -> Any:
     optimizer = SGD(peak_lr=RATE, **LEARNING, **schedule, nesterov=False, decay_vectors=True)
     backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
     projector = Projector(layers=2, hidden=512, output=128, output_norm="full")
-    return SimCLR(backbone=backbone, optimizer=optimizer, views=views, projector=projector, temperature=0.5)
+    module = SimCLR(backbone=backbone, optimizer=optimizer, views=views, projector=projector, temperature=0.5)
+    source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
+    collate = StackImages(preprocess=ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD))
+    facts = {"channels_last": True}
+    our_loop.train(turn, setting, module, source, collate, facts=facts, max_steps=ENDLESS)
 
 
 class Pictures(torch.utils.data.Dataset[list[Tensor]]):

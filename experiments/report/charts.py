@@ -140,13 +140,8 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, 
 
 def _side_by_side(places: Sequence[float], right: float) -> list[float]:
     """Move points of equal cost apart, each to the left of the one before: their whiskers would hide each other."""
-    before: dict[int, int] = {}
-    found = []
-    for x in places:
-        at = round(x)
-        found.append(min(x, right) - NEIGHBOUR * before.get(at, 0))
-        before[at] = before.get(at, 0) + 1
-    return found
+    at = [round(x) for x in places]
+    return [min(x, right) - NEIGHBOUR * at[:index].count(at[index]) for index, x in enumerate(places)]
 
 
 def apart(heights: Sequence[float], lowest: float) -> list[float]:
