@@ -178,10 +178,8 @@ class PretrainedTokenizer:
         try:
             return TextPreprocess.load(self.path)
         except OSError as error:
-            raise FileNotFoundError(
-                f"preprocess.path={self.path}: no tokenizer there (a directory with tokenizer.json, or a hub name); "
-                f"transformers says: {str(error).splitlines()[0]}"
-            ) from error
+            told = "no tokenizer there (a directory with tokenizer.json, or a hub name); transformers says"
+            raise FileNotFoundError(f"preprocess.path={self.path}: {told}: {str(error).splitlines()[0]}") from error
 
 
 def _wrapped(tokenizer: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
