@@ -13,7 +13,7 @@ from pathlib import Path
 from pretraining.cache import build_once
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("pretraining", "finetuning", "experiments", "conf", "slurm")  # what jobs read; no data, no settings of the user's
+CODE = ("pretraining", "finetuning", "experiments", "conf", "slurm")  # what jobs read: no data, no user settings
 FOLDER = Path("runs/.snapshots")
 VARIABLE = "PRETRAINING_SNAPSHOT"
 LOCAL_LAUNCHERS = ("basic", "joblib")
