@@ -92,7 +92,13 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
     for sentence in [*words.describe_pretraining(comparison), *costs]:
         console.print(sentence, highlight=False)
     tell(f"report: {path}")
-    return _farewell(console, list(status.values()))
+    ends = list(status.values())
+    if all(state == DONE for state in ends):
+        return 0
+    failed, rest = ends.count(FAILED), f"{ends.count(SKIPPED)} were skipped because of it"
+    again = f"{rest}; retry_failed=true runs them again"
+    console.print(f"[red]{failed} of {len(ends)} runs failed[/], {again}", highlight=False)
+    return 1
 
 
 def with_search_path(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -114,15 +120,6 @@ def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:
     if not isinstance(workers, int) or workers < 1:
         raise StudyError(f"workers is {workers}: give 1 (runs in this process) or the number of processes")
     return Here(directory, run) if workers == 1 else Processes(directory, run, workers)
-
-
-def _farewell(console: Console, found: list[str]) -> int:
-    if all(state == DONE for state in found):
-        return 0
-    failed, rest = found.count(FAILED), f"{found.count(SKIPPED)} were skipped because of it"
-    again = f"{rest}; retry_failed=true runs them again"
-    console.print(f"[red]{failed} of {len(found)} runs failed[/], {again}", highlight=False)
-    return 1
 
 
 def cli() -> None:

@@ -29,11 +29,6 @@ class Edge(NamedTuple):
     artifact: str
 
 
-def offline_runs(directory: Path) -> list[Path]:
-    """List the offline fragments below a directory that were not sent; a resumed run has several, in order of time."""
-    return sorted(d for d in directory.rglob("wandb/offline-run-*") if d.is_dir() and not list(d.glob("*.synced")))
-
-
 def edges(directory: Path) -> Iterator[Edge]:
     """List the hand-offs between W&B runs that are known below a directory and not yet joined."""
     for path in sorted(directory.rglob("lineage.json")):
@@ -73,7 +68,9 @@ def main(places: Sequence[str]) -> int:
         print(f"wandb_sync: {missing} is no directory", file=sys.stderr)
         return 2
     roots = [Path(place) for place in places or USUAL if Path(place).is_dir()]
-    fragments = [fragment for root in roots for fragment in offline_runs(root)]
+    # A resumed run has several fragments, in order of time; what was sent is marked.
+    offline = [path for root in roots for path in sorted(root.rglob("wandb/offline-run-*")) if path.is_dir()]
+    fragments = [path for path in offline if not list(path.glob("*.synced"))]
     if fragments:  # wandb's own command merges those of a run
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
         command = [sys.executable, "-m", "wandb", "sync", *map(str, fragments)]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -28,7 +29,7 @@ class Progress:
     """Follows every run of a study; rich draws it twice a second."""
 
     def __init__(self, study: Study, console: Console) -> None:
-        self._study, self._console = study, console
+        self._study, self._say = study, partial(console.print, highlight=False, soft_wrap=True)
         self._journal = Journal(study.directory)
         self._begin = time.time()
         self._running: dict[str, tuple[Node, float]] = {}
@@ -65,9 +66,6 @@ class Progress:
             # A failed pretraining takes dozens of runs along: one line for all of them.
             self._say(f"{line}\n    [yellow]skipped[/], like all others of which this is true: {reason}")
         self._reasons.add(reason)
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
 
     def _learn(self, node: Node, state: Mapping[str, Any]) -> None:
         if "seconds" in state:

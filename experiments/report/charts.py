@@ -236,6 +236,5 @@ def _cleaned(line: Line, most: int = 200) -> Line:
     pairs = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     size = math.ceil(len(pairs) / most) or 1
     stretches = [pairs[i : i + size] for i in range(0, len(pairs), size)]
-    x = [sum(p[0] for p in s) / len(s) for s in stretches]
-    y = [sum(p[1] for p in s) / len(s) for s in stretches]
+    x, y = ([sum(p[axis] for p in s) / len(s) for s in stretches] for axis in (0, 1))
     return Line(line.name, line.style, x, y)

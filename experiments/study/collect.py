@@ -126,16 +126,14 @@ def collect(study: Study) -> Results:
             config = current(yaml.safe_load((run_dir / "config.yaml").read_text()) or {})
             found.configs[node.name] = dict(flatten(config))
         if node.command == PRETRAINING:
-            found.units[node.name] = unit = _unit(run_dir)
-            if (history := run_dir / "metrics.csv").exists():
-                found.curves.append(Curve(node.source.arm, node.seed, unit, read_history(history)))
+            card = run_dir / "handoff" / "last" / "handoff.json"  # of releases that did not say so, it counts tokens
+            unit = json.loads(card.read_text())["origin"].get("unit", "tokens") if card.exists() else "tokens"
+            found.units[node.name] = unit
+            if (run_dir / "metrics.csv").exists():
+                rows = read_rows(run_dir / "metrics.csv")
+                columns = {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else [])}
+                found.curves.append(Curve(node.source.arm, node.seed, unit, columns))
     return found
-
-
-def _unit(run_dir: Path) -> str:
-    """Read what a pretraining counts from its hand-off; releases that did not say it counted tokens."""
-    card = run_dir / "handoff" / "last" / "handoff.json"
-    return json.loads(card.read_text())["origin"].get("unit", "tokens") if card.exists() else "tokens"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -144,12 +142,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def read_history(path: Path) -> dict[str, list[float]]:
-    """Read metrics.csv column by column, nan where a row has no entry."""
-    rows = read_rows(path)
-    return {column: [_number(row[column]) for row in rows] for column in (rows[0] if rows else [])}
 
 
 def _number(text: str | None) -> float:
