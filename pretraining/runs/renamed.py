@@ -111,6 +111,8 @@ def _move(tree: Any, old: list[str], new: list[str]) -> None:
     if not isinstance(place, dict) or old[-1] not in place:
         return
     value = place.pop(old[-1])
+    if value == {}:  # all that was in it has moved already
+        return
     for key in new[:-1]:
         tree = tree.setdefault(key, {})
     there = tree.get(new[-1])

@@ -5,7 +5,6 @@ import pytest
 
 from experiments.study.graph import expand, override
 from experiments.study.spec import StudyError
-from pretraining.runs import renamed
 from tests.experiments import fabricated
 
 HERE = Path("studies/invented")
@@ -48,31 +47,6 @@ def test_a_changed_setting_changes_the_name_of_its_run_and_of_all_that_depends_o
     changed = {b.source.arm for b, a in zip(before, after, strict=True) if a.name != b.name}
     assert changed == {"simclr"}
     assert all(a.name != b.name for b, a in zip(before, after, strict=True) if a.source.arm == "simclr")
-
-
-def names_of(*overrides):
-    entry = {"simclr": {"overrides": [*fabricated.SPEC["pretrain"]["simclr"]["overrides"], *overrides]}}
-    return [node.name for node in nodes(pretrain={**fabricated.SPEC["pretrain"], **entry})]
-
-
-def test_a_class_that_moves_and_a_key_that_is_renamed_rename_no_run(monkeypatch):
-    before = names_of("optimizer._target_=old.place.Adam", "trainer.old_key=0.5")
-    assert names_of("optimizer._target_=new.place.Adam", "trainer.new_key=0.5") != before
-    monkeypatch.setitem(renamed.MODULES, "old.place", "new.place")
-    monkeypatch.setitem(renamed.KEYS, "trainer.old_key", "trainer.new_key")
-    assert names_of("optimizer._target_=new.place.Adam", "trainer.new_key=0.5") == before
-    assert names_of("optimizer._target_=new.place.Adam", "trainer.new_key=0.6") != before
-
-
-def test_whatever_was_renamed_can_be_named_as_before():
-    classes = [old if MODULES_CLASS.search(old) else f"{old}.Thing" for old in renamed.MODULES]
-    assert {old: renamed.former_name(renamed.current_name(old)) for old in classes} == {old: old for old in classes}
-    for old in renamed.KEYS:
-        *parents, leaf = old.split(".")
-        tree = {leaf: 1}
-        for parent in reversed(parents):
-            tree = {parent: tree}
-        assert renamed.former(renamed.current(tree)) == tree
 
 
 def test_adding_a_seed_adds_runs_and_renames_none():

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from experiments import launch, ls
+from experiments.study.collect import load_study
 from experiments.study.graph import expand
 from experiments.study.spec import StudyError
 from pretraining.runs import renamed
@@ -94,6 +95,17 @@ def test_a_key_of_before_is_resolved_under_its_name_of_now(capsys, monkeypatch):
         config = launch.resolve_config("pretraining", ["trainer.most_steps=7", f"run_dir={place}"])
         assert config["trainer"]["max_steps"] == 7
     assert capsys.readouterr().err.count("trainer.most_steps is called trainer.max_steps now") == 1
+
+
+def test_a_study_that_another_release_began_is_refused_with_what_to_do(conf, tmp_path):
+    start("study.finetuning_seeds=[1]")
+    study = tmp_path / "studies" / "invented"
+    content = json.loads((study / "study.json").read_text())
+    del content["format"]
+    (study / "study.json").write_text(json.dumps(content))
+    with pytest.raises(StudyError, match=r"holds a study of another release.*choose another study_dir="):
+        start("study.finetuning_seeds=[1]")
+    assert load_study(study).nodes  # which a report and ls still read
 
 
 def test_ls_tells_how_a_study_stands(conf, tmp_path):
