@@ -102,7 +102,8 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
 def read_handoff(config: DictConfig) -> Handoff:
     """Read the weights to start from; a task or data of another modality is an error, before the data are read."""
     wanted = {"task": class_of(config.task.inputs).modality, "data": class_of(config.data).modality}
-    source = handoff.read(config.handoff, modality=wanted["data"], tower=config.tower, seed=config.seed)
+    asked = {"modality": wanted["data"], "tower": config.tower, "trust": config.trust}
+    source = handoff.read(config.handoff, **asked, seed=config.seed)
     have = source.backbone.modality
     if set(wanted.values()) != {have}:
         what = f"handoff={config.handoff} is for {have}, but task={class_name(config.task)} reads {wanted['task']}"
@@ -203,7 +204,8 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
     config = configuration.up_to_date(config)
-    source = handoff.read(str(run_dir / "model" / "last"), modality=class_of(config.data).modality)
+    asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
+    source = handoff.read(str(run_dir / "model" / "last"), **asked)
     task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
     load_head(task, run_dir, facts["neighbours"])
     return config, task.eval()

@@ -40,8 +40,7 @@ def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
         f"run_dir     {config.run_dir} (not created)",
     ]
     print("\n".join(lines))
-    with torch.no_grad():
-        finished = objective.on_device(step.micro_batches[0])
+    finished = objective.finished(step.micro_batches[0])
     picture = Path(tempfile.gettempdir()) / "pretraining-views"
     for line in parts.data.modality.show(parts.collate, finished, EXAMPLES, picture):
         print(line)

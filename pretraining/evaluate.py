@@ -21,13 +21,13 @@ from pretraining.objectives.base import Objective
 from pretraining.optim.optimizers import SGD
 
 
-def restored(given: Handoff, modality: Modality) -> tuple[Objective, Any]:
+def restored(given: Handoff, packages: tuple[str, ...]) -> tuple[Objective, Any]:
     """Build the objective and collate that a hand-off was pretrained with, heads included."""
     recipe = given.card.get("recipe", {})
     if "objective" not in recipe:
         told = given.path or given.card["origin"]["objective"]
         raise HandoffError(f"{told} does not say which objective it was pretrained with")
-    _refuse_foreign(recipe, handoff.trusted_packages(modality))
+    _refuse_foreign(recipe, packages)
     collate = instantiate(recipe["collate"], preprocess=given.preprocess)
     flat: dict[str, Any] = {"peak_lr": 1.0, "warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
     idle = SGD(**flat, weight_decay=0.0, momentum=0.0, nesterov=False)
@@ -47,8 +47,7 @@ def _refuse_foreign(node: Any, packages: tuple[str, ...]) -> None:
     """Refuse a recipe that would build anything outside of the packages whose code runs anyway."""
     if isinstance(node, dict):
         if "_target_" in node and handoff.class_in(packages, node["_target_"]) is None:
-            told = f"the hand-off asks for {node['_target_']!r}, which is no class of this package"
-            raise HandoffError(f"{told}: refused, it may run foreign code")
+            raise handoff.refused(node["_target_"], "class")
         node = list(node.values())
     for value in node if isinstance(node, list) else ():
         _refuse_foreign(value, packages)
@@ -59,8 +58,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if config.split not in ("train", "validation", "test"):
         raise RunError(f"split={config.split} is unknown: choose train, validation or test")
     modality: Modality = class_of(config.data).modality
-    given = handoff.read(config.handoff, modality=modality)
-    objective, collate = restored(given, modality)
+    given = handoff.read(config.handoff, modality=modality, trust=config.trust)
+    objective, collate = restored(given, handoff.trusted_packages(modality, config.trust))
     with as_run_errors():
         data = instantiate(config.data)
         if modality is not objective.backbone.modality:

@@ -19,7 +19,7 @@ CHUNK = 1024  # rows compared with all others at once
 
 
 class Linear(NamedTuple):
-    """A solved linear map: scores = x @ weight.T + bias."""
+    """A fitted linear map: scores = x @ weight.T + bias."""
 
     weight: Tensor  # [C, D]
     bias: Tensor  # [C]
@@ -47,10 +47,10 @@ class Scale(NamedTuple):
         """Standardise. [N, D]"""
         return (vectors - self.mean) / self.spread
 
-    def unscaled(self, solved: Linear) -> Linear:
+    def unscaled(self, fitted: Linear) -> Linear:
         """Turn a map of standardised vectors into the same map of raw ones."""
-        weight = solved.weight / self.spread
-        return Linear(weight, solved.bias - weight @ self.mean)
+        weight = fitted.weight / self.spread
+        return Linear(weight, fitted.bias - weight @ self.mean)
 
 
 def logistic_regression(

@@ -220,3 +220,43 @@ def test_a_library_that_the_modality_does_not_read_is_refused_with_those_it_does
         handoff.read("torchvision:resnet18", modality=TEXT)
     with pytest.raises(handoff.HandoffError, match=r"hf:x is not read for image.*torchvision:NAME"):
         handoff.read("hf:x", modality=IMAGE)
+
+
+OWN = """
+from torch import nn
+from safetensors.torch import load_file, save_file
+from pretraining.backbones.base import Backbone, Features
+from pretraining.image.modality import IMAGE
+from pretraining.modality import Modality
+
+class Own(Modality):
+    name, unit = "own", "things"
+
+class Tiny(Backbone):
+    modality, dim, kwargs = IMAGE, 2, {}
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(2, 2)
+    def forward(self, images): ...
+    def blocks(self): return [self.model]
+    def export(self, directory): save_file(self.model.state_dict(), directory / "model.safetensors")
+    def load(self, directory): self.model.load_state_dict(load_file(directory / "model.safetensors"))
+    def usage(self): return ""
+"""
+
+
+def test_a_backbone_of_one_s_own_is_built_where_its_package_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "my_package.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import my_package
+
+    tower = Tower(my_package.Tiny(), ImagePreprocess.imagenet())
+    path = str(handoff.write(tmp_path / "h" / "step-0000001", towers={"image": tower}, origin=ORIGIN, heads={}))
+    for modality in (None, IMAGE):
+        with pytest.raises(handoff.HandoffError, match=r"refused, it may run foreign code.*add trust=\[my_package\]"):
+            handoff.read(path, modality=modality)
+    for reference in (path, f"random:{path}"):
+        assert isinstance(handoff.read(reference, modality=IMAGE, trust=["my_package"]).backbone, my_package.Tiny)
+    monkeypatch.setattr(my_package.Own, "__abstractmethods__", frozenset())
+    assert isinstance(handoff.read(path, modality=my_package.Own()).backbone, my_package.Tiny)
+    assert set(handoff.trusted_packages(None)) == {"pretraining."}

@@ -23,6 +23,7 @@ from pretraining.engine.batch import Batch, Step
 from pretraining.engine.callback import StepCallback, is_due, log
 from pretraining.engine.step import StepModule
 from pretraining.engine.watchdog import heartbeat
+from pretraining.errors import RunError
 from pretraining.modality import Preprocess
 from pretraining.objectives.base import Objective
 
@@ -102,6 +103,8 @@ class OnlineProbe(StepCallback):
         assert isinstance(module, Objective)
         views = self._views(batch)
         if self.classes is not None:
+            if any("labels" not in part for part in batch.micro_batches):
+                raise RunError("probe= needs the labels of its data, which this collate leaves out: set probe=none")
             labels = torch.cat([part["labels"] for part in batch.micro_batches]).to(self.weight.device)
             self._learn(views, labels)
             self.bank.append((views[0], labels))

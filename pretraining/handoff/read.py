@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,27 +48,37 @@ class Handoff:
         return self.tower.preprocess
 
 
-def read(reference: str, *, modality: Modality | None = None, tower: str | None = None, seed: int = 0) -> Handoff:
+def read(
+    reference: str,
+    *,
+    modality: Modality | None = None,
+    tower: str | None = None,
+    seed: int = 0,
+    trust: Sequence[str] = (),
+) -> Handoff:
     """Read a hand-off; raise `HandoffError` for anything missing, altered, pickled, unknown or foreign.
 
     `reference` is a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), or `SCHEME:NAME`
     for a checkpoint of a home library of the `modality` (hf:, torchvision:). `tower`: the one wanted of several.
+    `trust` names packages beside ours whose classes it may ask for.
     """
+    packages = trusted_packages(modality, trust)
     if reference.startswith("random:"):
-        return _randomised(reference.removeprefix("random:"), modality, tower, seed)
+        known = read(reference.removeprefix("random:"), modality=modality, tower=tower, trust=trust)
+        return _randomised(known, packages, seed)
     scheme, colon, name = reference.partition(":")
     if colon and not Path(reference).exists():
         return _from_library(scheme, name, modality)
     directory, card = _verified(Path(reference))
     towers = {}
     for key, described in _wanted(card, tower, directory).items():
-        backbone, place = _built(described["backbone"], modality), directory / described["directory"]
+        backbone, place = _built(described["backbone"], packages), directory / described["directory"]
         try:
             backbone.load(place)
         except (RuntimeError, KeyError, ValueError) as error:
             what = f"{place}: the weights do not fit the backbone that handoff.json describes"
             raise HandoffError(f"{what}: {error}") from error
-        towers[key] = Tower(backbone, _loaded(described["preprocess"], place, modality))
+        towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
     return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"))
 
 
@@ -129,36 +140,41 @@ def class_in(packages: tuple[str, ...], target: str) -> type | None:
     except (ImportError, AttributeError) as error:
         what = f"the hand-off asks for {target!r}, which this release does not have"
         raise HandoffError(f"{what}: use the release that wrote it") from error
-    return found if isinstance(found, type) and found.__module__.startswith(packages) else None
+    return found if isinstance(found, type) and f"{found.__module__}.".startswith(packages) else None
 
 
-def trusted_packages(modality: Modality | None) -> tuple[str, ...]:
-    """List the packages whose classes a hand-off may ask for: ours, and that of the modality whose code runs anyway."""
-    return ("pretraining.", *([type(modality).__module__.rpartition(".")[0] + "."] if modality else []))
+def trusted_packages(modality: Modality | None, trust: Sequence[str] = ()) -> tuple[str, ...]:
+    """List the packages whose classes a hand-off may ask for: ours, the modality's, whose code runs anyway, `trust`."""
+    module = "pretraining" if modality is None else type(modality).__module__
+    return tuple(f"{name}." for name in ("pretraining", module.rpartition(".")[0] or module, *trust))
 
 
-def _class(described: dict[str, Any], kind: type, modality: Modality | None) -> Any:
-    found = class_in(trusted_packages(modality), described["_target_"])
+def refused(target: str, kind: str) -> HandoffError:
+    """Explain why a class is not built, and how one's own is."""
+    what = f"the hand-off asks for {target!r}, which is no {kind} of this package: refused, it may run foreign code"
+    return HandoffError(f"{what}. Where it is your own, add trust=[{target.partition('.')[0]}]")
+
+
+def _class(described: dict[str, Any], kind: type, packages: tuple[str, ...]) -> Any:
+    found = class_in(packages, described["_target_"])
     if found is None or not issubclass(found, kind):
-        what = f"the hand-off asks for {described['_target_']!r}, which is no {kind.__name__} of this package"
-        raise HandoffError(f"{what}: refused, it may run foreign code")
+        raise refused(described["_target_"], kind.__name__)
     return found
 
 
-def _built(described: dict[str, Any], modality: Modality | None) -> Backbone:
-    return _class(described, Backbone, modality)(**described["kwargs"])
+def _built(described: dict[str, Any], packages: tuple[str, ...]) -> Backbone:
+    return _class(described, Backbone, packages)(**described["kwargs"])
 
 
-def _loaded(described: dict[str, Any], directory: Path, modality: Modality | None) -> Preprocess:
-    return _class(described, Preprocess, modality).load(directory, **described["kwargs"])
+def _loaded(described: dict[str, Any], directory: Path, packages: tuple[str, ...]) -> Preprocess:
+    return _class(described, Preprocess, packages).load(directory, **described["kwargs"])
 
 
-def _randomised(reference: str, modality: Modality | None, tower: str | None, seed: int) -> Handoff:
+def _randomised(known: Handoff, packages: tuple[str, ...], seed: int) -> Handoff:
     """Build the same architecture with fresh weights: what the pretrained ones must beat."""
-    known = read(reference, modality=modality, tower=tower)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = {name: _built(described_part(old.backbone), modality) for name, old in known.towers.items()}
+        fresh = {name: _built(described_part(old.backbone), packages) for name, old in known.towers.items()}
     towers = {name: Tower(backbone, known.towers[name].preprocess) for name, backbone in fresh.items()}
     origin = {"objective": "random", "seed": seed, "steps": 0, "like": known.card["origin"].get("objective")}
     return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest)

@@ -33,7 +33,9 @@ class Image(Modality):
         return {"images": preprocess(batch["images"])}
 
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
-        """Draw the views of some images."""
+        """Draw the views of some images, where the collate can."""
+        if not hasattr(collate, "draw"):
+            return []
         picture = path.with_suffix(".png")
         collate.draw(batch, picture, count)
         return [f"views       {picture}"]

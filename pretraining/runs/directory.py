@@ -21,7 +21,7 @@ from pretraining.runs.renamed import current
 FREE_TO_CHANGE = (
     "data.workers", "data.cache_dir", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
     "trainer.timeout", "trainer.keep_last", "trainer.background_checkpoints", "logger", "resume", "run_dir", "from_run",
-    "progress", "profile", "hydra",
+    "progress", "profile", "hydra", "name", "trust",
 )  # fmt: skip
 LOCK = ".lock"  # held by the process that works in a run directory
 

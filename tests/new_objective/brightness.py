@@ -15,7 +15,7 @@ class Stack:
         self.preprocess = preprocess
 
     def __call__(self, examples, keys) -> Batch:
-        return {"images": torch.from_numpy(examples.images)}
+        return {"inputs": {"images": torch.from_numpy(examples.images).float() / 255}}
 
 
 class Brightness(Objective):
@@ -28,10 +28,10 @@ class Brightness(Objective):
         self.head, self.gain = torch.nn.Linear(backbone.dim, 1), gain
 
     def loss(self, batch: Batch) -> Loss:
-        images = batch["images"].float() / 255
-        error = self.gain * self.head(self.backbone(images=images).pooled)[:, 0] - images.mean((1, 2, 3))
+        images, features = batch["inputs"]["images"], self.backbone(**batch["inputs"])
+        error = self.gain * self.head(features.pooled)[:, 0] - images.mean((1, 2, 3))
         total = F.mse_loss(error, torch.zeros_like(error), reduction="sum")
         return Loss({"brightness": Term(total, torch.tensor(len(images)))})
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"brightness": torch.tensor(len(batch["images"]))}
+        return {"brightness": torch.tensor(len(batch["inputs"]["images"]))}

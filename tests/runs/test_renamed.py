@@ -46,3 +46,10 @@ def test_every_new_name_is_one_that_exists():
 def test_what_was_never_renamed_stays():
     tree = {"_target_": "pretraining.engine.trainer.TrainerSettings", "nested": [{"hidden_share": 1}], "recompute": 2}
     assert current(tree) == tree
+
+
+def test_what_a_run_is_called_does_not_make_it_another_one(tmp_path):
+    before, now = ({"name": name, "seed": seed} for name, seed in (("TextClassification-Full", 1), ("Other-Full", 1)))
+    refuse_other_config(OmegaConf.create(before), OmegaConf.create({**now, "trust": []}), tmp_path)
+    with pytest.raises(RunError, match="seed: 1 before, 2 now"):
+        refuse_other_config(OmegaConf.create(before), OmegaConf.create({**now, "seed": 2}), tmp_path)
