@@ -180,8 +180,12 @@ class Lora(Mode):
         """Freeze all and put an update on each chosen layer."""
         # A head that is tied to the embeddings stays: merging into it would change them too.
         tied = {id(part.weight) for part in backbone.modules() if isinstance(part, nn.Embedding)}
-        parts = {name: part for name, part in backbone.named_modules() if type(part).__name__ in ("Linear", "Conv1D")}
-        linear = {name: part for name, part in parts.items() if id(part.weight) not in tied}  # Conv1D is GPT-2's
+        linear = {
+            name: part
+            for name, part in backbone.named_modules()
+            if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"  # GPT-2's
+        }
+        linear = {name: part for name, part in linear.items() if id(part.weight) not in tied}
         chosen = {name: part for name, part in linear.items() if not self.targets or name.endswith(tuple(self.targets))}
         if not chosen:
             there = ", ".join(list(linear)[:6]) or "it has none"

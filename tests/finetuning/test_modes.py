@@ -11,6 +11,7 @@ from finetuning.modes import Full, GradualUnfreezing, Lora, Partial, layer_group
 from pretraining import handoff
 from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from tests.finetuning.conftest import Finetune
 
 HEAD = nn.Linear(32, 3)
@@ -124,6 +125,14 @@ def test_norm_statistics_rest_where_nothing_trains() -> None:
     rest_frozen(network)
     network(torch.randn(4, 2))
     assert network[0][1].running_mean.eq(0).all() and not network[1].running_mean.eq(0).all()
+
+
+def test_low_rank_updates_reach_every_linear_layer_those_of_attention_blocks_too() -> None:
+    sizes = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    backbone = TorchvisionBackbone(name="vision_transformer", options=sizes)
+    Lora(rank=2, scale=2.0, targets=[]).begin(backbone)
+    per_block = 2 * ((16 + 16) + 2 * (16 + 32))  # rank * (in + out) of what attention says, and of two layers behind it
+    assert sum(p.numel() for p in backbone.parameters() if p.requires_grad) == 2 * per_block
 
 
 @pytest.mark.parametrize(
