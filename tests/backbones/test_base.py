@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.backbones.test_transformers import SMALL
 
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from tests.text.test_transformers import SMALL
 
 
 def test_activation_checkpointing_changes_no_gradient_of_a_transformer():
