@@ -1,4 +1,4 @@
-"""Real jobs on a real Slurm: two virtual nodes on this machine, of Debian's packages; skipped without them or root."""
+"""Real jobs on a real Slurm: two virtual nodes on this machine, from Debian's packages; skipped without them."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ TWO = ["trainer=ddp", "trainer.accelerator=cpu"]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Start a cluster of its own, in a directory of its own; yields the environment in which to use it."""
+    """Start a cluster of its own, in a directory of its own; give the environment in which to use it."""
     state = tmp_path_factory.mktemp("cluster")
     state.chmod(0o755)
     environment = os.environ | {"LOCAL_CLUSTER_DIR": str(state), "LOCAL_CLUSTER_PORT": "17817", "OMP_NUM_THREADS": "1"}
@@ -43,7 +43,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Make a directory to submit from."""
+    """Give a directory to submit from."""
     return tmp_path_factory.mktemp("jobs")
 
 
@@ -80,6 +80,11 @@ def submit(cluster, place, overrides, *options, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def slow(seconds):
+    """Give the environment in which checkpoints take so much longer to write."""
+    return {"SLOW_WRITES": str(seconds), "PYTHONPATH": f"{ROOT / 'tests' / 'slurm' / 'slow_start'}:{ROOT}"}
 
 
 def state(cluster, job):
@@ -135,7 +140,7 @@ def test_two_nodes_with_a_task_each_train_what_one_process_does(cluster, place, 
 
 
 def test_a_preempted_job_requeues_itself_and_ends_the_same(cluster, place, overrides, uninterrupted):
-    job = submit(cluster, place, overrides, PRETRAINING_SLOW_WRITES="0.3")
+    job = submit(cluster, place, overrides, **slow(0.3))
     path = place / f"runs/slurm-{job}"
     wait_until(lambda: saved(path, 5), say=lambda: (state(cluster, job), (place / f"slurm-{job}.out").read_text()))
     ask(cluster, "scancel", "--signal=USR1", job)
@@ -151,7 +156,7 @@ def test_a_job_that_meets_its_time_limit_goes_on_in_another_life_and_ends_the_sa
     cluster, place, overrides, uninterrupted
 ):
     # The limit is the shortest there is; Slurm signals at its own pace, here some seconds after the start.
-    job = submit(cluster, place, overrides, "--time=1", "--signal=USR1@30", PRETRAINING_SLOW_WRITES="3")
+    job = submit(cluster, place, overrides, "--time=1", "--signal=USR1@30", **slow(3))
     status, requeues, said = ended(cluster, place, job, seconds=480)
     assert status == "COMPLETED" and requeues >= 1, said
     assert "stopped by SIGUSR1" in said and "is saved: requeued" in said
@@ -159,7 +164,7 @@ def test_a_job_that_meets_its_time_limit_goes_on_in_another_life_and_ends_the_sa
 
 
 def test_a_job_whose_node_dies_is_requeued_and_ends_the_same(cluster, place, overrides, uninterrupted):
-    job = submit(cluster, place, overrides, "--nodelist=n2", PRETRAINING_SLOW_WRITES="0.5")
+    job = submit(cluster, place, overrides, "--nodelist=n2", **slow(0.5))
     path, folder = place / f"runs/slurm-{job}", Path(cluster["LOCAL_CLUSTER_DIR"])
     wait_until(lambda: saved(path, 5))
     slurmd = int((folder / "run" / "slurmd.n2.pid").read_text())
@@ -206,7 +211,7 @@ def test_a_mistake_is_not_requeued_and_a_crash_a_bounded_number_of_times(cluster
 def test_a_sweep_is_a_job_array_whose_jobs_requeue(cluster, place, overrides, uninterrupted, tmp_path):
     launcher = ["hydra/launcher=slurm_cpu", "hydra.launcher.timeout_min=30", "hydra.launcher.cpus_per_task=1"]
     command = [sys.executable, "-m", "pretraining", "-m", *overrides, "seed=1,2", *launcher]
-    environment = cluster | {"PRETRAINING_SLOW_WRITES": "0.3"}
+    environment = cluster | slow(0.3)
     sweep = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(
@@ -275,9 +280,7 @@ def test_a_search_is_shared_by_an_array_whose_tasks_requeue(cluster, place, cach
     quiet = ["trainer.precision=fp32", "logger.wandb.mode=disabled", "optimizer.peak_lr=tag(log, interval(1e-4, 1e-2))"]
     options = ["sbatch", "--parsable", "--array=1-2", "--cpus-per-task=1", str(ROOT / "slurm" / "search.sbatch")]
     command = [*options, "--trials", "3", "--pruner", "none", "--directory", "search", *tiny, *quiet]
-    array = subprocess.run(
-        command, env=cluster | {"PRETRAINING_SLOW_WRITES": "0.5"}, cwd=place, capture_output=True, text=True, check=True
-    )
+    array = subprocess.run(command, env=cluster | slow(0.5), cwd=place, capture_output=True, text=True, check=True)
     number = array.stdout.strip()
     wait_until(lambda: list(place.glob("search/runs/*/checkpoints/step-*.json")))
     ask(cluster, "scancel", "--batch", "--signal=USR1", f"{number}_1")

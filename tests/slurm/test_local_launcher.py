@@ -1,4 +1,4 @@
-"""The launcher's path without a cluster: submitit's local executor runs the same jobs from the same snapshot here."""
+"""The launcher's path without a cluster: submitit's local executor runs the same jobs from the same snapshot."""
 
 import os
 import subprocess
