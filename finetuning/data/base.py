@@ -19,6 +19,7 @@ class LabelledData(ABC):
     batch_size: int
     eval_batch_size: int
     workers: int
+    missing: str = "refuse"  # rows without a text or label; or drop
 
     @abstractmethod
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:

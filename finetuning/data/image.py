@@ -14,12 +14,15 @@ from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
 from finetuning.data.tables import class_names, find_splits
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import Paths, kind_of, walk
 from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.image.data.base import ImageData, ImageSet
 from pretraining.image.data.builtin import Cifar10, Digits
 from pretraining.image.data.decode import Decoding, pixels
-from pretraining.image.data.files import ImageFolder, Table, read_parquet
+from pretraining.image.data.encoded import Table
+from pretraining.image.data.files import ImageFolder
+from pretraining.image.data.tables import read_parquet
 from pretraining.image.modality import IMAGE
 
 UNUSED = {
@@ -61,36 +64,39 @@ class LabelledImageFiles(LabelledData):
     """
 
     modality = IMAGE
-    path: str
+    path: Paths
     columns: dict[str, str]
     decoding: Decoding
     cache_dir: str
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there."""
-        path = Path(self.path).expanduser()
         with as_run_errors():
-            if path.is_file() or next(path.rglob("*.parquet"), None) is not None:
-                files = find_splits(path, self.split.named)
+            folder = Path(self.path).expanduser() if isinstance(self.path, str) else None
+            if folder is None or not folder.is_dir() or any(kind_of(file) == ".parquet" for file in walk(folder)):
+                files = find_splits(self.path, self.split.named, (".parquet",))
                 names = self._class_names(next(iter(files.values()))[0])
                 image, label = self.columns["image"], self.columns["label"]
-                tables = {name: read_parquet(parts, image=image, label=label) for name, parts in files.items()}
+                tables = read_parquet(files, image=image, label=label, missing=self.missing)
+                names = names or list(tables["train"].class_names) or None
             else:
-                tables = ImageFolder(path=str(path), decoding=self.decoding, cache_dir=self.cache_dir, **UNUSED).tables
+                tables = ImageFolder(
+                    path=str(folder), decoding=self.decoding, cache_dir=self.cache_dir, **UNUSED
+                ).tables
                 names = list(tables["train"].class_names)
             return {name: self._examples(table, name) for name, table in tables.items()}, names
 
     def _class_names(self, file: Path) -> list[str] | None:
         """Check the columns, and read the names that `datasets` stored beside the labels."""
         try:
-            table = pyarrow.parquet.read_schema(file).empty_table()
+            schema = pyarrow.parquet.read_schema(file)
         except (pyarrow.ArrowException, OSError) as error:
             raise RunError(f"got {file}, which cannot be read as parquet: replace the file") from error
         for role, name in self.columns.items():
-            if name not in table.column_names:
-                there = ", ".join(table.column_names)
+            if name not in schema.names:
+                there = ", ".join(schema.names)
                 raise RunError(f"got data.columns.{role}={name}, but the data has the columns {there}: name one")
-        return class_names({"train": table}, self.columns["label"])
+        return class_names(schema.metadata, self.columns["label"])
 
     def _examples(self, table: Table, split: str) -> Examples:
         cache_dir = Path(self.cache_dir).expanduser()
