@@ -1,4 +1,4 @@
-"""Read tables from files or a saved `datasets` directory: which serve which split, and the columns that are asked for."""
+"""Read tables from files or a saved `datasets` directory: which serve which split, and the columns asked for."""
 
 from __future__ import annotations
 

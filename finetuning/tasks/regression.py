@@ -17,6 +17,8 @@ from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
+LARGEST = float(np.finfo(np.float32).max)  # of what a network computes with
+
 
 class Regression(Task):
     """A linear layer on the pooled vector; mean squared error. It starts at the mean of the training labels."""
@@ -34,9 +36,12 @@ class Regression(Task):
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Compute the mean of the training labels; labels that are no numbers are an error."""
         for name in SPLITS:
-            odd = [label for label in getattr(splits, name).column("label") if not _is_number(label)]
-            if odd:
-                what = f"got {odd[0]!r} among the {name} labels, but numbers are needed"
+            examples = getattr(splits, name)
+            labels = examples.column("label")
+            odd = next((row for row, label in enumerate(labels) if not _is_number(label)), None)
+            if odd is not None:
+                what = f"got {labels[odd]!r} among the {name} labels ({examples.place(odd)}), but numbers are needed"
+                what += f", up to {LARGEST:.3g}"
                 raise RunError(f"{what}: name another data.label, or take task=text_classification")
         train = np.array(splits.train.column("label"), float)
         if np.ptp(train) == 0:
@@ -66,4 +71,4 @@ class Regression(Task):
 
 
 def _is_number(label: Any) -> bool:
-    return isinstance(label, (int, float)) and not isinstance(label, bool) and bool(np.isfinite(label))
+    return isinstance(label, (int, float)) and not isinstance(label, bool) and abs(label) <= LARGEST

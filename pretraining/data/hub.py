@@ -64,6 +64,6 @@ def explained(name: str) -> Iterator[None]:
     except (DatasetsError, OSError, ImportError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UnreadableError(
-            f"data.name={name} cannot be read ({reason}): it cannot be loaded; give a local directory, or the name of a "
-            "data set of the hub, as name:configuration where it has several"
+            f"data.name={name} cannot be read ({reason}): it cannot be loaded; give a local directory, or the name of "
+            "a data set of the hub, as name:configuration where it has several"
         ) from error

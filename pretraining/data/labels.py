@@ -78,7 +78,7 @@ def _read_numbers(tables: list[Table], name: str) -> None:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value == int(value)
+    return isinstance(value, (int, float)) and abs(value) < 2**53 and value == int(value)
 
 
 def _refuse_mixtures(tables: Mapping[str, Table], name: str) -> None:

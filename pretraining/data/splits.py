@@ -44,7 +44,7 @@ def _role(name: str) -> tuple[str | None, str]:
 
 
 def _place_role(place: str) -> tuple[str | None, str]:
-    """Tell which split a file stands for: by the nearest of its name and folders that is called like one, or by part."""
+    """Tell which split a file stands for: by the nearest of its name and folders that is called so, or in part."""
     roles = [_role(part) for part in reversed(PurePath(place).parts)]
     return next((role for role in roles if role[1]), next((role for role in roles if role[0]), (None, "")))
 

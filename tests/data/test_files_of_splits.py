@@ -1,4 +1,4 @@
-"""Which files serve which split, in every kind of data: by names without case and with affixes, and nothing silently."""
+"""Which files serve which split, in all data: by names without case and with affixes, and nothing silently."""
 
 from pathlib import Path
 

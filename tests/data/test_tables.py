@@ -1,4 +1,4 @@
-"""Files and tables, the same in every command: one table of formats, one resolver of paths, one strict reader of csv."""
+"""Files and tables, the same everywhere: one table of formats, one resolver of paths, one strict reader of csv."""
 
 import gzip
 import json
@@ -137,7 +137,7 @@ def test_a_cycle_of_links_is_refused(tmp_path):
     (tmp_path / "data" / "a.csv").write_text(HEAD + ROWS)
     (tmp_path / "data" / "inner" / "again").symlink_to(tmp_path / "data")
     for read in (labelled, documents):
-        with pytest.raises(ValueError, match="again .*links back"):
+        with pytest.raises(ValueError, match=r"again .*links back"):
             read(tmp_path / "data")
 
 

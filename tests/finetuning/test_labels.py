@@ -1,4 +1,4 @@
-"""Labels are read as they are written, with one type over all splits; what is missing or odd is named with its place."""
+"""Labels are read as they are written, with one type over all splits; what is missing or odd is named."""
 
 import datetime
 import decimal

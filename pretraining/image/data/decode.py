@@ -5,6 +5,7 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -73,7 +74,9 @@ def decode(content: bytes, name: str, decoding: Decoding) -> np.ndarray:
 
 def _as_shown(image: Image.Image) -> Image.Image:
     """Bring an image to 8 bits as a viewer shows it: turned upright, deep greys scaled, on white where transparent."""
-    picture = ImageOps.exif_transpose(image)
+    with contextlib.suppress(Exception):  # of damaged notes on a picture that may be whole
+        ImageOps.exif_transpose(image, in_place=True)
+    picture = image
     if picture.mode == "F" or picture.mode.startswith("I"):
         return Image.fromarray(_eight_bits(np.asarray(picture)))
     if picture.has_transparency_data:

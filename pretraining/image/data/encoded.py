@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pretraining.data.files import say
 from pretraining.data.splits import missing_shares, stratified
 from pretraining.image.data.base import ImageData, ImageSet, check_split
 from pretraining.image.data.decode import Decoding, Encoded, pixels
+from pretraining.image.data.measure import fitting
 
 SHARE = 0.1  # of the training images for a split that the data does not have
 
@@ -48,6 +50,8 @@ class EncodedImages(ImageData):
         table = self.tables.get(split)
         if table is None or (split == "train" and len(self.tables) < 3):
             table = self._carved(split)
+        if split == "train" and (line := fitting(table.encoded, self.decoding)):
+            say(line)
         images = pixels(table.encoded, self.decoding, cache_dir=self.cache_dir, identity=table.identity)
         return ImageSet(images, table.labels, table.class_names)
 

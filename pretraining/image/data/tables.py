@@ -136,8 +136,8 @@ def _check_part(part: Any, where: str, split: str, image: str, label: str | None
         raise ValueError(f"{where}: the split {split} is empty")
     if getattr(part.features[image], "dtype", None) in ("string", "large_string"):
         raise ValueError(
-            f"{where}: column {image!r} holds text ({str(part[0][image])[:40]!r}), and not encoded images: give a column "
-            "of images or of their bytes (data.image=), or a folder (data=image_folder)"
+            f"{where}: column {image!r} holds text ({str(part[0][image])[:40]!r}), and not encoded images: give a "
+            "column of images or of their bytes (data.image=), or a folder (data=image_folder)"
         )
 
 

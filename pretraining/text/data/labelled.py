@@ -91,8 +91,8 @@ class DocsTopicText(LabelledDocuments):
 class LabelledTextFiles(LabelledDocuments):
     """Tables (.parquet, .csv, .jsonl, ...) of texts with a class: the columns `text` and `label`, text or an integer.
 
-    `path` is read like that of `TextFiles`. Splits that are not given are cut out of the training texts by their hash, `validation_share`
-    and `test_share` of them.
+    `path` is read like that of `TextFiles`. Splits that are not given are cut out of the training texts by their hash,
+    `validation_share` and `test_share` of them.
     """
 
     def __init__(
