@@ -108,7 +108,7 @@ def strata(examples: Examples) -> np.ndarray | None:
     if not labels or not isinstance(labels[0], (str, int, bool, np.integer)):
         return None
     values, codes = np.unique(np.array(labels), return_inverse=True)
-    return codes if isinstance(labels[0], str) or len(values) < examples.size else None
+    return codes if len(values) < examples.size else None
 
 
 def subset(examples: Examples, *, fraction: float | None, shots: int | None, seed: int) -> Examples:

@@ -133,9 +133,12 @@ class Questions(TextTables):
 
 
 def _are_answers(value: Any) -> bool:
-    texts, starts = (value.get(key) if isinstance(value, dict) else None for key in ("text", "answer_start"))
-    whole = isinstance(starts, list) and all(type(start) is int for start in starts)
-    return whole and _are_texts(texts) and len(texts) == len(starts)
+    if not isinstance(value, dict):
+        return False
+    texts, starts = value.get("text"), value.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        return False
+    return _are_texts(texts) and all(type(start) is int for start in starts)
 
 
 def _are_references(value: Any) -> bool:

@@ -14,9 +14,9 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit, Inputs
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import walk
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
-from pretraining.data.files import walk
 from pretraining.image.data.decode import Decoding, decode
 from pretraining.image.data.files import SUFFIXES
 from pretraining.image.modality import IMAGE

@@ -38,11 +38,13 @@ class Regression(Task):
         for name in SPLITS:
             examples = getattr(splits, name)
             labels = examples.column("label")
-            odd = next((row for row, label in enumerate(labels) if not _is_number(label)), None)
-            if odd is not None:
-                what = f"got {labels[odd]!r} among the {name} labels ({examples.place(odd)}), but numbers are needed"
-                what += f", up to {LARGEST:.3g}"
-                raise RunError(f"{what}: name another data.label, or take task=text_classification")
+            odd = [row for row, label in enumerate(labels) if not _is_number(label)]
+            if odd:
+                row = min(odd, key=lambda row: _reads_as_number(labels[row]))  # one "n/a" makes a column text
+                what = f"got {labels[row]!r} among the {name} labels, but numbers are needed, up to {LARGEST:.3g}"
+                raise RunError(
+                    f"{what} ({examples.place(row)}): name another data.label, or take task=text_classification"
+                )
         train = np.array(splits.train.column("label"), float)
         if np.ptp(train) == 0:
             raise RunError(f"got the same number ({train[0]}) as every training label: name another data.label")
@@ -68,6 +70,13 @@ class Regression(Task):
         """Bootstrap all of them."""
         labels, guesses, _ = predictions
         return bootstrap(lambda rows: regression(labels[rows], guesses[rows]), len(labels))
+
+
+def _reads_as_number(label: Any) -> bool:
+    try:
+        return bool(np.isfinite(float(label)))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_number(label: Any) -> bool:

@@ -6,6 +6,7 @@ Of a csv every value is text as it is written; the other formats have types. Onl
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,10 +45,17 @@ class Table:
     types: Mapping[str, str] = field(default_factory=dict)  # of columns, where the format has such
 
     @classmethod
-    def of(cls, where: str, columns: dict[str, list], **facts: Any) -> Table:
+    def of(
+        cls,
+        where: str,
+        columns: dict[str, list],
+        metadata: Mapping[bytes, bytes] | None = None,
+        types: Mapping[str, str] | None = None,
+    ) -> Table:
         """Make a table of columns that are in memory."""
         size = len(next(iter(columns.values())))
-        return cls(columns, [where], np.zeros(size, np.int64), np.arange(size), **facts)
+        rows = np.arange(size)
+        return cls(columns, [where], np.zeros_like(rows), rows, metadata=metadata or {}, types=types or {})
 
     @property
     def size(self) -> int:
@@ -61,8 +69,7 @@ class Table:
     def take(self, rows: np.ndarray) -> Table:
         """Select some rows."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        facts = {"written": self.written, "metadata": self.metadata, "types": self.types}
-        return Table(columns, self.sources, self.source[rows], self.number[rows], **facts)
+        return dataclasses.replace(self, columns=columns, source=self.source[rows], number=self.number[rows])
 
 
 def read_table(paths: Sequence[Path], names: Sequence[str]) -> Table:
@@ -77,12 +84,13 @@ def read_table(paths: Sequence[Path], names: Sequence[str]) -> Table:
                 columns[name].append(value)
             source.append(place)
             number.append(line)
-    first, facts = paths[0], {}
-    if kind_of(first) == ".parquet":
-        schema = pyarrow.parquet.read_schema(first)
-        facts = {"metadata": schema.metadata or {}, "types": {name: str(schema.field(name).type) for name in names}}
     written = all(kind_of(path) in DELIMITERS for path in paths)
-    return Table(columns, sources, np.array(source, np.int64), np.array(number, np.int64), written, **facts)
+    table = Table(columns, sources, np.array(source, np.int64), np.array(number, np.int64), written)
+    if kind_of(paths[0]) != ".parquet":
+        return table
+    schema = pyarrow.parquet.read_schema(paths[0])
+    types = {name: str(schema.field(name).type) for name in names}
+    return dataclasses.replace(table, metadata=schema.metadata or {}, types=types)
 
 
 def word_of(path: Path) -> str:

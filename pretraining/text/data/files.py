@@ -81,9 +81,10 @@ def _values(path: Path, column: str) -> Iterator[str]:
 
 def _string(value: Any, path: Path, number: int, column: str) -> str:
     if value is not None and not isinstance(value, str):
+        kind, place = type(value).__name__, f"{path}, {word_of(path)} {number}"
         raise ValueError(
-            f"{path}, {word_of(path)} {number}: column {column!r} holds {type(value).__name__}, not text ({value!r:.40})"
-            ": set data.preparation.text_column to one that does"
+            f"{place}: column {column!r} holds {kind}, not text ({value!r:.40}): set data.preparation.text_column to "
+            "one that does"
         )
     return value or ""
 
