@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import TABLES, Paths, find, kind_of, say
+from pretraining.data.files import TABLES, Paths, find, kind_of, places_of, say
 from pretraining.data.splits import SPLITS, by_split, described, names_of_splits
 from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.errors import RunError
@@ -31,8 +31,7 @@ def find_splits(path: Paths, named: Mapping[str, str | None], kinds: Collection[
         )
     with as_run_errors():
         files = find(path, key="data.path", kinds=kinds)
-        root = _root(path, files)
-        places = {file.relative_to(root).as_posix(): file for file in files}
+        places = places_of(files)
         chosen = {
             split: _named(places, name, split, where) for split, name in named.items() if name not in (None, CARVE)
         }
@@ -41,24 +40,11 @@ def find_splits(path: Paths, named: Mapping[str, str | None], kinds: Collection[
         usual = {"train": rest} if len(places) == 1 else by_split(rest, where=where, remedy=REMEDY, known=chosen)
     found = {split: [places[place] for place in part] for split, part in usual.items() if part and named[split] is None}
     found = {split: chosen.get(split) or found[split] for split in SPLITS if split in {*chosen, *found}}
-    used = {file for part in found.values() for file in part}
-    names = {
-        split: [str(file.relative_to(root) if file in places.values() else file) for file in part]
-        for split, part in found.items()
-    }
     if len(files) > 1 or chosen:
-        say(described(where, names, [place for place, file in places.items() if file not in used]))
+        names = {file: place for place, file in places.items()}
+        used = {split: [names.get(file, str(file)) for file in part] for split, part in found.items()}
+        say(described(where, used, [names[file] for file in files if all(file not in part for part in found.values())]))
     return found
-
-
-def _root(path: Paths, files: Sequence[Path]) -> Path:
-    """Find the folder that names of files are read from."""
-    whole = Path(path).expanduser() if isinstance(path, str) else None
-    if whole is not None and whole.is_dir():
-        return whole
-    shared = set.intersection(*(set(file.absolute().parents) for file in files))
-    deepest = max(shared, key=lambda folder: len(folder.parts))
-    return deepest if files[0].is_absolute() else deepest.relative_to(Path.cwd())
 
 
 def _named(places: Mapping[str, Path], name: str, split: str, where: str) -> list[Path]:

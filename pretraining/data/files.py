@@ -75,6 +75,12 @@ def _matching(pattern: str, key: str, kinds: Collection[str]) -> list[Path]:
     return paths
 
 
+def places_of(files: Sequence[Path]) -> dict[str, Path]:
+    """Name files from the deepest folder that holds them all."""
+    root = os.path.commonpath([file.absolute().parent for file in files])
+    return {os.path.relpath(file.absolute(), root): file for file in files}
+
+
 def is_hidden(name: str) -> bool:
     """Tell whether a file or folder is none of the user's own, but of the system's or an editor's."""
     return name.startswith(".") or name == "__MACOSX"

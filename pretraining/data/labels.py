@@ -13,18 +13,18 @@ from pretraining.data.tables import Table
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 KINDS = {str: "text", bool: "truth values", int: "numbers", float: "numbers", list: "lists"}
-MISSING = ("refuse", "drop")
 
 
 def present(
-    tables: Mapping[str, Table], roles: Mapping[str, str], *, label: str | None, missing: str = "refuse"
+    tables: Mapping[str, Table], roles: Mapping[str, str], *, label: str | None, missing: str | None = None
 ) -> dict[str, Table]:
     """Keep rows in which no column is missing: null and NaN, and in the column `label` also empty text.
 
-    `roles`: columns by the configuration keys that name them. `missing`: refuse such rows, or drop and count them.
+    `roles`: columns by the configuration keys that name them. `missing`: null refuses such rows; drop leaves them out
+    and counts them.
     """
-    if missing not in MISSING:
-        raise ValueError(f"data.missing={missing}: choose {' or '.join(MISSING)}")
+    if missing not in (None, "drop"):
+        raise ValueError(f"data.missing={missing}: choose null (such rows are an error) or drop")
     found = {}
     for split, table in tables.items():
         gaps = {
@@ -32,7 +32,7 @@ def present(
             for key, name in roles.items()
         }
         for key, rows in gaps.items():
-            if rows.any() and missing == "refuse":
+            if rows.any() and missing is None:
                 what = f"got {rows.sum()} empty values in column {roles[key]!r} ({key}), the first at"
                 what += f" {table.place(int(rows.argmax()))}"
                 raise ValueError(f"{what}: fill or drop those rows, or set data.missing=drop where the data has it")

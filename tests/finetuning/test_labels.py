@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetuning.data.image import LabelledImageFiles
+from finetuning.data.image import LabelledDigits, LabelledImageFiles
 from finetuning.data.splits import strata
 from finetuning.data.text import LabelledText, Questions, TaggedText, TextPairs
 from finetuning.labels import collect_classes
@@ -20,6 +20,7 @@ from pretraining.errors import RunError
 from pretraining.image.data.decode import Decoding
 from pretraining.image.data.files import HubImages
 from pretraining.text.data.labelled import LabelledTextFiles
+from tests.data.test_files_of_splits import pictures
 from tests.finetuning.test_data import carving
 from tests.image.data.test_images import noise, png
 
@@ -248,3 +249,20 @@ def test_numbers_beyond_float32_and_words_among_numbers_are_named(tmp_path):
     numbers = [0.5, 1.25, 3.0, 4.75] * 10
     splits = text_data(csv(tmp_path / "f.csv", numbers)).splits()
     assert np.isclose(Regression.collect_labels(splits)["mean"], np.mean(splits.train.column("label")))
+
+
+def test_names_of_splits_hold_for_folders_of_images_and_are_refused_where_data_has_its_own(tmp_path):
+    pictures(tmp_path / "a", "train/x", "train/y", "val/x", "val/y", "final/x", "final/y", count=5)
+
+    def found(**named):
+        split = {"split": carving(**named)}
+        return {name: part.size for name, part in image_data(tmp_path / "a", tmp_path, **split).found()[0].items()}
+
+    assert found() == {"train": 10, "validation": 10}
+    assert found(test="final") == {"train": 10, "validation": 10, "test": 10}
+    assert found(validation="carve", test="val") == {"train": 10, "test": 10}
+    with pytest.raises(RunError, match="nowhere does not exist"):
+        found(test="nowhere")
+    digits = LabelledDigits(**SIZES | {"split": carving(test="val")})
+    with pytest.raises(RunError, match=r"data\.split\.test=val, but this data comes with its three splits"):
+        digits.found()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,23 +44,29 @@ class ImageFolder(EncodedImages):
             workers=workers,
             cache_dir=cache_dir,
         )
-        folders = _folders(path)
+        folders = split_folders(path)
         class_names = _classes(folders["train"])
         self.tables = {split: _listed(folder, class_names, path) for split, folder in folders.items()}
 
 
-def _folders(path: str | Mapping[str, str]) -> dict[str, Path]:
-    """Find the folder of each split, by its name where `path` does not give it; and say which serves which."""
+def split_folders(path: str | Mapping[str, str], known: Collection[str] = ()) -> dict[str, Path]:
+    """Find the folder of each split, by its name where `path` does not give it; and say which serves which.
+
+    `known`: splits whose folders are chosen already.
+    """
     if isinstance(path, Mapping):
         if "train" not in path or not set(path) <= set(SPLITS):
             raise ValueError(f"data.path has the splits {sorted(path)}: give train, and validation and test if any")
         return {split: _folder(part, f"data.path.{split}") for split, part in path.items()}
+    if not isinstance(path, str):
+        raise ValueError(f"data.path={path}: give one folder, or one for each of train, validation and test")
     root, where = _folder(path, "data.path"), f"data.path={path}"
     names = sorted(part.name for part in root.iterdir() if part.is_dir() and not is_hidden(part.name))
-    found = by_split(names, where=where, remedy=REMEDY) if names else {"train": []}
-    if found["train"] == names:
+    found = by_split(names, where=where, remedy=REMEDY, known=known) if names else {"train": []}
+    if found.get("train") == names:
         return {"train": root}
-    refuse_lone_train(found, names, where=where, remedy=REMEDY)
+    if not known:
+        refuse_lone_train(found, names, where=where, remedy=REMEDY)
     double = next((split for split, parts in found.items() if len(parts) > 1), None)
     if double is not None:
         raise ValueError(f"{where} holds several folders for {double}, {', '.join(found[double])}: {REMEDY}")

@@ -19,7 +19,7 @@ from pretraining.image.data.encoded import Table
 
 
 def read_parquet(
-    splits: Mapping[str, Sequence[Path]], *, image: str, label: str, missing: str = "refuse"
+    splits: Mapping[str, Sequence[Path]], *, image: str, label: str, missing: str | None = None
 ) -> dict[str, Table]:
     """Open tables whose `image` column holds encoded images, as bytes or as {bytes, path}. Files are identified by
     their content.

@@ -7,12 +7,11 @@ A table's row is a document. What a document of a .txt file is, its `layout` say
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pretraining.data.files import KINDS, Paths, find, kind_of, lines, say
+from pretraining.data.files import KINDS, Paths, find, kind_of, lines, places_of, say
 from pretraining.data.splits import SPLITS, by_split, described, refuse_lone_train
 from pretraining.data.tables import MissingColumnError, read_rows, word_of
 
@@ -33,8 +32,7 @@ def files_of_splits(path: Paths | Mapping[str, Paths], kinds: Collection[str] = 
     files, where = find(path, key="data.path", kinds=kinds), f"data.path={path}"
     if len(files) == 1:
         return {"train": files}
-    root = os.path.commonpath([file.parent for file in files])
-    places = {os.path.relpath(file, root): file for file in files}
+    places = places_of(files)
     found = by_split(list(places), where=where, remedy=REMEDY)
     refuse_lone_train(found, list(places), where=where, remedy=REMEDY)
     used = {place for part in found.values() for place in part}
