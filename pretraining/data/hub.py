@@ -44,7 +44,13 @@ def _parts(name: str) -> tuple[str, str | None]:
     """Part `name:configuration`, unless it is the name of a directory."""
     local = Path(name).expanduser()
     path, _, configuration = (str(local), "", "") if local.exists() else name.partition(":")
-    return str(Path(path).expanduser()) if Path(path).expanduser().exists() else path, configuration or None
+    path = str(Path(path).expanduser()) if Path(path).expanduser().exists() else path
+    if configuration and _is_saved(path):
+        raise UnreadableError(
+            f"data.name={name} cannot be read: a folder of save_to_disk has no configurations, as name:configuration "
+            "asks for; give the folder alone"
+        )
+    return path, configuration or None
 
 
 def _is_saved(path: str) -> bool:

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pretraining.image.data.decode import Decoding, decode
+from pretraining.image.data.decode import Decoding, decode, pixels
 from pretraining.image.data.files import HubImages, ImageFolder
+from pretraining.image.data.tables import read_parquet
 from tests.image.data.test_images import noise, png, settings
 
 GREY, COLOUR = Decoding(channels=1, size=None), Decoding(channels=3, size=None)
@@ -148,3 +149,13 @@ def test_small_images_that_would_be_enlarged_are_said_with_settings_that_fit(tmp
     said = capfd.readouterr().err
     assert "28 x 28" in said and "data.decoding.size=28" in said and "preprocess.channels=1" in said
     assert "preprocess.mean=[0.49" in said and "stem=cifar" in said
+
+
+def test_a_null_image_of_a_table_and_a_list_of_folders_are_one_line(tmp_path):
+    good = {"bytes": png(noise(0, (4, 4, 3))), "path": None}
+    path = table(tmp_path / "a" / "train.parquet", [good] * 3 + [None] + [good] * 16) / "train.parquet"
+    images = read_parquet({"train": [path]}, image="image", label="label")["train"]
+    with pytest.raises(ValueError, match=r"train\.parquet, row 3 is null"):
+        pixels(images.encoded, COLOUR, cache_dir=tmp_path, identity=images.identity)
+    with pytest.raises(ValueError, match="give one folder"):
+        ImageFolder(path=["a", "b"], decoding=COLOUR, **settings(tmp_path))
