@@ -89,6 +89,6 @@ def test_a_folder_of_save_to_disk_is_read_and_a_wrong_configuration_is_one_line(
         == 30
     )
     for name in (f"{tmp_path / 'one'}:other", "nobody/nothing:other"):
-        with pytest.raises(ValueError, match=r"data\.name=.*cannot be read .*name:configuration") as caught:
+        with pytest.raises(ValueError, match=r"data\.name=.*cannot be read.*name:configuration") as caught:
             hub(name, tmp_path).fingerprint()
         assert "\n" not in str(caught.value)
