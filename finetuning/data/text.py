@@ -54,13 +54,13 @@ class TextTables(LabelledData):
             value = table.columns[name][odd]
             kind = table.types.get(name, type(value).__name__)
             shown = str(value).replace("None", "null")[:60]
-            what = f"got data.{field}={name}, a column of {kind}, but {needed} is needed; {table.place(odd)}"
-            raise RunError(f"{what} has in {name!r} the value {shown}: name another column, or correct it")
+            what = f"got data.{field}={name}, a column of {kind}{needed}; {table.place(odd)}"
+            raise RunError(f"{what} has in {name!r} the value {shown}")
         return table.columns[name]
 
     def texts(self, table: Table, field: str) -> list[str]:
         """Take a column of texts."""
-        return self.column(table, field, _is_text, "text")
+        return self.column(table, field, _is_text, ", but text is needed")
 
 
 def _is_text(value: Any) -> bool:
@@ -97,7 +97,10 @@ class TaggedText(TextTables):
 
     def examples(self, table: Table) -> Examples:
         """Take sentences and tags; sentences without words are left out, those whose tags do not align are errors."""
-        words, tags = self.column(table, "tokens", _are_texts, "a list of words"), table.columns[self.tags]
+        words, tags = (
+            self.column(table, "tokens", _are_texts, ", but lists of words are needed"),
+            table.columns[self.tags],
+        )
         for row, (sentence, labels) in enumerate(zip(words, tags, strict=True)):
             if not isinstance(labels, list) or len(sentence) != len(labels):
                 what = f"got row {row} with tokens {str(sentence)[:60]} and tags {str(labels)[:60]}"
@@ -121,7 +124,7 @@ class Questions(TextTables):
     def examples(self, table: Table) -> Examples:
         """Take questions, contexts and answers; an answer that is not where it says is an error."""
         questions, contexts = self.texts(table, "question"), self.texts(table, "context")
-        answers = self.column(table, "answers", _are_answers, "{text: [...], answer_start: [...]}")
+        answers = self.column(table, "answers", _are_answers, ": give {text: [...], answer_start: [...]}")
         for row, (context, gold) in enumerate(zip(contexts, answers, strict=True)):
             for text, start in zip(gold["text"], gold["answer_start"], strict=True):
                 there = context[start : start + len(text)]
@@ -168,7 +171,7 @@ class TextPairs(TextTables):
                 raise RunError(f"{what}, the first at {table.place(empty[0])}: fill or drop those rows")
         labels = [[target] for target in found["target"]]
         if self.references is not None:
-            more = self.column(table, "references", _are_references, "a list of texts")
+            more = self.column(table, "references", _are_references, ": name a column of lists of texts")
             for known, row in zip(labels, more, strict=True):
                 known += [text for text in row if text and text != known[0]]
         return Examples.of(source=found["source"], label=labels)
