@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from finetuning.data.splits import Examples, Split, Splits
+from pretraining.errors import RunError
 from pretraining.modality import Modality
 
 
@@ -19,10 +20,18 @@ class LabelledData(ABC):
     batch_size: int
     eval_batch_size: int
     workers: int
+    missing: str | None = None  # rows without a text or label are an error; drop: left out
 
     @abstractmethod
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there, and the names of integer classes where the data knows them."""
+
+    def refuse_names(self) -> None:
+        """Refuse names of splits where the data has its own."""
+        named = {split: name for split, name in self.split.named.items() if name is not None}
+        if named:
+            split, name = next(iter(named.items()))
+            raise RunError(f"got data.split.{split}={name}, but this data comes with its three splits: give null")
 
     def splits(self) -> Splits:
         """Read the three splits, carving those that are missing; bad input is an error, before any model is built."""

@@ -20,6 +20,7 @@ class DocsTopic(LabelledData):
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the three splits."""
+        self.refuse_names()
         parts = {name: docs_topic(name, cache_dir=self.cache_dir) for name in SPLITS}
         found = {name: Examples.of(text=part.texts, label=part.labels) for name, part in parts.items()}
         return found, parts["train"].class_names

@@ -12,14 +12,17 @@ import pyarrow.parquet
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
-from finetuning.data.tables import class_names, find_splits
+from finetuning.data.tables import CARVE, class_names, find_splits
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import Paths, kind_of, walk
 from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.image.data.base import ImageData, ImageSet
 from pretraining.image.data.builtin import Cifar10, Digits
 from pretraining.image.data.decode import Decoding, pixels
-from pretraining.image.data.files import ImageFolder, Table, read_parquet
+from pretraining.image.data.encoded import Table
+from pretraining.image.data.files import ImageFolder, split_folders
+from pretraining.image.data.tables import read_parquet
 from pretraining.image.modality import IMAGE
 
 UNUSED = {"batch_size": 1, "eval_batch_size": 1, "workers": 0}  # of pretraining data, which serve no batches here
@@ -32,6 +35,7 @@ class LabelledDigits(LabelledData):
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Open the three splits."""
+        self.refuse_names()
         return splits_of(Digits(cache_dir=".", **UNUSED))
 
 
@@ -45,6 +49,7 @@ class LabelledCifar10(LabelledData):
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Open the three splits."""
+        self.refuse_names()
         with as_run_errors():
             return splits_of(Cifar10(path=self.path, cache_dir=self.cache_dir, **UNUSED))
 
@@ -54,36 +59,47 @@ class LabelledImageFiles(LabelledData):
     """Images by class below `path` (path/SPLIT/CLASS/*.png or path/CLASS/*.png), or tables, with their `columns`."""
 
     modality = IMAGE
-    path: str
+    path: Paths
     columns: dict[str, str]
     decoding: Decoding
     cache_dir: str
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there."""
-        path = Path(self.path).expanduser()
         with as_run_errors():
-            if path.is_file() or next(path.rglob("*.parquet"), None) is not None:
-                files = find_splits(path, self.split.named)
+            folder = Path(self.path).expanduser() if isinstance(self.path, str) else None
+            if folder is None or not folder.is_dir() or any(kind_of(file) == ".parquet" for file in walk(folder)):
+                files = find_splits(self.path, self.split.named, (".parquet",))
                 names = self._class_names(next(iter(files.values()))[0])
                 image, label = self.columns["image"], self.columns["label"]
-                tables = {name: read_parquet(parts, image=image, label=label) for name, parts in files.items()}
+                tables = read_parquet(files, image=image, label=label, missing=self.missing)
+                names = names or list(tables["train"].class_names) or None
             else:
-                tables = ImageFolder(path=str(path), decoding=self.decoding, cache_dir=self.cache_dir, **UNUSED).tables
+                shared = {"decoding": self.decoding, "cache_dir": self.cache_dir, **UNUSED}
+                tables = ImageFolder(path=self._folders(folder), **shared).tables  # type: ignore[arg-type]
                 names = list(tables["train"].class_names)
             return {name: self._examples(table, name) for name, table in tables.items()}, names
+
+    def _folders(self, root: Path) -> str | dict[str, str]:
+        """Name the folder of each split, where the configuration names any."""
+        named = {split: name for split, name in self.split.named.items() if name is not None}
+        if not named:
+            return str(root)
+        found = split_folders(str(root), known=[split for split in named if named[split] != CARVE])
+        found |= {split: root / name for split, name in named.items() if name != CARVE}
+        return {split: str(folder) for split, folder in found.items() if named.get(split) != CARVE}
 
     def _class_names(self, file: Path) -> list[str] | None:
         """Check the columns, and read the names that `datasets` stored beside the labels."""
         try:
-            table = pyarrow.parquet.read_schema(file).empty_table()
+            schema = pyarrow.parquet.read_schema(file)
         except (pyarrow.ArrowException, OSError) as error:
             raise RunError(f"got {file}, which cannot be read as parquet: replace the file") from error
         for role, name in self.columns.items():
-            if name not in table.column_names:
-                there = ", ".join(table.column_names)
+            if name not in schema.names:
+                there = ", ".join(schema.names)
                 raise RunError(f"got data.columns.{role}={name}, but the data has the columns {there}: name one")
-        return class_names({"train": table}, self.columns["label"])
+        return class_names(schema.metadata, self.columns["label"])
 
     def _examples(self, table: Table, split: str) -> Examples:
         cache_dir = Path(self.cache_dir).expanduser()

@@ -22,6 +22,7 @@ class Examples(NamedTuple):
 
     columns: dict[str, Sequence]
     rows: np.ndarray  # int64: which of the columns' entries belong to this set, in order
+    source: Callable[[int], str] | None = None  # says which file and row an entry is from
 
     @classmethod
     def of(cls, **columns: Sequence) -> Examples:
@@ -32,7 +33,12 @@ class Examples(NamedTuple):
 
     def take(self, places: np.ndarray) -> Examples:
         """Select the examples at `places` of this set."""
-        return Examples(self.columns, self.rows[places])
+        return self._replace(rows=self.rows[places])
+
+    def place(self, number: int) -> str:
+        """Say where an example of this set is from."""
+        row = int(self.rows[number])
+        return f"row {row}" if self.source is None else self.source(row)
 
     def column(self, name: str) -> list:
         """List one column's values in order."""
@@ -101,7 +107,7 @@ def strata(examples: Examples) -> np.ndarray | None:
     if not labels or not isinstance(labels[0], (str, int, bool, np.integer)):
         return None
     values, codes = np.unique(np.array(labels), return_inverse=True)
-    return codes if isinstance(labels[0], str) or len(values) < examples.size else None
+    return codes if len(values) < examples.size else None
 
 
 def subset(examples: Examples, *, fraction: float | None, shots: int | None, seed: int) -> Examples:

@@ -1,111 +1,109 @@
-"""Read tables from files: parquet, csv, tsv, json lines, or a saved `datasets` directory."""
+"""Read tables from files or a saved `datasets` directory: which serve which split, and the columns asked for."""
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
-from pretraining.data.splits import SPLIT_ALIASES
+from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import TABLES, Paths, find, kind_of, places_of, say
+from pretraining.data.splits import SPLITS, by_split, described, names_of_splits
+from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.errors import RunError
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 CARVE = "carve"  # instead of a split's name: take it out of train, even where one of that name exists
-Found = TypeVar("Found")
+REMEDY = "name them with data.split.train=…, data.split.validation=… and data.split.test=…"
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read one file; a file that cannot be read is an error that names it."""
-    try:
-        if path.suffix == ".parquet":
-            return pyarrow.parquet.read_table(path)
-        if path.suffix in (".csv", ".tsv"):
-            delimiter = "," if path.suffix == ".csv" else "\t"
-            multiline = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-            return pyarrow.csv.read_csv(path, parse_options=multiline)
-        return pyarrow.json.read_json(path)
-    except (pa.ArrowException, OSError) as error:
-        what = f"got {path}, which cannot be read as {path.suffix[1:]} ({_first_line(error)})"
-        raise RunError(f"{what}: replace the file") from error
-
-
-def find_splits(path: Path, named: dict[str, str | None]) -> dict[str, list[Path]]:
+def find_splits(path: Paths, named: Mapping[str, str | None], kinds: Collection[str] = TABLES) -> dict[str, list[Path]]:
     """Find the files of each split. `named` gives a file, glob or stem per split; None means the usual names.
 
-    A single file, or a directory in which no file is named after a split, is all "train".
+    A single file, or files of which none is named after a split, are all "train".
     """
-    if not path.exists():
-        raise RunError(f"got data.path={path}, which does not exist: give a file or directory of {', '.join(SUFFIXES)}")
-    if path.is_file() and path.suffix not in SUFFIXES:
-        kind = path.suffix or "nameless"
-        raise RunError(f"got data.path={path}, a {kind} file: give one ending in {', '.join(SUFFIXES)}")
-    if path.is_file():
-        return {"train": [path]}
-    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and not file.name.startswith("."))
-    if not files:
-        raise RunError(f"got data.path={path}, which holds no file ending in {', '.join(SUFFIXES)}")
-    places = {file.relative_to(path): file for file in files}
-
-    def chosen(split: str, name: str | None) -> list[Path]:
-        return [file for place, file in places.items() if (_is_named(place, name) if name else _is_split(place, split))]
-
-    return _by_split(path, named, chosen, places) or {"train": files}
-
-
-def read_splits(path: Path, named: dict[str, str | None]) -> dict[str, pa.Table]:
-    """Read every split that `path` holds; see `find_splits`."""
-    if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
-        return _saved(path, named)
-    splits = {}
-    for split, files in find_splits(path, named).items():
-        tables = [read_table(file) for file in files]
-        try:
-            splits[split] = pa.concat_tables(tables, promote_options="default")
-        except pa.ArrowException as error:
-            what = f"got files of the {split} split whose columns differ ({_first_line(error)})"
-            raise RunError(f"{what}: make them agree") from error
-    return splits
+    where = f"data.path={path}"
+    if isinstance(path, str) and not glob.has_magic(path) and not Path(path).expanduser().exists():
+        raise RunError(
+            f"got {where}, which does not exist (seen from {Path.cwd()}): give a file, a directory or a glob"
+        )
+    with as_run_errors():
+        files = find(path, key="data.path", kinds=kinds)
+        places = places_of(files)
+        chosen = {
+            split: _named(places, name, split, where) for split, name in named.items() if name not in (None, CARVE)
+        }
+        taken = {file for part in chosen.values() for file in part}
+        rest = [place for place, file in places.items() if file not in taken]
+        usual = {"train": rest} if len(places) == 1 else by_split(rest, where=where, remedy=REMEDY, known=chosen)
+    found = {split: [places[place] for place in part] for split, part in usual.items() if part and named[split] is None}
+    found = {split: chosen.get(split) or found[split] for split in SPLITS if split in {*chosen, *found}}
+    if len(files) > 1 or chosen:
+        names = {file: place for place, file in places.items()}
+        used = {split: [names.get(file, str(file)) for file in part] for split, part in found.items()}
+        say(described(where, used, [names[file] for file in files if all(file not in part for part in found.values())]))
+    return found
 
 
-def _by_split(
-    path: Path, named: dict[str, str | None], chosen: Callable[[str, str | None], Found], there: Iterable[object]
-) -> dict[str, Found]:
-    """Find what belongs to each split that is not to be carved; a name that nothing has is an error."""
-    found = {split: chosen(split, name) for split, name in named.items() if name != CARVE}
-    for split, part in found.items():
-        if named[split] and not part:
-            held = list(map(str, there))
-            listed = ", ".join(held[:8]) + (" ..." if len(held) > 8 else "")
-            raise RunError(f"got data.split.{split}={named[split]}, but {path} holds {listed}: name one of them")
-    return {split: part for split, part in found.items() if part}
+def _named(places: Mapping[str, Path], name: str, split: str, where: str) -> list[Path]:
+    """Find what the configuration calls a split: by stem or pattern among the files, else a path of its own."""
+    found = [file for file in places.values() if _stem(file) == name or file.stem == name or file.match(name)]
+    if not found and kind_of(Path(name)) in TABLES and Path(name).expanduser().is_file():
+        found = [Path(name).expanduser()]
+    return found or _refuse_name(split, name, where.removeprefix("data.path="), list(places))
 
 
-def column(table: pa.Table, name: str, key: str) -> pa.ChunkedArray:
-    """Take the column that the configuration key `key` names; missing columns and missing values are errors."""
-    if name not in table.column_names:
-        there = ", ".join(table.column_names)
-        raise RunError(f"got {key}={name}, but the data has the columns {there}: name one of them")
-    values = table[name]
-    if values.null_count:
-        raise RunError(f"got {values.null_count} empty values in column {name!r} ({key}): fill or drop those rows")
-    return values
+def _stem(file: Path) -> str:
+    return file.name.partition(".")[0]
 
 
-def class_names(tables: dict[str, pa.Table], name: str) -> list[str] | None:
+def _refuse_name(split: str, name: str, where: str, held: list[str]) -> list[Path]:
+    listed = ", ".join(held[:8]) + (" ..." if len(held) > 8 else "")
+    remedy = "name one of them, or null or carve to cut the split from train"
+    raise RunError(f"got data.split.{split}={name}, but {where} holds {listed}: {remedy}")
+
+
+def read_splits(path: Paths, named: Mapping[str, str | None], columns: Mapping[str, str]) -> dict[str, Table]:
+    """Read columns of every split that `path` holds; `columns` gives their names by configuration key."""
+    folder = Path(path).expanduser() if isinstance(path, str) else None
+    names = list(columns.values())
+    try:
+        with as_run_errors():
+            if folder and ((folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()):
+                return _saved(folder, named, names)
+            return {split: read_table(files, names) for split, files in find_splits(path, named).items()}
+    except RunError as error:
+        raise _missing(error.__cause__, columns) or error from error
+
+
+def _missing(error: BaseException | None, columns: Mapping[str, str]) -> RunError | None:
+    """Word the error of a missing column for the configuration key that names it."""
+    if not isinstance(error, MissingColumnError):
+        return None
+    key = next(key for key, name in columns.items() if name == error.name)
+    what = f"got {key}={error.name}, but the data has the columns {', '.join(error.there)}"
+    return RunError(f"{what}: name one of them ({error.place})")
+
+
+def read_file(path: Path, columns: Mapping[str, str]) -> Table:
+    """Read columns of one table, by configuration key."""
+    try:
+        with as_run_errors():
+            return read_table([path], list(columns.values()))
+    except RunError as error:
+        raise _missing(error.__cause__, columns) or error from error
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None, name: str) -> list[str] | None:
     """Read the class names that `datasets` stored beside a column of integers, or of lists of them."""
-    stored = (next(iter(tables.values())).schema.metadata or {}).get(b"huggingface", b"{}")
-    feature = json.loads(stored).get("info", {}).get("features", {}).get(name)
+    feature = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get(name)
     feature = feature.get("feature", feature) if isinstance(feature, dict) else None
     return list(feature["names"]) if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
 
 
-def _saved(path: Path, named: dict[str, str | None]) -> dict[str, pa.Table]:
+def _saved(path: Path, named: Mapping[str, str | None], names: list[str]) -> dict[str, Table]:
     import datasets
 
     try:
@@ -114,27 +112,31 @@ def _saved(path: Path, named: dict[str, str | None]) -> dict[str, pa.Table]:
         what = f"got data.path={path}, a datasets directory that cannot be read ({_first_line(error)})"
         raise RunError(f"{what}: save it again") from error
     if isinstance(loaded, datasets.Dataset):
-        return {"train": _flat(loaded)}
+        loaded = {"all": loaded}
+    for split, name in named.items():
+        if name not in (None, CARVE) and name not in loaded:
+            _refuse_name(split, str(name), str(path), list(loaded))
+    usual = names_of_splits(loaded) if len(loaded) > 1 else {"train": next(iter(loaded))}
+    found = {
+        split: named[split] or usual[split]
+        for split in SPLITS
+        if named[split] != CARVE and (named[split] or split in usual)
+    }
+    if "train" not in found:
+        raise RunError(f"got data.path={path} with the splits {', '.join(loaded)}, of which none is train: {REMEDY}")
+    unused = [name for name in loaded if name not in found.values()]
+    say(described(f"data.path={path}", {split: [str(name)] for split, name in found.items()}, unused))
+    return {split: _flat(loaded[name], f"{path}, split {name}, row", names) for split, name in found.items()}
 
-    def chosen(split: str, name: str | None) -> str | None:
-        return next((key for key in ([name] if name else SPLIT_ALIASES[split]) if key in loaded), None)
 
-    splits = {split: _flat(loaded[key]) for split, key in _by_split(path, named, chosen, loaded).items()}
-    return splits or {"train": pa.concat_tables([_flat(part) for part in loaded.values()])}
-
-
-def _flat(dataset: object) -> pa.Table:
-    return dataset.with_format("arrow")[:]  # type: ignore[attr-defined]  # honours a stored row selection
-
-
-def _is_named(file: Path, name: str) -> bool:
-    return file.stem == name or file.match(name)
-
-
-def _is_split(file: Path, split: str) -> bool:
-    # `test.csv`, `test-00000-of-00002.parquet` and `test/part0.csv` are all files of "test".
-    names = [name for part in (file.stem, file.parent.name) for name in (part, part.partition("-")[0])]
-    return any(alias in names for alias in SPLIT_ALIASES[split])
+def _flat(dataset: object, where: str, names: list[str]) -> Table:
+    for name in names:
+        if name not in dataset.column_names:  # type: ignore[attr-defined]
+            raise MissingColumnError(where, name, dataset.column_names)  # type: ignore[attr-defined]
+    rows: pa.Table = dataset.with_format("arrow")[:]  # type: ignore[attr-defined]  # honours a stored row selection
+    columns = {name: rows[name].to_pylist() for name in names}
+    types = {name: str(rows.schema.field(name).type) for name in names}
+    return Table.of(where, columns, metadata=rows.schema.metadata or {}, types=types)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit, Inputs
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import walk
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.image.data.decode import Decoding, decode
@@ -51,7 +52,7 @@ class ImageInputs(Inputs):
         """Decode one image, or all images in a directory and those below it."""
         if path is None:
             raise RunError("got input=- for a run on images: give a file or a directory of images")
-        found = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+        found = [path] if path.is_file() else [file for file in walk(path) if file.suffix.lower() in SUFFIXES]
         decoding = Decoding(channels=preprocess.channels, size=preprocess.size)
         with as_run_errors():
             return {"image": [decode(file.read_bytes(), str(file), decoding) for file in sorted(found)]}

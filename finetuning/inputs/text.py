@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.data.tables import SUFFIXES, column, read_table
+from finetuning.data.tables import read_file
 from finetuning.inputs.base import EncodedSplit, Inputs
 from pretraining.backbones.base import Backbone
+from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import TABLES, kind_of, lines
+from pretraining.data.labels import present
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.text.collate import padded_width, padding_of, text_batch
@@ -79,10 +82,13 @@ class TextInputs(Inputs):
     def read(self, path: Path | None, named: Mapping[str, Any], preprocess: TextPreprocess) -> dict[str, list]:
         """Read a table with the run's columns, or a text per line."""
         names = {role: named[role] for role in self.columns if named.get(role)} or {self.columns[0]: self.columns[0]}
-        if path is not None and path.suffix in SUFFIXES:
-            table = read_table(path)
-            return {role: column(table, name, f"data.{role}").to_pylist() for role, name in names.items()}
-        text = sys.stdin.read() if path is None else path.read_text("utf-8")
+        if path is not None and kind_of(path) in TABLES:
+            columns = {f"data.{role}": name for role, name in names.items()}
+            with as_run_errors():
+                table = present({"input": read_file(path, columns)}, columns, label=None)["input"]
+            return {role: table.columns[name] for role, name in names.items()}
+        with as_run_errors():
+            text = sys.stdin.read() if path is None else "".join(lines(path))
         return self.from_lines(text.splitlines(), list(names))
 
     def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:

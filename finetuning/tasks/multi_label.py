@@ -15,6 +15,7 @@ from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
+from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
@@ -40,6 +41,8 @@ class MultiLabel(Task):
         if not values:
             raise RunError("got training examples without any class: name another data.label")
         refuse_unseen(found, values)
+        for name in SPLITS:
+            _refuse_indicators(getattr(splits, name), len(values))
         return {"values": values, "names": name_classes(values, splits.class_names)}
 
     def targets(self, examples: Examples) -> list[np.ndarray]:
@@ -72,6 +75,17 @@ class MultiLabel(Task):
         names = np.array(self.classes.names)
         labels, guesses = ([names[row == 1].tolist() for row in rows] for rows in predictions[:2])
         return {"label": labels, "prediction": guesses, "scores": list(predictions.scores)}
+
+
+def _refuse_indicators(examples: Examples, classes: int) -> None:
+    """Refuse vectors of zeros and ones, which are no lists of classes."""
+    remedy = "give each row the list of its classes (the indicator vector [1, 0, 0] is [0])"
+    rows = examples.column("label")
+    twice = next((row for row, label in enumerate(rows) if len(set(label)) < len(label)), None)
+    if twice is not None:
+        raise RunError(f"got {rows[twice]} as classes at {examples.place(twice)}, one of them twice: {remedy}")
+    if classes == 2 and all(len(label) == 2 for label in rows):
+        raise RunError(f"got both classes in every row, such as {rows[0]} at {examples.place(0)}: {remedy}")
 
 
 def _listed(rows: list[Any]) -> list[Any]:

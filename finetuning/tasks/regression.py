@@ -17,6 +17,8 @@ from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
+LARGEST = float(np.finfo(np.float32).max)  # of what a network computes with
+
 
 class Regression(Task):
     """A linear layer on the pooled vector; mean squared error. It starts at the mean of the training labels."""
@@ -34,11 +36,15 @@ class Regression(Task):
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Compute the mean of the training labels; labels that are no numbers are an error."""
         for name in SPLITS:
-            labels = getattr(splits, name).column("label")
-            odd = [x for x in labels if isinstance(x, bool) or not (isinstance(x, (int, float)) and np.isfinite(x))]
+            examples = getattr(splits, name)
+            labels = examples.column("label")
+            odd = [row for row, label in enumerate(labels) if not _is_number(label)]
             if odd:
-                what = f"got {odd[0]!r} among the {name} labels, but numbers are needed"
-                raise RunError(f"{what}: name another data.label, or take task=text_classification")
+                row = min(odd, key=lambda row: _reads_as_number(labels[row]))  # one "n/a" makes a column text
+                what = f"got {labels[row]!r} among the {name} labels, but numbers are needed, up to {LARGEST:.3g}"
+                raise RunError(
+                    f"{what} ({examples.place(row)}): name another data.label, or take task=text_classification"
+                )
         train = np.array(splits.train.column("label"), float)
         if np.ptp(train) == 0:
             raise RunError(f"got the same number ({train[0]}) as every training label: name another data.label")
@@ -64,3 +70,14 @@ class Regression(Task):
         """Bootstrap all of them."""
         labels, guesses, _ = predictions
         return bootstrap(lambda rows: regression(labels[rows], guesses[rows]), len(labels))
+
+
+def _reads_as_number(label: Any) -> bool:
+    try:
+        return bool(np.isfinite(float(label)))
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, (int, float)) and not isinstance(label, bool) and abs(label) <= LARGEST

@@ -97,7 +97,16 @@ class TextPreprocess(Preprocess):
     @classmethod
     def load(cls, directory: Path | str, **kwargs: Any) -> TextPreprocess:
         """Read a saved tokenizer; also any directory or hub name that holds one."""
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True)
+        except OSError:
+            raise
+        except Exception as error:  # tokenizers raises nothing narrower
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"the tokenizer in {directory} cannot be read ({reason}): write its tokenizer.json again, or name "
+                "another"
+            ) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             told = f"preprocess: the tokenizer in {directory} has no fast version (tokenizer.json)"
             raise ValueError(f"{told}: convert it with transformers first")

@@ -129,7 +129,7 @@ def test_a_directory_without_tables_is_refused(refused, tmp_path: Path) -> None:
 def test_a_truncated_parquet_file_is_named(refused, tmp_path: Path) -> None:
     path = write(tmp_path / "data" / "train.parquet", texts(30, 0))
     path.write_bytes(path.read_bytes()[:200])
-    refused(None, r"train\.parquet, which cannot be read as parquet", f"data.path={tmp_path / 'data'}")
+    refused(None, r"train\.parquet cannot be read as parquet", f"data.path={tmp_path / 'data'}")
 
 
 def test_bad_utf8_is_named(refused, tmp_path: Path) -> None:

@@ -61,3 +61,34 @@ def test_a_source_that_cannot_be_read_and_a_missing_column_are_one_error(directo
         hub(directory, tmp_path).fingerprint()
     with pytest.raises(FileNotFoundError, match=r"data\.name=nobody/nothing cannot be read .*give a local directory"):
         hub("nobody/nothing", tmp_path).fingerprint()
+
+
+def test_null_texts_are_counted_and_what_is_no_text_is_named(tmp_path, capfd):
+    directory = tmp_path / "set"
+    directory.mkdir()
+    texts = [f"document {i}." if i % 3 else None for i in range(30)]
+    pyarrow.parquet.write_table(pyarrow.table({"body": texts, "n": list(range(30))}), directory / "train.parquet")
+    hub(directory, tmp_path, text_column="body").fingerprint()
+    assert "split train: 10 of 30 texts are null and left out" in capfd.readouterr().err
+    with pytest.raises(ValueError, match=r"split train, row 1: column 'n' is not text \(1\)"):
+        hub(directory, tmp_path, text_column="n").fingerprint()
+
+
+def test_a_folder_of_save_to_disk_is_read_and_a_wrong_configuration_is_one_line(tmp_path):
+    import datasets
+
+    part = datasets.Dataset.from_dict({"text": [f"document {i}." for i in range(30)]})
+    datasets.DatasetDict({"Train": part, "test": part.select(range(4))}).save_to_disk(str(tmp_path / "saved"))
+    data = hub(tmp_path / "saved", tmp_path)
+    assert list(data.texts("test")) == [f"document {i}." for i in range(4)]
+    part.save_to_disk(str(tmp_path / "one"))
+    assert (
+        len(
+            [text for split in ("train", "validation", "test") for text in hub(tmp_path / "one", tmp_path).texts(split)]
+        )
+        == 30
+    )
+    for name in (f"{tmp_path / 'one'}:other", "nobody/nothing:other"):
+        with pytest.raises(ValueError, match=r"data\.name=.*cannot be read.*name:configuration") as caught:
+            hub(name, tmp_path).fingerprint()
+        assert "\n" not in str(caught.value)

@@ -142,3 +142,14 @@ def test_unigram_pieces_carry_their_space_and_are_the_same_each_time(tmp_path):
     assert (first.bos_id, first.pad_id, first.eos_id, first.mask_id) == (0, 1, 2, 4)
     first.save(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path)("The lazy fox")["input_ids"] == [0, *ids.tolist(), 2]
+
+
+def test_a_broken_tokenizer_file_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "WordPiece", "vo')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    for content in (None, "{}"):
+        if content is not None:
+            (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"{tmp_path}.*tokenizer\.json") as caught:
+            TextPreprocess.load(tmp_path)
+        assert "\n" not in str(caught.value)

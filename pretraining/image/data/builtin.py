@@ -13,7 +13,8 @@ from pretraining.cache import sha256
 from pretraining.data.splits import stratified
 from pretraining.image.data.base import ImageData, ImageSet, check_split
 from pretraining.image.data.decode import Decoding, Encoded
-from pretraining.image.data.files import EncodedImages, Table, read_parquet
+from pretraining.image.data.encoded import EncodedImages, Table
+from pretraining.image.data.tables import read_parquet
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -73,7 +74,7 @@ class Cifar10(EncodedImages):
         """List a part's images, from parquet before binary files."""
         tables = sorted(self.path.glob(f"{part}*.parquet"))
         if tables:
-            return read_parquet(tables, image="image", label="label")
+            return read_parquet({part: tables}, image="image", label="label")[part]
         files = sorted(self.path.glob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
         if not files:
             what = f"data.path={self.path} holds neither train.parquet and test.parquet"

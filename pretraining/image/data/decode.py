@@ -5,6 +5,7 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from pretraining.cache import build_once, key
 
@@ -56,15 +57,41 @@ class Encoded:
 
 def decode(content: bytes, name: str, decoding: Decoding) -> np.ndarray:
     """Decode one image. uint8 [C, H, W]; `name` is what errors call it."""
+    if not isinstance(content, bytes):
+        what = "is null" if content is None else f"is text ({content!r:.40}), and not an encoded image"
+        raise ValueError(f"{name} {what}: drop the row, or give bytes of png, jpeg, ... ({{bytes, path}} or binary)")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            picture = image.convert(MODES[decoding.channels])
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{name} is not a readable image ({error}): repair or remove it") from error
+            picture = _as_shown(image).convert(MODES[decoding.channels])
+    except Exception as error:  # decoders raise what they meet in damaged bytes: struct.error, IndexError, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name} is not a readable image ({reason}): repair or remove it") from error
     if decoding.size is not None and picture.size != (decoding.size, decoding.size):
         picture = _centre_square(picture, decoding.size)
     pixels = np.asarray(picture)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    """Bring an image to 8 bits as a viewer shows it: turned upright, deep greys scaled, on white where transparent."""
+    with contextlib.suppress(Exception):  # of damaged notes on a picture that may be whole
+        ImageOps.exif_transpose(image, in_place=True)
+    picture = image
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(np.asarray(picture)))
+    if picture.has_transparency_data:
+        drawn = picture.convert("RGBA")
+        picture = Image.new("RGB", drawn.size, "white")
+        picture.paste(drawn, mask=drawn.getchannel("A"))
+    return picture
+
+
+def _eight_bits(levels: np.ndarray) -> np.ndarray:
+    """Scale grey levels: integers of 16 bits, or real numbers from 0 to 1."""
+    most, kind = (1.0, "real numbers from 0 to 1") if levels.dtype.kind == "f" else (65535.0, "integers of 16 bits")
+    if not (levels.min() >= 0 and levels.max() <= most):
+        raise ValueError(f"its levels are {levels.min()} to {levels.max()}, and not {kind}: save it in 8 or 16 bits")
+    return (levels.astype(np.float64) * (255 / most)).round().astype(np.uint8)
 
 
 def _centre_square(picture: Image.Image, size: int) -> Image.Image:
@@ -94,7 +121,7 @@ def pixels(encoded: Encoded, decoding: Decoding, *, cache_dir: Path, identity: s
     They are a memory map of a file in the cache that all processes share, or decoded on demand where that would be too
     large. `identity` stands for the content of the images.
     """
-    parts = {"images": identity, "channels": decoding.channels, "size": decoding.size, "format": 1}
+    parts = {"images": identity, "channels": decoding.channels, "size": decoding.size, "format": 2}
     directory = cache_dir / "pixels" / key(parts)
     if not directory.exists():
         shape = decode(encoded.read(0), encoded.names[0], decoding).shape

@@ -3,100 +3,78 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pretraining.cache import sha256
-from pretraining.data.splits import missing_shares, names_of_splits, stratified
-from pretraining.image.data.base import ImageData, ImageSet, check_split
-from pretraining.image.data.decode import Decoding, Encoded, pixels
+from pretraining.data.files import is_hidden, say, walk
+from pretraining.data.hub import load
+from pretraining.data.splits import SPLITS, by_split, described, names_of_splits, refuse_lone_train
+from pretraining.image.data.decode import Encoded
+from pretraining.image.data.encoded import EncodedImages, Table
+from pretraining.image.data.tables import hub_tables
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HASHED_WHOLE = 256 * 2**20  # bytes: images up to this size are known by content, larger ones by files' sizes and times
-SHARE = 0.1  # of the training images for a split that the data does not have
-
-
-@dataclass(frozen=True)
-class Table:
-    """Encoded images, with classes where there are any."""
-
-    encoded: Encoded
-    labels: np.ndarray | None
-    class_names: tuple[str, ...]
-    identity: str
-
-    def subset(self, rows: np.ndarray) -> Table:
-        """Select some rows."""
-        labels = None if self.labels is None else self.labels[rows]
-        identity = hashlib.sha256(self.identity.encode() + rows.tobytes()).hexdigest()
-        return Table(self.encoded.subset(rows), labels, self.class_names, identity)
-
-
-@dataclass(kw_only=True, eq=False)
-class EncodedImages(ImageData):
-    """Encoded images in the splits that they come in; a missing one is always the same of the training images."""
-
-    decoding: Decoding
-    tables: dict[str, Table] = field(init=False, repr=False)
-
-    def split(self, split: str) -> ImageSet:
-        """Open a split."""
-        check_split(split)
-        table = self.tables.get(split)
-        if table is None or (split == "train" and len(self.tables) < 3):
-            table = self._carved(split)
-        images = pixels(table.encoded, self.decoding, cache_dir=self.cache_dir, identity=table.identity)
-        return ImageSet(images, table.labels, table.class_names)
-
-    def fingerprint(self) -> str:
-        """Identify the files of all splits."""
-        return hashlib.sha256(
-            "".join(f"{name}:{table.identity}" for name, table in sorted(self.tables.items())).encode()
-        ).hexdigest()
-
-    def _carved(self, split: str) -> Table:
-        """Take the part of the training images that stands for `split`."""
-        train = self.tables["train"]
-        labels = np.zeros(len(train.encoded), np.int64) if train.labels is None else train.labels
-        rows = stratified(labels, **missing_shares(self.tables, validation=SHARE, test=SHARE))[split]
-        if not len(rows):
-            raise ValueError(
-                f"{len(train.encoded)} images are too few to set some apart for {split}: give more, or a {split} split"
-            )
-        return train.subset(rows)
+REMEDY = "say which is which with data.path={train: …, validation: …, test: …}, or take all with data.path={train: …}"
 
 
 @dataclass(kw_only=True, eq=False)
 class ImageFolder(EncodedImages):
     """A folder of images: path/SPLIT/CLASS/*.png, or path/CLASS/*.png; without the CLASS level there are no labels."""
 
-    path: str
+    path: str | Mapping[str, str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        root = Path(self.path).expanduser()
-        if not root.is_dir():
-            what = f"data.path={self.path} {'is not a directory' if root.exists() else 'does not exist'}"
-            raise FileNotFoundError(f"{what} (seen from {Path.cwd()}): set data.path to a folder of images")
-        names = names_of_splits([part.name for part in root.iterdir() if part.is_dir()])
-        folders = {split: root / name for split, name in names.items()}
-        folders = folders if "train" in folders else {"train": root}
+        folders = split_folders(self.path)
         class_names = _classes(folders["train"])
         self.tables = {split: _listed(folder, class_names, self.path) for split, folder in folders.items()}
 
 
+def split_folders(path: str | Mapping[str, str], known: Collection[str] = ()) -> dict[str, Path]:
+    """Find the folder of each split, by its name where `path` does not give it; and say which serves which.
+
+    `known`: splits whose folders are chosen already.
+    """
+    if isinstance(path, Mapping):
+        if "train" not in path or not set(path) <= set(SPLITS):
+            raise ValueError(f"data.path has the splits {sorted(path)}: give train, and validation and test if any")
+        return {split: _folder(part, f"data.path.{split}") for split, part in path.items()}
+    if not isinstance(path, str):
+        raise ValueError(f"data.path={path}: give one folder, or one for each of train, validation and test")
+    root, where = _folder(path, "data.path"), f"data.path={path}"
+    names = sorted(part.name for part in root.iterdir() if part.is_dir() and not is_hidden(part.name))
+    found = by_split(names, where=where, remedy=REMEDY, known=known) if names else {"train": []}
+    if found.get("train") == names:
+        return {"train": root}
+    if not known:
+        refuse_lone_train(found, names, where=where, remedy=REMEDY)
+    double = next((split for split, parts in found.items() if len(parts) > 1), None)
+    if double is not None:
+        raise ValueError(f"{where} holds several folders for {double}, {', '.join(found[double])}: {REMEDY}")
+    used = [part for parts in found.values() for part in parts]
+    say(described(where, found, [name for name in names if name not in used]))
+    return {split: root / parts[0] for split, parts in found.items()}
+
+
+def _folder(path: str, key: str) -> Path:
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        what = "is not a directory" if root.exists() else "does not exist"
+        raise FileNotFoundError(f"{key}={path} {what} (seen from {Path.cwd()}): set {key} to a folder of images")
+    return root
+
+
 def _classes(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(part.name for part in folder.iterdir() if part.is_dir() and not part.name.startswith(".")))
+    return tuple(sorted(part.name for part in folder.iterdir() if part.is_dir() and not is_hidden(part.name)))
 
 
-def _listed(folder: Path, class_names: tuple[str, ...], path: str) -> Table:
+def _listed(folder: Path, class_names: tuple[str, ...], path: str | Mapping[str, str]) -> Table:
     """List a split's image files in the order of their names."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = [file for file in walk(folder) if file.suffix.lower() in SUFFIXES]
     if not files:
         taken = ", ".join(SUFFIXES)
         raise FileNotFoundError(
@@ -127,62 +105,9 @@ def _identity(files: Sequence[Path], root: Path) -> str:
     return digest.hexdigest()
 
 
-def read_parquet(files: list[Path], *, image: str, label: str) -> Table:
-    """Open tables whose `image` column holds encoded images, as bytes or as {bytes, path}. Files are identified by
-    their content.
-
-    The images themselves are read when the first of them is asked for: a run that finds their pixels in the cache never
-    does.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    digest, tables = hashlib.sha256(), []
-    for path in files:
-        try:
-            schema = pyarrow.parquet.read_schema(path)
-            for column in (image, label):
-                if column not in schema.names:
-                    there = ", ".join(schema.names)
-                    raise ValueError(
-                        f"{path} has no column {column!r}, only {there}: use data=hub_images to name columns"
-                    )
-            tables.append(pyarrow.parquet.read_table(path, columns=[label]))
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path} is not a readable parquet file ({error}): download it again") from error
-        digest.update(sha256(path).encode())
-    labels = pyarrow.concat_tables(tables)[label].to_numpy().astype(np.int64)
-    cells = _LazyColumn(files, image)
-    names = [f"row {row} of {files[0].parent}" for row in range(len(labels))]
-    return Table(Encoded(names, cells.read), labels, (), digest.hexdigest())
-
-
-class _LazyColumn:
-    """A column of encoded images, loaded when first read; once, although decoding threads ask for it together."""
-
-    def __init__(self, files: list[Path], image: str) -> None:
-        self.files, self.image, self.lock = files, image, threading.Lock()
-        self.cells: Any = None
-
-    def read(self, row: int) -> bytes:
-        """Read one encoded image."""
-        with self.lock:
-            if self.cells is None:
-                self.cells = self._load()
-        return self.cells[row].as_py()
-
-    def _load(self) -> Any:
-        import pyarrow
-        import pyarrow.parquet
-
-        parts = [pyarrow.parquet.read_table(path, columns=[self.image]) for path in self.files]
-        column = pyarrow.concat_tables(parts)[self.image].combine_chunks()
-        return column.field("bytes") if pyarrow.types.is_struct(column.type) else column
-
-
 @dataclass(kw_only=True, eq=False)
 class HubImages(EncodedImages):
-    """Whatever `datasets.load_dataset(name)` gives: a name on the hub or a local directory.
+    """Whatever `datasets` loads: a name on the hub or a local directory; `name:configuration` where it has several.
 
     `image` and `label` are its columns; a null `label` leaves classes out.
     """
@@ -193,50 +118,13 @@ class HubImages(EncodedImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        splits = _loaded(self.name)
-        found = {split: splits[name] for split, name in names_of_splits(splits).items()}
-        if "train" not in found:
-            what = f"data.name={self.name} has the splits {', '.join(splits)}, but no train"
-            raise ValueError(f"{what}: choose another data set")
-        chosen = (self.image, self.label)
-        self.tables = {split: _hub_table(part, self.name, split, *chosen) for split, part in found.items()}
-
-
-def _loaded(name: str) -> dict[str, Any]:
-    import datasets
-
-    try:
-        return dict(datasets.load_dataset(name))
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise ValueError(
-            f"data.name={name} cannot be loaded ({error}): give the name of a data set on the hub or a local directory"
-        ) from error
-
-
-def _hub_table(part: Any, name: str, split: str, image: str, label: str | None) -> Table:
-    import datasets
-
-    for key, column in (("image", image), ("label", label)):
-        if column is not None and column not in part.column_names:
+        splits = load(self.name)
+        names = names_of_splits(splits)
+        if "train" not in names:
             raise ValueError(
-                f"data.name={name} has no column {column!r}, only {', '.join(part.column_names)}: set data.{key}"
+                f"data.name={self.name} has the splits {', '.join(splits)}, but no train: choose another data set"
             )
-    if not len(part):
-        raise ValueError(f"data.name={name}: the split {split} is empty")
-    encoded = part.cast_column(image, datasets.Image(decode=False))
-
-    def read(row: int) -> bytes:
-        cell = encoded[row][image]
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-
-    labels, class_names = None, ()
-    if label is not None:
-        values = np.asarray(part[label])
-        class_names = tuple(getattr(part.features[label], "names", None) or map(str, np.unique(values)))
-        labels = (
-            values.astype(np.int64)
-            if np.issubdtype(values.dtype, np.integer)
-            else np.unique(values, return_inverse=True)[1]
-        )
-    names = [f"image {row} of {name} ({split})" for row in range(len(part))]
-    return Table(Encoded(names, read), labels, class_names, f"{part._fingerprint}:{image}")
+        unused = [part for part in splits if part not in names.values()]
+        say(described(f"data.name={self.name}", {split: [part] for split, part in names.items()}, unused))
+        found = {split: splits[part] for split, part in names.items()}
+        self.tables = hub_tables(found, self.name, image=self.image, label=self.label)

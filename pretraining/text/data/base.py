@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.cache import key, sha256
+from pretraining.data.files import Paths, kind_of
 from pretraining.data.splits import Shares, carved, missing_shares
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.corpus.prepare import Preparation, prepare_split
-from pretraining.text.data.files import LAYOUTS, files_of_splits, kind_of, read_texts
+from pretraining.text.data.files import LAYOUTS, files_of_splits, read_texts
 from pretraining.text.modality import TEXT
 from pretraining.text.plan import PlannedText, Rows
 from pretraining.text.tokenizer import TextPreprocess
@@ -113,13 +114,14 @@ def shares_of(preparation: Preparation, given: Collection[str] = ()) -> Shares:
 
 @dataclass(kw_only=True, eq=False)
 class TextFiles(TextData):
-    """Local .txt, .jsonl, .csv and .parquet files: see `files.py`.
+    """Local text files and tables: see `files.py`.
 
-    `path` is a file, a directory or a glob; or one for each of train, validation and test. A split that is not given is
-    cut out of the training documents by their hash, with `preparation.validation_share` and `test_share`.
+    `path` is a file, a directory, a glob or a list of such, in which files serve the splits that they are named after;
+    or one for each of train, validation and test. A split that is not given is cut out of the training documents by
+    their hash, with `preparation.validation_share` and `test_share`.
     """
 
-    path: str | Mapping[str, str]
+    path: Paths | Mapping[str, Paths]
     preparation: Preparation = TextData.preparation
 
     def __post_init__(self) -> None:

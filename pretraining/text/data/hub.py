@@ -7,18 +7,17 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow
 import pyarrow.parquet
-from datasets.exceptions import DatasetsError
 
 from pretraining.cache import build_once, key
-from pretraining.data.splits import carved, names_of_splits
+from pretraining.data import hub
+from pretraining.data.files import say
+from pretraining.data.splits import carved, described, names_of_splits
 from pretraining.text.corpus.prepare import Preparation
 from pretraining.text.data.base import TextData, shares_of
 from pretraining.text.data.files import missing_column, read_texts
@@ -39,16 +38,10 @@ class HubText(TextData):
     max_bytes: int
     preparation: Preparation = TextData.preparation
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        local = Path(self.name).expanduser()
-        self._path, _, configuration = (str(local), "", "") if local.exists() else self.name.partition(":")
-        self._configuration = configuration or None
-
     @functools.cached_property
     def _state(self) -> list[Any]:
         """Tell versions of a local directory apart."""
-        root = Path(self._path)
+        root = Path(self.name).expanduser()
         files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
         return [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
@@ -59,14 +52,20 @@ class HubText(TextData):
         there = json.loads((build_once(place, self._write_splits) / "splits.json").read_text())
         given = names_of_splits(there)
         if "train" not in given:
-            what = f"data.name={self.name} has the splits {there}, but none is called train"
-            raise ValueError(f"{what}: choose one that has it")
+            raise ValueError(
+                f"data.name={self.name} has the splits {there}, but none is called train: choose one that has it"
+            )
+        say(
+            described(
+                f"data.name={self.name}",
+                {split: [name] for split, name in given.items()},
+                sorted({*there} - {*given.values()}),
+            )
+        )
         return given
 
     def _write_splits(self, directory: Path) -> None:
-        with _explained(self.name):
-            names = datasets.get_dataset_split_names(self._path, self._configuration)
-        (directory / "splits.json").write_text(json.dumps(list(map(str, names))))
+        (directory / "splits.json").write_text(json.dumps(hub.split_names(self.name)))
 
     def _local(self, split: str) -> Path:
         """Find what was read of one of the data set's splits, or read it: a directory."""
@@ -76,26 +75,33 @@ class HubText(TextData):
 
     def _read(self, split: str, directory: Path) -> None:
         """Write the column's values to texts.parquet until they make `max_bytes`, and what they are to facts.json."""
-        column, digest, size = self.preparation.text_column, hashlib.sha256(), 0
+        column, digest, size, nulls, rows = self.preparation.text_column, hashlib.sha256(), 0, 0, 0
+        place = f"data.name={self.name}, split {split}"
         schema = pyarrow.schema([("text", pyarrow.string())])
-        with (
-            _explained(self.name),
-            pyarrow.parquet.ParquetWriter(directory / "texts.parquet", schema, compression="zstd") as writer,
-        ):
-            records = iter(datasets.load_dataset(self._path, self._configuration, split=split, streaming=True))
-            while size < self.max_bytes and (group := list(itertools.islice(records, ROWS_PER_GROUP))):
+        with pyarrow.parquet.ParquetWriter(directory / "texts.parquet", schema, compression="zstd") as writer:
+            records = iter(hub.records(self.name, split))
+            while size < self.max_bytes and (group := self._next(records)):
                 if column not in group[0]:
-                    place = f"data.name={self.name}, split {split}"
                     raise ValueError(missing_column(place, column, sorted(group[0])))
                 texts = [record[column] or "" for record in group]
-                if not all(isinstance(text, str) for text in texts):
-                    what = f"data.name={self.name}: column {column!r} is not text"
-                    raise ValueError(f"{what}: set data.preparation.text_column to one that is")
+                odd = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
+                if odd is not None:
+                    raise ValueError(
+                        f"{place}, row {rows + odd}: column {column!r} is not text ({texts[odd]!r:.40}): set "
+                        "data.preparation.text_column to one that is"
+                    )
                 for text in texts:
                     digest.update(text.encode() + b"\0")
                     size += len(text.encode())
+                nulls, rows = nulls + sum(record[column] is None for record in group), rows + len(group)
                 writer.write_batch(pyarrow.record_batch([texts], schema=schema))
+        if nulls:
+            say(f"{place}: {nulls} of {rows} texts are null and left out")
         (directory / "facts.json").write_text(json.dumps({"sha256": digest.hexdigest(), "bytes": size}))
+
+    def _next(self, records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+        with hub.explained(self.name):
+            return list(itertools.islice(records, ROWS_PER_GROUP))
 
     def _facts(self, split: str) -> dict[str, Any]:
         return json.loads((self._local(split) / "facts.json").read_text())
@@ -114,14 +120,3 @@ class HubText(TextData):
         stored = self._local(split if split in self.given else "train") / "texts.parquet"
         texts = read_texts(stored, column="text", layout="files")
         return carved(texts, split, self.given, shares_of(self.preparation, self.given))
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn what `datasets` raises about a source that it cannot read into one error that says what to change."""
-    try:
-        yield
-    except (DatasetsError, FileNotFoundError, ConnectionError, ImportError) as error:
-        what = f"data.name={name} cannot be read ({' '.join(str(error).split())[:300]})"
-        cure = "a local directory, or the name of a data set of the hub, as name:configuration where it has several"
-        raise FileNotFoundError(f"{what}: give {cure}") from error

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
+from pretraining.data.files import TABLES, Paths, kind_of
+from pretraining.data.labels import one_type, present
 from pretraining.data.splits import SPLITS, carved, missing_shares
+from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.text.corpus.corpus import Corpus
 from pretraining.text.corpus.prepare import Preparation
 from pretraining.text.data.base import TextData
 from pretraining.text.data.docs_topic import Labelled, docs_topic
-from pretraining.text.data.files import files_of_splits, kind_of
+from pretraining.text.data.files import files_of_splits
 from pretraining.text.plan import Rows
 from pretraining.text.tokenizer import TextPreprocess
 
@@ -92,47 +91,42 @@ class DocsTopicText(LabelledDocuments):
 
 @dataclass(kw_only=True, eq=False)
 class LabelledTextFiles(LabelledDocuments):
-    """Tables (.parquet, .csv, .jsonl) of texts with a class: the columns `text` and `label`, a string or an integer.
+    """Tables (.parquet, .csv, .jsonl, ...) of texts with a class: the columns `text` and `label`, text or an integer.
 
-    `path` is a file, a directory or a glob; or one for each of train, validation and test. Splits that are not given
-    are cut out of the training texts by their hash, `validation_share` and `test_share` of them.
+    `path` is read like that of `TextFiles`. Splits that are not given are cut out of the training texts by their hash,
+    `validation_share` and `test_share` of them.
     """
 
-    path: str | Mapping[str, str]
+    path: Paths | Mapping[str, Paths]
     columns: Mapping[str, str]
     shares: Mapping[str, float]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.files = files_of_splits(self.path)
+        self.files = _tables_of(self.path)
 
     @functools.cached_property
     def tables(self) -> dict[str, list[tuple[str, str]]]:
         """Read the texts and labels of every split."""
-        read = {split: self._read(files) for split, files in self.files.items()}
+        tables = {split: self._read(files) for split, files in self.files.items()}
+        text, label = self.columns["text"], self.columns["label"]
+        tables = present(tables, {"data.columns.text": text, "data.columns.label": label}, label=label)
+        one_type(tables, label)
+        read = {split: [_pair(table, row, text, label) for row in range(table.size)] for split, table in tables.items()}
         shares = missing_shares(read, validation=self.shares["validation"], test=self.shares["test"])
         return {
             split: list(carved(read.get(split, read["train"]), split, read, shares, text=lambda pair: pair[0]))
             for split in SPLITS
         }
 
-    def _read(self, files: list[Path]) -> list[tuple[str, str]]:
-        pairs = []
-        for path in files:
-            table = _table(path)
-            missing = [name for name in self.columns.values() if name not in table.column_names]
-            if missing:
-                raise ValueError(
-                    f"{path} has no column {missing[0]!r}: set data.columns to two of {', '.join(table.column_names)}"
-                )
-            rows = zip(table[self.columns["text"]].to_pylist(), table[self.columns["label"]].to_pylist(), strict=True)
-            for number, (text, label) in enumerate(rows):
-                if not isinstance(text, str) or not text.strip() or not isinstance(label, str | int):
-                    raise ValueError(
-                        f"row {number} of {path} has the text {text!r} and the label {label!r}: give a text and a class"
-                    )
-                pairs.append((text, str(label)))
-        return pairs
+    def _read(self, files: list[Path]) -> Table:
+        try:
+            return read_table(files, list(self.columns.values()))
+        except MissingColumnError as error:
+            there = ", ".join(error.there)
+            raise ValueError(
+                f"{error.place} has no column {error.name!r}: set data.columns to two of {there}"
+            ) from error
 
     def labelled(self, split: str) -> Labelled:
         """Read a split's texts and the numbers of their classes, which are those of the training texts in order."""
@@ -147,15 +141,19 @@ class LabelledTextFiles(LabelledDocuments):
         return Labelled([text for text, _ in self.tables[split]], [numbers[label] for label in labels], names)
 
 
-def _table(path: Path) -> pyarrow.Table:
-    readers = {".parquet": pyarrow.parquet.read_table, ".csv": pyarrow.csv.read_csv, ".jsonl": pyarrow.json.read_json}
-    if kind_of(path) not in readers:
+def _tables_of(path: Paths | Mapping[str, Paths]) -> dict[str, list[Path]]:
+    files = files_of_splits(path)
+    odd = next((file for part in files.values() for file in part if kind_of(file) not in TABLES), None)
+    if odd is not None:
         raise ValueError(
-            f"data.path: {path} holds no labels: give .parquet, .csv or .jsonl with a text and a label column"
+            f"data.path: {odd} holds no labels: give .parquet, .csv or .jsonl with a text and a label column"
         )
-    try:
-        return readers[kind_of(path)](path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(
-            f"{path} cannot be read as {kind_of(path)[1:]} ({str(error).splitlines()[0]}): replace the file"
-        ) from error
+    return files
+
+
+def _pair(table: Table, row: int, text: str, label: str) -> tuple[str, str]:
+    """Take a text and its class."""
+    read, own = table.columns[text][row], table.columns[label][row]
+    if not isinstance(read, str) or not read.strip() or not isinstance(own, str | int):
+        raise ValueError(f"{table.place(row)} has the text {read!r} and the label {own!r}: give a text and a class")
+    return read, str(own)

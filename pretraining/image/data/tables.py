@@ -1,0 +1,155 @@
+"""Images in tables: parquet files, and what `datasets` has loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretraining.cache import sha256
+from pretraining.data.labels import one_type, present
+from pretraining.data.tables import Table as Columns
+from pretraining.data.tables import read_table
+from pretraining.image.data.decode import Encoded
+from pretraining.image.data.encoded import Table
+
+
+def read_parquet(
+    splits: Mapping[str, Sequence[Path]], *, image: str, label: str, missing: str | None = None
+) -> dict[str, Table]:
+    """Open tables whose `image` column holds encoded images, as bytes or as {bytes, path}. Files are identified by
+    their content.
+
+    The images themselves are read when the first of them is asked for: a run that finds their pixels in the cache never
+    does.
+    """
+    for path in (path for files in splits.values() for path in files):
+        _check(path, image, label)
+    read = {split: read_table(files, [label]) for split, files in splits.items()}
+    whole = present(read, {"data.columns.label": label}, label=label, missing=missing)
+    class_names = numbered(whole, label)
+    found = {}
+    for split, files in splits.items():
+        sizes = np.bincount(read[split].source, minlength=len(files))
+        rows = (np.cumsum(sizes) - sizes)[whole[split].source] + whole[split].number
+        encoded = _encoded(whole[split], _LazyColumn(list(files), image), rows)
+        kept = rows.tobytes() if len(rows) < sizes.sum() else b""
+        identity = hashlib.sha256("".join(map(sha256, files)).encode() + kept).hexdigest()
+        found[split] = Table(encoded, np.array(whole[split].columns[label], np.int64), class_names, identity)
+    return found
+
+
+def _check(path: Path, image: str, label: str) -> None:
+    import pyarrow.parquet
+
+    try:
+        there = pyarrow.parquet.read_schema(path).names
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a readable parquet file ({error}): download it again") from error
+    for column in (image, label):
+        if column not in there:
+            raise ValueError(
+                f"{path} has no column {column!r}, only {', '.join(there)}: use data=hub_images to name columns"
+            )
+
+
+def _encoded(table: Columns, cells: _LazyColumn, rows: np.ndarray) -> Encoded:
+    return Encoded([table.place(row) for row in range(table.size)], lambda place: cells.read(int(rows[place])))
+
+
+def numbered(tables: Mapping[str, Columns], label: str) -> tuple[str, ...]:
+    """Turn labels into class numbers, the same ones in all splits; returns the names of text, none of integers."""
+    one_type(tables, label)
+    values = {value for table in tables.values() for value in table.columns[label] if not isinstance(value, list)}
+    odd = next((value for value in values if not isinstance(value, (str, int))), None)
+    if odd is not None or not values:
+        what = "lists" if odd is None else f"real numbers as labels ({odd}, ...)"
+        raise ValueError(f"got {what} in column {label!r}, but classes are needed: name another data.columns.label")
+    if all(isinstance(value, int) for value in values):
+        return ()
+    return _number(tables, label, sorted(values))
+
+
+def _number(tables: Mapping[str, Columns], label: str, values: Sequence[Any]) -> tuple[str, ...]:
+    places = {value: number for number, value in enumerate(values)}
+    for table in tables.values():
+        table.columns[label][:] = [places[value] for value in table.columns[label]]
+    return tuple(map(str, values))
+
+
+class _LazyColumn:
+    """A column of encoded images, loaded when first read; once, although decoding threads ask for it together."""
+
+    def __init__(self, files: list[Path], image: str) -> None:
+        self.files, self.image, self.lock = files, image, threading.Lock()
+        self.cells: Any = None
+
+    def read(self, row: int) -> bytes:
+        """Read one encoded image."""
+        with self.lock:
+            if self.cells is None:
+                self.cells = self._load()
+        return self.cells[row].as_py()
+
+    def _load(self) -> Any:
+        import pyarrow.parquet
+
+        parts = [pyarrow.parquet.read_table(path, columns=[self.image]) for path in self.files]
+        column = pyarrow.concat_tables(parts)[self.image].combine_chunks()
+        return column.field("bytes") if pyarrow.types.is_struct(column.type) else column
+
+
+def hub_tables(parts: Mapping[str, Any], name: str, *, image: str, label: str | None) -> dict[str, Table]:
+    """Open the splits of a loaded data set."""
+    for split, part in parts.items():
+        _check_part(part, f"data.name={name}", split, image, label)
+    numbers: dict[str, Any] = dict.fromkeys(parts)
+    class_names: tuple[str, ...] = ()
+    if label is not None:
+        columns = {
+            split: Columns.of(f"data.name={name}, split {split}, row", {label: part[label][:]})
+            for split, part in parts.items()
+        }
+        columns = present(columns, {"data.label": label}, label=label)
+        stored = getattr(parts["train"].features[label], "names", None)
+        class_names = tuple(stored or numbered(columns, label) or _named_integers(columns, label))
+        numbers = {split: np.array(table.columns[label], np.int64) for split, table in columns.items()}
+    return {
+        split: Table(_hub_images(part, name, split, image), numbers[split], class_names, f"{part._fingerprint}:{image}")
+        for split, part in parts.items()
+    }
+
+
+def _named_integers(columns: Mapping[str, Columns], label: str) -> tuple[str, ...]:
+    return _number(columns, label, sorted({value for table in columns.values() for value in table.columns[label]}))
+
+
+def _check_part(part: Any, where: str, split: str, image: str, label: str | None) -> None:
+    for key, column in (("image", image), ("label", label)):
+        if column is not None and column not in part.column_names:
+            raise ValueError(f"{where} has no column {column!r}, only {', '.join(part.column_names)}: set data.{key}")
+    if not len(part):
+        raise ValueError(f"{where}: the split {split} is empty")
+    if getattr(part.features[image], "dtype", None) in ("string", "large_string"):
+        raise ValueError(
+            f"{where}: column {image!r} holds text ({str(part[0][image])[:40]!r}), and not encoded images: give a "
+            "column of images or of their bytes (data.image=), or a folder (data=image_folder)"
+        )
+
+
+def _hub_images(part: Any, name: str, split: str, image: str) -> Encoded:
+    import datasets
+
+    encoded = part.cast_column(image, datasets.Image(decode=False))
+
+    def read(row: int) -> bytes:
+        cell = encoded[row][image]
+        if cell is None or cell["bytes"] is not None or cell["path"] is None:
+            return cell and cell["bytes"]
+        return Path(cell["path"]).read_bytes()
+
+    return Encoded([f"image {row} of {name} ({split})" for row in range(len(part))], read)
