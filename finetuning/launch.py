@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,23 +223,3 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
     load_head(task, run_dir, facts["neighbours"])
     return config, task.eval()
-
-
-def arguments(
-    given: Sequence[str], required: Sequence[str], optional: Mapping[str, str | None], rest: str = ""
-) -> dict[str, str]:
-    """Read a command line of the form key=value; keys that start with `rest` are taken as they come.
-
-    Any other unknown or missing key is an error. `optional` holds default values, None where a key has none.
-    """
-    values = {name: value for name, value in optional.items() if value is not None}
-    for argument in given:
-        name, equals, value = argument.partition("=")
-        if not equals or not (name in required or name in optional or (rest and name.startswith(rest))):
-            known = ", ".join(f"{key}=" for key in (*required, *optional, *((f"{rest}*",) if rest else ())))
-            raise RunError(f"got {argument!r}, but this command takes {known}")
-        values[name] = value
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise RunError(f"no value for {', '.join(missing)}: give {' '.join(f'{name}=...' for name in missing)}")
-    return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretraining.cli.compose import CONF as CONF
 from pretraining.cli.compose import compose as compose
-from pretraining.cli.compose import refuse_missing, up_to_date
+from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
 from pretraining.distributed.collectives import leave_group
 from pretraining.distributed.environment import batch_job, restarted
 from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
@@ -42,9 +43,13 @@ def instantiate(node: Any, **parts: Any) -> Any:
     from hydra.errors import InstantiationException
 
     try:
-        return hydra.utils.instantiate(node, _convert_="all", _partial_=True)(**parts)
+        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
+        inspect.signature(make).bind(**parts)
     except InstantiationException as error:
+        raise RunError(f"{node.get('_target_')}: {' '.join(str(error).split())}") from error
+    except TypeError as error:
         raise RunError(f"{node.get('_target_')}: {error}") from error
+    return make(**parts)
 
 
 def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -67,6 +72,7 @@ def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.update(base, key, OmegaConf.create(f"value: {value}").value)
         except OmegaConfBaseException as error:
             raise RunError(f"{override}: {path} has no such key") from error
+    check_settings(base)
     return base
 
 
@@ -153,6 +159,9 @@ def exit_cleanly() -> Iterator[None]:
     except (RunError, HandoffError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OmegaConfBaseException as error:  # a setting that was taken away, or that points at one
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
     except (CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
@@ -176,7 +185,7 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
             refuse_shared_run_dir(sys.argv[1:])
         if snapshot.submits_jobs(sys.argv[1:]):
             snapshot.submit_from_snapshot()
-    sweep = f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    sweep = f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     # Only what varies names a job. Read here: a job on a cluster has another command line.
     varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
 
@@ -187,7 +196,9 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
         with exit_cleanly():
             refuse_missing(config)
             place_in_sweep(config, sweep, varied)
-            main(up_to_date(config), list(HydraConfig.get().overrides.task))
+            config = up_to_date(config)
+            check_settings(config)
+            main(config, list(HydraConfig.get().overrides.task))
 
     sys.argv[1:] = current_overrides(sys.argv[1:])
     try:
