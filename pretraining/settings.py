@@ -6,282 +6,209 @@ constructor knows them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pretraining.errors import RunError
-from pretraining.kinds import ANY_TEXT, FLAG, GROUP, TEXT, Kind, choice, each, either, integer, is_list, number
-from pretraining.kinds import optional as null_or
-from pretraining.kinds import refusal
+from pretraining.kinds import ANY_TEXT, FLAG, GROUP, TEXT, Kind, choice, each, either, integer, is_list, number, refusal
+from pretraining.kinds import optional as or_null
 
 OURS = ("pretraining.", "finetuning.")
-COUNT, COUNT_OR_NONE, SEED = integer(1), integer(0), integer(0, 2**32 - 1)
-POSITIVE, NOT_NEGATIVE, SHARE, PART = number(above=0), number(0), number(0, 1), number(0, below=1)
-SOME = number(above=0, high=1)
-TEXTS, PER_VIEW = each(TEXT), either(SHARE, each(SHARE))
-RANGE = each(number(above=0), 2)
-PATH = either(TEXT, Kind("{train: …, validation: …, test: …}", GROUP.accepts))
-NORM, INTERPOLATION = choice("full", "scale", "none"), choice("bilinear", "bicubic")
-SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings d_model d_kv d_ff"
-SIZES += " num_layers num_decoder_layers num_heads encoder_layers decoder_layers encoder_ffn_dim decoder_ffn_dim"
-SIZES += " encoder_attention_heads decoder_attention_heads n_embd n_layer n_head n_positions type_vocab_size"
-DROPOUTS = "hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop dropout_rate dropout"
-DROPOUTS += " attention_dropout activation_dropout classifier_dropout"
-
-OPTIMIZER = {
-    "peak_lr": POSITIVE,
-    "warmup_steps": COUNT_OR_NONE,
-    "schedule": choice("linear", "cosine", "constant", "inverse_sqrt"),
-    "final_fraction": SHARE,
-    "weight_decay": NOT_NEGATIVE,
-    "decay_vectors": FLAG,
-    "warmup_from": null_or(SHARE),
-    "hold_steps": COUNT,
-    "betas": each(PART, 2),
-    "eps": NOT_NEGATIVE,
-    "momentum": PART,
-    "nesterov": FLAG,
-    "trust": POSITIVE,
-    "form": choice("rate_inside", "rate_outside"),
-    "clip": FLAG,
-    "adapt_vectors": FLAG,
-    "beta2_decay": number(high=0),
-    "clip_update": number(1),
-}
-TRAINER = {
-    "accelerator": choice("cpu", "cuda"),
-    "strategy": choice("single", "ddp", "fsdp"),
-    "devices": COUNT,
-    "num_nodes": COUNT,
-    "precision": choice("auto", "fp32", "bf16", "fp64"),
-    "max_steps": COUNT,
-    "accumulate": COUNT,
-    "clip_norm": null_or(POSITIVE),
-    "log_every": COUNT,
-    "val_every": COUNT_OR_NONE,
-    "checkpoint_every": COUNT_OR_NONE,
-    "handoff_every": COUNT_OR_NONE,
-    "keep_last": COUNT,
-    "background_checkpoints": FLAG,
-    "on_nonfinite": choice("stop", "skip"),
-    "compile": FLAG,
-    "activation_checkpointing": FLAG,
-    "winograd": FLAG,
-    "timeout": POSITIVE,
-}
-RUN = {
-    "seed": SEED,
-    "name": null_or(TEXT),
-    "run_dir": null_or(TEXT),
-    "resume": TEXT,
-    "group": null_or(TEXT),
-    "from_run": null_or(TEXT),
-    "dry_run": FLAG,
-    "overfit_batches": COUNT_OR_NONE,
-    "profile": FLAG,
-    "ema": null_or(number(above=0, below=1)),
-    "budget": {
-        "steps": null_or(number(1)),
-        **dict.fromkeys(("examples", "units", "tokens", "flops", "hours"), null_or(POSITIVE)),
+COUNT, COUNT_OR_ZERO, SEED = integer(1), integer(0), integer(0, 2**32 - 1)
+POSITIVE, NOT_NEGATIVE, FINITE = number(above=0), number(0), number()
+SHARE, PART, SOME, INNER = number(0, 1), number(0, below=1), number(above=0, high=1), number(above=0, below=1)
+COUNTS, SHARES, NUMBERS, PAIR = each(COUNT, least=1), either(SHARE, each(SHARE)), each(FINITE), each(POSITIVE, 2)
+BY_SPLIT = Kind("{train: …, validation: …, test: …}", GROUP.accepts)
+SCHEDULED = Kind("{start: …, end: …}", GROUP.accepts)
+GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
+    "": {
+        SEED: "seed",
+        TEXT: "resume handoff",
+        or_null(TEXT): "name run_dir group from_run tower",
+        FLAG: "dry_run profile save_model",
+        COUNT_OR_ZERO: "overfit_batches",
+        or_null(INNER): "ema",
+        or_null(SOME): "fraction",
+        or_null(COUNT): "shots early_stopping",
+        or_null(POSITIVE): "epochs",
+        or_null(choice("mean", "first", "last", "pooler")): "pooling",
+        choice("linear", "native"): "head",
+        choice("train", "validation", "test"): "split",
+        choice("fp32", "bf16"): "precision",
+        each(TEXT): "splits",
     },
-    "logger": {
-        "csv": FLAG,
-        "progress": FLAG,
-        "wandb": {
-            "mode": choice("auto", "online", "offline", "disabled"),
-            "project": TEXT,
-            "tags": TEXTS,
-            "patience": POSITIVE,
-            "upload_bytes": NOT_NEGATIVE,
-        },
+    "budget": {or_null(number(1)): "steps", or_null(POSITIVE): "examples units tokens flops hours"},
+    "trainer": {
+        choice("cpu", "cuda"): "accelerator",
+        choice("single", "ddp", "fsdp"): "strategy",
+        choice("auto", "fp32", "bf16", "fp64"): "precision",
+        choice("stop", "skip"): "on_nonfinite",
+        COUNT: "devices num_nodes max_steps accumulate log_every keep_last",
+        COUNT_OR_ZERO: "val_every checkpoint_every handoff_every",
+        FLAG: "background_checkpoints compile activation_checkpointing winograd",
+        or_null(POSITIVE): "clip_norm",
+        POSITIVE: "timeout",
     },
-    "probe": {"rate": POSITIVE, "bank": COUNT, "k": COUNT, "temperature": POSITIVE, "pictures": FLAG},
-}
-FINETUNING = {
-    "handoff": TEXT,
-    "tower": null_or(TEXT),
-    "fraction": null_or(SOME),
-    "shots": null_or(COUNT),
-    "epochs": null_or(POSITIVE),
-    "early_stopping": null_or(COUNT),
-    "pooling": null_or(choice("mean", "first", "last", "pooler")),
-    "head": choice("linear", "native"),
-    "save_model": FLAG,
-    "mode": {
-        "cache": FLAG,
-        "layer_decay": SOME,
-        "head_steps": COUNT_OR_NONE,
-        "share": SOME,
-        "k": COUNT,
-        "temperature": POSITIVE,
-        "penalties": each(POSITIVE, least=1),
-        "standardize": FLAG,
-        "rank": COUNT,
-        "scale": POSITIVE,
-        "targets": TEXTS,
-        "frozen_blocks": COUNT_OR_NONE,
+    "optimizer": {
+        choice("linear", "cosine", "constant", "inverse_sqrt"): "schedule",
+        choice("rate_inside", "rate_outside"): "form",
+        POSITIVE: "peak_lr trust",
+        COUNT: "hold_steps",
+        COUNT_OR_ZERO: "warmup_steps",
+        SHARE: "final_fraction",
+        or_null(SHARE): "warmup_from",
+        NOT_NEGATIVE: "weight_decay eps",
+        PART: "momentum",
+        each(PART, 2): "betas",
+        number(high=0): "beta2_decay",
+        number(1): "clip_update",
+        FLAG: "decay_vectors nesterov clip adapt_vectors",
     },
-    "task": {
-        "dropout": PART,
-        "class_weights": null_or(choice("balanced")),
-        "top": null_or(COUNT),
-        "select": TEXT,
-        "label_smoothing": PART,
-        "max_answer": COUNT,
-        "inputs": {
-            "max_tokens": COUNT,
-            "max_target_tokens": COUNT,
-            "align": choice("first", "all"),
-            "overlap": COUNT_OR_NONE,
-            "prefix": ANY_TEXT,
-            "separator": ANY_TEXT,
-        },
-        "decoding": {
-            "max_new_tokens": COUNT,
-            "num_beams": COUNT,
-            "length_penalty": number(),
-            "no_repeat_ngram_size": COUNT_OR_NONE,
-            "do_sample": FLAG,
-            "temperature": POSITIVE,
-            "top_p": SOME,
-            "seed": SEED,
-        },
+    "logger": {FLAG: "csv progress"},
+    "logger.wandb": {
+        choice("auto", "online", "offline", "disabled"): "mode",
+        TEXT: "project",
+        each(TEXT): "tags",
+        POSITIVE: "patience",
+        NOT_NEGATIVE: "upload_bytes",
     },
-}
-DATA = {
-    "batch_size": COUNT,
-    "eval_batch_size": COUNT,
-    "workers": COUNT_OR_NONE,
-    "max_tokens": COUNT,
-    "cache_dir": TEXT,
-    "path": PATH,
-    "name": TEXT,
-    "max_bytes": POSITIVE,
-    "shares": {"validation": PART, "test": PART},
-    "columns": {"text": TEXT, "image": TEXT, "label": TEXT},
-    **dict.fromkeys(("text", "image", "tokens", "tags", "source", "target", "question", "context", "answers"), TEXT),
-    **dict.fromkeys(("text_pair", "references", "label"), null_or(TEXT)),
-    "decoding": {"channels": choice(1, 3), "size": null_or(COUNT), "max_cache_gb": NOT_NEGATIVE},
-    "split": {
-        **dict.fromkeys(("train", "validation", "test"), null_or(TEXT)),
-        "validation_fraction": number(above=0, below=1),
-        "test_fraction": number(above=0, below=1),
-        "seed": SEED,
+    "probe": {POSITIVE: "rate temperature", COUNT: "bank k", FLAG: "pictures"},
+    "data": {
+        COUNT: "batch_size eval_batch_size max_tokens",
+        COUNT_OR_ZERO: "workers",
+        POSITIVE: "max_bytes",
+        either(TEXT, BY_SPLIT): "path",
+        TEXT: "cache_dir name text image tokens tags source target question context answers",
+        or_null(TEXT): "text_pair references label",
     },
-    "preparation": {
-        "workers": null_or(COUNT),
-        "text_column": TEXT,
-        "layout": choice("paragraphs", "sentences", "lines", "files"),
-        "sentence_splitter": {"abbreviations": TEXTS},
-        "deduplicate": FLAG,
-        "near_duplicates": null_or(number(above=0, below=1)),
-        "validation_share": PART,
-        "test_share": PART,
+    "data.columns": {TEXT: "text image label"},
+    "data.shares": {PART: "validation test"},
+    "data.split": {or_null(TEXT): "train validation test", INNER: "validation_fraction test_fraction", SEED: "seed"},
+    "data.decoding": {choice(1, 3): "channels", or_null(COUNT): "size", NOT_NEGATIVE: "max_cache_gb"},
+    "data.preparation": {
+        choice("paragraphs", "sentences", "lines", "files"): "layout",
+        TEXT: "text_column",
+        FLAG: "deduplicate",
+        or_null(COUNT): "workers",
+        or_null(INNER): "near_duplicates",
+        PART: "validation_share test_share",
     },
-}
-PARTS = {
+    "data.preparation.sentence_splitter": {each(TEXT): "abbreviations"},
     "preprocess": {
-        "vocab_size": COUNT,
-        "lowercase": FLAG,
-        "sample_bytes": COUNT,
-        "sentinels": COUNT,
-        "path": TEXT,
-        "size": COUNT,
-        "channels": choice(1, 3),
-        "mean": each(number()),
-        "std": each(POSITIVE),
-        "interpolation": INTERPOLATION,
-        "crop": SOME,
+        COUNT: "vocab_size sample_bytes sentinels size",
+        TEXT: "path",
+        FLAG: "lowercase",
+        choice(1, 3): "channels",
+        NUMBERS: "mean",
+        each(POSITIVE): "std",
+        choice("bilinear", "bicubic"): "interpolation",
+        SOME: "crop",
     },
     "backbone": {
-        "architecture": choice("encoder", "causal", "seq2seq"),
-        "pooling": choice("mean", "first", "pooler", "last"),
-        "init_from": null_or(TEXT),
-        "impl": choice("transformers", "fast"),
-        "name": TEXT,
-        "stem": choice("imagenet", "small", "cifar"),
-        "layers": null_or(each(COUNT, least=1)),
-        "width": COUNT,
-        "weights": null_or(TEXT),
-        "config": {
-            "model_type": TEXT,
-            **dict.fromkeys(SIZES.split(), COUNT),
-            **dict.fromkeys(DROPOUTS.split(), null_or(PART)),
-        },
+        choice("encoder", "causal", "seq2seq"): "architecture",
+        choice("mean", "first", "pooler", "last"): "pooling",
+        choice("transformers", "fast"): "impl",
+        choice("imagenet", "small", "cifar"): "stem",
+        TEXT: "name",
+        or_null(TEXT): "init_from weights",
+        or_null(COUNTS): "layers",
+        COUNT: "width",
+    },
+    "backbone.config": {
+        TEXT: "model_type",
+        COUNT: "hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings d_model "
+        "d_kv d_ff num_layers num_decoder_layers num_heads encoder_layers decoder_layers encoder_ffn_dim "
+        "decoder_ffn_dim encoder_attention_heads decoder_attention_heads n_embd n_layer n_head n_positions",
+        or_null(PART): "hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop "
+        "dropout_rate dropout attention_dropout activation_dropout classifier_dropout",
     },
     "objective": {
-        **dict.fromkeys(("mlm_weight", "nsp_weight", "boundary_weight", "weight", "noise"), NOT_NEGATIVE),
-        "temperature": POSITIVE,
-        "decoupled": FLAG,
-        "supervised": FLAG,
-        "classes": null_or(integer(2)),
-        "label_smoothing": PART,
-        "mask_ratio": number(above=0, below=1),
-        "normalise_patches": FLAG,
-        "decoder_width": COUNT,
-        "decoder": {"width": COUNT, "layers": COUNT, "heads": COUNT},
-        "projector": {
-            "layers": COUNT,
-            "hidden": null_or(COUNT),
-            "output": COUNT,
-            "hidden_norm": NORM,
-            "output_norm": NORM,
-            "bias": FLAG,
-            "init_std": null_or(POSITIVE),
-        },
+        NOT_NEGATIVE: "mlm_weight nsp_weight boundary_weight weight noise",
+        POSITIVE: "temperature",
+        FLAG: "decoupled supervised normalise_patches",
+        or_null(integer(2)): "classes",
+        PART: "label_smoothing",
+        INNER: "mask_ratio",
+        COUNT: "decoder_width",
+    },
+    "objective.decoder": {COUNT: "width layers heads"},
+    "objective.projector": {
+        COUNT: "layers output",
+        or_null(COUNT): "hidden",
+        choice("full", "scale", "none"): "hidden_norm output_norm",
+        FLAG: "bias",
+        or_null(POSITIVE): "init_std",
     },
     "collate": {
-        "max_tokens": COUNT,
-        "negatives": choice("random", "swapped"),
-        "short_share": SHARE,
-        "fraction": either(SHARE, Kind("{start: …, end: …}", GROUP.accepts)),
-        "unit": choice("token", "whole_word", "span"),
-        "mask_share": SHARE,
-        "random_share": SHARE,
-        "static_shapes": FLAG,
-        "corruption": {
-            "density": number(above=0, below=1),
-            "mean_length": POSITIVE,
-            "noises": {
-                **dict.fromkeys(("fraction", "random_share", "probability"), SHARE),
-                "mean_length": POSITIVE,
-                "whole_words": FLAG,
-            },
-        },
+        COUNT: "max_tokens",
+        SHARE: "short_share mask_share random_share",
+        either(SHARE, SCHEDULED): "fraction",
+        choice("random", "swapped"): "negatives",
+        choice("token", "whole_word", "span"): "unit",
+        FLAG: "static_shapes",
     },
-    "augment": {
-        "count": COUNT,
-        "impl": choice("auto", "compiled", "tensors"),
-        **dict.fromkeys(("greyscale", "solarise"), PER_VIEW),
-        "crop": {"size": COUNT, "area": RANGE, "aspect": RANGE, "interpolation": INTERPOLATION, "flip": PER_VIEW},
-        "jitter": {
-            "probability": PER_VIEW,
-            **dict.fromkeys(("brightness", "contrast", "saturation"), NOT_NEGATIVE),
-            "hue": number(0, 0.5),
-        },
-        "blur": {"probability": PER_VIEW, "kernel_size": COUNT, "sigma": RANGE},
-        "output": {"mean": each(number()), "std": each(POSITIVE), "channels_last": FLAG},
+    "collate.corruption": {INNER: "density", POSITIVE: "mean_length", each(GROUP): "noises"},
+    "collate.corruption.noises": {
+        SHARE: "fraction random_share probability",
+        POSITIVE: "mean_length",
+        FLAG: "whole_words",
+    },
+    "augment": {COUNT: "count", SHARES: "greyscale solarise", choice("auto", "compiled", "tensors"): "impl"},
+    "augment.crop": {
+        COUNT: "size",
+        PAIR: "area aspect",
+        SHARES: "flip",
+        choice("bilinear", "bicubic"): "interpolation",
+    },
+    "augment.jitter": {SHARES: "probability", NOT_NEGATIVE: "brightness contrast saturation", number(0, 0.5): "hue"},
+    "augment.blur": {SHARES: "probability", COUNT: "kernel_size", PAIR: "sigma"},
+    "augment.output": {NUMBERS: "mean", each(POSITIVE): "std", FLAG: "channels_last"},
+    "mode": {
+        FLAG: "cache standardize",
+        SOME: "layer_decay share",
+        COUNT: "k rank",
+        COUNT_OR_ZERO: "head_steps frozen_blocks",
+        POSITIVE: "temperature scale",
+        each(POSITIVE, least=1): "penalties",
+        each(TEXT): "targets",
+    },
+    "task": {
+        PART: "dropout label_smoothing",
+        or_null(choice("balanced")): "class_weights",
+        or_null(COUNT): "top",
+        TEXT: "select",
+        COUNT: "max_answer",
+    },
+    "task.inputs": {
+        COUNT: "max_tokens max_target_tokens",
+        COUNT_OR_ZERO: "overlap",
+        choice("first", "all"): "align",
+        ANY_TEXT: "prefix separator",
+    },
+    "task.decoding": {
+        COUNT: "max_new_tokens num_beams",
+        COUNT_OR_ZERO: "no_repeat_ngram_size",
+        FINITE: "length_penalty",
+        FLAG: "do_sample",
+        POSITIVE: "temperature",
+        SOME: "top_p",
+        SEED: "seed",
     },
 }
-OTHER = {"split": choice("train", "validation", "test"), "splits": TEXTS, "precision": choice("fp32", "bf16")}
-FREE = {"probe", "backbone.config", "augment", "collate.corruption.noises"}  # null, or a list, is one of their forms
+FREE = {
+    "",
+    "probe",
+    "backbone.config",
+    "augment",
+    "collate.corruption.noises",
+}  # null, or a list, is one of their forms
 CONTRACT = {"data.batch_size", "data.eval_batch_size", "data.workers"}  # which every data has, whoever wrote it
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Kind]]:
-    """List keys with their kinds; what holds settings is a group."""
-    for name, part in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(part, Kind):
-            yield key, part
-            continue
-        if key not in FREE:
-            yield key, GROUP
-        yield from _flat(part, f"{key}.")
-
-
-WHOLE = RUN | FINETUNING | PARTS | OTHER | {"optimizer": OPTIMIZER, "trainer": TRAINER, "data": DATA}
-TABLE = dict(_flat(WHOLE))
+TABLE = dict.fromkeys(GROUPS.keys() - FREE, GROUP) | {
+    f"{where}.{name}".lstrip("."): kind
+    for where, kinds in GROUPS.items()
+    for kind, names in kinds.items()
+    for name in names.split()
+}
 
 
 def check(values: Mapping[str, Any], where: str = "", *, foreign: bool = False) -> None:
@@ -299,6 +226,6 @@ def check(values: Mapping[str, Any], where: str = "", *, foreign: bool = False) 
 
 
 def check_fields(part: Any, base: type, where: str) -> None:
-    """Check a part's attributes as the settings of `where`: of a foreign subclass of `base` those that this declares."""
+    """Check a part's attributes as the settings of `where`; of a foreign class those that `base` declares."""
     ours = type(part).__module__.startswith(OURS)
     check({name: value for name, value in vars(part).items() if ours or name in base.__annotations__}, where)

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pretraining.cli.compose import CONF as CONF
-from pretraining.cli.compose import compose as compose
 from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
+from pretraining.cli.compose import compose as compose
 from pretraining.distributed.collectives import leave_group
 from pretraining.distributed.environment import batch_job, restarted
 from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
