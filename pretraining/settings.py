@@ -140,7 +140,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         or_null(POSITIVE): "init_std",
     },
     "collate": {
-        COUNT: "max_tokens",
+        or_null(COUNT): "max_tokens",
         SHARE: "short_share mask_share random_share",
         either(SHARE, SCHEDULED): "fraction",
         choice("random", "swapped"): "negatives",
@@ -195,13 +195,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         SEED: "seed",
     },
 }
-FREE = {
-    "",
-    "probe",
-    "backbone.config",
-    "augment",
-    "collate.corruption.noises",
-}  # null, or a list, is one of their forms
+FREE = {"", "probe", "backbone.config", "augment", "collate.corruption.noises"}  # null or a list, too
 CONTRACT = {"data.batch_size", "data.eval_batch_size", "data.workers"}  # which every data has, whoever wrote it
 TABLE = dict.fromkeys(GROUPS.keys() - FREE, GROUP) | {
     f"{where}.{name}".lstrip("."): kind

@@ -16,7 +16,7 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -28,6 +28,9 @@ from experiments.search.trials import ENDED
 from experiments.study.graph import override
 from experiments.study.spec import StudyError, exit_code
 from pretraining.cli.early import ending_on_mistakes
+
+if TYPE_CHECKING:  # it imports torch
+    from experiments.search.worker import Worker
 
 
 def parse_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -67,7 +67,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def _plain(node: Any) -> Any:
-    """Resolve a configuration as far as it can be: what depends on a missing value, or on a running job, is left out."""
+    """Resolve a configuration, without what depends on a missing value or on a running job."""
     if isinstance(node, ListConfig):
         return OmegaConf.to_container(node) if _unresolved(node) else [_plain(part) for part in node]
     if not isinstance(node, DictConfig):

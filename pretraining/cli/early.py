@@ -45,7 +45,7 @@ def refuse_mistakes(root: str, arguments: Sequence[str]) -> None:
         guess = did_you_mean(name, list(parser._option_string_actions)) or "--help lists what there is"
         raise RunError(f"{options[0]}: there is no such option: {guess}")
     elsewhere = given.config_dir or given.config_path or given.config_name or given.experimental_rerun
-    if elsewhere or given.shell_completion or given.info or given.hydra_help or given.version:
+    if elsewhere or given.shell_completion or given.info or given.hydra_help:
         return
     for overrides in _jobs([*given.overrides, *options], given.multirun):
         compose(overrides, root, complete=not given.cfg)

@@ -24,11 +24,11 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def keys_of(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """List every setting and group of a configuration."""
-    for name in config:
+    for name in map(str, config):
         yield f"{prefix}{name}"
-        node = config._get_node(name)
-        if OmegaConf.is_dict(node) and not node._is_none() and not node._is_missing() and not node._is_interpolation():
-            yield from keys_of(node, f"{prefix}{name}.")
+        given = not (OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name))
+        if given and isinstance(config[name], DictConfig):
+            yield from keys_of(config[name], f"{prefix}{name}.")
 
 
 def explain(error: Exception, overrides: Sequence[str], known: Collection[str]) -> str:
