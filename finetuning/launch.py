@@ -189,11 +189,13 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
 
 def steps(config: DictConfig, splits: Splits) -> int:
     """Count the optimizer steps: `epochs` over the training examples where given, else trainer.max_steps."""
-    if config.epochs is None:
-        return config.trainer.max_steps
-    if not config.epochs > 0:
-        raise RunError(f"got epochs={config.epochs}: give a number above 0, or null for trainer.max_steps")
-    return max(1, math.ceil(config.epochs * splits.train.size / config.data.batch_size))
+    count = config.trainer.max_steps
+    if config.epochs is not None:
+        count = max(1, math.ceil(config.epochs * splits.train.size / config.data.batch_size))
+    if config.mode.get("head_steps", 0) >= count:
+        what = f"got mode.head_steps={config.mode.head_steps} of {count} steps, which leaves none for the backbone"
+        raise RunError(f"{what}: lower it, or take mode=frozen")
+    return count
 
 
 @functools.cache

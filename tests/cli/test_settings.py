@@ -2,6 +2,8 @@
 
 import pytest
 
+from experiments.study.spec import StudyError
+from experiments.study.spec import check as check_study
 from finetuning.modes import LinearProbe, Lora
 from pretraining.cli.compose import compose
 from pretraining.engine.trainer import TrainerSettings
@@ -120,3 +122,51 @@ def test_a_range_is_written_out_for_every_setting():
     for key, kind in TABLE.items():
         message = refusal(key, [["nonsense"]], kind)
         assert message.startswith(f"{key}=[[nonsense]]: ") and len(message.split(": ")[1]) > 8
+
+
+def study(**changes):
+    pretrain = {"arm": {"overrides": ["objective=simclr"], "grid": {"data.batch_size": [8, 16]}}}
+    finetune = {"digits": {"overrides": ["task=digits"], "modes": ["full"], "arms": ["arm"], "shots": [5]}}
+    whole = {"name": "s", "question": "?", "workers": 1, "budget": {}, "handoffs": {}, "never_pretrained": True}
+    whole |= {"pretraining_seeds": [1], "finetuning_seeds": [1], "pretrain": pretrain, "finetune": finetune}
+    for key, value in changes.items():
+        *places, last = key.split("__")
+        node = whole
+        for place in places:
+            node = node[place]
+        node[last] = value
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        (
+            {"finetune__digits__modes": "linear_probe"},
+            "study.finetune.digits.modes=linear_probe: give a list of one or more texts, such as "
+            "study.finetune.digits.modes=[linear_probe]",
+        ),
+        (
+            {"finetune__digits__arms": "simclr"},
+            "study.finetune.digits.arms=simclr: give a list of texts, or null",
+        ),
+        (
+            {"finetune__digits__shots": 5},
+            "digits.shots=5: give a list of one or more whole numbers of",
+        ),
+        (
+            {"finetune__digits__fractions": [2], "finetune__digits__shots": None},
+            "numbers above 0 and at most 1",
+        ),
+        ({"finetune__digits__overrides": "task=digits"}, "give a list of texts"),
+        ({"pretrain__arm__overrides": "objective=simclr"}, "give a list of texts"),
+        ({"pretrain__arm__grid": {"data.batch_size": 8}}, "study.pretrain.arm.grid.data.batch_size=8: give a list"),
+        ({"pretrain__arm": 5}, "study.pretrain.arm=5: give its settings by their names"),
+        ({"pretraining_seeds": 1}, "study.pretraining_seeds=1: give a list of whole numbers from 0 to"),
+    ],
+)
+def test_a_study_tells_lists_from_texts_and_numbers(changes, answer):
+    check_study(study())
+    with pytest.raises(StudyError) as caught:
+        check_study(study(**changes))
+    assert answer in str(caught.value)
