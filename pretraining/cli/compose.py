@@ -27,10 +27,12 @@ def compose(
     given = current_overrides(overrides)
     try:
         config = up_to_date(_composed(given, root, conf))
+        if complete:
+            refuse_missing(config)
+    except RunError:
+        raise
     except _refusals() as error:
         raise RunError(explain(error, given, _known(given, root, conf))) from error
-    if complete:
-        refuse_missing(config)
     check_settings(config)
     return config
 

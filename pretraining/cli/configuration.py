@@ -104,7 +104,12 @@ def class_name(node: DictConfig) -> str:
 def default_run_dir(config: DictConfig) -> str:
     """Name a run's directory: on a Slurm cluster after the job, where requeues find it; else after what and when."""
     job = batch_job()
-    return f"runs/slurm-{job}" if job else f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    return f"runs/slurm-{job}" if job else f"runs/{config.name}-{_now()}"
+
+
+def _now() -> str:
+    """Name this second in this process: another one may start in the same second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
@@ -185,7 +190,7 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
             refuse_shared_run_dir(sys.argv[1:])
         if snapshot.submits_jobs(sys.argv[1:]):
             snapshot.submit_from_snapshot()
-    sweep = f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    sweep = f"runs/sweep-{_now()}"
     # Only what varies names a job. Read here: a job on a cluster has another command line.
     varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
 

@@ -53,6 +53,8 @@ def explain(error: Exception, overrides: Sequence[str], known: Collection[str]) 
     if said.startswith(("Could not override", "Could not delete")):
         guess = did_you_mean(key, known) or "--help lists the settings"
         return f"{given}: there is no setting {key}: {guess}"
+    if lost := re.search(r"Interpolation key '([^']+)' not found", said):
+        return f"${{{lost[1]}}}: there is no setting {lost[1]}: {did_you_mean(lost[1], known) or '--help lists them'}"
     if must := re.search(r"You must specify '(\w+)'", said):
         options = re.findall(r"^\t(\w+)$", said, re.MULTILINE)
         return f"no value for {must[1]}: give {must[1]}=NAME, one of {_listed(options)}"

@@ -42,6 +42,10 @@ def test_a_mistake_is_answered_in_one_line(override, answer):
     assert said(override) == f"{override}: {answer}"
 
 
+def test_a_reference_to_no_setting_is_named():
+    assert said("run_dir=runs/${sed}") == "${sed}: there is no setting sed: did you mean seed?"
+
+
 def test_advised_quotes_are_read_as_the_text_itself():
     for path in ("a b(1).txt", "it's, well.txt", 'say "so"=1.txt', "x$HOME"):
         quoted = said("data=text_files", f"data.path={path}=,").rpartition("in quotes: ")[2]
