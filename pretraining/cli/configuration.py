@@ -44,7 +44,7 @@ def instantiate(node: Any, **parts: Any) -> Any:
 
     try:
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
-        inspect.signature(make).bind(**parts)
+        inspect.signature(make.func).bind(*make.args, **make.keywords, **parts)
     except InstantiationException as error:
         raise RunError(f"{node.get('_target_')}: {' '.join(str(error).split())}") from error
     except TypeError as error:
@@ -104,10 +104,10 @@ def class_name(node: DictConfig) -> str:
 def default_run_dir(config: DictConfig) -> str:
     """Name a run's directory: on a Slurm cluster after the job, where requeues find it; else after what and when."""
     job = batch_job()
-    return f"runs/slurm-{job}" if job else f"runs/{config.name}-{_now()}"
+    return f"runs/slurm-{job}" if job else f"runs/{config.name}-{this_moment()}"
 
 
-def _now() -> str:
+def this_moment() -> str:
     """Name this second in this process: another one may start in the same second."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
@@ -190,7 +190,7 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
             refuse_shared_run_dir(sys.argv[1:])
         if snapshot.submits_jobs(sys.argv[1:]):
             snapshot.submit_from_snapshot()
-    sweep = f"runs/sweep-{_now()}"
+    sweep = f"runs/sweep-{this_moment()}"
     # Only what varies names a job. Read here: a job on a cluster has another command line.
     varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
 
