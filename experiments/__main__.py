@@ -1,6 +1,6 @@
 """``python -m experiments study=NAME [overrides]``."""
 
-from pretraining.cli.help import help_asked
+from pretraining.cli.help import answer_help
 from pretraining.engine.memory import keep_freed_memory
 
 keep_freed_memory()  # here, since the processes of a study's runs import this file first
@@ -8,8 +8,7 @@ keep_freed_memory()  # here, since the processes of a study's runs import this f
 
 def cli() -> None:
     """Run the command line."""
-    if help_asked("study"):
-        return
+    answer_help("", root="study")
     from experiments import launch
 
     launch.cli()

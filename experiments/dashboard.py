@@ -4,6 +4,12 @@ Online they are saved, and saved again over the ones that the study has; offline
 written to ``<study_dir>/dashboard.json``.
 """
 
+from pretraining.cli.help import answer_help
+
+if __name__ == "__main__":  # before anything slow is imported
+    answer_help(__doc__)
+
+
 import json
 import os
 import sys

@@ -22,7 +22,7 @@ from experiments.search.tuning import decide, needs_decisions
 from experiments.study.collect import collect, refuse_former_study, save_study
 from experiments.study.graph import FINETUNING, PRETRAINING, Resolve, expand, list_arms
 from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, lock_study, run_study
-from experiments.study.spec import StudyError, exit_code
+from experiments.study.spec import StudyError, check, exit_code
 from pretraining.cli.compose import CONF, compose
 from pretraining.errors import RunError
 
@@ -103,6 +103,7 @@ def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:
 
 def with_search_path(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Have each run of a study look for its settings where the study was found (`hydra.searchpath=`)."""
+    check(spec)
     found = [given for given in overrides if given.startswith("hydra.searchpath=")]
     entries = {
         part: {name: {**entry, "overrides": [*found, *entry["overrides"]]} for name, entry in spec[part].items()}

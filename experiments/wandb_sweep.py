@@ -4,6 +4,12 @@
 ``wandb sweep sweep.yaml`` and ``wandb agent ...`` on as many machines as there are.
 """
 
+from pretraining.cli.help import answer_help
+
+if __name__ == "__main__":  # before anything slow is imported
+    answer_help(__doc__)
+
+
 import sys
 from collections.abc import Sequence
 from typing import Any

@@ -4,6 +4,12 @@ It saves the dashboards of studies, too. What was sent is marked and not sent ag
 while runs go on.
 """
 
+from pretraining.cli.help import answer_help
+
+if __name__ == "__main__":  # before anything slow is imported
+    answer_help(__doc__)
+
+
 import json
 import os
 import subprocess

@@ -5,6 +5,11 @@ Measures it on the data's test split where there is one, else on all of it; prin
 
 from __future__ import annotations
 
+from finetuning.commands import EVALUATE
+
+if __name__ == "__main__":  # before anything slow is imported
+    EVALUATE.answer(__doc__)
+
 import json
 import sys
 from pathlib import Path
@@ -13,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetuning.data.base import LabelledData
-from finetuning.launch import arguments, load_run
+from finetuning.launch import load_run
 from finetuning.metrics.bootstrap import Numbers
 from finetuning.task import Task
 from finetuning.training import measure
@@ -45,7 +50,7 @@ def with_data(config: DictConfig, changes: dict[str, str]) -> DictConfig:
 def cli() -> None:
     """Run the command line."""
     with exit_cleanly():
-        given = arguments(sys.argv[1:], ("run_dir",), rest="data.")
+        given = EVALUATE.read(sys.argv[1:])
         config, task = load_run(Path(given["run_dir"]))
         config = with_data(config, {name: value for name, value in given.items() if name.startswith("data.")})
         text = json.dumps(evaluate(task, instantiate(config.data)), indent=2) + "\n"

@@ -7,6 +7,11 @@ refused.
 
 from __future__ import annotations
 
+from finetuning.commands import EXPORT
+
+if __name__ == "__main__":  # before anything slow is imported
+    EXPORT.answer(__doc__)
+
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetuning.launch import arguments, load_run
+from finetuning.launch import load_run
 from finetuning.task import Task
 from finetuning.transformers_heads import fresh_model
+from pretraining.cache import share
 from pretraining.cli.configuration import exit_cleanly
 from pretraining.errors import RunError
 
@@ -25,6 +31,7 @@ def export(task: Task, directory: Path) -> Path:
     """Write weights, config and what prepares the inputs."""
     transformers_model(task).save_pretrained(directory)
     task.inputs.save_for_transformers(directory, task.preprocess, task.backbone)
+    share(directory)
     return directory
 
 
@@ -75,7 +82,7 @@ def _compare(task: Task, model: Any) -> None:
 def cli() -> None:
     """Run the command line."""
     with exit_cleanly():
-        given = arguments(sys.argv[1:], ("run_dir",))
+        given = EXPORT.read(sys.argv[1:])
         _, task = load_run(Path(given["run_dir"]))
         print(export(task, Path(given.get("output", f"{given['run_dir']}/model/transformers"))))
 

@@ -174,11 +174,13 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
 
 def steps(config: DictConfig, splits: Splits) -> int:
     """Count the optimizer steps: `epochs` over the training examples where given, else trainer.max_steps."""
-    if config.epochs is None:
-        return config.trainer.max_steps
-    if not config.epochs > 0:
-        raise RunError(f"got epochs={config.epochs}: give a number above 0, or null for trainer.max_steps")
-    return max(1, math.ceil(config.epochs * splits.train.size / config.data.batch_size))
+    count = config.trainer.max_steps
+    if config.epochs is not None:
+        count = max(1, math.ceil(config.epochs * splits.train.size / config.data.batch_size))
+    if config.mode.get("head_steps", 0) >= count:
+        what = f"got mode.head_steps={config.mode.head_steps} of {count} steps, which leaves none for the backbone"
+        raise RunError(f"{what}: lower it, or take mode=frozen")
+    return count
 
 
 @functools.cache
@@ -209,21 +211,3 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
     load_head(task, run_dir, facts["neighbours"])
     return config, task.eval()
-
-
-def arguments(given: Sequence[str], required: Sequence[str], rest: str = "") -> dict[str, str]:
-    """Read `required` keys, perhaps `output`, and those that start with `rest` from a command line of key=value.
-
-    Any other unknown or missing key is an error.
-    """
-    values: dict[str, str] = {}
-    for argument in given:
-        name, equals, value = argument.partition("=")
-        if not equals or not (name in (*required, "output") or (rest and name.startswith(rest))):
-            known = ", ".join(f"{key}=" for key in (*required, "output", *((f"{rest}*",) if rest else ())))
-            raise RunError(f"got {argument!r}, but this command takes {known}")
-        values[name] = value
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise RunError(f"no value for {', '.join(missing)}: give {' '.join(f'{name}=...' for name in missing)}")
-    return values

@@ -17,6 +17,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.distributed.collectives import world_size
 from pretraining.errors import RunError
 from pretraining.optim.optimizers import ParameterGroup, split_by_decay
+from pretraining.settings import check_fields
 
 
 class Mode:
@@ -26,6 +27,9 @@ class Mode:
     frozen = False  # the backbone never changes
     cache = False  # its vectors are computed once, where the task's head reads single ones
     closed_form = False  # the head is fitted to them as a whole, not trained step by step
+
+    def __post_init__(self) -> None:
+        check_fields(self, Mode, "mode")
 
     def begin(self, backbone: Backbone) -> None:
         """Decide what trains, before the optimizer is built."""
@@ -51,11 +55,6 @@ class Full(Mode):
     layer_decay: float
     head_steps: int
     released: bool = field(default=True, init=False)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.layer_decay <= 1 or self.head_steps < 0:
-            what = f"got mode.layer_decay={self.layer_decay} and mode.head_steps={self.head_steps}"
-            raise RunError(f"{what}: give a decay above 0 and at most 1, and a number of steps")
 
     def begin(self, backbone: Backbone) -> None:
         """Note what the backbone itself lets train (a pooler that nothing reads stays out)."""
@@ -93,10 +92,6 @@ class LinearProbe(Frozen):
     cache: bool = field(default=True, init=False)
     penalties: list[float]
     standardize: bool
-
-    def __post_init__(self) -> None:
-        if not self.penalties or min(self.penalties) <= 0:
-            raise RunError(f"got mode.penalties={self.penalties}: give one or more positive L2 penalties")
 
 
 @dataclass(kw_only=True)
@@ -136,10 +131,6 @@ class GradualUnfreezing(Mode):
     share: float
     layer_decay: float
     least: int = field(default=0, init=False)  # of the blocks train from the first step on
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise RunError(f"got mode.share={self.share}: give the share of the run that releases blocks, in (0, 1]")
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
         """Group by block; a block without gradient takes no step and no optimizer state yet."""

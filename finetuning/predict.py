@@ -6,6 +6,11 @@ The input is a table with the run's columns (parquet, csv, tsv, jsonl), a text f
 
 from __future__ import annotations
 
+from finetuning.commands import PREDICT
+
+if __name__ == "__main__":  # before anything slow is imported
+    PREDICT.answer(__doc__)
+
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from finetuning.data.splits import Examples
-from finetuning.launch import arguments, load_run
+from finetuning.launch import load_run
 from finetuning.task import Task
 from pretraining.cli.configuration import exit_cleanly
 from pretraining.data.loader import EvalLoader
@@ -50,7 +55,7 @@ def _plain(value: Any) -> Any:
 def cli() -> None:
     """Run the command line."""
     with exit_cleanly():
-        given = arguments(sys.argv[1:], ("run_dir", "input"))
+        given = PREDICT.read(sys.argv[1:])
         config, task = load_run(Path(given["run_dir"]))
         records = predict(task, read_inputs(task, config.data, given["input"]), config.data.eval_batch_size)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,14 +1,13 @@
 """`python -m pretraining [overrides]`: one pretraining run, or a sweep with -m."""
 
-from pretraining.cli.help import help_asked
+from pretraining.cli.early import answer
 from pretraining.engine.memory import keep_freed_memory
 
 
 def cli() -> None:
     """Run the command line."""
-    if help_asked("pretrain"):
-        return
     keep_freed_memory()
+    answer("pretrain")
     from pretraining.cli.configuration import command_line
     from pretraining.launch import main
 

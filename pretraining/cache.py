@@ -33,6 +33,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def share(directory: Path) -> None:
+    """Let those read the files below a directory who may read it: libraries write weights for their owner alone."""
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 @contextlib.contextmanager
 def replace_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that replaces `path` at the end of the block, once it is on disk; a block that fails changes nothing.

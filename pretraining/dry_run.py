@@ -41,7 +41,7 @@ def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
     ]
     print("\n".join(lines))
     finished = objective.finished(step.micro_batches[0])
-    picture = Path(tempfile.gettempdir()) / "pretraining-views"
+    picture = Path(tempfile.mkdtemp(prefix="pretraining-")) / "views"  # its own: another user's may be there
     for line in parts.data.modality.show(parts.collate, finished, EXAMPLES, picture):
         print(line)
 

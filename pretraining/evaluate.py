@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pretraining.cli.early import answer
+
+if __name__ == "__main__":  # before anything slow is imported
+    answer("evaluate")
+
 import json
 import sys
 from typing import Any
@@ -12,7 +17,6 @@ from safetensors.torch import load_file
 
 from pretraining import handoff
 from pretraining.cli.configuration import as_run_errors, class_of, compose, exit_cleanly, instantiate
-from pretraining.cli.help import help_asked
 from pretraining.data.loader import EVALUATION_SEED, EvalLoader
 from pretraining.errors import HandoffError, RunError
 from pretraining.handoff import Handoff
@@ -75,8 +79,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 def cli() -> None:
     """Run the command line."""
-    if help_asked("evaluate"):
-        return
     with exit_cleanly():
         print(json.dumps(evaluate(compose(sys.argv[1:], root="evaluate"))))
 

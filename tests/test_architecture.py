@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    ["errors", "random", "cache", "probes", "distributed", "backbones"],
+    ["errors", "random", "cache", "kinds", "settings", "probes", "distributed", "backbones"],
     ["kernels", "optim", "runs"],
     ["engine", "cli"],
     ["data", "modality", "handoff"],
@@ -31,7 +31,19 @@ KNOWS_A_MODALITY = (
     "experiments.benchmarks",
 )
 WORDS_OF_A_MODALITY = {"images", "input_ids", "document_ids", "token_type_ids"}
-HYDRA_ALLOWED = {"compose", "configuration", "launch", "evaluate", "budget", "dry_run", "spawn", "rank", "directory"}
+HYDRA_ALLOWED = {
+    "compose",
+    "early",
+    "mistakes",
+    "configuration",
+    "launch",
+    "evaluate",
+    "budget",
+    "dry_run",
+    "spawn",
+    "rank",
+    "directory",
+}
 
 
 def sources():

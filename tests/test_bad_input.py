@@ -5,11 +5,13 @@ changed.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
 from pretraining import handoff
+from pretraining.cli import configuration
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
 from pretraining.launch import main
@@ -51,10 +53,12 @@ def refused(overrides, tmp_path, *texts):
         ("trainer.accumulate=3", ["data.batch_size=8", "trainer.accumulate=3", "6 or 9"]),
         ("trainer.devices=4", ["trainer.devices=4", "trainer=ddp"]),
         ("trainer=gpu", ["GPUs were asked for", "this machine has 0", "trainer=cpu"]),
-        ("optimizer.schedule=square", ["optimizer.schedule='square'", "linear, cosine"]),
+        ("optimizer.schedule=square", ["optimizer.schedule=square", "linear, cosine"]),
         ("collate.fraction=1.5", ["collate.fraction", "1.5"]),
-        ("backbone.pooling=max", ["pooling='max'", "mean, first, pooler or last"]),
+        ("backbone.pooling=max", ["backbone.pooling=max", "mean, first, pooler or last"]),
         ("backbone.config.model_type=bertt", ["bertt", "transformers"]),
+        ("backbone.config.max_position_embeddings=16", ["data.max_tokens=32", "has positions for 16: lower it"]),
+        ("+optimizer.foo=1", ["optimizers.AdamW", "unexpected keyword argument 'foo'"]),
         ("data.max_tokens=2", ["data.max_tokens=2", "raise data.max_tokens"]),
         ("data.batch_size=8000", ["data.batch_size=8000", "data.path="]),
         ("resume=elsewhere.ckpt", ["resume=elsewhere.ckpt", "auto or none"]),
@@ -220,3 +224,33 @@ def test_the_command_line_says_one_line_and_exits_with_2(finished):
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: run_dir=") and "would be shared by every job of this sweep" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+# -- what a failed start leaves ----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_no_directory(overrides, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RunError("no luck")
+
+    monkeypatch.setattr("pretraining.launch.train_parts", fail)
+    refused(overrides, tmp_path, "no luck")
+
+
+def test_sweeps_of_one_second_have_directories_of_their_own(monkeypatch):
+    monkeypatch.setattr(configuration.time, "strftime", lambda _: "20260101-000000")
+    names = set()
+    for process in (1, 2):
+        monkeypatch.setattr(configuration.os, "getpid", lambda process=process: process)
+        names.add(configuration.this_moment())
+    assert len(names) == 2
+
+
+def test_views_of_a_dry_run_are_in_a_directory_of_their_own(tmp_path, capsys):
+    places = []
+    for _ in range(2):
+        shape = ["objective=simclr", "data.batch_size=8", "trainer.precision=fp32"]
+        main(compose([*shape, "dry_run=true", f"run_dir={tmp_path / 'run'}"]))
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("views"))
+        places.append(Path(line.split()[1]))
+    assert places[0] != places[1] and all(place.parent.stat().st_mode & 0o77 == 0 for place in places)

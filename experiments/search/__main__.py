@@ -16,17 +16,21 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from experiments.search.plan import PRUNERS, Plan
 from experiments.search.sweeps import list_choices, split_sweep
 from experiments.search.trials import ENDED
-from experiments.search.worker import PRUNERS, Plan, Worker
 from experiments.study.graph import override
 from experiments.study.spec import StudyError, exit_code
+from pretraining.cli.early import ending_on_mistakes
+
+if TYPE_CHECKING:  # it imports torch
+    from experiments.search.worker import Worker
 
 
 def parse_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -105,7 +109,7 @@ def parse(arguments: Sequence[str]) -> Plan:
 
 def check(plan: Plan) -> None:
     """Refuse a misspelt override before any trial: later, what cannot be configured is a failed trial."""
-    from pretraining.launch import compose
+    from pretraining.cli.compose import compose
 
     some = {key: allowed[0] if isinstance(allowed, list) else allowed["low"] for key, allowed in plan.space.items()}
     placed = some | {"run_dir": plan.directory / "runs" / "some"}
@@ -114,11 +118,13 @@ def check(plan: Plan) -> None:
 
 def search(arguments: Sequence[str]) -> int:
     """Work on a search until it has enough trials, then say what was found."""
+    with ending_on_mistakes():
+        plan = parse(arguments)
+        check(plan)
+    from experiments.search.worker import Worker
     from pretraining.cli.configuration import exit_cleanly
 
     with exit_cleanly():
-        plan = parse(arguments)
-        check(plan)
         (worker := Worker(plan)).work()
         report(worker)
     return 0

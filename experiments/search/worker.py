@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
+from experiments.search.plan import Plan
 from experiments.search.trials import ENDED, Trials, read_result
 from experiments.study.graph import digest, override
 from experiments.study.spec import StudyError
 from pretraining.cache import lock, try_lock
-
-PRUNERS = ("median", "hyperband", "none")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A search: what stands, what varies, how many trials by which metric, and where all of it is kept."""
-
-    directory: Path
-    fixed: tuple[str, ...]
-    space: Mapping[str, Any]
-    trials: int
-    metric: str
-    goal: Literal["minimize", "maximize"]
-    pruner: str
-    seed: int
 
 
 class Reporter(Logger):

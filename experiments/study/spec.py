@@ -4,12 +4,29 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pretraining.kinds import GROUP, TEXT, Kind, each, integer, is_list, number, optional, refusal
+
 RUN_KEYS = {"pretrain", "pretraining_seeds", "budget", "handoffs", "finetune", "finetuning_seeds", "never_pretrained"}
 STUDY_KEYS = {"name", "question", "workers"} | RUN_KEYS
 OPTIONAL_STUDY_KEYS = {"tune"}
 TUNE_KEYS = {"trials", "space", "metric", "goal", "seed"}
 PRETRAIN_KEYS = {"overrides", "grid"}
 FINETUNE_KEYS = {"arms", "overrides", "modes", "fractions", "shots", "metric"}
+
+
+SEEDS = each(integer(0, 2**32 - 1))
+ANYTHING = Kind("give a value", lambda value: True)
+KINDS = {
+    "pretraining_seeds": SEEDS,
+    "finetuning_seeds": SEEDS,
+    "overrides": each(TEXT),
+    "grid": optional(GROUP),
+    "arms": optional(each(TEXT)),
+    "modes": each(TEXT, least=1),
+    "fractions": optional(each(number(above=0, high=1), least=1)),
+    "shots": optional(each(integer(1), least=1)),
+    "metric": optional(TEXT),
+}
 
 
 class StudyError(ValueError):
@@ -33,6 +50,9 @@ def check(spec: Mapping[str, Any]) -> None:
     entries = {**spec["pretrain"], **(spec["handoffs"] or {})}
     for name, entry in spec["pretrain"].items():
         _check_keys(f"study.pretrain.{name}", entry, PRETRAIN_KEYS, required={"overrides"})
+        for key, values in (entry.get("grid") or {}).items():
+            if not is_list(values) or not values:
+                raise StudyError(refusal(f"study.pretrain.{name}.grid.{key}", values, each(ANYTHING, least=1)))
     for name, entry in spec["finetune"].items():
         _check_keys(f"study.finetune.{name}", entry, FINETUNE_KEYS, required={"overrides", "modes"})
         if entry.get("fractions") and entry.get("shots"):
@@ -62,7 +82,12 @@ def _check_tune(tune: Mapping[str, Any]) -> None:
 
 
 def _check_keys(where: str, entry: Mapping[str, Any], known: set[str], required: set[str]) -> None:
+    if not GROUP.accepts(entry):
+        raise StudyError(refusal(where, entry, GROUP))
     if unknown := set(entry) - known:
         raise StudyError(f"{where} has the unknown key {sorted(unknown)[0]!r}; it takes {sorted(known)}")
     if missing := required - set(entry):
         raise StudyError(f"{where} lacks the key {sorted(missing)[0]!r}; it takes {sorted(known)}")
+    for name, kind in KINDS.items():
+        if name in entry and not kind.accepts(entry[name]):
+            raise StudyError(refusal(f"{where}.{name}", entry[name], kind))

@@ -127,6 +127,10 @@ def tokenized(
     preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, key: str = "max_tokens", **options: Any
 ) -> Any:
     """Tokenise; rows longer than `max_tokens`, task.inputs.`key`, are cut (of a pair, the longer text) and counted."""
+    specials = preprocess.tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)
+    if max_tokens <= specials:
+        what = f"got task.inputs.{key}={max_tokens}, which leaves no room for text beside {specials} special tokens"
+        raise RunError(f"{what}: raise it")
     whole = preprocess.tokenizer(*columns, verbose=False, **options)
     if not report_cut(whole["input_ids"], max_tokens, key, max_tokens):
         return whole

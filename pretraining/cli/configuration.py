@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import os
 import sys
 import time
@@ -15,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pretraining.cli.compose import CONF as CONF
+from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
-from pretraining.cli.compose import refuse_missing, up_to_date
 from pretraining.distributed.collectives import leave_group
 from pretraining.distributed.environment import batch_job, restarted
 from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
@@ -42,9 +43,13 @@ def instantiate(node: Any, **parts: Any) -> Any:
     from hydra.errors import InstantiationException
 
     try:
-        return hydra.utils.instantiate(node, _convert_="all", _partial_=True)(**parts)
+        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
+        inspect.signature(make.func).bind(*make.args, **make.keywords, **parts)
     except InstantiationException as error:
+        raise RunError(f"{node.get('_target_')}: {' '.join(str(error).split())}") from error
+    except TypeError as error:
         raise RunError(f"{node.get('_target_')}: {error}") from error
+    return make(**parts)
 
 
 def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -66,6 +71,7 @@ def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.update(base, key, OmegaConf.create(f"value: {value}").value)
         except OmegaConfBaseException as error:
             raise RunError(f"{override}: {path} has no such key") from error
+    check_settings(base)
     return base
 
 
@@ -93,6 +99,11 @@ def class_name(node: DictConfig) -> str:
     return node._target_.rpartition(".")[2]
 
 
+def this_moment() -> str:
+    """Name this second in this process: another one may start in the same second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
 def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """Copy a configuration with values decided while the parts were built: a run records what it uses."""
     config = config.copy()
@@ -112,7 +123,7 @@ def complete(config: DictConfig, parts: Sequence[str] = ("objective", "data")) -
         config.name = "-".join(class_name(config[part]) for part in parts)
     if config.run_dir is None:
         job = batch_job()
-        name = f"slurm-{job}" if job else f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        name = f"slurm-{job}" if job else f"{config.name}-{this_moment()}"
         config.run_dir, config.resume = f"runs/{name}", "auto" if job else config.resume
     if restarted():
         config.resume = "auto"  # whatever the first life began from
@@ -145,9 +156,15 @@ def exit_cleanly() -> Iterator[None]:
     except Preempted:  # as all ranks have agreed to
         leave_group()
         raise
-    except (RunError, HandoffError, CheckpointError, NonFiniteError) as error:
+    except (RunError, HandoffError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, (RunError, HandoffError)) else 3)
+        sys.exit(2)
+    except OmegaConfBaseException as error:  # a setting that was taken away, or that points at one
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
+    except (CheckpointError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -168,7 +185,7 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
             refuse_shared_run_dir(sys.argv[1:])
         if snapshot.submits_jobs(sys.argv[1:]):
             snapshot.submit_from_snapshot()
-    sweep = f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    sweep = f"runs/sweep-{this_moment()}"
     # Only what varies names a job. Read here: a job on a cluster has another command line.
     varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
 
@@ -179,7 +196,9 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
         with exit_cleanly():
             refuse_missing(config)
             place_in_sweep(config, sweep, varied)
-            main(up_to_date(config), list(HydraConfig.get().overrides.task))
+            config = up_to_date(config)
+            check_settings(config)
+            main(config, list(HydraConfig.get().overrides.task))
 
     sys.argv[1:] = current_overrides(sys.argv[1:])
     try:

@@ -13,12 +13,11 @@ import yaml
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def help_asked(root: str) -> bool:
-    """Print the help of the command whose settings are `conf/<root>.yaml`, if the command line asks for it."""
-    asked = bool({"-h", "--help"} & set(sys.argv[1:]))
-    if asked:
-        print(help_text(root))
-    return asked
+def answer_help(text: str, *, root: str | None = None) -> None:
+    """Print `text`, or the help of the command that `conf/<root>.yaml` configures, and end, if `--help` asks for it."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(text.strip() if root is None else help_text(root))
+        sys.exit(0)
 
 
 def help_text(root: str) -> str:

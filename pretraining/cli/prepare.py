@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from pretraining.cli.configuration import as_run_errors, compose, exit_cleanly, instantiate
-from pretraining.cli.help import help_asked
 from pretraining.errors import RunError
 
 
@@ -25,8 +24,6 @@ def prepare_all(arguments: list[str]) -> list[dict[str, Any]]:
 
 def cli() -> None:
     """Run the command line: a line of JSON per corpus."""
-    if help_asked("prepare"):
-        return
     with exit_cleanly():
         for facts in prepare_all(sys.argv[1:]):
             print(json.dumps(facts))

@@ -108,9 +108,6 @@ class Checkpointing(StepCallback, Checkpoint):
     """
 
     def __init__(self, directory: Path, *, every: int, keep_last: int, monitor: str | None) -> None:
-        if every < 1 or keep_last < 1:
-            what = f"got {every} and {keep_last}"
-            raise ValueError(f"trainer.checkpoint_every and trainer.keep_last must be at least 1, {what}")
         self.directory, self.every, self.keep_last, self.monitor = directory, every, keep_last, monitor
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
@@ -143,7 +140,7 @@ class Checkpointing(StepCallback, Checkpoint):
         """Save if this step is due, or stop here if a signal came."""
         step = trainer.global_step
         stop = self._agreed_to_stop(trainer)
-        if stop or step % self.every == 0 or step == trainer.max_steps:
+        if stop or (self.every and step % self.every == 0) or step == trainer.max_steps:
             self.save(trainer, wait=stop or step == trainer.max_steps)
         if stop:
             self._leave(trainer)

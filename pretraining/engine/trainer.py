@@ -24,6 +24,7 @@ from pretraining.errors import RunError
 from pretraining.kernels import winograd
 from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.directory import RunDirectory
+from pretraining.settings import check
 
 
 @dataclass(kw_only=True)
@@ -65,11 +66,7 @@ class TrainerSettings:
     timeout: int = 1800
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1 or self.accumulate < 1 or self.log_every < 1:
-            what = f"got {self.max_steps}, {self.accumulate} and {self.log_every}"
-            raise RunError(f"trainer.max_steps, trainer.accumulate and trainer.log_every must be at least 1, {what}")
-        if self.precision not in ("auto", "fp32", "bf16", "fp64"):
-            raise RunError(f"trainer.precision={self.precision} is unknown: choose auto, fp32, bf16 or fp64")
+        check(vars(self), "trainer")
         if self.strategy == "single" and self.devices * self.num_nodes > 1:
             what = f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes}"
             raise RunError(f"{what} needs trainer=ddp or trainer=fsdp")

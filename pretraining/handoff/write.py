@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pretraining.cache import sha256, sync
+from pretraining.cache import sha256, share, sync
 from pretraining.errors import HandoffError
 from pretraining.modality import Tower
 
@@ -43,6 +43,7 @@ def write(
         if directory.exists():
             _compare(directory, beside)
         else:
+            share(beside)
             for path in sorted(beside.rglob("*")):
                 sync(path)
             beside.rename(directory)

@@ -45,12 +45,6 @@ class LARS(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in ("rate_inside", "rate_outside"):
-            choice = "choose rate_inside (Google) or rate_outside (lightly, solo-learn)"
-            raise ValueError(f"optimizer.form={self.form!r} is unknown: {choice}")
-        if not self.trust > 0 or not 0 <= self.momentum < 1:
-            wanted = "optimizer.trust must be above 0 and optimizer.momentum from 0 to below 1"
-            raise ValueError(f"{wanted}, got {self.trust} and {self.momentum}")
         if self.clip and self.form == "rate_inside":
             why = "Google's form has no clipped ratio"
             raise ValueError(f"optimizer.clip belongs to optimizer.form=rate_outside: {why}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pretraining.distributed.collectives import local, whole
+from pretraining.settings import check_fields
 
 Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
 
@@ -88,15 +89,7 @@ class Optimizer(ABC):
     decay_vectors: bool = False
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("linear", "cosine", "constant", "inverse_sqrt"):
-            choice = "choose linear, cosine, constant or inverse_sqrt"
-            raise ValueError(f"optimizer.schedule={self.schedule!r} is unknown: {choice}")
-        if not self.peak_lr > 0 or self.warmup_steps < 0:
-            wanted = "optimizer.peak_lr must be above 0 and optimizer.warmup_steps at least 0"
-            raise ValueError(f"{wanted}, got {self.peak_lr} and {self.warmup_steps}")
-        if self.hold_steps < 1 or not 0.0 <= (self.warmup_from or 0.0) <= 1.0:
-            wanted = "optimizer.hold_steps must be at least 1 and optimizer.warmup_from null or a share from 0 to 1"
-            raise ValueError(f"{wanted}, got {self.hold_steps} and {self.warmup_from}")
+        check_fields(self, Optimizer, "optimizer")
 
     @abstractmethod
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -136,6 +129,11 @@ class SGD(Optimizer):
 
     momentum: float
     nesterov: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise ValueError("optimizer.nesterov=true looks ahead along the momentum: give optimizer.momentum above 0")
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build torch's SGD."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cache import replace_text, try_lock
+from pretraining.cache import is_locked, replace_text, try_lock
 from pretraining.distributed.environment import batch_job, process_rank
 from pretraining.errors import RunError
 from pretraining.runs.checkpoint_files import MARKER, newest_valid
@@ -24,6 +26,14 @@ FREE_TO_CHANGE = (
     "progress", "profile", "hydra", "name", "trust",
 )  # fmt: skip
 LOCK = ".lock"  # held by the process that works in a run directory
+BEFORE_STEPS = (
+    "config.yaml",
+    "overrides.txt",
+    "metrics.csv",
+    "wandb_id.txt",
+    "wandb",
+    "checkpoints",
+)  # written by then
 
 
 @dataclass
@@ -34,6 +44,7 @@ class RunDirectory:
     checkpoint: Path | None = None
     finished: bool = False
     _lock: IO[str] | None = field(default=None, repr=False)
+    _made: bool = False  # the directory itself, by this claim
 
     @classmethod
     def refuse_taken(cls, path: Path, *, resume: str) -> None:
@@ -41,9 +52,13 @@ class RunDirectory:
         if process_rank() > 0:
             return
         holds_run = (path / "config.yaml").exists()
-        if holds_run and resume == "none":
-            cure = "add resume=auto to continue it, or choose another run_dir"
-            raise RunError(f"run_dir={path} already holds a run: {cure}")
+        if never_stepped(path):
+            if (path / LOCK).exists() and is_locked(path / LOCK):
+                raise RunError(_in_use(path))
+        elif holds_run and resume == "none":
+            raise RunError(
+                f"run_dir={path} already holds a run: add resume=auto to continue it, or choose another run_dir"
+            )
         if path.exists() and not path.is_dir():
             raise RunError(f"run_dir={path} is a file: choose another run_dir")
         if path.exists() and not holds_run and any(not entry.name.startswith(".") for entry in path.iterdir()):
@@ -53,18 +68,22 @@ class RunDirectory:
     def claim(cls, path: Path, config: DictConfig, *, resume: str, overrides: list[str]) -> RunDirectory:
         """Make or continue the run at `path`; refuse, touching nothing, a directory whose run this is not.
 
-        `resume` is none, auto, or the path of a checkpoint. Ranks other than the first take what it claims, and write
-        nothing.
+        A run that ended before its first step gives its directory up. `resume` is none, auto, or a checkpoint's path.
+        Ranks other than the first take what it claims, and write nothing.
         """
         if process_rank() > 0:
             return cls(path, _checkpoint_for(path, resume), finished=_is_finished(path, config))
         cls.refuse_taken(path, resume=resume)
-        holds_run = (path / "config.yaml").exists()
-        if holds_run:
+        stale = never_stepped(path)
+        if stale:
+            stale = resume == "none" or bool(differences(OmegaConf.load(path / "config.yaml"), config))
+        elif (path / "config.yaml").exists():
             refuse_other_config(OmegaConf.load(path / "config.yaml"), config, path)
-        checkpoint = _checkpoint_for(path, resume)
+        checkpoint, made = _checkpoint_for(path, resume), not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        run = cls(path, checkpoint, _lock=_locked(path))
+        run = cls(path, checkpoint, _lock=_locked(path), _made=made)
+        if stale:
+            _discard(path)
         run.finished = _is_finished(path, config)
         if not run.finished:
             (path / MARKER).unlink(missing_ok=True)
@@ -84,9 +103,16 @@ class RunDirectory:
             replace_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
     def release(self) -> None:
-        """Let others claim the directory."""
-        if self._lock is not None:
-            self._lock.close()
+        """Let others claim the directory, or the corrected run if this one ended before its first step."""
+        if self._lock is None:
+            return
+        if never_stepped(self.path):
+            _discard(self.path)
+            if self._made:
+                (self.path / LOCK).unlink()
+                with contextlib.suppress(OSError):  # something else is in it
+                    self.path.rmdir()
+        self._lock.close()
 
 
 def _is_finished(path: Path, config: DictConfig) -> bool:
@@ -101,12 +127,34 @@ def _locked(path: Path) -> IO[str]:
     """Lock the directory for as long as this process lives, and write into the lock which process that is."""
     lock = try_lock(path / LOCK)
     if lock is None:
-        cure = "wait for it, or choose another run_dir"
-        raise RunError(f"run_dir={path} is in use by a process that is still running: {cure}")
+        raise RunError(_in_use(path))
     lock.truncate(0)
     json.dump({"host": platform.node(), "pid": os.getpid(), "job": batch_job(), "log": _error_file()}, lock)
     lock.flush()
     return lock
+
+
+def _in_use(path: Path) -> str:
+    return f"run_dir={path} is in use by a process that is still running: wait for it, or choose another run_dir"
+
+
+def never_stepped(path: Path) -> bool:
+    """Tell whether `path` holds a run that has left nothing of a training step."""
+    if not (path / "config.yaml").exists():
+        return False
+    there = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    history = path / "metrics.csv"
+    begun = any((path / "checkpoints").glob("*")) or (history.exists() and history.read_bytes().count(b"\n") > 1)
+    return there <= set(BEFORE_STEPS) and not begun
+
+
+def _discard(path: Path) -> None:
+    for name in BEFORE_STEPS:
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _error_file() -> str | None:
@@ -130,6 +178,13 @@ def _checkpoint_for(path: Path, resume: str) -> Path | None:
 
 def refuse_other_config(before: Any, now: Any, path: Path) -> None:
     """Refuse to continue a run under another configuration, listing what differs."""
+    if differing := differences(before, now):
+        opening, cure = "holds a run with another configuration:", "repeat its settings, or choose another run_dir"
+        raise RunError("\n".join([f"run_dir={path} {opening}", *differing, cure]))
+
+
+def differences(before: Any, now: Any) -> list[str]:
+    """List what a resume may not change and does, a line each."""
     old, new = (flatten(current(OmegaConf.to_container(part, resolve=True))) for part in (before, now))
     differing = []
     for key in sorted(old.keys() | new.keys()):
@@ -139,9 +194,7 @@ def refuse_other_config(before: Any, now: Any, path: Path) -> None:
         automatic = key == "trainer.precision" and new.get(key) == "auto"
         if not (longer or automatic):
             differing.append(f"  {key}: {old.get(key)!r} before, {new.get(key)!r} now")
-    if differing:
-        opening, cure = "holds a run with another configuration:", "repeat its settings, or choose another run_dir"
-        raise RunError("\n".join([f"run_dir={path} {opening}", *differing, cure]))
+    return differing
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -83,6 +83,9 @@ def _files(root: Path) -> list[Path]:
 
 def main() -> None:
     """Take a snapshot and print what makes jobs use it: `env $(python -m pretraining.runs.snapshot) sbatch ...`."""
+    if sys.argv[1:]:
+        print(main.__doc__, "It takes no arguments.")
+        sys.exit(0 if {"-h", "--help"} & set(sys.argv[1:]) else 2)
     print(*(f"{name}={value}" for name, value in snapshot_environment().items()))
 
 

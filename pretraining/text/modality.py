@@ -30,6 +30,10 @@ class Text(Modality):
 
     def average_row(self, objective: Any, source: Source, collate: Any, preprocess: Any) -> Row:
         """Count tokens, and the operations where the objective has a formula for unpadded documents."""
+        limit = getattr(objective.backbone, "max_tokens", None)
+        if limit is not None and collate.max_tokens > limit:
+            what = f"data.max_tokens={collate.max_tokens}, but this backbone has positions for {limit}"
+            raise ValueError(f"{what}: lower it, or raise the backbone's own (backbone.config.max_position_embeddings)")
         row = average_text_row(source, collate, preprocess)
         counter = getattr(objective, "forward_flops", None)
         return Row(row.tokens, None if counter is None else counter(row))

@@ -56,11 +56,12 @@ class TransformersBackbone(Backbone):
         ids = {"pad_token_id": pad_id, **special_tokens(architecture, config, pad_id, frame_ids or {})}
         self.model = build(architecture, config, init_from, vocab_size, ids)
         self.dim = self.model.config.hidden_size
-        self.max_tokens = getattr(self.model.config, "max_position_embeddings", None)
         plain = self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
         plain.pop("transformers_version", None)
         self.kwargs = {"config": plain, "architecture": architecture, "pooling": pooling}
         self._first_position = _first_position(self.model)
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        self.max_tokens = None if positions is None else positions - self._first_position
         self._check_pooling()
         self._fast = _fast(self.model, architecture, impl)
         # A pooler that nothing trains would be an unused parameter to data-parallel backends; it is still exported.
