@@ -48,8 +48,8 @@ def integer(low: float = -math.inf, high: float = math.inf) -> Kind:
 
 def choice(*words: Any) -> Kind:
     """Make the kind of one of several words; true is not 1."""
-    *first, last = map(str, words)
-    return Kind(f"choose {', '.join(first)} or {last}", lambda value: not isinstance(value, bool) and value in words)
+    listed = " or ".join(filter(None, (", ".join(map(str, words[:-1])), str(words[-1]))))
+    return Kind(f"choose {listed}", lambda value: not isinstance(value, bool) and value in words)
 
 
 def each(kind: Kind, length: int | None = None, *, least: int = 0) -> Kind:

@@ -78,7 +78,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         COUNT_OR_ZERO: "workers",
         POSITIVE: "max_bytes",
         either(TEXT, each(TEXT, least=1), BY_SPLIT): "path",
-        choice("refuse", "drop"): "missing",
+        or_null(choice("drop")): "missing",
         TEXT: "cache_dir name text image tokens tags source target question context answers",
         or_null(TEXT): "text_pair references label",
     },
