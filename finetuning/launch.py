@@ -85,6 +85,8 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     settings.precision = precision(settings.accelerator, settings.precision, source.backbone.convolves)
     settings.max_steps = steps(config, splits)
     task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
+    if not task.mode.closed_form:
+        task.optimizer.announce(settings.max_steps)
     planned = Run(
         task=task,
         splits=encode(task, splits),

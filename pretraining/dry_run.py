@@ -33,6 +33,7 @@ def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
         f"{parts.validation.count(0):,} validation rows",
         f"step        {rows} rows = {settings.ranks} rank(s) x {settings.accumulate} micro-batch(es) x "
         f"{rows // settings.ranks // settings.accumulate}; {settings.max_steps} steps, {settings.precision}",
+        f"schedule    {objective.optimizer.describe(settings.max_steps)}",
         *(f"  {name:<12}{tuple(value.shape)} {value.dtype}" for name, value in _tensors(step.micro_batches[0])),
         f"cost        {per_step:.3g} FLOP per step, {per_step * settings.max_steps:.3g} in all; {best:.3f} s per step, "
         f"about {best * settings.max_steps / 60:.1f} min in all on this machine",

@@ -161,6 +161,7 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
     convolves = parts.objective.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     settings.max_steps = steps or steps_of(config.budget, settings, parts, config.data.batch_size)
+    parts.objective.optimizer.announce(settings.max_steps)
     found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
     if "classes" in config.objective:
         found["objective.classes"] = parts.recipe["objective"]["classes"]
@@ -191,6 +192,7 @@ def fit(
         parts = assemble_parts(objective, data, collate.preprocess, collate, sources)
     chosen = choose_precision(trainer.precision, trainer.accelerator, convolves=objective.backbone.convolves)
     settings = replace(trainer, precision=chosen)
+    objective.optimizer.announce(settings.max_steps)
     recorded = {
         "name": f"{type(objective).__name__}-{type(data).__name__}",
         "objective": _named(objective),

@@ -18,6 +18,7 @@ COUNT, COUNT_OR_ZERO, SEED = integer(1), integer(0), integer(0, 2**32 - 1)
 POSITIVE, NOT_NEGATIVE, FINITE = number(above=0), number(0), number()
 SHARE, PART, SOME, INNER = number(0, 1), number(0, below=1), number(above=0, high=1), number(above=0, below=1)
 COUNTS, SHARES, NUMBERS, PAIR = each(COUNT, least=1), either(SHARE, each(SHARE)), each(FINITE), each(POSITIVE, 2)
+WARMUP = Kind("give a whole number of at least 0, or a share below 1", either(COUNT_OR_ZERO, PART).accepts)
 BY_SPLIT = Kind("{train: …, validation: …, test: …}", GROUP.accepts)
 SCHEDULED = Kind("{start: …, end: …}", GROUP.accepts)
 GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
@@ -54,7 +55,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         choice("rate_inside", "rate_outside"): "form",
         POSITIVE: "peak_lr trust",
         COUNT: "hold_steps",
-        COUNT_OR_ZERO: "warmup_steps",
+        WARMUP: "warmup_steps",
         SHARE: "final_fraction",
         or_null(SHARE): "warmup_from",
         NOT_NEGATIVE: "weight_decay eps",

@@ -7,6 +7,7 @@ behind a config.
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pretraining.distributed.collectives import local, whole
+from pretraining.distributed.environment import process_rank
 from pretraining.settings import check_fields
 
 Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
+CUT_TO = 0.1  # of a run that is shorter than the warm-up that was stated
 
 
 @dataclass
@@ -74,13 +77,13 @@ def scale_at(
 class Optimizer(ABC):
     """What all optimizers share: a peak rate and its schedule.
 
-    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps lead up to it, from `warmup_from`
-    of it (null: one step's share). The rate changes every `hold_steps` steps. `decay_vectors` decays biases and norms,
-    too.
+    `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps, or below 1 this share of the
+    run's, lead up to it, from `warmup_from` of it (null: one step's share). The rate changes every `hold_steps` steps.
+    `decay_vectors` decays biases and norms, too.
     """
 
     peak_lr: float
-    warmup_steps: int
+    warmup_steps: float
     schedule: Schedule
     final_fraction: float
     weight_decay: float
@@ -105,9 +108,29 @@ class Optimizer(ABC):
         optimizer = self.make(described)
         return optimizer, LambdaLR(optimizer, self._scale(max_steps))
 
+    def warmup_in(self, max_steps: int) -> int:
+        """Count the warm-up's steps in a run of `max_steps`, which is no shorter: its peak would not be reached."""
+        share = self.warmup_steps if self.warmup_steps < 1 else CUT_TO
+        if self.warmup_steps == 0 or 1 <= self.warmup_steps <= max_steps:
+            return int(self.warmup_steps)
+        return max(1, round(share * max_steps))
+
+    def announce(self, max_steps: int) -> None:
+        """Say where the warm-up that was stated is longer than a run of `max_steps`, which takes a part of it."""
+        if self.warmup_steps > max_steps and process_rank() == 0:
+            what = f"optimizer.warmup_steps={self.warmup_steps} is longer than the run of {max_steps} steps"
+            print(f"{what}: warm-up takes {self.warmup_in(max_steps)}, a tenth of them", file=sys.stderr)
+
+    def describe(self, max_steps: int) -> str:
+        """Describe the schedule of a run of `max_steps`: its warm-up, its peak, its last rate."""
+        last = self.peak_lr * self._scale(max_steps)(max_steps)
+        begin = f"peak rate {self.peak_lr:.4g} after {self.warmup_in(max_steps):,} of {max_steps:,} steps"
+        return f"{begin}, then {self.schedule}, at the end {last:.4g}"
+
     def _scale(self, max_steps: int) -> Callable[[int], float]:
-        names = ("schedule", "warmup_steps", "final_fraction", "warmup_from")
-        numbers: dict[str, Any] = {name: getattr(self, name) for name in names} | {"max_steps": max_steps}
+        names = ("schedule", "final_fraction", "warmup_from")
+        numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
+        numbers |= {"max_steps": max_steps, "warmup_steps": self.warmup_in(max_steps)}
         return lambda step: scale_at(step // self.hold_steps * self.hold_steps, **numbers)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pretraining.cli.configuration import CONF, compose, instantiate
+from pretraining.errors import RunError
 from pretraining.optim.optimizers import SGD, scale_at, split_by_decay
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -33,6 +34,50 @@ def test_warm_up_starts_with_one_steps_share_or_with_a_given_one():
 def test_a_rate_that_holds_changes_once_per_epoch():
     by_epoch = [2.0 * 0.5 * (1 + math.cos(math.pi * epoch / 3)) for epoch in range(3)]
     assert rates(12, warmup_steps=0, hold_steps=4) == pytest.approx([rate for rate in by_epoch for _ in range(4)])
+
+
+def test_a_warm_up_is_a_share_of_the_run_or_so_many_steps_of_it():
+    """A tenth of 20 steps is 2; of 5 it is one; a stated number stands as long as the run has that many."""
+    assert rates(20, warmup_steps=0.1)[:3] == [1.0, 2.0, 2.0]
+    assert rates(5, warmup_steps=0.1)[:2] == [2.0, 2.0]
+    assert rates(5, warmup_steps=0.0) == rates(5, warmup_steps=0)
+    assert rates(4, warmup_steps=4, schedule="constant") == [0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 30, 49])
+def test_a_warm_up_that_the_run_does_not_buy_is_cut_to_a_tenth_and_said(steps, capsys):
+    """50 steps of 30 left the rate at 60 % of its peak; now the peak is reached, and the rate comes down again."""
+    optimizer = instantiate(compose(["optimizer.warmup_steps=50", "optimizer.peak_lr=2.0"]).optimizer)
+    kept = max(1, round(steps / 10))
+    made, schedule = optimizer.build(split_by_decay([("weight", nn.Parameter(torch.ones(2, 2)))]), steps)
+    found = []
+    for _ in range(steps):
+        found.append(made.param_groups[0]["lr"])
+        made.step()
+        schedule.step()
+    assert max(found) == found[kept - 1] == 2.0 and found[-1] <= found[kept - 1]
+    assert capsys.readouterr().err == "", "the step that a dry run times is no run"
+    optimizer.announce(steps)
+    assert capsys.readouterr().err == (
+        f"optimizer.warmup_steps=50 is longer than the run of {steps} steps: warm-up takes {kept}, a tenth of them\n"
+    )
+    optimizer.announce(50)
+    assert capsys.readouterr().err == "", "what fits is left as it was stated"
+
+
+def test_a_schedule_is_described_by_its_peak_warm_up_and_end():
+    optimizer = instantiate(compose(["optimizer.peak_lr=4e-3"]).optimizer)
+    assert optimizer.describe(1500) == "peak rate 0.004 after 150 of 1,500 steps, then linear, at the end 0"
+    flat = instantiate(compose(["optimizer.schedule=constant", "optimizer.warmup_steps=0"]).optimizer)
+    assert flat.describe(20) == "peak rate 0.001 after 0 of 20 steps, then constant, at the end 0.001"
+    long = instantiate(compose(["optimizer.schedule=cosine", "optimizer.final_fraction=0.1"]).optimizer)
+    assert long.describe(300) == "peak rate 0.001 after 30 of 300 steps, then cosine, at the end 0.0001"
+
+
+@pytest.mark.parametrize("value", ["1.5", "2.0", "-1", "-0.1", "true", "abc"])
+def test_a_warm_up_is_a_whole_number_or_a_share(value):
+    with pytest.raises(RunError, match=r"optimizer.warmup_steps=.*give a whole number of at least 0, or a share"):
+        compose([f"optimizer.warmup_steps={value}"])
 
 
 @pytest.mark.parametrize(
@@ -64,8 +109,8 @@ def test_vectors_decay_only_where_asked_to():
 
 def test_impossible_schedules_are_refused():
     for changes, message in (
-        ({"hold_steps": 0}, "hold_steps must be at least 1"),
-        ({"warmup_from": 1.5}, "share from 0 to 1"),
+        ({"hold_steps": 0}, "hold_steps=0: give a whole number of at least 1"),
+        ({"warmup_from": 1.5}, "warmup_from=1.5: give a number from 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
             rates(1, **changes)
