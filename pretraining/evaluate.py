@@ -70,7 +70,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             told = f"{type(objective).__name__} learns from {objective.backbone.modality}"
             raise RunError(f"{told}, but data={type(data).__name__} is {modality}")
         source = modality.source(data, config.split, given.preprocess, collate, seed=EVALUATION_SEED)
-    loader = EvalLoader(source, collate, batch_size=data.eval_batch_size, full_batches=objective.coupled)
+    size = data.eval_batch_size
+    if objective.coupled:  # releases that did not say what they trained with: as the data has it
+        size = objective.settings.batch_size = given.card["origin"].get("batch_size", data.batch_size)
+    with as_run_errors():
+        loader = EvalLoader(source, collate, batch_size=size, full_batches=objective.coupled)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         measured = objective.evaluate(loader, config.split)
     rows = sum(len(rows) for rows in loader.batches)

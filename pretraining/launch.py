@@ -108,6 +108,9 @@ def assemble_parts(
 ) -> Parts:
     """Put built parts together with what follows from them."""
     train, validation = sources
+    if objective.coupled and data.batch_size < 2:
+        what = f"data.batch_size={data.batch_size}: {type(objective).__name__} compares the examples of a step"
+        raise ValueError(f"{what}: give at least 2")
     return Parts(
         objective,
         preprocess,
@@ -237,7 +240,9 @@ def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[Step
     data, ranks = parts.data, (process_rank() if settings.ranks > 1 else 0, settings.ranks)
     length = {"batch_size": data.batch_size, "max_steps": settings.max_steps, "accumulate": settings.accumulate}
     loader = StepLoader(parts.train, parts.collate, **length, seed=seed, workers=data.workers, ranks=ranks)
-    shape = {"batch_size": data.eval_batch_size, "full_batches": parts.objective.coupled}
+    shape = {"batch_size": data.eval_batch_size}
+    if parts.objective.coupled:  # compared with as many as in training, in micro-batches, whose size fits in memory
+        shape = {"batch_size": data.batch_size, "full_batches": True, "pieces": settings.accumulate * settings.ranks}
     return loader, EvalLoader(parts.validation, parts.collate, **shape, ranks=ranks)
 
 
@@ -253,6 +258,7 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
     steps = StepSettings(config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite)
+    steps.batch_size = parts.data.batch_size
     trainer = train(
         model, loaders[0], settings=settings, run=directory, loggers=loggers, callbacks=callbacks, step_settings=steps
     )

@@ -177,18 +177,28 @@ class EvalLoader:
     """Iterates over a split in its own order, in equally many batches on each rank; yields (batch, share).
 
     The share is 1, or 0 for a batch repeated to make up the number. The rows left over by the last full batch form a
-    smaller one, unless `full_batches` (losses that compare the examples of a batch need equal ones).
+    smaller one, unless `full_batches` (losses that compare the examples of a batch need equal ones). Such a batch is
+    served in `pieces`, one after another, as many as it has rows for.
     """
 
     def __init__(
-        self, source: Source, collate: Collate, *, batch_size: int, ranks: Ranks = (0, 1), full_batches: bool = False
+        self,
+        source: Source,
+        collate: Collate,
+        *,
+        batch_size: int,
+        ranks: Ranks = (0, 1),
+        full_batches: bool = False,
+        pieces: int = 1,
     ) -> None:
         rows = source.count(0)
         batch_size = min(batch_size, rows)
         if rows == 0:
             raise ValueError(f"the evaluation data {NO_ROWS}")
+        if full_batches and rows < 2:
+            raise ValueError("the evaluation data has 1 row, and this objective compares examples: give at least 2")
         stop = rows - rows % batch_size if full_batches else rows
-        self.source, self.collate, self.ranks = source, collate, ranks
+        self.source, self.collate, self.ranks, self.pieces = source, collate, ranks, min(pieces, batch_size)
         self.batches = [np.arange(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]
 
     def __len__(self) -> int:
@@ -197,6 +207,6 @@ class EvalLoader:
     def __iter__(self) -> Iterator[tuple[Batch, float]]:
         rank, world = self.ranks
         for number in range(rank, len(self) * world, world):
-            rows = self.batches[min(number, len(self.batches) - 1)]
-            keys = Keys(EVALUATION_SEED, "validation", np.zeros_like(rows), rows)
-            yield collated(self.collate, self.source.read(0, rows), keys), float(number < len(self.batches))
+            for rows in np.array_split(self.batches[min(number, len(self.batches) - 1)], self.pieces):
+                keys = Keys(EVALUATION_SEED, "validation", np.zeros_like(rows), rows)
+                yield collated(self.collate, self.source.read(0, rows), keys), float(number < len(self.batches))

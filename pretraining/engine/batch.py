@@ -37,7 +37,10 @@ class Step(NamedTuple):
 
 @dataclass
 class StepSettings:
-    """What a run adds to a module. `ema`: decay of the averaged weights, which are then evaluated and handed over."""
+    """What a run adds to a module. `ema`: decay of the averaged weights, which are then evaluated and handed over.
+
+    `batch_size`: examples of a training step, which losses that compare them are evaluated at.
+    """
 
     seed: int = 0
     max_steps: int = 1
@@ -45,4 +48,5 @@ class StepSettings:
     ema: float | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skipped: int = 10
+    batch_size: int | None = None
     replay: Path | None = None  # directory that gets the batch of a step whose gradient is not finite

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -144,19 +144,29 @@ class StepModule(pl.LightningModule, ABC):
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evaluate(self, loader: Iterable[tuple[Batch, float]], prefix: str = "validation") -> dict[str, float]:
-        """Compute every term and metric over `loader`, with the averaged weights where there are any."""
+    def evaluate(self, loader: Any, prefix: str = "validation") -> dict[str, float]:
+        """Compute every term and metric over an `EvalLoader`, with the averaged weights where there are any."""
         meter, training = Meter(), self.training
         self.eval()
         with self.averaged():
-            for batch, share in loader:
-                heartbeat("validation")
-                finished = self.finished(self.transfer_batch_to_device(batch, self.device, 0))
-                with self.forward_context():
-                    meter.add(self(self.loss, finished), share)
+            for loss, share in self.evaluated(loader):
+                meter.add(loss, share)
         self.train(training)
         heartbeat("between steps")
         return meter.read(prefix)
+
+    def evaluated(self, loader: Any) -> Iterator[tuple[Loss, float]]:
+        """Compute the loss of each batch, and pass its share on."""
+        for batch, share in loader:
+            finished = self.moved(batch)
+            with self.forward_context():
+                loss = self(self.loss, finished)
+            yield loss, share
+
+    def moved(self, batch: Batch) -> Batch:
+        """Finish a batch of the validation split on the device."""
+        heartbeat("validation")
+        return self.finished(self.transfer_batch_to_device(batch, self.device, 0))
 
     def forward_context(self) -> contextlib.AbstractContextManager[Any]:
         """Compute inside in the trainer's precision."""

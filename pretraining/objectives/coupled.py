@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,9 @@ class CoupledObjective(Objective):
     2021, "Scaling deep contrastive learning batch size under memory limited setup"): represent all without gradient,
     differentiate the loss by the representations, then represent each micro-batch again and push that derivative
     through it. Batch normalisation sees micro-batches.
+
+    More examples are harder to tell apart: a contrastive loss grows with the logarithm of their number. So evaluation
+    compares as many as a training step does, or else its loss would lie below training's, or above as if it overfitted.
     """
 
     coupled = True
@@ -37,7 +42,7 @@ class CoupledObjective(Objective):
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the loss of one micro-batch by itself."""
-        return self.coupled_loss(self.represent(batch), [batch])
+        return self._joint_loss([batch])
 
     def backward_step(self, batches: list[Batch], counts: dict[str, Tensor]) -> None:
         """Accumulate the gradient of the whole step, exactly, however many micro-batches hold it."""
@@ -58,6 +63,18 @@ class CoupledObjective(Objective):
                 with self.phase("backward"):
                     self.manual_backward((again * part).sum())
         self.meter.add(loss)
+
+    def evaluated(self, loader: Any) -> Iterator[tuple[Loss, float]]:
+        """Compute the loss of each batch of an `EvalLoader` as a whole, from the pieces that it comes in."""
+        served = iter(loader)
+        while pieces := list(itertools.islice(served, loader.pieces)):
+            batches = [self.moved(batch) for batch, _ in pieces]
+            with self.forward_context():
+                loss = self(self._joint_loss, batches)
+            yield loss, pieces[0][1]
+
+    def _joint_loss(self, batches: list[Batch]) -> Loss:
+        return self.coupled_loss(torch.cat([self.represent(batch) for batch in batches]), batches)
 
     def _represent_again(self, batch: Batch, number: int) -> Tensor:
         """Represent under the same dropout each time."""

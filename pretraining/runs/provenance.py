@@ -30,6 +30,7 @@ def origin_of(config: Any, written: str, unit: str) -> dict[str, Any]:
         "config": hashlib.sha256(written.encode()).hexdigest()[:16],
         "git_commit": git_commit(),
         "unit": unit,
+        "batch_size": config["data"]["batch_size"],
     }
 
 

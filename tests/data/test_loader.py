@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pretraining.data.loader import EvalLoader, StepLoader, check_batch_size
+from pretraining.data.source import FirstRows
 from pretraining.random import uniform
 
 
@@ -110,6 +111,27 @@ def test_evaluation_sees_each_row_once_in_equally_many_batches_per_rank():
             numbers.add(len(batches))
             rows += [value for batch, share in batches if share for value in batch["values"].tolist()]
         assert len(numbers) == 1 and sorted(rows) == list(range(expected))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_what_is_compared_may_be_served_in_pieces(ranks):
+    """10 rows in comparisons of 4, each in two pieces; a rank without one of its own repeats the last, not counted."""
+    whole = list(EvalLoader(Counting(), collate, batch_size=4, full_batches=True))
+    compared = {}
+    for rank in range(ranks):
+        served = EvalLoader(Counting(), collate, batch_size=4, full_batches=True, pieces=2, ranks=(rank, ranks))
+        pieces = [(batch["values"].tolist(), share) for batch, share in served]
+        assert len(pieces) == 2 * len(served) and served.pieces == 2
+        for number, ((first, counted), (second, again)) in enumerate(zip(pieces[::2], pieces[1::2], strict=True)):
+            assert len(first) == len(second) == 2 and counted == again
+            if counted:
+                compared[number * ranks + rank] = first + second
+    assert compared == {number: batch["values"].tolist() for number, (batch, _) in enumerate(whole)}
+
+
+def test_one_example_alone_cannot_be_compared():
+    with pytest.raises(ValueError, match="has 1 row, and this objective compares examples: give at least 2"):
+        EvalLoader(FirstRows(Counting(), 1), collate, batch_size=4, full_batches=True)
 
 
 def test_evaluation_draws_do_not_depend_on_a_run():

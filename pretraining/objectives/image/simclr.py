@@ -7,6 +7,8 @@ Shapes: B images of this rank, V views, D width of the projection.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,9 +69,11 @@ class SimCLR(CoupledObjective):
         return projected.unflatten(0, (self.views.count, -1)).transpose(0, 1)
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
-        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch alone."""
+        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch, at training's size."""
         labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
-        kind = {"decoupled": self.decoupled, "across_ranks": self.training}
+        kind: dict[str, Any] = {"decoupled": self.decoupled, "across_ranks": self.training}
+        if not self.training and self.settings.batch_size:  # fewer are left where the validation split has no more
+            kind["others_stand_for"] = (self.settings.batch_size - 1) / (len(representations) - 1)
         total = nt_xent(representations, self.temperature, labels=labels, **kind)
         return Loss({"nt_xent": Term(total, _number(representations[..., 0].numel(), total), self.weight)})
 

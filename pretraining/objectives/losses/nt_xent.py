@@ -7,6 +7,7 @@ anchors of a tile.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ def nt_xent(
     labels: Tensor | None = None,
     decoupled: bool = False,
     across_ranks: bool = True,
+    others_stand_for: float = 1.0,
     tile: int = TILE,
 ) -> Tensor:
     """Sum over anchors of -log(softmax over all other views), averaged over the anchor's positives.
@@ -32,6 +34,9 @@ def nt_xent(
     `views` [B, V, D] of unit length. Positives are the other views of the same image, or with `labels` [B] of the same
     class (Khosla et al. 2020, L_out). `decoupled` leaves positives out of the denominator (Yeh et al. 2022). Other
     views are those of all ranks if `across_ranks`. At most `tile` similarities, but one anchor's, are held at a time.
+
+    In the denominator each view of another image counts `others_stand_for` times. (N - 1) / (n - 1) makes n images an
+    estimate of the loss among N, exact where all are equally alike.
     """
     if across_ranks:
         refuse_unequal(views)
@@ -44,7 +49,8 @@ def nt_xent(
     groups = place // views.shape[1] if labels is None else gathered(labels.repeat_interleave(views.shape[1]))
     with torch.autocast(anchors.device.type, enabled=False):
         rows = max(1, tile // len(candidates))
-        return _Contrast.apply(anchors, candidates, groups, first, temperature, decoupled, rows)
+        weight = (views.shape[1], math.log(others_stand_for)) if others_stand_for != 1.0 else None
+        return _Contrast.apply(anchors, candidates, groups, first, temperature, decoupled, rows, weight)
 
 
 class _Contrast(torch.autograd.Function):
@@ -60,6 +66,7 @@ class _Contrast(torch.autograd.Function):
         temperature: float,
         decoupled: bool,
         rows: int,
+        weight: tuple[int, float] | None,
     ) -> Tensor:
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         total = anchors.new_zeros(())
@@ -67,7 +74,7 @@ class _Contrast(torch.autograd.Function):
         for start in range(0, len(anchors), rows):
             tile = anchors[start : start + rows]
             own = torch.arange(start, start + len(tile), device=anchors.device) + first
-            loss, slope = _tile(tile @ candidates.T / temperature, groups, own, decoupled, wanted)
+            loss, slope = _tile(tile @ candidates.T / temperature, groups, own, decoupled, wanted, weight)
             total += loss
             if wanted:
                 by_anchor[start : start + rows] = slope @ candidates / temperature
@@ -79,15 +86,23 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         by_anchor, by_candidate = ctx.saved_tensors
-        return gradient * by_anchor, gradient * by_candidate, None, None, None, None, None
+        return gradient * by_anchor, gradient * by_candidate, None, None, None, None, None, None
 
 
-def _tile(logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool) -> tuple[Tensor, Tensor]:
-    """Compute the loss of anchors at places `own` [T], and its derivative by `logits` [T, M], which are overwritten."""
+def _tile(
+    logits: Tensor, groups: Tensor, own: Tensor, decoupled: bool, slope: bool, weight: tuple[int, float] | None
+) -> tuple[Tensor, Tensor]:
+    """Compute the loss of anchors at places `own` [T], and its derivative by `logits` [T, M], which are overwritten.
+
+    `weight`: the views of an image, and the logarithm of how often those of others count in the denominator.
+    """
     positive = groups[own][:, None] == groups
     positive[torch.arange(len(own), device=own.device), own] = False
     share = positive.sum(1, keepdim=True).to(logits.dtype).reciprocal()
     agreement = torch.where(positive, logits, 0.0).sum(1, keepdim=True) * share
+    if weight is not None:
+        image = torch.arange(logits.shape[1], device=own.device) // weight[0]
+        logits.add_((own[:, None] // weight[0] != image).to(logits.dtype), alpha=weight[1])
     if decoupled:
         logits.masked_fill_(positive, -torch.inf)
     logits[torch.arange(len(own), device=own.device), own] = -torch.inf

@@ -1,5 +1,7 @@
 """SimCLR: the objective's parts; its loss is tested beside."""
 
+import csv
+import json
 import math
 
 import numpy as np
@@ -9,11 +11,17 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from pretraining import evaluate
+from pretraining.cli.configuration import compose
+from pretraining.data.loader import EvalLoader
+from pretraining.engine.batch import StepSettings
+from pretraining.errors import RunError
 from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.collate import StackImages
 from pretraining.image.data.base import ImageExamples
 from pretraining.image.preprocess import ImagePreprocess
+from pretraining.launch import main
 from pretraining.objectives.heads import Projector
 from pretraining.objectives.image.simclr import SimCLR
 from pretraining.optim.optimizers import AdamW
@@ -48,6 +56,19 @@ def objective(**changes) -> SimCLR:
     )
     settings = {"views": views(), "projector": Projector(layers=2, output=16), "temperature": 0.5} | changes
     return SimCLR(backbone=backbone, optimizer=optimizer, **settings)
+
+
+class HeldImages:
+    """A source of images in memory."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def count(self, epoch):
+        return len(self.examples.images)
+
+    def read(self, epoch, rows):
+        return ImageExamples(self.examples.images[rows], self.examples.labels[rows])
 
 
 def batch(count=6) -> dict:
@@ -131,3 +152,53 @@ def test_solo_learns_and_lightlys_projectors_can_be_said():
     assert kinds(solo) == ["Linear", "ReLU", "Linear"] and solo[0].bias is not None and solo[0].out_features == 2048
     lightly = Projector(layers=2, hidden=2048, output=128, output_norm="full").build(2048)
     assert kinds(lightly) == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+
+
+# -- evaluation at training's batch size -------------------------------------------------------------------------------
+
+SMALL = [
+    *("objective=simclr", "data=digits", "backbone=vit_digits", "trainer.precision=fp32", "optimizer.peak_lr=1e-9"),
+    *("logger.wandb.mode=disabled", "logger.progress=false", "trainer.log_every=1"),
+]
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(32, 8), (192, 3)])
+def test_training_and_validation_losses_can_be_compared(batch_size, steps, tmp_path, cache_dir):
+    """A network that does not learn: what differs is the number of images that each one is told from.
+
+    Of the 144 of validation, 192 cannot be compared; they stand for that many.
+    """
+    small = [*SMALL, f"data.cache_dir={cache_dir}", f"data.batch_size={batch_size}", "data.eval_batch_size=9"]
+    path = main(compose([*small, f"trainer.max_steps={steps}", f"run_dir={tmp_path / 'run'}"]))
+    training = [float(row["train/loss"]) for row in csv.DictReader((path / "metrics.csv").open())]
+    found = json.loads((path / "metrics.json").read_text())["validation/loss"]
+    assert found == pytest.approx(sum(training) / len(training), abs=0.05)
+    assert math.log(2 * batch_size - 1) - math.log(2 * 9 - 1) > 0.6, "what a loss over 9 images would lack"
+    data = ["data=digits", f"data.cache_dir={cache_dir}", f"handoff={path / 'handoff' / 'last'}"]
+    again = evaluate.evaluate(compose([*data, "data.batch_size=64"], root="evaluate"))
+    assert again["validation/loss"] == pytest.approx(found, abs=1e-5), "a hand-off is evaluated as it was trained"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+def test_evaluation_in_pieces_is_that_of_the_whole_batch(pieces):
+    model, images = objective(), np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    preprocess = ImagePreprocess(size=8, channels=1, mean=[0.5], std=[0.25])
+    source = HeldImages(ImageExamples(images, np.arange(20) % 3))
+    options = {"batch_size": 8, "full_batches": True}
+    loader = EvalLoader(source, StackImages(preprocess=preprocess), **options, pieces=pieces)
+    model.settings = StepSettings(batch_size=8)
+    model.eval()
+    with torch.no_grad():
+        whole = EvalLoader(source, StackImages(preprocess=preprocess), **options)
+        terms = [model.loss(model.on_device(batch)).terms["nt_xent"] for batch, _ in whole]
+    expected = sum(float(term.total) for term in terms) / sum(int(term.count) for term in terms)
+    assert model.evaluate(loader)["validation/loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [[], ["dry_run=true"], ["trainer.accumulate=1", "objective.supervised=true"]])
+def test_a_batch_of_one_has_nothing_to_be_told_from(overrides, tmp_path, cache_dir):
+    """Its loss was 0.0, which looks like success."""
+    one = [*SMALL, f"data.cache_dir={cache_dir}", "data.batch_size=1", f"run_dir={tmp_path / 'run'}", *overrides]
+    with pytest.raises(RunError, match=r"data.batch_size=1: SimCLR compares the examples of a step: give at least 2"):
+        main(compose(one))
+    assert not (tmp_path / "run").exists()

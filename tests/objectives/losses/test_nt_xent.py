@@ -39,6 +39,27 @@ def slow(views, temperature, *, labels=None, decoupled=False) -> torch.Tensor:
     return total
 
 
+@pytest.mark.parametrize("tile", [1, 1 << 24])
+@pytest.mark.parametrize(("supervised", "decoupled"), product([False, True], repeat=2))
+def test_views_of_other_images_may_stand_for_several(supervised, decoupled, tile):
+    """Every image is there three times beside the anchor's own: the denominator of a batch with two copies of each."""
+    views, labels = unit_views(images=4), torch.tensor([0, 1, 0, 1]) if supervised else None
+    found = nt_xent(views, 0.3, labels=labels, decoupled=decoupled, others_stand_for=3.0, tile=tile)
+    expected = torch.zeros((), dtype=torch.float64)
+    places = [(image, view) for image in range(4) for view in range(2)]
+    for anchor in places:
+        others = [place for place in places if place != anchor]
+        positives = [p for p in others if (p[0] == anchor[0] if labels is None else labels[p[0]] == labels[anchor[0]])]
+        exps = {place: torch.exp(views[anchor] @ views[place] / 0.3) for place in others}
+        kept = [place for place in others if not (decoupled and place in positives)]
+        against = sum(exps[place] * (1.0 if place[0] == anchor[0] else 3.0) for place in kept)
+        expected = expected - sum(torch.log(exps[place] / against) for place in positives) / len(positives)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    alike = F.normalize(torch.ones(5, 2, 7, dtype=torch.float64), dim=-1)
+    at_13_images = nt_xent(alike, 0.3, others_stand_for=12 / 4).item() / 10
+    assert at_13_images == pytest.approx(math.log(2 * 13 - 1)), "5 images that stand for the 13 of a training step"
+
+
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 @pytest.mark.parametrize("images", [2, 16])
 def test_identical_and_orthonormal_rows_give_log_of_the_number_of_candidates(images, temperature):
