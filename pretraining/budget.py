@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pretraining.cost import row_flops, seconds_per_step
+from pretraining.cost import check_formula, row_flops, seconds_per_step
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
 
@@ -51,6 +51,7 @@ def _cost_of_step(kind: str, parts: Any, settings: TrainerSettings, batch_size: 
     if kind == "examples":
         return float(batch_size)
     if kind == "flops":
+        check_formula(parts)
         return batch_size * row_flops(parts, settings)
     if kind == "hours":
         if settings.ranks > 1:

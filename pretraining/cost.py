@@ -20,8 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretraining.data.loader import EVALUATION_SEED, StepLoader, collated
 from pretraining.engine.batch import Batch, Step, StepSettings
 from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
+from pretraining.errors import RunError
 from pretraining.random import Keys
 
+OFF_BY = 0.1  # of what is measured, a formula may be
 SAMPLED_EXAMPLES = 4  # of a measured step; losses that compare examples are measured on twice as many, too
 
 
@@ -42,17 +44,41 @@ def row_flops(parts: Any, settings: TrainerSettings) -> float:
     return each + growth * (parts.data.batch_size - few * settings.accumulate) / settings.accumulate
 
 
+def check_formula(parts: Any) -> None:
+    """Refuse a formula that is off by more than `OFF_BY` of what is measured, on rows as they are laid out.
+
+    Those of this package are tested, and cost no time here.
+    """
+    if parts.row.flops is None or type(parts.objective).__module__.startswith("pretraining."):
+        return
+    plain = copy.copy(parts)
+    plain.objective = copy.deepcopy(parts.objective)
+    plain.objective.backbone.take_no_shortcut()
+    with torch.random.fork_rng():
+        batch = sampled(plain, SAMPLED_EXAMPLES)
+    said = 3.0 * parts.data.modality.flops_as_laid_out(plain.objective, batch, parts.row)
+    found = measured_flops(plain, SAMPLED_EXAMPLES, 1) / SAMPLED_EXAMPLES
+    if abs(said - found) > OFF_BY * found:
+        what = f"{type(parts.objective).__name__}.forward_flops says {said:.4g} FLOP per row, but {found:.4g}"
+        raise RunError(f"{what} are measured: mend it, or leave it out, and budget.flops takes what is measured")
+
+
+def sampled(parts: Any, examples: int) -> Batch:
+    """Finish a batch of the first `examples` training rows."""
+    rows = np.arange(min(examples, parts.train.count(0)), dtype=np.int64)
+    rows = np.resize(rows, examples)
+    keys = Keys(EVALUATION_SEED, "train", np.zeros_like(rows), rows, 0.5)
+    return parts.objective.finished(collated(parts.collate, parts.train.read(0, rows), keys))
+
+
 def measured_flops(parts: Any, examples: int, micro_batches: int) -> float:
     """Count one micro-batch of `examples` training rows, forward and backward, as torch does (`FlopCounterMode`).
 
     The operations run on the meta device, without data; an objective whose work depends on data runs on the rows.
     """
-    rows = np.arange(min(examples, parts.train.count(0)), dtype=np.int64)
-    rows = np.resize(rows, examples)
-    keys = Keys(EVALUATION_SEED, "train", np.zeros_like(rows), rows, 0.5)
     objective = parts.objective
     with torch.random.fork_rng():
-        batch = objective.finished(collated(parts.collate, parts.train.read(0, rows), keys))
+        batch = sampled(parts, examples)
         try:
             return _counted(objective, batch, torch.device("meta"), micro_batches)
         except (NotImplementedError, RuntimeError):  # there are no data on the meta device to depend on

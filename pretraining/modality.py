@@ -6,7 +6,7 @@ Text, images and each further kind of data answer in a wing of their own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -54,6 +54,21 @@ class Row(NamedTuple):
     flops: float | None = None  # of the forward pass of everything that is computed from it; None: to be measured
 
 
+COMPUTES = ("loss", "represent", "coupled_loss", "on_device", "backward_step")  # what a formula is of
+
+
+def formula_of(objective: Any) -> Callable[[Any], float] | None:
+    """Find the objective's formula `forward_flops(row)`; None if its class computes other things than who wrote it."""
+
+    def place(name: str) -> int:
+        """Count the classes between the objective's own and the one that defines `name`."""
+        kinds = type(objective).__mro__
+        return next((number for number, kind in enumerate(kinds) if name in vars(kind)), len(kinds))
+
+    formula: Callable[[Any], float] | None = getattr(objective, "forward_flops", None)
+    return formula if place("forward_flops") <= min(map(place, COMPUTES)) else None
+
+
 class Modality(ABC):
     """A kind of data. A wing derives one class from this and makes one object of it, which its data, preprocessing,
     backbones, objectives and finetuning inputs name as their `modality`.
@@ -79,6 +94,11 @@ class Modality(ABC):
     def average_row(self, objective: Any, source: Source, collate: Any, preprocess: Any) -> Row:
         """Describe an average training row."""
         return Row(units=1.0)
+
+    def flops_as_laid_out(self, objective: Any, batch: Mapping[str, Any], row: Row) -> float:
+        """Apply the objective's formula to one of the rows of a batch, padding included: by default an average row."""
+        assert row.flops is not None
+        return row.flops
 
     def facts(self, train: Source, validation: Source, collate: Any, preprocess: Any) -> dict[str, float]:
         """Measure what results are read against, such as the loss of a model that knows frequencies alone."""

@@ -56,6 +56,9 @@ class Backbone(nn.Module, ABC):
             if not isinstance(block, nn.ModuleList):
                 block.compile()
 
+    def take_no_shortcut(self) -> None:
+        """Compute from now on all that a formula of operations counts, padding included."""
+
     @abstractmethod
     def export(self, directory: Path) -> None:
         """Write the weights as model.safetensors under the names that the home library uses, and its config."""

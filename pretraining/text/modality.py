@@ -8,8 +8,8 @@ from typing import Any
 
 from pretraining.data.loader import EVALUATION_SEED
 from pretraining.data.source import Source
-from pretraining.modality import Modality, Row
-from pretraining.text.cost import average_text_row, spans_of
+from pretraining.modality import Modality, Row, formula_of
+from pretraining.text.cost import TextRow, average_text_row, spans_of
 
 
 class Text(Modality):
@@ -35,8 +35,15 @@ class Text(Modality):
             what = f"data.max_tokens={collate.max_tokens}, but this backbone has positions for {limit}"
             raise ValueError(f"{what}: lower it, or raise the backbone's own (backbone.config.max_position_embeddings)")
         row = average_text_row(source, collate, preprocess)
-        counter = getattr(objective, "forward_flops", None)
+        counter = formula_of(objective)
         return Row(row.tokens, None if counter is None else counter(row))
+
+    def flops_as_laid_out(self, objective: Any, batch: Mapping[str, Any], row: Row) -> float:
+        """Take the whole rectangle of tokens for read and seen, and every place of a label for predicted."""
+        rows, width = batch["inputs"]["input_ids"].shape
+        written = batch["decoder_input_ids"].shape[1] if "decoder_input_ids" in batch else 0.0
+        predicted = written or len(batch.get("labels", ())) / rows
+        return objective.forward_flops(TextRow(width, width, width, predicted, written))
 
     def facts(self, train: Any, validation: Any, collate: Any, preprocess: Any) -> dict[str, float]:
         """Measure the loss of a model that knows the frequencies of tokens alone, and the share of padding."""

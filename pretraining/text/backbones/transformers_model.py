@@ -186,6 +186,10 @@ class TransformersBackbone(Backbone):
         loaded = read(self.architecture, str(directory), {})
         self.model.load_state_dict(loaded.state_dict())
 
+    def take_no_shortcut(self) -> None:
+        """Compute as transformers does."""
+        self._fast = None
+
     def forward_flops(self, row: TextRow) -> float:
         """Count one row's forward pass (2 per multiply-add), of an encoder–decoder the encoder's.
 

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pretraining.budget import affordable_steps
 from pretraining.cli.configuration import CONF, class_of, compose, instantiate
 from pretraining.cost import row_flops
+from pretraining.engine.batch import Loss
 from pretraining.engine.trainer import TrainerSettings
-from pretraining.modality import Row
+from pretraining.errors import RunError
+from pretraining.modality import Row, formula_of
+from pretraining.objectives.text.masked_language import MaskedLanguage
 from pretraining.text.cost import TextRow
 from pretraining.text.modality import TEXT
 
@@ -138,3 +142,66 @@ def test_every_text_objective_shipped_is_counted_here():
     shipped = [name for name in shipped if not name.endswith("_image") and "_image_" not in name]
     learns_from = {name: class_of(compose([f"objective={name}"]).objective).modality for name in shipped}
     assert {name for name, kind in learns_from.items() if kind is TEXT} == {name for name, _ in OBJECTIVES}
+
+
+# -- objectives of one's own -------------------------------------------------------------------------------------------
+
+
+class Twice(MaskedLanguage):
+    """Reads each row twice: an objective of one's own that inherits the formula of what it derives from."""
+
+    def loss(self, batch):
+        first, again = super().loss(batch).terms["mlm"], self.backbone(**batch["inputs"]).positions
+        return Loss({"mlm": first._replace(total=first.total + 0.0 * again.sum())})
+
+
+class Counted(Twice):
+    """With a formula of its own."""
+
+    passes = 2.0
+
+    def loss(self, batch):
+        return super().loss(batch)
+
+    def forward_flops(self, row):
+        return self.passes * self.backbone.forward_flops(row) + row.target_positions * self.head.flops()
+
+
+class Miscounted(Counted):
+    """And with a wrong one."""
+
+    passes = 1.0
+
+
+def own(kind, impl="transformers"):
+    config = compose(["objective=masked_language", "backbone=modernbert_tiny", f"backbone.impl={impl}"])
+    backbone = instantiate(config.backbone, vocab_size=VOCABULARY, pad_id=0)
+    return kind(backbone=backbone, optimizer=instantiate(config.optimizer)).train()
+
+
+def own_parts(objective):
+    counter = formula_of(objective)
+    flops = None if counter is None else counter(rows_without_padding("masked_language")[1])
+    parts = parts_of("masked_language", objective, flops)
+    parts.data.modality = TEXT
+    return parts
+
+
+def test_an_objective_that_computes_more_than_what_it_derives_from_is_measured():
+    """It was taken to cost what its parent does: one pass of two, so an equal budget bought it twice as much."""
+    alone, more, settings = own(MaskedLanguage), own(Twice), TrainerSettings(max_steps=1)
+    assert formula_of(alone) is not None and formula_of(more) is None
+    _, row = rows_without_padding("masked_language")
+    expected = 3 * (2 * alone.backbone.forward_flops(row) + row.target_positions * alone.head.flops())
+    assert row_flops(own_parts(more), settings) == pytest.approx(expected, rel=0.1)
+    assert row_flops(own_parts(own(Counted)), settings) == pytest.approx(expected), "its own formula counts"
+
+
+@pytest.mark.parametrize("impl", ["transformers", "fast"])
+def test_a_formula_that_is_off_by_more_than_a_tenth_buys_no_steps(impl):
+    settings, budget = TrainerSettings(max_steps=1), {"flops": 1e15, "steps": None}
+    wrong = own_parts(own(Miscounted, impl))
+    with pytest.raises(RunError, match=r"Miscounted.forward_flops says .* FLOP per row, but .* are measured: mend it"):
+        affordable_steps(budget, settings, wrong, 64)
+    assert affordable_steps({"steps": 7}, settings, wrong, 64) == 7, "there it is not asked"
+    assert affordable_steps(budget, settings, own_parts(own(Counted, impl)), 64) > 1
