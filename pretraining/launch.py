@@ -33,6 +33,7 @@ from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
 from pretraining.engine.precision import choose_precision
+from pretraining.engine.terminal import describe_quality
 from pretraining.engine.trainer import TrainerSettings, train
 from pretraining.errors import out_of_memory
 from pretraining.modality import Modality, Row
@@ -224,15 +225,29 @@ def carry_out(planned: Run) -> Path:
         if directory.finished:
             print(f"run_dir={directory.path} holds this run, finished: nothing to do", file=sys.stderr)
             return directory.path
+        if config.logger.progress and process_rank() == 0:
+            print(describe(planned), file=sys.stderr)
         measured = train_parts(planned, loaders, directory)
         directory.write_metrics(measured | {"seconds_total": time.perf_counter() - planned.started})
         if process_rank() == 0:
+            reached = describe_quality(measured, planned.parts.facts, planned.parts.validation.count(0))
+            print(reached, file=sys.stderr, end="\n" if reached else "")
             print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(config.data.batch_size, settings.ranks, settings.accumulate, error) from error
     finally:
         directory.release()
     return directory.path
+
+
+def describe(planned: Run) -> str:
+    """Say what a run reads and by which rates it learns."""
+    parts, steps = planned.parts, planned.settings.max_steps
+    rows, units, unit = parts.train.count(0), parts.row.units, parts.data.modality.unit
+    counted = "" if units == 1.0 else f" ({rows * units:,.0f} {unit})"
+    read = f"{rows:,} training rows{counted}, {parts.validation.count(0):,} validation rows"
+    data = f"data: {type(parts.data).__name__}, {read}; {parts.preprocess.describe()}"
+    return f"{data}\nschedule: {parts.objective.optimizer.describe(steps)}"
 
 
 def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:

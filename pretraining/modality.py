@@ -30,6 +30,10 @@ class Preprocess(ABC):
         """Learn from the training data what there is to learn."""
         return self
 
+    def describe(self) -> str:
+        """Say in a few words what a backbone reads."""
+        return type(self).__name__
+
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Write what `kwargs` does not say."""

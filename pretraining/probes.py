@@ -18,6 +18,14 @@ from torch.nn import functional as F
 CHUNK = 1024  # rows compared with all others at once
 
 
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Compute the 95 % interval of a share of `count` examples (Wilson 1927, score interval)."""
+    squared = 1.96**2 / count
+    centre = (share + squared / 2) / (1 + squared)
+    reach = 1.96 / (1 + squared) * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
 class Linear(NamedTuple):
     """A fitted linear map: scores = x @ weight.T + bias."""
 

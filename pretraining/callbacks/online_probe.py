@@ -147,6 +147,8 @@ class OnlineProbe(StepCallback):
         values = self._accuracies(features, labels) if self.classes is not None else {}
         whole = gather_rows(features)
         self.latest = whole, None if self.classes is None else gather_rows(labels)
+        if self.classes is not None:
+            values["probe/majority"] = float(torch.bincount(self.latest[1]).max()) / len(whole)
         values["probe/effective_rank"] = probes.effective_rank(whole)
         values["probe/uniformity"] = probes.uniformity(whole)
         values["probe/feature_spread"] = probes.feature_spread(whole)

@@ -33,6 +33,7 @@ def standard_callbacks(
         step_flops=step_flops(parts, settings),
         wait_seconds=lambda: loader.wait_seconds,
         unit=parts.data.modality.unit,
+        facts=parts.facts,
         show=config.logger.progress,
     )
     export = Export(

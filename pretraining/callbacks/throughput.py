@@ -19,6 +19,7 @@ from pretraining.distributed.collectives import all_reduce_sum
 from pretraining.engine.batch import Step
 from pretraining.engine.callback import StepCallback, log
 from pretraining.engine.step import StepModule
+from pretraining.engine.terminal import Progress, describe_quality
 
 # Dense bf16 peaks in FLOP/s from the vendors' data sheets.
 PEAKS = {
@@ -57,7 +58,7 @@ class Throughput(StepCallback):
 
     `unit` names what the modality counts (tokens, images). `step_flops` counts one optimizer step of this rank;
     `wait_seconds` reads how long the loader has kept the loop waiting so far. Every `evaluated_every` steps (0: never)
-    others log at steps of their own, and get the totals beside it.
+    others log at steps of their own, and get the totals beside it. `facts` are what results are read against.
     """
 
     every: int
@@ -65,6 +66,7 @@ class Throughput(StepCallback):
     step_flops: Callable[[Step], float]
     wait_seconds: Callable[[], float]
     unit: str
+    facts: dict[str, float]
     show: bool
 
     def __post_init__(self) -> None:
@@ -96,6 +98,8 @@ class Throughput(StepCallback):
         self._steps = trainer.global_step
         self._clock = time.perf_counter()
         self._window = self._whole = self._mark()
+        self._bar = Progress(show=self.show and trainer.is_global_zero)
+        self._bar.draw(self._steps, trainer.max_steps, "starting" if self._bar.live else None)
 
     def _mark(self) -> dict[str, float]:
         assert self._module is not None
@@ -119,12 +123,17 @@ class Throughput(StepCallback):
         step = self._steps = trainer.global_step
         if step % self.every and step != trainer.max_steps:
             self._log_axes(trainer)
+            self._bar.draw(step, trainer.max_steps)
             return
         row = self._row(module, trainer)
         log(trainer, row)
-        if self.show and trainer.is_global_zero:
-            self._print(step, trainer.max_steps, row)
+        self._bar.draw(step, trainer.max_steps, self._news(step, trainer.max_steps, row, module.measured))
         self._window = self._mark()
+
+    def at_end(self) -> None:
+        """Leave the bar."""
+        if self._module is not None:
+            self._bar.close()
 
     def _log_axes(self, trainer: pl.Trainer) -> None:
         """Put the totals beside what was evaluated at this step, so that it can be drawn over each of them."""
@@ -165,6 +174,7 @@ class Throughput(StepCallback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sum up the whole run in one line."""
+        super().on_train_end(trainer, pl_module)
         self._fold()
         self._summary = self._speeds(self._whole, trainer.world_size)
         if self.show and trainer.is_global_zero:
@@ -182,14 +192,8 @@ class Throughput(StepCallback):
         """Collect the totals and the whole run's speeds, for metrics.json."""
         return {**self.spent(), "seconds": self.totals["seconds"], **self._summary}
 
-    def _print(self, step: int, steps: int, row: dict[str, float]) -> None:
-        rate = row[f"throughput/{self.unit}_per_second"]
-        done = step / steps
+    def _news(self, step: int, steps: int, row: dict[str, float], measured: dict[str, float]) -> str:
         left = self.totals["seconds"] / step * (steps - step)
-        text = f"step {step}/{steps}  loss {row.get('train/loss', float('nan')):.4f}  lr {row['learning_rate']:.2e}  "
-        text += f"{rate:,.0f} {self.unit}/s  {left:.0f} s left"
-        if sys.stderr.isatty():
-            bar = "━" * int(24 * done) + " " * (24 - int(24 * done))
-            print(f"\r{bar} {text}\033[K", end="\n" if step == steps else "", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        parts = [f"loss {row.get('train/loss', float('nan')):.4f}", describe_quality(measured, self.facts)]
+        parts += [f"lr {row['learning_rate']:.2e}", f"{row[f'throughput/{self.unit}_per_second']:,.0f} {self.unit}/s"]
+        return "  ".join(filter(None, [*parts, f"{left:.0f} s left"]))

@@ -52,6 +52,10 @@ class ImagePreprocess(Preprocess):
         """Plain constructor arguments."""
         return asdict(self)
 
+    def describe(self) -> str:
+        """Say how large an image is for the network."""
+        return f"{self.channels} x {self.size} x {self.size} pixels"
+
     @classmethod
     def imagenet(cls) -> ImagePreprocess:
         """Make the preparation that torchvision's first ImageNet weights were trained with."""

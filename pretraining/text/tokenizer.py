@@ -42,6 +42,10 @@ class TextPreprocess(Preprocess):
         """Name the constructor arguments that the saved files do not hold: none."""
         return {}
 
+    def describe(self) -> str:
+        """Say how many tokens there are."""
+        return f"vocabulary {self.vocab_size:,}"
+
     @property
     def specials_per_document(self) -> int:
         """Count the tokens that `bos_id` and `eos_id` add to a document."""

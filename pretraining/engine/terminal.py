@@ -1,0 +1,63 @@
+"""What a person sees while a run goes on: a bar that is redrawn on a terminal, lines at intervals elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+
+from pretraining.probes import share_interval
+
+WIDTH = 24  # of the bar
+REDRAW = 0.2  # seconds that a bar stays as it is, unless there is news
+
+
+class Progress:
+    """Says how far a run is: on a terminal in one line, elsewhere in a line for each news; not at all unless `show`."""
+
+    def __init__(self, *, show: bool) -> None:
+        self.show, self.live = show, show and sys.stderr.isatty()
+        self._news, self._drawn, self._open = "", 0.0, False
+
+    def draw(self, step: int, steps: int, news: str | None = None) -> None:
+        """Show that `step` of `steps` are done, with the latest news."""
+        self._news = self._news if news is None else news
+        text, now = f"step {step}/{steps}  {self._news}", time.monotonic()
+        if self.live and (news is not None or now - self._drawn > REDRAW):
+            self._drawn, self._open = now, True
+            done = WIDTH * step // steps
+            line = f"{'━' * done}{' ' * (WIDTH - done)} {text}"[: shutil.get_terminal_size().columns - 1]
+            print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+        elif self.show and not self.live and news is not None:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the line, whatever ended the run."""
+        if self._open:
+            print(file=sys.stderr, flush=True)
+        self._open = False
+
+
+def describe_quality(measured: Mapping[str, float], facts: Mapping[str, float], examples: int | None = None) -> str:
+    """Write the loss of an evaluation and its probes' accuracies beside what they are read against.
+
+    That is what `facts` say of the validation split (unigram entropy), and always answering with the commonest class.
+    With the number of validation `examples`, accuracies have their 95 % intervals.
+    """
+    if "validation/loss" not in measured:
+        return ""
+    named = {name.partition("/")[2].replace("_", " "): facts[name] for name in facts if name.startswith("validation/")}
+    against = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
+    parts = [f"validation loss {measured['validation/loss']:.3f}" + (f" ({against})" if against else "")]
+    shares = [name for name in measured if name.startswith("probe/") and name.endswith("_accuracy")]
+    if shares:
+        each = [f"{name[len('probe/') : -len('_accuracy')]} {with_interval(measured[name], examples)}" for name in shares]
+        parts.append(f"probe: {', '.join(each)} (always one class: {measured['probe/majority']:.3f})")
+    return "  ".join(parts)
+
+
+def with_interval(share: float, examples: int | None) -> str:
+    """Write a share, with its interval where it is known of how many examples."""
+    low, high = share_interval(share, examples) if examples else (0.0, 0.0)
+    return f"{share:.3f} [{low:.3f}, {high:.3f}]" if examples else f"{share:.3f}"
