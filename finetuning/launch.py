@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits, subset
+from finetuning.metrics.reference import describe_result
 from finetuning.modes import Full, Mode
 from finetuning.saving import load_head, save_model, save_results, saved_facts
 from finetuning.task import Task, TaskParts
@@ -67,9 +68,7 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         metrics = carry_out(config, planned, origin, directory)
         if rank() == 0:
             directory.write_metrics(metrics | {"seconds": time.perf_counter() - started})
-            name = planned.task.select.removeprefix("-")
-            shown = [f"{key} {metrics[key]:.4f}" for key in (f"validation/{name}", f"test/{name}") if key in metrics]
-            print("  ".join([f"run: {path}", *shown]), file=sys.stderr)
+            print(f"run: {path}", file=sys.stderr)
     finally:
         directory.release()
     return path
@@ -160,6 +159,7 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
             logger.log_metrics({k: v for k, v in metrics.items() if k.startswith("test/")}, task.global_step)
             logger.finalize("success")
         save_results(directory.path, task, test, origin)
+        print(describe_result(metrics, task.select.removeprefix("-"), task.answers(test)), file=sys.stderr)
         if config.save_model:
             made = {"task": type(task).__name__, "from": config.handoff}
             save_model(directory.path / "model", task, start | made)

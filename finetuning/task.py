@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from finetuning.data.splits import Examples, Splits
 from finetuning.inputs.base import CachedVectors, EncodedSplit, Inputs
 from finetuning.metrics.bootstrap import Intervals, Numbers
+from finetuning.metrics.reference import Answers, one_answer
 from finetuning.modes import Mode, rest_frozen
 from pretraining.backbones.base import Backbone, Features
 from pretraining.distributed.collectives import gather_objects
@@ -126,6 +127,10 @@ class Task(StepModule):
         """Compute 95 % bootstrap intervals of the main metrics."""
         return {}
 
+    def answers(self, predictions: Predictions) -> Answers | None:
+        """Name the true and the predicted answers, where a task chooses one of several; None elsewhere."""
+        return None
+
     def report(self, predictions: Predictions) -> dict[str, Any] | None:
         """Tabulate what does not fit into flat metrics: numbers per class, the confusion matrix."""
         return None
@@ -197,10 +202,14 @@ class Task(StepModule):
     def validate(self, loader: Any) -> Numbers:
         """Compute loss and metrics over an `EvalLoader` of the validation split, and keep the weights that are best."""
         outputs, values = self.compute_outputs(loader, "validation")
-        measured = self.metrics(self.predict(outputs, loader.source))
+        measured = self.measured_on(self.predict(outputs, loader.source))
         values |= {f"validation/{name}": value for name, value in measured.items()}
         self.keep_best(values)
         return values
+
+    def measured_on(self, predictions: Predictions) -> Numbers:
+        """Compute the metrics, and what a single answer to everything would reach."""
+        return self.metrics(predictions) | one_answer(self.answers(predictions))
 
     @torch.no_grad()
     def compute_outputs(self, loader: Any, prefix: str = "test") -> tuple[list[np.ndarray], Numbers]:

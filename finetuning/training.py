@@ -61,7 +61,7 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
     """Train (or fit) the head and what else the mode releases; choose the best weights on validation; test once."""
     task = run.task
     if run.show:
-        print(describe(task, run.splits), file=sys.stderr)
+        print(describe(task, run.splits, run.settings.max_steps), file=sys.stderr)
     task.precision = run.settings.precision
     choose_kernels(task, run.settings)  # before vectors are cached, or a head is fitted to them
     task.to(run.settings.accelerator)
@@ -118,7 +118,7 @@ def measure(task: Task, test: EncodedSplit, data: LabelledData) -> Outcome:
     """Measure the chosen weights on test, once, beside what they measured on validation."""
     outputs, metrics = task.compute_outputs(evaluation(test, data, (rank(), world_size())), "test")
     predictions = task.predict(outputs, test)
-    metrics |= {f"test/{name}": value for name, value in task.metrics(predictions).items()}
+    metrics |= {f"test/{name}": value for name, value in task.measured_on(predictions).items()}
     for name, (low, high) in task.intervals(predictions).items():
         metrics |= {f"test/{name}_low": low, f"test/{name}_high": high}
     return Outcome({**task.best.values, **metrics}, predictions)
@@ -129,10 +129,11 @@ def evaluation(split: EncodedSplit, data: LabelledData, ranks: tuple[int, int] =
     return EvalLoader(split, split.collate, batch_size=data.eval_batch_size, ranks=ranks)
 
 
-def describe(task: Task, splits: EncodedSplits) -> str:
-    """Say how many examples there are and what trains."""
+def describe(task: Task, splits: EncodedSplits, max_steps: int) -> str:
+    """Say how many examples there are, what trains, and by which rates."""
     sizes = ", ".join(f"{part.count(0)} {name}" for name, part in splits.items())
     counts = {True: 0, False: 0}
     for parameter in task.parameters():
         counts[parameter.requires_grad] += parameter.numel()
-    return f"{sizes} examples; {counts[True]:,} parameters train, {counts[False]:,} are frozen"
+    told = f"data: {sizes} examples; {counts[True]:,} parameters train, {counts[False]:,} are frozen"
+    return told if task.mode.closed_form else f"{told}\nschedule: {task.optimizer.describe(max_steps)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from finetuning.task import Task
 from pretraining.engine.batch import Step
 from pretraining.engine.callback import StepCallback, is_due, log
 from pretraining.engine.step import StepModule
+from pretraining.engine.terminal import Progress
 from pretraining.runs.csv_logger import CsvHistory
 
 
@@ -40,6 +40,16 @@ class Watch(StepCallback):
     def __init__(self, loader: Any, *, every: int, log_every: int, patience: int | None, show: bool) -> None:
         self.loader, self.every, self.log_every, self.patience, self.show = loader, every, log_every, patience, show
         self._started = time.perf_counter()
+        self._bar = Progress(show=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar."""
+        self._bar = Progress(show=self.show and trainer.is_global_zero)
+        self._bar.draw(trainer.global_step, trainer.max_steps, "starting" if self._bar.live else None)
+
+    def at_end(self) -> None:
+        """Leave the bar."""
+        self._bar.close()
 
     def after_step(self, trainer: pl.Trainer, module: StepModule, batch: Step) -> None:
         """Log and evaluate, where this step is due."""
@@ -54,14 +64,15 @@ class Watch(StepCallback):
             if self.patience is not None and module.best.evaluations_since >= self.patience:
                 trainer.should_stop = True
         if not row:
+            self._bar.draw(trainer.global_step, trainer.max_steps)
             return
         row["time"] = time.perf_counter() - self._started
         log(trainer, row)
-        if self.show and trainer.is_global_zero:
-            self._print(module, trainer.global_step, trainer.max_steps, row)
+        self._bar.draw(trainer.global_step, trainer.max_steps, self._news(module, row))
 
-    def _print(self, task: Task, step: int, steps: int, row: dict[str, float]) -> None:
+    def _news(self, task: Task, row: dict[str, float]) -> str:
         name = task.select.removeprefix("-")
         shown = {"loss": row.get("train/loss"), f"validation {name}": row.get(f"validation/{name}")}
         text = "  ".join(f"{key} {value:.4f}" for key, value in shown.items() if value is not None)
-        print(f"step {step}/{steps}  {text}", file=sys.stderr, flush=True)
+        constant = row.get("validation/majority_accuracy")
+        return text if constant is None else f"{text} (always one class: {constant:.3f})"

@@ -14,6 +14,7 @@ from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.labels import Classes, collect_classes
 from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers, share_interval
+from finetuning.metrics.reference import Answers
 from finetuning.task import Predictions, Task, TaskParts
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
@@ -86,6 +87,11 @@ class Classification(Task):
         if self.top is None:
             return {}
         return {f"accuracy_top{self.top}": metrics.top_k(predictions.labels, predictions.scores, self.top)}
+
+    def answers(self, predictions: Predictions) -> Answers:
+        """Name the classes."""
+        names = self.classes.names
+        return Answers(*([names[number] for number in numbers] for numbers in predictions[:2]))
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
         """Tabulate numbers per class and the confusion matrix."""

@@ -13,6 +13,7 @@ from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.labels import Classes, count_labels, name_classes, refuse_unseen
 from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
+from finetuning.metrics.reference import Answers
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
 from pretraining.data.splits import SPLITS
@@ -69,6 +70,11 @@ class MultiLabel(Task):
         """Bootstrap all of them."""
         labels, _, scores = predictions
         return bootstrap(lambda rows: metrics.multi_label(labels[rows], scores[rows]), len(labels))
+
+    def answers(self, predictions: Predictions) -> Answers:
+        """Take each combination of classes for an answer."""
+        names = np.array(self.classes.names)
+        return Answers(*([", ".join(names[row == 1]) or "no class" for row in rows] for rows in predictions[:2]))
 
     def table(self, predictions: Predictions) -> dict[str, Any]:
         """Name the classes."""

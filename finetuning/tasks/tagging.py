@@ -16,6 +16,7 @@ from finetuning.inputs.words import WordInputs
 from finetuning.labels import Classes, count_labels, name_classes, refuse_unseen
 from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers
+from finetuning.metrics.reference import Answers
 from finetuning.metrics.tagging import entities, tag_intervals
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.classification import linear_head
@@ -84,6 +85,10 @@ class Tagging(Task):
     def intervals(self, predictions: Predictions) -> Intervals:
         """Bootstrap accuracy, and entity F1, over sentences."""
         return tag_intervals(predictions.labels, predictions.predictions, self.entities)
+
+    def answers(self, predictions: Predictions) -> Answers:
+        """List each word's tag."""
+        return Answers(*(list(itertools.chain.from_iterable(rows)) for rows in predictions[:2]))
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
         """Tabulate numbers per tag and the confusion matrix over words."""
