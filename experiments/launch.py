@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -24,6 +25,7 @@ from experiments.study.graph import FINETUNING, PRETRAINING, Resolve, expand, li
 from experiments.study.runner import DONE, FAILED, SKIPPED, Executor, Here, Processes, Run, lock_study, run_study
 from experiments.study.spec import StudyError, check, exit_code
 from pretraining.cli.compose import CONF, compose
+from pretraining.distributed.environment import SHARED_PRECISION
 from pretraining.errors import RunError
 
 ROOTS = {PRETRAINING: "pretrain", FINETUNING: "finetune", "experiments": "study"}
@@ -54,6 +56,12 @@ def run_command(command: str, overrides: Sequence[str]) -> None:
     launch = importlib.import_module(f"{command}.launch")
     launch.main(launch.compose(list(overrides)), list(overrides))
     gc.collect()  # Trainers and models hold one another in cycles: free them before the next run.
+
+
+def run_beside_others(run: Run, directory: Path, command: str, overrides: Sequence[str]) -> None:
+    """Carry a command out in a process beside others, which share one choice of trainer.precision=auto."""
+    os.environ[SHARED_PRECISION] = str(directory / "precision")
+    run(command, overrides)
 
 
 def measure_steps(overrides: Sequence[str]) -> int:
@@ -120,7 +128,11 @@ def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:
     workers = config["workers"]
     if not isinstance(workers, int) or workers < 1:
         raise StudyError(f"workers is {workers}: give 1 (runs in this process) or the number of processes")
-    return Here(directory, run) if workers == 1 else Processes(directory, run, workers)
+    return (
+        Here(directory, run)
+        if workers == 1
+        else Processes(directory, partial(run_beside_others, run, directory), workers)
+    )
 
 
 def cli() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +26,7 @@ from pretraining.cli import configuration
 from pretraining.cli.configuration import as_run_errors, class_name, class_of, complete, decided, instantiate
 from pretraining.cli.spawn import needs_ranks, run_ranks
 from pretraining.distributed.collectives import rank
-from pretraining.engine.precision import Precision, choose_precision
+from pretraining.engine.precision import choose_precision
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
 from pretraining.handoff import Handoff
@@ -81,7 +80,8 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     splits = data.splits()
     splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
     settings: TrainerSettings = instantiate(config.trainer)
-    settings.precision = precision(settings.accelerator, settings.precision, source.backbone.convolves)
+    convolves = source.backbone.convolves
+    settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     settings.max_steps = steps(config, splits)
     task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
     if not task.mode.closed_form:
@@ -183,12 +183,6 @@ def steps(config: DictConfig, splits: Splits) -> int:
         what = f"got mode.head_steps={config.mode.head_steps} of {count} steps, which leaves none for the backbone"
         raise RunError(f"{what}: lower it, or take mode=frozen")
     return count
-
-
-@functools.cache
-def precision(accelerator: Literal["cpu", "cuda"], wanted: Precision, convolves: bool) -> Precision:
-    """Choose the precision, measured once per process: the runs of a study share it."""
-    return choose_precision(wanted, accelerator, convolves=convolves, say=False)
 
 
 def is_finished(path: Path, config: DictConfig) -> bool:

@@ -34,6 +34,7 @@ WORDS_OF_A_MODALITY = {"images", "input_ids", "document_ids", "token_type_ids"}
 HYDRA_ALLOWED = {
     "compose",
     "early",
+    "sweep",
     "mistakes",
     "configuration",
     "launch",

@@ -3,6 +3,7 @@ README's lines.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -153,15 +154,34 @@ def test_a_sweep_gives_each_job_a_directory_named_after_what_varies(overrides, t
         "-m",
         "pretraining",
         "-m",
-        *[o for o in overrides if "max_steps" not in o and "log_every" not in o],
+        *[o for o in overrides if not any(key in o for key in ("max_steps", "log_every", "wandb", "precision"))],
         *swept,
     ]
-    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    apart = os.environ | {
+        "WANDB_MODE": "offline",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_CACHE_DIR": str(tmp_path / "runs"),
+    }
+    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=apart)
     assert ended.returncode == 0, ended.stderr
     (sweep,) = (tmp_path / "runs").glob("sweep-*")
     assert sorted(path.name for path in sweep.iterdir()) == ["0-seed-1", "1-seed-2"]
     assert all((path / "metrics.json").exists() for path in sweep.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    said = ended.stderr.splitlines()
+    assert [line for line in said if line.startswith("job ")][:2] == ["job 1/2: seed=1", "job 2/2: seed=2"]
+    rows = [line.split() for line in said[-3:]]
+    assert rows[0] == ["job", "seed", "validation/loss", "run_dir"]
+    for number, row in enumerate(rows[1:]):
+        reached = json.loads((sweep / f"{number}-seed-{number + 1}" / "metrics.json").read_text())["validation/loss"]
+        assert row == [
+            str(number + 1),
+            str(number + 1),
+            f"{reached:.4f}",
+            f"{sweep.parent.name}/{sweep.name}/{number}-seed-{number + 1}",
+        ]
+    assert ended.stderr.count("W&B: offline.") == 1, "what holds for every job is said once"
+    assert ended.stderr.count("trainer.precision=auto") == 1
 
 
 def test_readme_s_lines_of_python_train_a_model(tmp_path, monkeypatch, cache_dir):

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pretraining.cli.compose import CONF as CONF
 from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
+from pretraining.cli.sweep import Sweep
 from pretraining.distributed.collectives import leave_group
 from pretraining.distributed.environment import batch_job, restarted
 from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
@@ -185,27 +186,26 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
             refuse_shared_run_dir(sys.argv[1:])
         if snapshot.submits_jobs(sys.argv[1:]):
             snapshot.submit_from_snapshot()
-    sweep = f"runs/sweep-{this_moment()}"
-    # Only what varies names a job. Read here: a job on a cluster has another command line.
-    varied = {argument.partition("=")[0] for argument in sys.argv[1:] if "," in argument or "(" in argument}
-
-    begun = []
+    place, sweep = f"runs/sweep-{this_moment()}", Sweep(sys.argv[1:])
 
     def job(config: DictConfig) -> None:
-        begun.append(True)
+        overrides = list(HydraConfig.get().overrides.task)
+        sweep.begin(config, overrides)
         with exit_cleanly():
             refuse_missing(config)
-            place_in_sweep(config, sweep, varied)
+            place_in_sweep(config, place, set(sweep.varied))
             config = up_to_date(config)
             check_settings(config)
-            main(config, list(HydraConfig.get().overrides.task))
+            main(config, overrides)
 
     sys.argv[1:] = current_overrides(sys.argv[1:])
     try:
         hydra.main(config_path=str(CONF), config_name=root, version_base=None)(job)()
     except SystemExit as end:
         # What Hydra refuses before any job is a mistake in the command line, and has been said.
-        sys.exit(end.code if begun or end.code != 1 else 2)
+        sys.exit(end.code if sweep.rows or end.code != 1 else 2)
+    finally:
+        sweep.end()
 
 
 def place_in_sweep(config: DictConfig, directory: str, varied: set[str]) -> None:

@@ -6,6 +6,9 @@ import os
 import subprocess
 
 
+SHARED_PRECISION = "PRETRAINING_PRECISION"  # names a file in which processes agree on what trainer.precision=auto is
+
+
 def launched() -> bool:
     """Tell whether this process is one rank of several already: torchrun's, srun's, or ours."""
     return "RANK" in os.environ or step_tasks() > 1

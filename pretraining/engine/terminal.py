@@ -52,7 +52,9 @@ def describe_quality(measured: Mapping[str, float], facts: Mapping[str, float], 
     parts = [f"validation loss {measured['validation/loss']:.3f}" + (f" ({against})" if against else "")]
     shares = [name for name in measured if name.startswith("probe/") and name.endswith("_accuracy")]
     if shares:
-        each = [f"{name[len('probe/') : -len('_accuracy')]} {with_interval(measured[name], examples)}" for name in shares]
+        each = [
+            f"{name[len('probe/') : -len('_accuracy')]} {with_interval(measured[name], examples)}" for name in shares
+        ]
         parts.append(f"probe: {', '.join(each)} (always one class: {measured['probe/majority']:.3f})")
     return "  ".join(parts)
 

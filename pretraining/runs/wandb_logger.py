@@ -95,12 +95,12 @@ class WandbHistory(Logger):
             run = wandb.init(id=self.version, resume="allow", dir=self.directory, mode=mode, settings=settings, **about)  # type: ignore[arg-type]
         except (wandb.Error, OSError) as error:
             kept = "kept offline" if mode == "online" else "left out"
-            print(f"W&B: this run is {kept}: {str(error).splitlines()[0]}", file=sys.stderr)
+            _say_once(f"W&B: this run is {kept}: {str(error).splitlines()[0]}", about=kept)
             wandb.teardown()  # the client still holds the id of what it could not start
             return None
         if mode == "offline":
             sync = f"`python -m experiments.wandb_sync {self.directory}`"
-            print(f"W&B: offline. `wandb login` sends later runs as they go, {sync} this one", file=sys.stderr)
+            _say_once(f"W&B: offline. `wandb login` sends later runs as they go, {sync} this one", about=mode)
         run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
         for pattern in ("validation/*", "probe/*"):
@@ -151,7 +151,10 @@ class WandbHistory(Logger):
         if sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) > self.upload_bytes:
             artifact.add_reference(directory.as_uri())
         else:
-            artifact.add_dir(str(directory), skip_cache=True, policy="immutable")
+            for path in sorted(directory.rglob("*")):  # not `add_dir`, which prints
+                if path.is_file():
+                    named = path.relative_to(directory).as_posix()
+                    artifact.add_file(str(path), name=named, skip_cache=True, policy="immutable")
         self.experiment.log_artifact(artifact, aliases=["latest", directory.name])
 
     @rank_zero_only
@@ -165,6 +168,15 @@ class WandbHistory(Logger):
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if status == "success" else 1)
         self._run, self._tried = None, False
+
+
+_told: set[str] = set()  # by this process, whose runs (of a sweep, of a study) fare alike
+
+
+def _say_once(text: str, *, about: str) -> None:
+    if about not in _told:
+        print(text, file=sys.stderr)
+    _told.add(about)
 
 
 def key_configured() -> bool:

@@ -78,9 +78,13 @@ def test_numbers_stand_beside_what_they_are_read_against():
 
 def test_a_pretraining_says_what_it_reads_how_it_goes_and_what_it_reached(tmp_path, cache_dir, capsys):
     corpus = write_corpus(tmp_path)
-    path = launch.main(compose([*text_overrides(corpus, cache_dir), f"run_dir={tmp_path / 'run'}", "logger.progress=true"]))
+    path = launch.main(
+        compose([*text_overrides(corpus, cache_dir), f"run_dir={tmp_path / 'run'}", "logger.progress=true"])
+    )
     said = capsys.readouterr().err
-    assert re.search(r"data: TextFiles, [\d,]+ training rows \([\d,]+ tokens\), [\d,]+ validation rows; vocabulary \d+", said)
+    assert re.search(
+        r"data: TextFiles, [\d,]+ training rows \([\d,]+ tokens\), [\d,]+ validation rows; vocabulary \d+", said
+    )
     assert re.search(r"^schedule: peak rate .* after 4 of 20 steps", said, re.M)
     metrics = json.loads((path / "metrics.json").read_text())
     last = f"validation loss {metrics['validation/loss']:.3f} (unigram entropy {metrics['validation/unigram_entropy']:.3f})"

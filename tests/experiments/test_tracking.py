@@ -8,6 +8,7 @@ import pytest
 import wandb
 
 from pretraining.runs import provenance as lineage
+from pretraining.runs import wandb_logger
 from pretraining.runs.wandb_logger import Tracked, WandbHistory, key_configured
 from tests.experiments import wandb_files, wandb_stub
 
@@ -47,6 +48,7 @@ def quiet(tmp_path, monkeypatch):
         monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "client"))
     (tmp_path / "client").mkdir()
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(wandb_logger, "_told", set())
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)

@@ -77,4 +77,6 @@ def test_a_warm_up_that_the_epochs_do_not_buy_is_cut_and_said(finetune, text_han
         *("task=text_classification", f"handoff={text_handoff}", f"data.path={topics}", "task.inputs.max_tokens=32"),
         *("trainer.max_steps=10", "optimizer.warmup_steps=20"),
     )
-    assert "warmup_steps=20 is longer than the run of 10 steps: warm-up takes 1, a tenth of them" in capfd.readouterr().err
+    assert (
+        "warmup_steps=20 is longer than the run of 10 steps: warm-up takes 1, a tenth of them" in capfd.readouterr().err
+    )
