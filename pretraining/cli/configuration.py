@@ -46,6 +46,8 @@ def instantiate(node: Any, **parts: Any) -> Any:
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
         inspect.signature(make.func).bind(*make.args, **make.keywords, **parts)
     except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):  # of a part inside: it says enough
+            raise RunError(str(error.__cause__)) from error
         raise RunError(f"{node.get('_target_')}: {' '.join(str(error).split())}") from error
     except TypeError as error:
         raise RunError(f"{node.get('_target_')}: {error}") from error
@@ -108,7 +110,7 @@ def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """Copy a configuration with values decided while the parts were built: a run records what it uses."""
     config = config.copy()
     for key, value in values.items():
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, force_add=True)
     return config
 
 

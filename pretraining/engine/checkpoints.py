@@ -29,6 +29,7 @@ from pretraining.engine.callback import StepCallback
 from pretraining.engine.step import StepModule
 from pretraining.errors import CheckpointError, Preempted
 from pretraining.runs.checkpoint_files import MARKER, facts_of
+from pretraining.runs.directory import RunDirectory
 
 EXIT_PREEMPTED = 85  # stopped by SIGTERM, SIGUSR1 or SIGUSR2 with everything saved
 EXIT_INTERRUPTED = 130  # stopped by Ctrl-C with everything saved
@@ -107,8 +108,9 @@ class Checkpointing(StepCallback, Checkpoint):
     after all other callbacks, so what they log about a step is in the files before the checkpoint of that step.
     """
 
-    def __init__(self, directory: Path, *, every: int, keep_last: int, monitor: str | None) -> None:
-        self.directory, self.every, self.keep_last, self.monitor = directory, every, keep_last, monitor
+    def __init__(self, run: RunDirectory, *, every: int, keep_last: int, monitor: str | None) -> None:
+        self.directory, self.fingerprint = run.checkpoints, run.fingerprint
+        self.every, self.keep_last, self.monitor = every, keep_last, monitor
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
         self._process = os.getpid()
@@ -144,6 +146,10 @@ class Checkpointing(StepCallback, Checkpoint):
             self.save(trainer, wait=stop or step == trainer.max_steps)
         if stop:
             self._leave(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Add what the run reads (called by Lightning)."""
+        checkpoint["fingerprint"] = self.fingerprint
 
     def save(self, trainer: pl.Trainer, *, wait: bool) -> None:
         """Write the checkpoint of this step, on disk at return if `wait`; drop those that are no longer kept."""
