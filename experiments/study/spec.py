@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pretraining.errors import NoSpaceError
 from pretraining.kinds import GROUP, TEXT, Kind, each, integer, is_list, number, optional, refusal
 
 RUN_KEYS = {"pretrain", "pretraining_seeds", "budget", "handoffs", "finetune", "finetuning_seeds", "never_pretrained"}
@@ -40,6 +41,9 @@ def exit_code(command: str, work: Callable[[], int]) -> int:
     except StudyError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
+    except NoSpaceError as error:
+        print(f"{command}: {error}: free space, then start it again", file=sys.stderr)
+        return 3
 
 
 def check(spec: Mapping[str, Any]) -> None:

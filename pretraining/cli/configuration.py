@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pretraining.cache import is_full
 from pretraining.cli.compose import CONF as CONF
 from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
@@ -34,7 +34,8 @@ def as_run_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise error if isinstance(error, (RunError, HandoffError)) else RunError(str(error)) from error
+        known = isinstance(error, (RunError, HandoffError)) or is_full(error)
+        raise error if known else RunError(str(error)) from error
 
 
 def instantiate(node: Any, **parts: Any) -> Any:
@@ -168,9 +169,10 @@ def exit_cleanly() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
-        print(f"error: {error}. Checkpoints are intact: free space, then resume=auto", file=sys.stderr)
+        cure = "free space, then start it again (with resume=auto, a run goes on from its last checkpoint)"
+        print(f"error: {error}: {cure}", file=sys.stderr)
         sys.exit(3)
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -27,7 +28,7 @@ from pretraining.distributed.environment import job_is_ending
 from pretraining.engine.batch import Step
 from pretraining.engine.callback import StepCallback
 from pretraining.engine.step import StepModule
-from pretraining.errors import CheckpointError, Preempted
+from pretraining.errors import CheckpointError, NoSpaceError, Preempted
 from pretraining.runs.checkpoint_files import MARKER, facts_of
 from pretraining.runs.directory import RunDirectory
 
@@ -60,17 +61,23 @@ class AtomicIO(CheckpointIO):
             pending.result()
 
     def _write(self, checkpoint: dict[str, Any], path: Path, metric: float | None) -> None:
+        size = sum(part.nbytes for part in tensors_of(checkpoint))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replace_file(path, "wb") as file:
+            with replace_file(path, "wb", needed=size) as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 written = Path(file.name)
                 facts = {"sha256": sha256(written), "size": written.stat().st_size}
             facts |= {"step": int(checkpoint["global_step"]), "metric": metric}
-            replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
+            try:
+                replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
+            except NoSpaceError as error:  # for its note: what does not count gives its space back
+                path.unlink()
+                raise NoSpaceError(path.parent, size) from error
         except OSError as error:
-            reason = f"cannot write {path}: {error.strerror or error}"
+            known = isinstance(error, NoSpaceError)
+            reason = str(error) if known else f"cannot write {path}: {error.strerror or error}"
             raise CheckpointError(f"{reason}. Earlier checkpoints are intact: free space, then resume=auto") from error
 
     def teardown(self) -> None:
@@ -85,6 +92,14 @@ class AtomicIO(CheckpointIO):
         """Remove one checkpoint, its json first."""
         Path(path).with_suffix(".json").unlink(missing_ok=True)
         Path(path).unlink(missing_ok=True)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """List the tensors in plain containers."""
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from tensors_of(part)
 
 
 def copy_to_cpu(value: Any, seen: dict[Any, Tensor]) -> Any:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cache import is_locked, replace_text, try_lock
+from pretraining.cache import is_locked, replace_text, room, try_lock
 from pretraining.distributed.environment import batch_job, process_rank
 from pretraining.errors import RunError
 from pretraining.runs.checkpoint_files import MARKER, newest_valid, read_checkpoint
@@ -83,8 +83,9 @@ class RunDirectory:
         elif (path / "config.yaml").exists():
             refuse_other_config(OmegaConf.load(path / "config.yaml"), config, path)
         continued, made = _continued(path, config, resume), not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        run = cls(path, *continued, _lock=_locked(path), _made=made)
+        with room(path.parent):
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path, *continued, _lock=_locked(path), _made=made)
         if stale:
             _discard(path)
         run.finished = _is_finished(path, config)
