@@ -45,7 +45,7 @@ def instantiate(node: Any, **parts: Any) -> Any:
 
     try:
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
-        inspect.signature(make.func).bind(*make.args, **make.keywords, **parts)
+        inspect.signature(make.func).bind(*make.args, **{**make.keywords, **parts})
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):  # of a part inside: it says enough
             raise RunError(str(error.__cause__)) from error

@@ -77,7 +77,8 @@ def test_the_commands_print_json_or_one_error(
     monkeypatch.setattr(sys, "argv", ["predict", f"run_dir={run}", "inptu=x"])
     with pytest.raises(SystemExit, match="2"):
         predict_command()
-    assert capsys.readouterr().err == "error: got 'inptu=x', but this command takes run_dir=, input=, output=\n"
+    takes = "this command takes run_dir=, input=, output=: did you mean input?"
+    assert capsys.readouterr().err == f"error: got 'inptu=x', but {takes}\n"
 
 
 def test_pipelines_reproduce_our_predictions_exactly(finetune: Finetune, text_handoff: Path, tmp_path: Path) -> None:

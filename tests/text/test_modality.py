@@ -74,14 +74,17 @@ def test_a_corrupted_row_is_read_and_written_in_parts(kind, tmp_path):
 
 
 def test_an_average_row_counts_tokens_and_costs_what_the_objective_s_formula_says(tmp_path):
-    class Counts:
+    class Measured:
+        backbone = None
+
+    class Counts(Measured):
         def forward_flops(self, row):
             return 2.0 * row.read
 
     kind, collate = collates()["packed"]
     source = planned(collate, kind, tmp_path)
     tokens = average_text_row(source, collate, preprocess(kind)).tokens
-    counted, other = (TEXT.average_row(one, source, collate, preprocess(kind)) for one in (Counts(), object()))
+    counted, other = (TEXT.average_row(one, source, collate, preprocess(kind)) for one in (Counts(), Measured()))
     assert counted == (tokens, pytest.approx(2 * tokens)) and other == (tokens, None), (
         "without a formula it is measured"
     )

@@ -96,6 +96,7 @@ def test_the_lock_of_a_real_run_directory_says_who_works_in_it(tmp_path, no_slur
     directory = RunDirectory.claim(tmp_path / "runs" / "mine", config, resume="none", overrides=["seed=1"])
     run = found(tmp_path / "runs")["mine"]
     assert (run.status, run.pid, run.job) == ("running", os.getpid(), None)
+    (directory.path / "metrics.csv").write_text("step,train/loss\n1,2.0\n")  # without a step the directory would go
     directory.release()
     assert found(tmp_path / "runs")["mine"].status == "stopped"
 
