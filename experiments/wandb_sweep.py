@@ -35,7 +35,7 @@ def sweep(command: str, overrides: Sequence[str], *, method: str = "grid") -> di
         "method": method,
         "metric": {"name": metric, "goal": "minimize" if metric.endswith("loss") else "maximize"},
         "program": command,
-        "parameters": {override.key_or_group: _parameter(override) for override in varied},
+        "parameters": {override.get_key_element(): _parameter(override) for override in varied},
         # Agents fill the last word in as key=value, which is how Hydra takes it.
         "command": ["${env}", "python", "-m", command, *fixed, "${args_no_hyphens}"],
     }

@@ -95,7 +95,8 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         patience=config.early_stopping,
         show=config.logger.progress,
     )
-    config = decided(config, {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")})
+    found = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
+    config = decided(config, found | {"fingerprint": {"data": splits.digest(), "handoff": source.digest or None}})
     lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
     return config, planned, {"handoff": config.handoff, **lineage}
 

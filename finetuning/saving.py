@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from finetuning.closed_form import Neighbours
 from finetuning.task import Predictions, Task
 from pretraining import handoff
+from pretraining.cache import replace_file, replace_text
 from pretraining.errors import RunError
 
 
@@ -22,10 +23,11 @@ def save_results(directory: Path, task: Task, test: Predictions, origin: dict[st
     """Write predictions.parquet (the test split's rows, in order), lineage.json, and test_report.json if any."""
     columns = task.table(test).items()
     arrays = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns}
-    pyarrow.parquet.write_table(pa.table(arrays), directory / "predictions.parquet")
+    with replace_file(directory / "predictions.parquet", "wb") as file:
+        pyarrow.parquet.write_table(pa.table(arrays), file)
     for name, content in (("test_report", task.report(test)), ("lineage", origin)):
         if content is not None:
-            (directory / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            replace_text(directory / f"{name}.json", json.dumps(content, indent=1) + "\n")
 
 
 def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
@@ -39,7 +41,7 @@ def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
     votes = isinstance(task.head, Neighbours)
     head = {name: getattr(task.head, name) for name in ("k", "temperature", "count")} if votes else None
     facts = {"labels": task.labels, "neighbours": head}
-    (directory / "task.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    replace_text(directory / "task.json", json.dumps(facts) + "\n")
 
 
 def saved_facts(run_dir: Path) -> dict[str, Any]:

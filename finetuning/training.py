@@ -18,7 +18,7 @@ from pretraining.data.splits import SPLITS
 from pretraining.distributed.collectives import rank, world_size
 from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
-from pretraining.engine.trainer import TrainerSettings, choose_kernels, train
+from pretraining.engine.trainer import TrainerSettings, choose_kernels, cut_back, train
 from pretraining.runs.directory import RunDirectory
 
 EncodedSplits = dict[str, EncodedSplit]
@@ -69,6 +69,7 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
     if task.mode.cache and task.cacheable:
         splits = {name: task.cache_vectors(evaluation(part, run.data)) for name, part in splits.items()}
     if task.mode.closed_form:
+        cut_back(loggers, directory)
         _fit_closed_form(task, splits, run.data, loggers)
     else:
         _train(run, splits, directory, loggers)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from pretraining.errors import NoSpaceError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_IN_WORDS = ("os error 28", "No space left", "unexpected pos")  # of safetensors, arrow and torch
 
 
 def key(parts: dict[str, Any]) -> str:
@@ -41,15 +48,44 @@ def share(directory: Path) -> None:
             path.chmod(mode)
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error is about a full disk, or came of one that is."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_IN_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextlib.contextmanager
-def replace_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def room(directory: Path, needed: int = 0) -> Iterator[None]:
+    """Turn what is raised inside because of a full disk into a `NoSpaceError` about `directory`."""
+    try:
+        yield
+    except NoSpaceError:
+        raise
+    except Exception as error:  # safetensors' own derives from nothing narrower
+        if not is_full(error):
+            raise
+        raise NoSpaceError(directory, needed) from error
+
+
+def reserve(path: Path) -> None:
+    """Take a sparse file's space on disk now: without it, a write to its memory map would end the process."""
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, mode: str = "w", *, needed: int = 0) -> Iterator[IO[Any]]:
     """Open a file that replaces `path` at the end of the block, once it is on disk; a block that fails changes nothing.
 
     One process at a time may write to a path. What a killed one leaves (`.NAME.writing`) is overwritten by the next.
+    `needed`: bytes, about, for the message about a full disk.
     """
     temporary = path.with_name(f".{path.name}.writing")
     options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    with temporary.open(mode, **options) as file:
+    with room(path.parent, needed), temporary.open(mode, **options) as file:
         try:
             yield file
             file.flush()
@@ -105,7 +141,8 @@ def is_locked(path: Path) -> bool:
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Return `directory`, complete; where there is none, `build` fills `<directory>.partial`, which is then renamed.
 
-    One process builds, others wait. The next build continues from what a killed one left there, or overwrites it.
+    One process builds, others wait. The next build continues from what a killed one left there, or overwrites it; what
+    filled the disk is removed.
     """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +151,13 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
             if not directory.exists():
                 partial = directory.with_name(directory.name + ".partial")
                 partial.mkdir(exist_ok=True)
-                build(partial)
-                partial.rename(directory)
+                try:
+                    build(partial)
+                    partial.rename(directory)
+                except Exception as error:
+                    if not is_full(error):
+                        raise
+                    written = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+                    shutil.rmtree(partial)
+                    raise NoSpaceError(directory.parent, written) from error
     return directory

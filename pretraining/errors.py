@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 
 class RunError(ValueError):
     """A mistake in what the user asked for: printed as one message, exit code 2."""
@@ -13,6 +16,16 @@ class HandoffError(ValueError):
 
 class CheckpointError(OSError):
     """A checkpoint that could not be written; the ones before it are untouched."""
+
+
+class NoSpaceError(OSError):
+    """A full disk: the directory, and about how much was to be written into it."""
+
+    def __init__(self, directory: Path, needed: int) -> None:
+        super().__init__(errno.ENOSPC, f"no space left on {directory}: needs about {max(1, round(needed / 1e6))} MB")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class Preempted(SystemExit):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +28,7 @@ from pretraining.cli.configuration import (
     rerun,
 )
 from pretraining.cli.spawn import needs_ranks, run_ranks
-from pretraining.data.loader import EvalLoader, StepLoader
+from pretraining.data.loader import EVALUATION_SEED, EvalLoader, StepLoader, collated
 from pretraining.data.source import FirstRows, Source, class_count, require_classes
 from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.distributed.environment import process_rank
@@ -39,8 +40,9 @@ from pretraining.errors import out_of_memory
 from pretraining.modality import Modality, Row
 from pretraining.objectives.base import Objective
 from pretraining.objectives.init_from import continue_heads
+from pretraining.random import Keys
 from pretraining.runs.directory import RunDirectory
-from pretraining.runs.provenance import origin_of, tags
+from pretraining.runs.provenance import fingerprint_of, origin_of, tags
 from pretraining.runs.wandb_logger import WandbHistory
 
 __all__ = ["Parts", "compose", "fit", "main", "run"]
@@ -112,6 +114,8 @@ def assemble_parts(
     if objective.coupled and data.batch_size < 2:
         what = f"data.batch_size={data.batch_size}: {type(objective).__name__} compares the examples of a step"
         raise ValueError(f"{what}: give at least 2")
+    first = np.zeros(1, np.int64)
+    collated(collate, train.read(0, first), Keys(EVALUATION_SEED, "train", first, first))  # or they do not fit
     return Parts(
         objective,
         preprocess,
@@ -169,6 +173,7 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
     found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
     if "classes" in config.objective:
         found["objective.classes"] = parts.recipe["objective"]["classes"]
+    found["fingerprint"] = fingerprint_of(parts.data, parts.preprocess)
     return Run(decided(config, found), parts, settings, started=started)
 
 
@@ -205,6 +210,7 @@ def fit(
         "trainer": vars(settings),
         "logger": {"csv": True, "progress": True, "wandb": {"mode": "disabled"}},
         "budget": {},
+        "fingerprint": fingerprint_of(data, collate.preprocess),
         **{"run_dir": str(run_dir), "resume": resume, "seed": seed, "ema": None, "profile": False},
     }
     return carry_out(Run(OmegaConf.create(recorded), parts, settings))

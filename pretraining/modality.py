@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from pretraining.backbones.base import Backbone
+from pretraining.cache import key
 from pretraining.data.source import Source
 
 
@@ -25,6 +26,11 @@ class Preprocess(ABC):
     @abstractmethod
     def kwargs(self) -> dict[str, Any]:
         """Plain arguments of `load`."""
+
+    @property
+    def digest(self) -> str:
+        """Identify what it makes of an example."""
+        return key({"class": type(self).__qualname__, **self.kwargs})
 
     def fit(self, data: Any) -> Any:
         """Learn from the training data what there is to learn."""

@@ -36,7 +36,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         choice("linear", "native"): "head",
         choice("train", "validation", "test"): "split",
         choice("fp32", "bf16"): "precision",
-        each(TEXT): "splits",
+        each(TEXT): "splits trust",
     },
     "budget": {or_null(number(1)): "steps", or_null(POSITIVE): "examples units tokens flops hours"},
     "trainer": {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,10 @@ from experiments.search.plan import PRUNERS, Plan
 from experiments.search.sweeps import list_choices, split_sweep
 from experiments.search.trials import ENDED
 from experiments.study.graph import override
-from experiments.study.spec import StudyError, exit_code
+from experiments.study.spec import StudyError, check_interval, exit_code
 from pretraining.cli.early import ending_on_mistakes
+from pretraining.errors import RunError
+from pretraining.kinds import integer, refusal
 
 if TYPE_CHECKING:  # it imports torch
     from experiments.search.worker import Worker
@@ -43,9 +46,10 @@ def parse_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ..
             interval: Any = one.value()
             ends = {"low": interval.start, "high": interval.end, "log": "log" in interval.tags}
             # "int" is part of the name that searches of earlier releases are kept under.
-            space[one.key_or_group] = ends | {"int": all(isinstance(ends[end], int) for end in ("low", "high"))}
+            check_interval(str(one.input_line), ends)
+            space[one.get_key_element()] = ends | {"int": all(isinstance(ends[end], int) for end in ("low", "high"))}
         else:
-            space[one.key_or_group] = list_choices(one)
+            space[one.get_key_element()] = list_choices(one)
     placed = [line for line in overrides if line.lstrip("+").partition("=")[0] in ("run_dir", "resume")]
     if placed:
         raise StudyError(f"{placed[0]}: a search places and resumes its trials itself; leave it out")
@@ -82,7 +86,8 @@ def report(worker: Worker) -> None:
     if not complete:
         raise StudyError(f"no trial came to its end: see {plan.directory / 'results.csv'}")
     best = [*plan.fixed, *(override(key, complete[0][key]) for key in plan.space)]
-    console.print(f"best: python -m pretraining {' '.join(best)}", soft_wrap=True, highlight=False)
+    command = shlex.join(["python", "-m", "pretraining", *best])
+    console.print(f"best: {command}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _written(value: Any) -> str:
@@ -103,17 +108,25 @@ def parse(arguments: Sequence[str]) -> Plan:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="+", help="of the pretraining; several values are searched")
     given = vars(parser.parse_args(arguments))
+    for name, kind in (("trials", integer(1)), ("seed", integer(0))):
+        if not kind.accepts(given[name]):
+            raise RunError(refusal(f"--{name}", given[name], kind))
     space, fixed = parse_space(given.pop("overrides"))
     return Plan(fixed=fixed, space=space, **given)
 
 
 def check(plan: Plan) -> None:
-    """Refuse a misspelt override before any trial: later, what cannot be configured is a failed trial."""
+    """Refuse a choice, or the end of an interval, that cannot be configured, before any trial."""
     from pretraining.cli.compose import compose
 
-    some = {key: allowed[0] if isinstance(allowed, list) else allowed["low"] for key, allowed in plan.space.items()}
-    placed = some | {"run_dir": plan.directory / "runs" / "some"}
-    compose([*plan.fixed, *(override(key, value) for key, value in placed.items())])
+    columns = [
+        [override(key, value) for value in (part if isinstance(part, list) else (part["low"], part["high"]))]
+        for key, part in plan.space.items()
+    ]
+    placed = override("run_dir", plan.directory / "runs" / "some")
+    for number in range(max(map(len, columns))):
+        some = (column[min(number, len(column) - 1)] for column in columns)
+        compose([*plan.fixed, *some, placed])
 
 
 def search(arguments: Sequence[str]) -> int:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
 from experiments.study.spec import StudyError
+from pretraining.cli.mistakes import explain
+from pretraining.kinds import is_list
 
 
 def split_sweep(overrides: Sequence[str], example: str) -> tuple[list[Override], list[str]]:
@@ -15,7 +17,7 @@ def split_sweep(overrides: Sequence[str], example: str) -> tuple[list[Override],
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise StudyError(str(error)) from error
+        raise StudyError(explain(error, overrides, ())) from error
     varied = [one for one in parsed if one.is_sweep_override()]
     if not varied:
         raise StudyError(f"nothing varies: give {example}")
@@ -24,4 +26,10 @@ def split_sweep(overrides: Sequence[str], example: str) -> tuple[list[Override],
 
 def list_choices(swept: Override) -> list[Any]:
     """List the values of an override that has several."""
-    return list(swept.sweep_iterator(transformer=lambda value: value))
+    return [_plain(value) for value in swept.sweep_iterator(transformer=lambda value: value)]
+
+
+def _plain(value: Any) -> Any:
+    if is_list(value):
+        return [_plain(part) for part in value]
+    return value.text if isinstance(value, QuotedString) else value

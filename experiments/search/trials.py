@@ -16,10 +16,19 @@ class Trials:
     """Trials of settings, drawn and remembered by Optuna; a trial ends when its result is told.
 
     `space` says what each setting may be: a list of values, or {low, high, log} with both ends included, whole numbers
-    where both ends are. Several searches may share a journal under different names.
+    where both ends are. Several searches may share a journal under different names, unless one is to be `alone`.
     """
 
-    def __init__(self, journal: Path, name: str, space: Mapping[str, Any], *, goal: Any, pruner: Any = None) -> None:
+    def __init__(
+        self,
+        journal: Path,
+        name: str,
+        space: Mapping[str, Any],
+        *,
+        goal: Any,
+        pruner: Any = None,
+        alone: bool = False,
+    ) -> None:
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
@@ -27,6 +36,9 @@ class Trials:
         journal.parent.mkdir(parents=True, exist_ok=True)
         self.optuna, self.states, self.space = optuna, optuna.trial.TrialState, space
         storage: Any = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        if alone and (others := set(optuna.get_all_study_names(storage)) - {name}):
+            cure = "choose another --directory, or repeat its overrides, --metric and --goal"
+            raise StudyError(f"{journal.parent} holds another search ({', '.join(sorted(others))}): {cure}")
         shared: dict[str, Any] = {"storage": storage, "study_name": name, "load_if_exists": True}
         self.study = optuna.create_study(direction=goal, pruner=pruner, **shared)
 

@@ -51,7 +51,7 @@ class Worker:
         name = digest(plan.fixed, plan.space, plan.metric, plan.goal)
         self.plan = plan
         journal, pruner = plan.directory / "trials.log", pruners[plan.pruner]()
-        self.trials = Trials(journal, name, plan.space, goal=plan.goal, pruner=pruner)
+        self.trials = Trials(journal, name, plan.space, goal=plan.goal, pruner=pruner, alone=True)
 
     def work(self) -> None:
         """Carry out trials until the search has enough of them."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.study.spec import check
+from pretraining.kinds import is_list, shown
 
 Tree = Mapping[str, Any]
 Resolve = Callable[[str, Sequence[str]], dict[str, Any]]
@@ -135,6 +136,12 @@ def _budget_of(spec: Tree) -> dict[str, float]:
     return {kind: value for kind, value in (spec["budget"] or {}).items() if value is not None}
 
 
+INNER = r"[\w./:+\-]+"  # texts that need no quotes inside of brackets
+OTHER_TYPE = re.compile(
+    r"true|false|null|[+-]?(inf|nan|[\d_]*\.?[\d_]+\.?(e[+-]?\d+)?)", re.IGNORECASE
+)  # if not quoted
+
+
 def digest(*parts: Any) -> str:
     """Hash values into ten hexadecimal digits, the same in every process and release."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
@@ -142,13 +149,21 @@ def digest(*parts: Any) -> str:
 
 def override(key: str, value: Any) -> str:
     """Write ``key=value`` as Hydra reads it, quoted only where it has to be."""
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: Any, bare: str = r"[\w./:+\-\[\]]+|\[[\w., \-]*\]") -> str:
+    if value is None or isinstance(value, bool):
+        return shown(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_literal(part, INNER)}' for name, part in value.items())}}}"
+    if is_list(value):
+        return f"[{', '.join(_literal(part, INNER) for part in value)}]"
     text = str(value)
-    if isinstance(value, bool) or value is None:
-        text = "null" if value is None else text.lower()
-    if re.fullmatch(r"[\w./:+\-\[\]]+|\[[\w., \-]*\]", text):
-        return f"{key}={text}"
+    if not isinstance(value, (str, Path)) or (re.fullmatch(bare, text) and not re.fullmatch(OTHER_TYPE, text)):
+        return text
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
 def list_arms(spec: Tree, resolve: Resolve, decided: Decided = NOTHING_DECIDED) -> Iterator[Arm]:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pretraining.errors import NoSpaceError
 from pretraining.kinds import GROUP, TEXT, Kind, each, integer, is_list, number, optional, refusal
 
 RUN_KEYS = {"pretrain", "pretraining_seeds", "budget", "handoffs", "finetune", "finetuning_seeds", "never_pretrained"}
@@ -40,6 +41,9 @@ def exit_code(command: str, work: Callable[[], int]) -> int:
     except StudyError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
+    except NoSpaceError as error:
+        print(f"{command}: {error}: free space, then start it again", file=sys.stderr)
+        return 3
 
 
 def check(spec: Mapping[str, Any]) -> None:
@@ -70,8 +74,8 @@ def check(spec: Mapping[str, Any]) -> None:
 def _check_tune(tune: Mapping[str, Any]) -> None:
     _check_keys("study.tune", tune, TUNE_KEYS, required={"trials", "space"})
     given = f"study.tune has trials={tune['trials']} and space={tune['space']}"
-    if not isinstance(tune["trials"], int) or tune["trials"] < 1 or not tune["space"]:
-        raise StudyError(f"{given}: give at least one trial and one setting")
+    if not integer(1).accepts(tune["trials"]) or not GROUP.accepts(tune["space"]) or not tune["space"]:
+        raise StudyError(f"{given}: give at least one trial and study.tune.space at least one setting")
     if (goal := tune.get("goal") or "minimize") not in ("minimize", "maximize"):
         raise StudyError(f"study.tune.goal={goal}: choose minimize or maximize")
     for key, allowed in tune["space"].items():
@@ -79,6 +83,17 @@ def _check_tune(tune: Mapping[str, Any]) -> None:
         if not between and (isinstance(allowed, Mapping | str) or not isinstance(allowed, Sequence) or not allowed):
             choices = "give a list of values, or {low: …, high: …, log: true}"
             raise StudyError(f"study.tune.space.{key} is {allowed}: {choices}")
+        if between:
+            check_interval(f"study.tune.space.{key}={allowed}", allowed)
+
+
+def check_interval(given: str, interval: Mapping[str, Any]) -> None:
+    """Refuse what no setting can be drawn from: {low, high, log}."""
+    low, high, finite = interval["low"], interval["high"], number()
+    if not (finite.accepts(low) and finite.accepts(high) and low <= high):
+        raise StudyError(f"{given}: from {low} to {high} is no interval: give two numbers, the smaller one first")
+    if interval.get("log") and low <= 0:
+        raise StudyError(f"{given}: a logarithm needs bounds above 0")
 
 
 def _check_keys(where: str, entry: Mapping[str, Any], known: set[str], required: set[str]) -> None:

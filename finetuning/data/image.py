@@ -104,7 +104,8 @@ class LabelledImageFiles(LabelledData):
     def _examples(self, table: Table, split: str) -> Examples:
         cache_dir = Path(self.cache_dir).expanduser()
         images = pixels(table.encoded, self.decoding, cache_dir=cache_dir, identity=table.identity)
-        return _examples(ImageSet(images, table.labels), f"the {split} split of data.path={self.path}")
+        where = f"the {split} split of data.path={self.path}"
+        return _examples(ImageSet(images, table.labels), where, f"{table.identity} {self.decoding}")
 
 
 def splits_of(images: ImageData) -> tuple[dict[str, Examples], list[str] | None]:
@@ -112,20 +113,21 @@ def splits_of(images: ImageData) -> tuple[dict[str, Examples], list[str] | None]
     with as_run_errors():
         opened = {name: images.split(name) for name in SPLITS}
     names = list(opened["train"].class_names) or None
-    return {name: _examples(part, f"the {name} split") for name, part in opened.items()}, names
+    known = images.fingerprint()
+    return {name: _examples(part, f"the {name} split", known) for name, part in opened.items()}, names
 
 
-def _examples(images: ImageSet, where: str) -> Examples:
+def _examples(images: ImageSet, where: str, identity: str) -> Examples:
     if images.labels is None:
         raise RunError(f"got no labels in {where}: put each class into a folder of its name, or name the label column")
-    return Examples.of(image=_Rows(images.images), label=images.labels.tolist())
+    return Examples.of(image=_Rows(images.images, identity), label=images.labels.tolist())
 
 
 class _Rows(Sequence):
     """Looks single images up in an array, or in what decodes on demand."""
 
-    def __init__(self, images: object) -> None:
-        self.images = images
+    def __init__(self, images: object, identity: str) -> None:
+        self.images, self.identity = images, identity
 
     def __len__(self) -> int:
         return len(self.images)  # type: ignore[arg-type]

@@ -6,12 +6,14 @@ few-label run may see depends on the run's `seed`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from pretraining.cache import key
 from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.random import Keys, uniform
@@ -45,6 +47,19 @@ class Examples(NamedTuple):
         values = self.columns[name]
         return [values[row] for row in self.rows]
 
+    def digest(self) -> str:
+        """Identify the examples, in their order."""
+        digest = hashlib.sha256(self.rows.tobytes())
+        for name, values in sorted(self.columns.items()):
+            digest.update(name.encode())
+            if identity := getattr(values, "identity", None):
+                digest.update(identity.encode())
+                continue
+            for value in self.column(name):
+                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+                digest.update(b"\0")
+        return digest.hexdigest()
+
     @property
     def size(self) -> int:
         """The number of examples."""
@@ -58,6 +73,10 @@ class Splits(NamedTuple):
     validation: Examples
     test: Examples
     class_names: list[str] | None  # of integer labels, where the data knows them
+
+    def digest(self) -> str:
+        """Identify all examples; of columns that know their `identity`, such as pixels in files, by that."""
+        return key({name: getattr(self, name).digest() for name in SPLITS} | {"class_names": self.class_names})
 
 
 @dataclass(kw_only=True)

@@ -56,12 +56,14 @@ def build(
         given["vocab_size"] = vocab_size
     given |= {name: value for name, value in ids.items() if value is not None}
     attention = given.pop("attn_implementation", "sdpa")
+    if config["model_type"] not in transformers.CONFIG_MAPPING:
+        raise ValueError(f"backbone.config.model_type={config['model_type']!r} is not one that transformers knows")
     try:
         filled = transformers.AutoConfig.for_model(config["model_type"], **given)
-    except ValueError as error:
-        what = f"backbone.config.model_type={config['model_type']!r}"
-        raise ValueError(f"{what} is not one that transformers knows") from error
-    return getattr(transformers, LOADERS[architecture]).from_config(filled, attn_implementation=attention)
+        return getattr(transformers, LOADERS[architecture]).from_config(filled, attn_implementation=attention)
+    except Exception as error:  # the library raises nothing narrower
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"backbone.config makes no model of transformers ({said[:300]}): change it") from error
 
 
 def quieten() -> None:

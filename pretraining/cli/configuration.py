@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pretraining.cache import is_full
 from pretraining.cli.compose import CONF as CONF
 from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
@@ -35,7 +35,8 @@ def as_run_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise error if isinstance(error, (RunError, HandoffError)) else RunError(str(error)) from error
+        known = isinstance(error, (RunError, HandoffError)) or is_full(error)
+        raise error if known else RunError(str(error)) from error
 
 
 def instantiate(node: Any, **parts: Any) -> Any:
@@ -47,6 +48,8 @@ def instantiate(node: Any, **parts: Any) -> Any:
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
         inspect.signature(make.func).bind(*make.args, **{**make.keywords, **parts})
     except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):  # of a part inside: it says enough
+            raise RunError(str(error.__cause__)) from error
         raise RunError(f"{node.get('_target_')}: {' '.join(str(error).split())}") from error
     except TypeError as error:
         raise RunError(f"{node.get('_target_')}: {error}") from error
@@ -109,7 +112,7 @@ def decided(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """Copy a configuration with values decided while the parts were built: a run records what it uses."""
     config = config.copy()
     for key, value in values.items():
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, force_add=True)
     return config
 
 
@@ -167,9 +170,10 @@ def exit_cleanly() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
-        print(f"error: {error}. Checkpoints are intact: free space, then resume=auto", file=sys.stderr)
+        cure = "free space, then start it again (with resume=auto, a run goes on from its last checkpoint)"
+        print(f"error: {error}: {cure}", file=sys.stderr)
         sys.exit(3)
 
 

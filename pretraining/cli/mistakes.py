@@ -46,11 +46,14 @@ def explain(error: Exception, overrides: Sequence[str], known: Collection[str]) 
         forms = f"a list as {key}=[{value}], a text as {_in_quotes(key, value)}"
         return f"{given}: several values: add -m to run each of them, or write {forms}"
     if "Config group override" in said:
-        named = [given for given in overrides if _key(given) in known and not re.search(r"=[A-Za-z_]\w*$|=\[", given)]
+        groups = [given for given in overrides if _key(given) in known and "." not in _key(given)]
+        named = [given for given in groups if not re.search(r"=(?!(null|true|false)$)([A-Za-z_]\w*$|\[)", given)]
         return f"{(named or overrides)[0]}: give the name of one of its options, as --help lists them"
     if "An item is already at" in said:
         return f"{given}: {key} is a setting already: leave the + out"
     if said.startswith(("Could not override", "Could not delete")):
+        if key in known:
+            return f"{given}: another override takes {key} away, or this command has none"
         guess = did_you_mean(key, known) or "--help lists the settings"
         return f"{given}: there is no setting {key}: {guess}"
     if lost := re.search(r"Interpolation key '([^']+)' not found", said):

@@ -6,6 +6,7 @@ Each rank reads the resolved configuration from a file, so that no rank composes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -42,7 +43,10 @@ def needs_ranks(settings: TrainerSettings) -> bool:
 
 
 def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
-    """Run `module.run(config)` in `ranks` processes, passing signals on; returns their most telling exit code."""
+    """Run `module.run(config)` in `ranks` processes, passing signals on; returns their most telling exit code.
+
+    The first rank speaks. What the others say is kept, and told where a run fails and the first has not said why.
+    """
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "config.yaml"
         path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
@@ -54,11 +58,19 @@ def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
         common.setdefault(SHARED_PRECISION, f"{directory}/precision")
         common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
         command = [sys.executable, "-m", "pretraining.cli.rank", module, str(path)]
-        numbers = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks))
-        return _wait([subprocess.Popen(command, env=common | number) for number in numbers])
+        said = [Path(directory) / f"rank-{rank}.txt" for rank in range(1, ranks)]
+        with contextlib.ExitStack() as stack:
+            files = [None, *(stack.enter_context(path.open("wb")) for path in said)]
+            numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+            starting = zip(files, numbers, strict=True)
+            codes = _wait([subprocess.Popen(command, env=common | mine, stderr=file) for file, mine in starting])
+        if any(codes) and codes[0] <= 1:  # the first rank has not said why
+            print("".join(path.read_text("utf-8", "replace") for path in said), end="", file=sys.stderr)
+    # A rank that leaves on purpose (saved, or a clear error) says more than those its leaving brought down.
+    return max((code for code in codes if code > 0), default=max(abs(code) for code in codes))
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
     def pass_on(number: int, frame: object) -> None:
         for process in processes:
             if process.poll() is None:
@@ -81,6 +93,4 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    codes = [process.returncode for process in processes]
-    # A rank that leaves on purpose (saved, or a clear error) says more than those its leaving brought down.
-    return max((abs(code) for code in codes if code > 0), default=max(abs(code) for code in codes))
+    return [process.returncode for process in processes]

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -27,8 +28,9 @@ from pretraining.distributed.environment import job_is_ending
 from pretraining.engine.batch import Step
 from pretraining.engine.callback import StepCallback
 from pretraining.engine.step import StepModule
-from pretraining.errors import CheckpointError, Preempted
+from pretraining.errors import CheckpointError, NoSpaceError, Preempted
 from pretraining.runs.checkpoint_files import MARKER, facts_of
+from pretraining.runs.directory import RunDirectory
 
 EXIT_PREEMPTED = 85  # stopped by SIGTERM, SIGUSR1 or SIGUSR2 with everything saved
 EXIT_INTERRUPTED = 130  # stopped by Ctrl-C with everything saved
@@ -59,17 +61,23 @@ class AtomicIO(CheckpointIO):
             pending.result()
 
     def _write(self, checkpoint: dict[str, Any], path: Path, metric: float | None) -> None:
+        size = sum(part.nbytes for part in tensors_of(checkpoint))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replace_file(path, "wb") as file:
+            with replace_file(path, "wb", needed=size) as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 written = Path(file.name)
                 facts = {"sha256": sha256(written), "size": written.stat().st_size}
             facts |= {"step": int(checkpoint["global_step"]), "metric": metric}
-            replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
+            try:
+                replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
+            except NoSpaceError as error:  # for its note: what does not count gives its space back
+                path.unlink()
+                raise NoSpaceError(path.parent, size) from error
         except OSError as error:
-            reason = f"cannot write {path}: {error.strerror or error}"
+            known = isinstance(error, NoSpaceError)
+            reason = str(error) if known else f"cannot write {path}: {error.strerror or error}"
             raise CheckpointError(f"{reason}. Earlier checkpoints are intact: free space, then resume=auto") from error
 
     def teardown(self) -> None:
@@ -84,6 +92,14 @@ class AtomicIO(CheckpointIO):
         """Remove one checkpoint, its json first."""
         Path(path).with_suffix(".json").unlink(missing_ok=True)
         Path(path).unlink(missing_ok=True)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """List the tensors in plain containers."""
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from tensors_of(part)
 
 
 def copy_to_cpu(value: Any, seen: dict[Any, Tensor]) -> Any:
@@ -107,8 +123,9 @@ class Checkpointing(StepCallback, Checkpoint):
     after all other callbacks, so what they log about a step is in the files before the checkpoint of that step.
     """
 
-    def __init__(self, directory: Path, *, every: int, keep_last: int, monitor: str | None) -> None:
-        self.directory, self.every, self.keep_last, self.monitor = directory, every, keep_last, monitor
+    def __init__(self, run: RunDirectory, *, every: int, keep_last: int, monitor: str | None) -> None:
+        self.directory, self.fingerprint = run.checkpoints, run.fingerprint
+        self.every, self.keep_last, self.monitor = every, keep_last, monitor
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
         self._process = os.getpid()
@@ -144,6 +161,10 @@ class Checkpointing(StepCallback, Checkpoint):
             self.save(trainer, wait=stop or step == trainer.max_steps)
         if stop:
             self._leave(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Add what the run reads (called by Lightning)."""
+        checkpoint["fingerprint"] = self.fingerprint
 
     def save(self, trainer: pl.Trainer, *, wait: bool) -> None:
         """Write the checkpoint of this step, on disk at return if `wait`; drop those that are no longer kept."""

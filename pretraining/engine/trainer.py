@@ -22,6 +22,7 @@ from pretraining.engine.step import StepModule
 from pretraining.engine.watchdog import Watchdog
 from pretraining.errors import RunError
 from pretraining.kernels import winograd
+from pretraining.runs.checkpoint_files import read_checkpoint
 from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.directory import RunDirectory
 from pretraining.settings import check
@@ -97,15 +98,38 @@ def train(
     if settings.precision == "fp64":
         module.double()  # before Lightning loads a checkpoint, or its float64 weights would pass through float32
     choose_kernels(module, settings)
-    for logger in loggers:
-        if isinstance(logger, CsvHistory):
-            logger.cut_back(-1 if run.checkpoint is None else int(run.checkpoint.stem.removeprefix("step-")))
+    if run.checkpoint is not None:
+        refuse_misfit(module, run.checkpoint)
+    cut_back(loggers, run)
     every, keep_last = settings.checkpoint_every, settings.keep_last
-    saver = Checkpointing(run.checkpoints, every=every, keep_last=keep_last, monitor=monitor)
+    saver = Checkpointing(run, every=every, keep_last=keep_last, monitor=monitor)
     watchdog = Watchdog(run.path, timeout=settings.timeout)
     trainer = build_trainer(settings, loggers, [watchdog, *callbacks, saver], run.path)
     trainer.fit(module, loader, ckpt_path=None if run.checkpoint is None else str(run.checkpoint), weights_only=True)
     return trainer
+
+
+def cut_back(loggers: list[Any], run: RunDirectory) -> None:
+    """Drop what the history holds behind the step that `run` continues from."""
+    for logger in loggers:
+        if isinstance(logger, CsvHistory):
+            logger.cut_back(-1 if run.checkpoint is None else run.step)
+
+
+def refuse_misfit(module: StepModule, checkpoint: Path) -> None:
+    """Refuse a checkpoint whose weights or whose optimizer are not those of `module`."""
+    content = read_checkpoint(checkpoint)
+    cure = "continue it with the settings of its run, or start from its weights with backbone.init_from="
+    old, new = content["state_dict"], module.state_dict()
+    for name in sorted(old.keys() | new.keys()):
+        before, now = (tuple(part[name].shape) if name in part else "none" for part in (old, new))
+        if before != now:
+            raise RunError(f"resume={checkpoint} is of another model ({name}: {before} before, {now} now): {cure}")
+    groups = module.configure_optimizers()[0][0].state_dict()["param_groups"]
+    saved = content["optimizer_states"][0]["param_groups"]
+    sizes = [[len(group["params"]) for group in part] for part in (saved, groups)]
+    if sizes[0] != sizes[1] or any(before.keys() - now.keys() for before, now in zip(saved, groups, strict=True)):
+        raise RunError(f"resume={checkpoint} is of another optimizer: {cure}")
 
 
 def choose_kernels(module: nn.Module, settings: TrainerSettings) -> None:

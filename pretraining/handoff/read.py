@@ -191,7 +191,7 @@ def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
     try:
         tower: Tower = getattr(importlib.import_module(module), function)(name)
     except (OSError, ValueError) as error:
-        what = f"handoff={scheme}:{name} cannot be read: {error}"
+        what = f"handoff={scheme}:{name} cannot be read: {' '.join(str(error).split())}"
         raise HandoffError(f"{what}. Give a name or directory that the library knows") from error
     kind = tower.backbone.modality.name
     card = {"version": VERSION, "towers": {kind: described_tower(tower, ".")}, "recipe": {}, "sha256": {}}

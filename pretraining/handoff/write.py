@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pretraining.cache import sha256, share, sync
+from pretraining.cache import room, sha256, share, sync
 from pretraining.errors import HandoffError
 from pretraining.modality import Tower
 
@@ -38,8 +38,10 @@ def write(
     beside = directory.with_name(f".{directory.name}.writing")
     shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed here
     beside.mkdir()
+    weights = [heads, *(tower.backbone.state_dict() for tower in towers.values())]
     try:
-        _fill(beside, towers, origin, heads, recipe or {})
+        with room(directory.parent, sum(tensor.nbytes for part in weights for tensor in part.values())):
+            _fill(beside, towers, origin, heads, recipe or {})
         if directory.exists():
             _compare(directory, beside)
         else:
@@ -49,7 +51,7 @@ def write(
             beside.rename(directory)
             sync(directory.parent)
     except SafetensorError as error:  # of a write: it says in words what an OSError says by number
-        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(directory)) from error
+        raise OSError(errno.EIO, str(error), str(directory)) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     _point_last(directory)

@@ -1,15 +1,45 @@
-"""Which checkpoint files of a run are whole."""
+"""Which checkpoint files are whole, and what is in them."""
 
 from __future__ import annotations
 
 import json
+import pickle
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from pretraining.cache import sha256
+from pretraining.errors import RunError
 
 MARKER = "PREEMPTED"  # in the run directory: what a batch script looks for, since launchers garble exit codes
+
+PARTS = {"global_step", "state_dict", "optimizer_states", "loops", "meter", "measured", "average", "skipped"}
+UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError, zlib.error)
+
+
+def read_checkpoint(path: Path, *, verify: bool = False) -> dict[str, Any]:
+    """Read a checkpoint under any name, never unpickling code; its tensors stay in the file until they are used.
+
+    Raises `RunError` for a damaged file (a single bit of a tensor is found if asked to `verify`), and for one that no
+    run of ours wrote.
+    """
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if verify and (part := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {part} does not match")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (*UNREADABLE, zipfile.BadZipFile) as error:
+        reason = str(error).split("\n")[0].rstrip(".")[:100]
+        cure = "give a whole checkpoint, or auto for the newest that is"
+        raise RunError(f"resume={path} is damaged or no checkpoint ({reason}): {cure}") from error
+    if not isinstance(content, dict) or not content.keys() >= PARTS:
+        cure = "give one that a run wrote into its checkpoints/, or start from weights with backbone.init_from="
+        raise RunError(f"resume={path} is no checkpoint of a run of ours: {cure}")
+    return content
 
 
 def facts_of(path: Path) -> dict[str, Any] | None:

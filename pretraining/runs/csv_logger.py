@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretraining.cache import replace_file
+from pretraining.cache import replace_file, room
 
 
 class CsvHistory(Logger):
@@ -60,7 +60,7 @@ class CsvHistory(Logger):
         if fresh or not self.path.exists():
             self.columns += fresh
             self._rewrite(self.rows())
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with room(self.path.parent), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow({name: _written(value) for name, value in row.items()})
             file.flush()
             os.fsync(file.fileno())

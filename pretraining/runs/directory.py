@@ -7,16 +7,17 @@ import json
 import os
 import platform
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cache import is_locked, replace_text, try_lock
+from pretraining.cache import is_locked, replace_text, room, try_lock
 from pretraining.distributed.environment import batch_job, process_rank
 from pretraining.errors import RunError
-from pretraining.runs.checkpoint_files import MARKER, newest_valid
+from pretraining.runs.checkpoint_files import MARKER, newest_valid, read_checkpoint
 from pretraining.runs.renamed import current
 
 # What a resume may change: none of it decides which numbers come out.
@@ -42,6 +43,8 @@ class RunDirectory:
 
     path: Path
     checkpoint: Path | None = None
+    step: int = 0  # that the checkpoint was written after
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # of what the run reads, see `provenance.fingerprint_of`
     finished: bool = False
     _lock: IO[str] | None = field(default=None, repr=False)
     _made: bool = False  # the directory itself, by this claim
@@ -72,20 +75,23 @@ class RunDirectory:
         Ranks other than the first take what it claims, and write nothing.
         """
         if process_rank() > 0:
-            return cls(path, _checkpoint_for(path, resume), finished=_is_finished(path, config))
+            return cls(path, *_continued(path, config, resume), finished=_is_finished(path, config))
         cls.refuse_taken(path, resume=resume)
         stale = never_stepped(path)
         if stale:
             stale = resume == "none" or bool(differences(OmegaConf.load(path / "config.yaml"), config))
         elif (path / "config.yaml").exists():
             refuse_other_config(OmegaConf.load(path / "config.yaml"), config, path)
-        checkpoint, made = _checkpoint_for(path, resume), not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        run = cls(path, checkpoint, _lock=_locked(path), _made=made)
+        continued, made = _continued(path, config, resume), not path.exists()
+        with room(path.parent):
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path, *continued, _lock=_locked(path), _made=made)
         if stale:
             _discard(path)
         run.finished = _is_finished(path, config)
         if not run.finished:
+            if run.checkpoint is not None:
+                print(f"continuing {run.checkpoint} from step {run.step}", file=sys.stderr)
             (path / MARKER).unlink(missing_ok=True)
             (path / "metrics.json").unlink(missing_ok=True)
             replace_text(path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
@@ -176,11 +182,29 @@ def _checkpoint_for(path: Path, resume: str) -> Path | None:
     return Path(resume)
 
 
-def refuse_other_config(before: Any, now: Any, path: Path) -> None:
-    """Refuse to continue a run under another configuration, listing what differs."""
-    if differing := differences(before, now):
-        opening, cure = "holds a run with another configuration:", "repeat its settings, or choose another run_dir"
-        raise RunError("\n".join([f"run_dir={path} {opening}", *differing, cure]))
+def _continued(path: Path, config: DictConfig, resume: str) -> tuple[Path | None, int, dict[str, Any]]:
+    """Find the checkpoint to continue from, the step inside, and what the run reads, which is to be what it read."""
+    checkpoint, fingerprint = _checkpoint_for(path, resume), dict(config.get("fingerprint") or {})
+    if checkpoint is None:
+        return None, 0, fingerprint
+    content = read_checkpoint(checkpoint, verify=resume != "auto")  # whose newest is known to be whole
+    step, most = int(content["global_step"]), config.trainer.max_steps
+    if step > most:
+        cure = "raise that, or take an earlier checkpoint"
+        raise RunError(f"resume={checkpoint} has made {step} steps, more than trainer.max_steps={most}: {cure}")
+    before = {"fingerprint": content.get("fingerprint") or fingerprint}
+    refuse_other_config(OmegaConf.create(before), OmegaConf.create({"fingerprint": fingerprint}), checkpoint, "resume")
+    return checkpoint, step, fingerprint
+
+
+def refuse_other_config(before: Any, now: Any, path: Path, key: str = "run_dir") -> None:
+    """Refuse to continue a run under another configuration, or on other data, listing what differs."""
+    if not (differing := differences(before, now)):
+        return
+    opening, cure = "holds a run with another configuration:", "repeat its settings, or choose another run_dir"
+    if all(line.strip().startswith("fingerprint.") for line in differing):
+        opening, cure = "reads other data than before:", "give back the data of then, or choose another run_dir"
+    raise RunError("\n".join([f"{key}={path} {opening}", *differing, cure]))
 
 
 def differences(before: Any, now: Any) -> list[str]:
@@ -192,7 +216,8 @@ def differences(before: Any, now: Any) -> list[str]:
             continue
         longer = key == "trainer.max_steps" and new.get(key, 0) > old.get(key, 0)
         automatic = key == "trainer.precision" and new.get(key) == "auto"
-        if not (longer or automatic):
+        unknown = key.startswith("fingerprint") and old.get(key) is None  # to the release that began it
+        if not (longer or automatic or unknown):
             differing.append(f"  {key}: {old.get(key)!r} before, {new.get(key)!r} now")
     return differing
 

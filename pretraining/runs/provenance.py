@@ -34,6 +34,12 @@ def origin_of(config: Any, written: str, unit: str) -> dict[str, Any]:
     }
 
 
+def fingerprint_of(data: Any, preprocess: Any) -> dict[str, str | None]:
+    """Identify what a run reads, as far as its data can tell: another one cannot continue it."""
+    known = getattr(data, "fingerprint", None)
+    return {"data": None if known is None else known(), "preprocess": preprocess.digest}
+
+
 def part_name(node: Any) -> str:
     """Name a part after its class, or after what it is one of many of: a transformers or torchvision model."""
     inner = node.get("config") or {}

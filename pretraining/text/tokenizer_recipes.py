@@ -41,7 +41,11 @@ class TrainedRecipe(ABC):
             data.cache_dir / "tokenizers" / key(parts),
             lambda partial: TextPreprocess(tokenizer=self.train(data.sample("train", self.sample_bytes))).save(partial),
         )
-        return TextPreprocess.load(directory)
+        preprocess = TextPreprocess.load(directory)
+        if not len(preprocess.ordinary_ids):
+            beside = f"{len(preprocess.special_ids)} special tokens"
+            raise ValueError(f"preprocess.vocab_size={self.vocab_size} leaves no token beside {beside}: raise it")
+        return preprocess
 
 
 class WordPiece(TrainedRecipe):

@@ -164,7 +164,7 @@ def test_a_full_disk_loses_nothing_that_was_there(recipes, small_disk, tmp_path,
     process.join(60)
     assert process.exitcode == 3
     said = capfd.readouterr().err
-    assert "No space left on device" in said and "resume=auto" in said
+    assert f"no space left on {path}" in said and "resume=auto" in said
     assert newest_valid(path / "checkpoints") is not None
     filler.unlink()
     assert finish([*mine, f"run_dir={path}"])[0] == 0

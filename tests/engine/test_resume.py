@@ -10,6 +10,7 @@ import torch
 from pretraining.engine.checkpoints import EXIT_INTERRUPTED, EXIT_PREEMPTED, AtomicIO, Checkpointing
 from pretraining.errors import CheckpointError
 from pretraining.runs.checkpoint_files import newest_valid
+from pretraining.runs.directory import RunDirectory
 from tests.runs import assert_same_end, finish, history, kill_group, start, text_overrides, wait_for, write_corpus
 from tests.slow_writes import slow_checkpoints
 
@@ -160,7 +161,9 @@ def test_what_is_written_in_the_background_is_the_state_at_the_time_of_asking(tm
 
 
 def test_a_first_checkpoint_whose_note_is_not_written_yet_is_left_alone(tmp_path):
-    saver, io = Checkpointing(tmp_path, every=1, keep_last=1, monitor=None), AtomicIO()
+    saver, io = Checkpointing(RunDirectory(tmp_path), every=1, keep_last=1, monitor=None), AtomicIO()
+    tmp_path = saver.directory
+    tmp_path.mkdir()
     (tmp_path / "step-0000001.ckpt").touch()  # as between the two renames of a write in the background
     saver._drop_old(io)
     assert (tmp_path / "step-0000001.ckpt").exists()

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pretraining.cache import build_once, key
+from pretraining.cache import build_once, key, reserve
 
 MODES = {1: "L", 3: "RGB"}
 
@@ -135,6 +135,7 @@ def _decode_all(encoded: Encoded, decoding: Decoding, shape: tuple[int, ...], di
     """Decode in threads (the decoders release the interpreter lock) into one array file."""
     place, every = directory / "images.npy", (len(encoded), *shape)
     images = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=every)
+    reserve(place)
 
     def fill(row: int) -> None:
         images[row] = _decoded_as(encoded, row, decoding, shape)

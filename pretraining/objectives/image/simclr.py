@@ -46,6 +46,8 @@ class SimCLR(CoupledObjective):
         weight: float = 1.0,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
+        if views is None:
+            raise ValueError("SimCLR contrasts views of images, but there are none: choose some with augment=")
         if views.count < 2 or not temperature > 0:
             got = f"got {views.count} and {temperature}"
             raise ValueError(f"SimCLR contrasts at least 2 views at a temperature above 0, {got}")

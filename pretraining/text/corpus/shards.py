@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretraining.cache import replace_file, replace_text, sha256
+from pretraining.cache import replace_file, replace_text, reserve, sha256
 
 SHARD_TOKENS = 2**24  # closes a shard: 32 MB of uint16, some 70 MB of English, 20 s of one core's work
 
@@ -90,6 +90,7 @@ class ShardWriter:
     def _write_offsets(self, name: str, part: str, size: int) -> None:
         """Turn the shards' lengths into running offsets, one shard in memory at a time."""
         offsets = np.lib.format.open_memmap(self.directory / name, mode="w+", dtype=np.int64, shape=(size + 1,))
+        reserve(self.directory / name)
         offsets[0], filled = 0, 0
         for number in range(self.finished):
             lengths = np.load(self._path(number, "npz"))[part]

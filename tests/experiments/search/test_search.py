@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from experiments.search import __main__ as search
 from experiments.search.__main__ import parse_space
 from experiments.search.worker import Plan, Worker
 from experiments.study.spec import StudyError
+from pretraining.cli.compose import compose
+from pretraining.errors import RunError
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 RATE = {"optimizer.peak_lr": {"low": 1e-4, "high": 1e-1, "log": True, "int": False}}
@@ -74,6 +77,84 @@ def test_what_varies_is_told_from_what_stands():
         parse_space(["objective=simclr"])
     with pytest.raises(StudyError, match="places and resumes its trials itself"):
         parse_space(["seed=1,2", "run_dir=here"])
+
+
+def test_a_new_key_is_searched_as_it_is_set(tmp_path):
+    space, fixed = parse_space(["+logger.note=a,b", "objective=simclr", "+data.more={x: 1}"])
+    assert space == {"+logger.note": ["a", "b"]} and fixed == ("objective=simclr", "+data.more={x: 1}")
+    search.check(plan(tmp_path, fixed=fixed, space=space))
+
+
+@pytest.mark.parametrize(
+    ("varied", "words"),
+    [
+        ("tag(log, interval(0, 1))", "optimizer.peak_lr=tag(log, interval(0, 1)): a logarithm needs bounds above 0"),
+        ("tag(log, interval(-1, 1))", "a logarithm needs bounds above 0"),
+        ("interval(1e-1, 1e-4)", "optimizer.peak_lr=interval(1e-1, 1e-4): from 0.1 to 0.0001 is no interval"),
+        ("int(interval(9, 1))", "from 9 to 1 is no interval"),
+        ("interval(0, inf)", "from 0.0 to inf is no interval"),
+        ("[1, 2", "close brackets and quotes"),
+    ],
+)
+def test_an_interval_that_cannot_be_drawn_from_is_refused_in_a_line(varied, words):
+    with pytest.raises((StudyError, RunError)) as caught:
+        parse_space([f"optimizer.peak_lr={varied}", "seed=1,2"])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["optimizer.peak_lr=interval(1e-3, 1)", "optimizer.momentum=interval(0, 2)", "optimizer=sgd"],
+        ["optimizer.peak_lr=1e-3,-1"],
+        ["optimizer=adamw,adamm"],
+    ],
+)
+def test_every_choice_and_both_ends_are_checked_before_any_trial(given, tmp_path):
+    space, fixed = parse_space(given)
+    with pytest.raises(RunError, match=r"momentum=2|peak_lr=-1|optimizer=adamm"):
+        search.check(plan(tmp_path, fixed=fixed, space=space))
+
+
+@pytest.mark.parametrize("option", ["--trials=0", "--trials=-3", "--seed=-1"])
+def test_an_option_out_of_its_range_is_refused(option):
+    with pytest.raises(RunError, match=rf"{option}: give a whole number"):
+        search.parse([option, "seed=1,2"])
+
+
+NAMES = ["a b", "it's", "1", "true", "x=y", "plain", "$HOME", "1e-3"]
+
+
+def test_the_printed_command_is_what_the_best_trial_ran(tmp_path, capsys):
+    names = ",".join("'{}'".format(name.replace("'", "\\'")) for name in NAMES)
+    varied = [f"name={names}", "optimizer.betas=[0.9,0.98],[0.8, 0.9]", "logger.wandb.tags=[new],['of two','1']"]
+    fixed = ["objective=simclr", "group='a group'", "optimizer.peak_lr=0.01"]
+    space, fixed = parse_space([*fixed, *varied])
+    assert space["name"] == NAMES and space["logger.wandb.tags"] == [["new"], ["of two", "1"]]
+    for name in NAMES:
+        only = {**space, "name": [name]}
+        worker = Worker(plan(tmp_path / str(NAMES.index(name)), fixed=fixed, space=only, trials=3))
+        worker.work()
+        search.report(worker)
+        best = capsys.readouterr().out.splitlines()[-1].removeprefix("best: ")
+        row = search.list_results(worker)[0]
+        command, config = shlex.split(best), compose(shlex.split(best)[3:])
+        assert command[:3] == ["python", "-m", "pretraining"] and config.group == "a group"
+        assert config.name == name and config.optimizer.betas == row["optimizer.betas"]
+        assert config.logger.wandb.tags == row["logger.wandb.tags"]
+
+
+@pytest.mark.parametrize("change", [{"fixed": ("objective=mae",)}, {"space": {"seed": [1, 2]}}, {"goal": "maximize"}])
+def test_another_search_in_its_directory_is_refused_and_the_same_goes_on(tmp_path, change):
+    Worker(plan(tmp_path)).work()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in range(2):
+        with pytest.raises(StudyError, match="holds another search") as caught:
+            Worker(plan(tmp_path, **change))
+        assert str(tmp_path) in str(caught.value) and "--directory" in str(caught.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    Worker(plan(tmp_path, trials=8, seed=3, pruner="median")).work()
+    assert begun(tmp_path) == [1] * 8
 
 
 def test_the_best_trial_is_the_best_that_ran_and_the_table_is_sorted(tmp_path, capsys):
