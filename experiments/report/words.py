@@ -5,9 +5,42 @@ from typing import Any
 
 from experiments.report.compare import Comparison, Cost, Row
 from experiments.report.statistics import SEEDS_TO_TEST, Interval
+from experiments.study.graph import Cell
 
+ONE_PRETRAINING = "finetuning seeds of one pretraining, which do not say how another would turn out"
+MOST_SAID = 3  # comparisons of an answer
 NOTHING = "\N{EN DASH}"
 """Stands where there is no number."""
+
+
+def answer(comparison: Comparison) -> str:
+    """Answer a study's question in a sentence, as far as it is: arms against each other, or against their twins."""
+    found: list[tuple[bool, str, Interval]] = []
+    for contrast in comparison.contrasts:
+        decided = contrast.p is not None and contrast.p <= 0.05
+        found.append((decided, _against(contrast.first, contrast.second, contrast.difference, contrast.cell), contrast.difference))
+    for row in [] if found else comparison.rows:
+        if row.difference is not None:
+            against = _against(row.arm, comparison.twins[row.arm], row.difference, row.cell)
+            found.append((row.helps is not None, against, row.difference))
+    if not found:
+        return "Nothing has been compared yet."
+    clear = sum(decided for decided, _, _ in found)
+    part = f"Decided in {clear} of {len(found)} comparisons" if 0 < clear < len(found) else "Decided"
+    shown = sorted(found, key=lambda each: (each[0], abs(each[2].mean)), reverse=True)
+    said = "; ".join(text for decided, text, _ in shown[:MOST_SAID] if decided or not clear)
+    least = min((row.pretrainings for row in comparison.rows), default=1)
+    basis = f"{least} of {SEEDS_TO_TEST} pretraining seeds" if comparison.contrasts and least > 1 else None
+    basis = basis or (f"over {least} pretraining seeds" if least > 1 else f"over {ONE_PRETRAINING}")
+    if comparison.contrasts and least >= SEEDS_TO_TEST:
+        basis = f"over {least} pretraining seeds, corrected for {len(found)} comparisons"
+    return f"{part if clear else 'Not decided'}: {said}; {basis}."
+
+
+def _against(first: str, second: str, difference: Interval, cell: Cell) -> str:
+    found = signed(difference.mean) + ("" if difference.n == 1 else f" ({ends(difference)})")
+    less = "" if cell.sign > 0 else f", of {short(cell.metric)} less is better"
+    return f"{first} {found} against {second} in {cell.title()}{less}"
 
 
 def describe(comparison: Comparison) -> list[str]:
@@ -25,8 +58,8 @@ def describe(comparison: Comparison) -> list[str]:
 
 
 def describe_pretraining(comparison: Comparison) -> list[str]:
-    """Write what each pretraining reached, beside what word counts alone would reach where it is text."""
-    found = []
+    """Write what each pretraining took and reached, beside what word counts alone would reach where it is text."""
+    found = [f"{cost.arm}: {describe_cost(cost)}." for cost in comparison.costs]
     for cost in comparison.costs:
         loss, entropy = cost.spent.get("validation/loss"), cost.spent.get("validation/unigram_entropy")
         if loss is not None:
@@ -51,9 +84,12 @@ def _sentence(row: Row) -> str:
 
 
 def headline(numbers: Mapping[str, Any], *metrics: str) -> str:
-    """Write the first of the metrics that was measured, with its name; empty where none was."""
-    known = (metric for metric in metrics if isinstance(numbers.get(metric), int | float))
-    return next((f"{metric} {numbers[metric]:.3f}" for metric in known), "")
+    """Write the first of the metrics that was measured, with its name and its interval; empty where none was."""
+    for metric in metrics:
+        if isinstance(numbers.get(metric), int | float):
+            low, high = (numbers.get(f"{metric}_{end}") for end in ("low", "high"))
+            return f"{metric} {numbers[metric]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    return ""
 
 
 def short(metric: str) -> str:

@@ -13,6 +13,9 @@ from sklearn import metrics as sk
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap, drawn_counts, interval
 
 
+AVERAGES = tuple(f"{name}_{average}" for average in ("macro", "micro") for name in ("precision", "recall", "f1"))
+
+
 def classification(labels: np.ndarray, scores: np.ndarray) -> Numbers:
     """Judge class scores [N, C] (probabilities) against class numbers [N]; averages are over the classes that occur."""
     ece, log_loss = calibration_error(labels, scores), float(log_losses(labels, scores).mean())

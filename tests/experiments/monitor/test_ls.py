@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from experiments import ls
 from experiments.monitor.run_status import find_runs
 from pretraining.runs.directory import RunDirectory
+from tests.experiments import fabricated
 
 ROWS = "step,time,train/loss,validation/loss\n10,5.0,3.0,\n20,10.0,2.5,2.75\n30,15.0,2.25,\n"
 
@@ -77,6 +78,46 @@ def test_a_run_is_done_running_pending_or_stopped_and_says_how_far_it_is(tmp_pat
     assert [runs[name].package for name in ("far", "dead")] == ["pretraining", "finetuning"]
 
 
+TAGGER = {"test/accuracy": 0.926, "test/entity_f1": 0.0, "test/entity_f1_low": 0.0, "test/entity_f1_high": 0.0}
+PAIRS = {"test/accuracy": 0.665, "test/accuracy_low": 0.64, "test/accuracy_high": 0.69, "test/f1_macro": 0.4}
+
+
+def finished(path, numbers, select):
+    run = make_run(path, done=True, task={"_target_": "x", "select": select})
+    (run / "metrics.json").write_text(json.dumps(numbers))
+    return run
+
+
+def test_a_run_is_headed_by_the_metric_that_it_selects_by(tmp_path, no_slurm):
+    finished(tmp_path / "runs" / "tags", TAGGER, "entity_f1")
+    finished(tmp_path / "runs" / "pairs", PAIRS, "accuracy")
+    finished(tmp_path / "runs" / "texts", {"test/loss": 2.5, "test/bleu": 1.0}, "-loss")
+    make_run(tmp_path / "runs" / "goes_on", task={"_target_": "x", "select": "entity_f1"})
+    rows = "step,time,validation/loss,validation/entity_f1\n10,5.0,3.0,0.25\n"
+    (tmp_path / "runs" / "goes_on" / "metrics.csv").write_text(rows)
+    assert {name: run.value for name, run in found(tmp_path / "runs").items()} == {
+        "tags": "test/entity_f1 0.000 [0.000, 0.000]",
+        "pairs": "test/accuracy 0.665 [0.640, 0.690]",
+        "texts": "test/loss 2.500",
+        "goes_on": "validation/entity_f1 0.250",
+    }
+
+
+def test_a_run_that_predicts_one_class_says_what_a_constant_gives(tmp_path, no_slurm, monkeypatch):
+    run = finished(tmp_path / "runs" / "tags", TAGGER, "entity_f1")
+    monkeypatch.setattr(fabricated, "CLASSES", ["O", "B-PER"])
+    fabricated.write_predictions(run, [0] * 926 + [1] * 74, [0] * 1000)
+    value = found(tmp_path / "runs")["tags"].value
+    assert value == "test/entity_f1 0.000 [0.000, 0.000]; predicts 'O' alone; always 'O' would give accuracy 0.926"
+    pairs = finished(tmp_path / "runs" / "pairs", PAIRS, "accuracy")
+    monkeypatch.setattr(fabricated, "CLASSES", ["other", "equivalent"])
+    fabricated.write_predictions(pairs, [1] * 665 + [0] * 335, [0] * 170 + [1] * 830)  # no better, though not constant
+    value = found(tmp_path / "runs")["pairs"].value
+    assert value == "test/accuracy 0.665 [0.640, 0.690]; always 'equivalent' would give accuracy 0.665"
+    fabricated.write_predictions(pairs, [1] * 500 + [0] * 500, [0] * 170 + [1] * 830)
+    assert found(tmp_path / "runs")["pairs"].value == "test/accuracy 0.665 [0.640, 0.690]"
+
+
 def test_a_process_that_holds_the_lock_runs_and_can_be_ended(tmp_path, no_slurm, capsys):
     process = subprocess.Popen(["/bin/sleep", "60"])
     path = make_run(tmp_path / "runs" / "mine", pid=process.pid, log="logs/some.log")
@@ -96,6 +137,7 @@ def test_the_lock_of_a_real_run_directory_says_who_works_in_it(tmp_path, no_slur
     directory = RunDirectory.claim(tmp_path / "runs" / "mine", config, resume="none", overrides=["seed=1"])
     run = found(tmp_path / "runs")["mine"]
     assert (run.status, run.pid, run.job) == ("running", os.getpid(), None)
+    (directory.path / "metrics.csv").write_text(ROWS)  # a directory without a step would be removed
     directory.release()
     assert found(tmp_path / "runs")["mine"].status == "stopped"
 
