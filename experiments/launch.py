@@ -111,9 +111,7 @@ def fit_classical(overrides: Sequence[str]) -> tuple[str, dict[str, float]] | No
     return fit_and_test(overrides)
 
 
-COMMANDS = Commands(
-    resolve_config, run_command, measure_steps, time_steps, measured_metrics, fit_classical
-)
+COMMANDS = Commands(resolve_config, run_command, measure_steps, time_steps, measured_metrics, fit_classical)
 
 
 def main(overrides: Sequence[str], commands: Commands = COMMANDS) -> int:

@@ -132,7 +132,9 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str, marks: Mapping[s
         y += taken
     height = y + 46
     places = [(across.place(tick), number(tick)) for tick in across.ticks]
-    grid = "".join(_line("grid", x, first + 4, x, y + 4) + _text(x, y + 20, tick, anchor="middle") for x, tick in places)
+    grid = "".join(
+        _line("grid", x, first + 4, x, y + 4) + _text(x, y + 20, tick, anchor="middle") for x, tick in places
+    )
     label = _text(WIDTH / 2, y + 38, x_label, anchor="middle")
     lines = ""
     for number_of, (name, value) in enumerate(marks.items()):

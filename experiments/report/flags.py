@@ -1,4 +1,4 @@
-"""What spoils a comparison, a sentence each: what has not learnt, has not been measured, or is beaten by simpler means."""
+"""What spoils a comparison, a sentence each: what has not learnt, is not measured, or is beaten by simpler means."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -129,7 +129,9 @@ def _together(chart: list[Bar]) -> list[Bar]:
     """Keep once in each group what several arms share: a twin, a classical reference; the arms of a group go first."""
     order = list(dict.fromkeys(bar.group for bar in chart))
     kept = {(bar.group, bar.name): bar for bar in chart}.values()
-    return sorted(kept, key=lambda bar: (order.index(bar.group), SHARED.index(bar.style) if bar.style in SHARED else -1))
+    return sorted(
+        kept, key=lambda bar: (order.index(bar.group), SHARED.index(bar.style) if bar.style in SHARED else -1)
+    )
 
 
 def _known(values: list[float]) -> list[float]:

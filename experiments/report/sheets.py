@@ -9,7 +9,12 @@ from experiments.report.words import NOTHING, amount, between, ends, short, sign
 
 ANSWERS = {True: "yes, better", False: "yes, worse", None: "no"}
 ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", NOTHING: "--"}
-ESCAPES |= {letter: f"\\{letter}" for letter in "&%$#_{}"} | {"\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
+ESCAPES |= {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\N{MINUS SIGN}": "$-$",
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+}
 
 
 class Sheet(NamedTuple):

@@ -18,7 +18,13 @@ def answer(comparison: Comparison) -> str:
     found: list[tuple[bool, str, Interval]] = []
     for contrast in comparison.contrasts:
         decided = contrast.p is not None and contrast.p <= 0.05
-        found.append((decided, _against(contrast.first, contrast.second, contrast.difference, contrast.cell), contrast.difference))
+        found.append(
+            (
+                decided,
+                _against(contrast.first, contrast.second, contrast.difference, contrast.cell),
+                contrast.difference,
+            )
+        )
     for row in [] if found else comparison.rows:
         if row.difference is not None:
             against = _against(row.arm, comparison.twins[row.arm], row.difference, row.cell)

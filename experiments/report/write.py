@@ -31,7 +31,9 @@ def write(results: Results) -> Path:
     for name, svg in {**bars, **costs, **{c.name: c.svg for panel in panels for c in panel.charts}}.items():
         (directory / "plots" / f"{name}.svg").write_text(standalone(svg))
     write_csv(results, directory / "results.csv")
-    used = {str(config["trainer.accelerator"]) for config in results.configs.values() if "trainer.accelerator" in config}
+    used = {
+        str(config["trainer.accelerator"]) for config in results.configs.values() if "trainer.accelerator" in config
+    }
     machine = {"accelerator": ", ".join(sorted(used)) or "not recorded", **hardware()}
     tables = sheets(comparison)
     (directory / "tables").mkdir(exist_ok=True)

@@ -28,7 +28,8 @@ def exit_code(command: str, work: Callable[[], int]) -> int:
 
 def _different(kind: Kind) -> Kind:
     return Kind(
-        f"{kind.wanted}, which all differ", lambda value: kind.accepts(value) and len(set(map(str, value))) == len(value)
+        f"{kind.wanted}, which all differ",
+        lambda value: kind.accepts(value) and len(set(map(str, value))) == len(value),
     )
 
 
@@ -36,7 +37,9 @@ SEEDS = _different(each(SEED, least=1))
 VALUES = _different(Kind("give a list of values", lambda value: is_list(value) and bool(value)))
 BETWEEN = Kind(
     "give a list of values, or {low: …, high: …, log: true}",
-    lambda value: VALUES.accepts(value) or (GROUP.accepts(value) and {"low", "high"} <= {*value} <= {"low", "high", "log"}),
+    lambda value: (
+        VALUES.accepts(value) or (GROUP.accepts(value) and {"low", "high"} <= {*value} <= {"low", "high", "log"})
+    ),
 )
 STUDY = {
     "name": Kind("give the name of a folder", lambda value: isinstance(value, str) and bool(FOLDER.fullmatch(value))),

@@ -12,7 +12,6 @@ from sklearn import metrics as sk
 
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap, drawn_counts, interval
 
-
 AVERAGES = tuple(f"{name}_{average}" for average in ("macro", "micro") for name in ("precision", "recall", "f1"))
 
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from experiments import ls
 from experiments.monitor.run_status import find_runs
+from experiments.study.spec import StudyError
 from pretraining.runs.directory import RunDirectory
 from tests.experiments import fabricated
 
@@ -161,6 +162,38 @@ def test_without_slurm_the_command_that_continues_a_run_is_said(tmp_path, no_slu
         capsys.readouterr().out
         == "python -m pretraining objective=simclr 'name='\"'\"'a b'\"'\"'' run_dir=runs/dead resume=auto\n"
     )
+
+
+def test_columns_are_chosen_and_sorted_by_settings_and_numbers(tmp_path, no_slurm, capsys):
+    for rate, value in ((0.001, 2.5), (0.01, 1.5), (0.1, 9.0)):
+        run = make_run(tmp_path / "runs" / f"rate_{rate}", done=True)
+        (run / "config.yaml").write_text(yaml.safe_dump({"optimizer": {"peak_lr": rate}, "trainer": {}}))
+        (run / "metrics.json").write_text(json.dumps({"validation/loss": value}))
+    make_run(tmp_path / "runs" / "goes_on")
+    assert ls.main(["--columns", "run,optimizer.peak_lr,validation/loss", "--sort", "validation/loss"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    head = lines.index(["run", "optimizer.peak_lr", "validation/loss"])
+    assert lines[head + 2 : head + 6] == [
+        ["rate_0.01", "0.01", "1.5"],
+        ["rate_0.001", "0.001", "2.5"],
+        ["rate_0.1", "0.1", "9"],
+        ["goes_on"],  # what has no such number comes last
+    ]
+    assert ls.main(["--sort=-optimizer.peak_lr", "--columns=run"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "rate_" in line]
+    assert [line.strip() for line in printed] == ["rate_0.1", "rate_0.01", "rate_0.001"]
+    with pytest.raises(StudyError, match=r"optimiser\.peak_lr: no run has that"):
+        ls.main(["--columns", "run,optimiser.peak_lr"])
+
+
+def test_where_names_differ_is_never_cut(tmp_path, no_slurm, capsys):
+    shared = "a-long-name-of-a-sweep-" * 4
+    for end in ("seed-1", "seed-2"):
+        make_run(tmp_path / "runs" / ("deep-" * 20) / f"{shared}{end}", done=True, task={"_target_": "x" * 60})
+    assert ls.main([str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    joined = "".join(line.split("finetuning")[0].strip() for line in out.splitlines())
+    assert f"{shared}seed-1" in joined and f"{shared}seed-2" in joined and "…" not in out
 
 
 def test_what_is_asked_wrongly_is_refused(tmp_path, no_slurm, capsys):

@@ -1,4 +1,4 @@
-"""What a report says first, what it warns of, and what stands beside the numbers: chance, ceiling, a classical model."""
+"""What a report says first and warns of, and what stands beside the numbers: chance, ceiling, a classical model."""
 
 import json
 import re
@@ -51,7 +51,9 @@ def test_the_first_sentence_answers_the_question_as_far_as_it_is_answered(tmp_pa
     results = collect(finished(tmp_path / "two", **TWO_ARMS, pretraining_seeds=[1, 2]))
     said = answer(compare(results))
     assert said.startswith("Not decided: masking_rate 0.15 ")
-    assert re.search(r" [+−]0\.\d{3} \([+−]0\.\d{3} to [+−]0\.\d{3}\) against masking_rate 0\.3 in docs_topic, full", said)
+    assert re.search(
+        r" [+−]0\.\d{3} \([+−]0\.\d{3} to [+−]0\.\d{3}\) against masking_rate 0\.3 in docs_topic, full", said
+    )
     assert said.endswith("; 2 of 6 pretraining seeds.")
     lines = report.write(results).with_name("report.md").read_text().splitlines()
     assert lines[2] == fabricated.SPEC["question"] and lines[4] == f"**{said}**"

@@ -104,7 +104,10 @@ def test_a_seed_can_be_added_on_the_command_line(conf, tmp_path):
         (["study=invented", "workers=0"], "workers=0: give a whole number of at least 1"),
         (["study=invented", "retry_failed=maybe"], "retry_failed=maybe: give true or false"),
         (["study=invented", "dry_run=maybe"], "dry_run=maybe: give true or false"),
-        (["study=invented", "+study.finetune.digits.metric=test/luck"], "metric=test/luck is not among what .* test/accuracy"),
+        (
+            ["study=invented", "+study.finetune.digits.metric=test/luck"],
+            "metric=test/luck is not among what .* test/accuracy",
+        ),
     ],
 )
 def test_a_typo_is_one_error_before_any_run(conf, tmp_path, overrides, words):
