@@ -5,10 +5,12 @@ What it reads of an example is the `classical` features of the task's inputs, so
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from finetuning.data.splits import Splits, subset
@@ -37,13 +39,19 @@ LINEAR = {
 }
 
 
+@functools.lru_cache(maxsize=1)
+def _read(data: str) -> Splits:
+    """Read the data of a configuration, which the seeds and modes of a study share."""
+    return instantiate(OmegaConf.create(data)).splits()
+
+
 def fit_and_test(overrides: Sequence[str]) -> tuple[str, Numbers] | None:
     """Fit the reference of a finetuning run; returns its name and test metrics, None where its task has none."""
     config = compose(overrides)
     linear = next((linear for kind, linear in LINEAR.items() if issubclass(class_of(config.task), kind)), None)
     if linear is None:
         return None
-    splits: Splits = instantiate(config.data).splits()
+    splits = _read(OmegaConf.to_yaml(config.data, resolve=True))
     train = subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed)
     splits = splits._replace(train=train)
     if (features := instantiate(config.task.inputs).classical(train)) is None:

@@ -166,9 +166,9 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, 
 
 
 def _side_by_side(places: Sequence[float], right: float) -> list[float]:
-    """Move points of equal cost apart, each to the left of the one before: their whiskers would hide each other."""
-    at = [round(x) for x in places]
-    return [min(x, right) - NEIGHBOUR * at[:index].count(at[index]) for index, x in enumerate(places)]
+    """Move points of equal cost apart, each further in than the one before: their whiskers would hide each other."""
+    at, inwards = [round(x) for x in places], [NEIGHBOUR if x < WIDTH / 2 else -NEIGHBOUR for x in places]
+    return [min(x, right) + inwards[index] * at[:index].count(at[index]) for index, x in enumerate(places)]
 
 
 def apart(heights: Sequence[float], lowest: float) -> list[float]:

@@ -15,37 +15,27 @@ NOTHING = "\N{EN DASH}"
 
 def answer(comparison: Comparison) -> str:
     """Answer a study's question in a sentence, as far as it is: arms against each other, or against their twins."""
-    found: list[tuple[bool, str, Interval]] = []
-    for contrast in comparison.contrasts:
-        decided = contrast.p is not None and contrast.p <= 0.05
-        found.append(
-            (
-                decided,
-                _against(contrast.first, contrast.second, contrast.difference, contrast.cell),
-                contrast.difference,
-            )
-        )
-    for row in [] if found else comparison.rows:
-        if row.difference is not None:
-            against = _against(row.arm, comparison.twins[row.arm], row.difference, row.cell)
-            found.append((row.helps is not None, against, row.difference))
+    rivals = [(c.p is not None and c.p <= 0.05, c.cell, c.first, c.second, c.difference) for c in comparison.contrasts]
+    twins = [(r.helps is not None, r.cell, r.arm, "its never-pretrained twin", r.difference) for r in comparison.rows]
+    found = [(decided, cell, *names, gain) for decided, cell, *names, gain in rivals or twins if gain is not None]
     if not found:
         return "Nothing has been compared yet."
-    clear = sum(decided for decided, _, _ in found)
-    part = f"Decided in {clear} of {len(found)} comparisons" if 0 < clear < len(found) else "Decided"
-    shown = sorted(found, key=lambda each: (each[0], abs(each[2].mean)), reverse=True)
-    said = "; ".join(text for decided, text, _ in shown[:MOST_SAID] if decided or not clear)
+    clear = sum(decided for decided, *_ in found)
+    # The greatest difference of each task; where anything is decided, of what is.
+    greatest = sorted(found, key=lambda each: abs(each[-1].mean), reverse=True)
+    of_task = {cell.task: (cell, *rest) for decided, cell, *rest in reversed(greatest) if decided or not clear}
+    said = "; ".join(_against(*each) for each in list(of_task.values())[::-1][:MOST_SAID])
     least = min((row.pretrainings for row in comparison.rows), default=1)
-    basis = f"{least} of {SEEDS_TO_TEST} pretraining seeds" if comparison.contrasts and least > 1 else None
-    basis = basis or (f"over {least} pretraining seeds" if least > 1 else f"over {ONE_PRETRAINING}")
-    if comparison.contrasts and least >= SEEDS_TO_TEST:
-        basis = f"over {least} pretraining seeds, corrected for {len(found)} comparisons"
+    basis = f"over {least} pretraining seeds" if least > 1 else f"over {ONE_PRETRAINING}"
+    if rivals and least < SEEDS_TO_TEST:
+        basis = f"{least} of {SEEDS_TO_TEST} pretraining seeds"
+    part = f"Decided in {clear} of {len(found)} comparisons" if 0 < clear < len(found) else "Decided"
     return f"{part if clear else 'Not decided'}: {said}; {basis}."
 
 
-def _against(first: str, second: str, difference: Interval, cell: Cell) -> str:
-    found = signed(difference.mean) + ("" if difference.n == 1 else f" ({ends(difference)})")
-    less = "" if cell.sign > 0 else f", of {short(cell.metric)} less is better"
+def _against(cell: Cell, first: str, second: str, gain: Interval) -> str:
+    found = signed(gain.mean) + ("" if gain.n == 1 else f" ({ends(gain)})")
+    less = "" if cell.sign > 0 else f", less {short(cell.metric)} is better"
     return f"{first} {found} against {second} in {cell.title()}{less}"
 
 

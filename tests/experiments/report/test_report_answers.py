@@ -65,7 +65,7 @@ def test_the_first_sentence_answers_the_question_as_far_as_it_is_answered(tmp_pa
 def test_without_rivals_the_answer_is_about_never_pretrained_twins(tmp_path):
     said = answer(compare(collect(finished(tmp_path))))
     assert said.startswith("Decided in 2 of 4 comparisons: masked_language +0.2")
-    assert "against never pretrained (masked_language) in docs_topic, full, 10 per class" in said
+    assert "against its never-pretrained twin in docs_topic, f" in said
     assert said.endswith("over finetuning seeds of one pretraining, which do not say how another would turn out.")
     assert answer(compare(collect(finished(tmp_path / "none", finetune={})))) == "Nothing has been compared yet."
 
