@@ -61,7 +61,8 @@ def resolve_config(command: str, overrides: Sequence[str]) -> dict[str, Any]:
         config = compose(overrides, ROOTS[command], conf=CONF, complete=False)
         container = OmegaConf.to_container(config, resolve=True)
     except (RunError, OmegaConfBaseException) as error:
-        raise StudyError(f"{command} cannot be configured with {' '.join(overrides)}:\n{error}") from error
+        what = "" if command == "experiments" else f"{command} cannot be configured with {' '.join(overrides)}:\n"
+        raise StudyError(f"{what}{error}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

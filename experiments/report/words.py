@@ -27,7 +27,9 @@ def answer(comparison: Comparison) -> str:
     said = "; ".join(_against(*each) for each in list(of_task.values())[::-1][:MOST_SAID])
     least = min((row.pretrainings for row in comparison.rows), default=1)
     basis = f"over {least} pretraining seeds" if least > 1 else f"over {ONE_PRETRAINING}"
-    if rivals and least < SEEDS_TO_TEST:
+    if all(gain.n == 1 for *_, gain in found):
+        basis = "one run of each, which says nothing about chance"
+    elif rivals and least < SEEDS_TO_TEST:
         basis = f"{least} of {SEEDS_TO_TEST} pretraining seeds"
     part = f"Decided in {clear} of {len(found)} comparisons" if 0 < clear < len(found) else "Decided"
     return f"{part if clear else 'Not decided'}: {said}; {basis}."

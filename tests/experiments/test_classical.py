@@ -9,6 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from experiments.classical import STRENGTHS, fit_and_test
+from finetuning.data.splits import subset
 from finetuning.inputs.image import hog
 from finetuning.launch import compose
 from pretraining.cli.configuration import instantiate
@@ -29,6 +30,17 @@ def test_topics_are_told_apart_by_the_labels_that_the_run_has(tmp_path: Path) ->
     assert few is not None and more is not None and few[0] == "TF-IDF + linear"
     assert 0.6 < more[1]["test/accuracy"] <= 1 and few[1]["test/accuracy"] < more[1]["test/accuracy"]
     assert set(more[1]) >= {"test/accuracy", "test/mcc", "test/f1_macro"}
+    splits = instantiate(compose(given).data).splits()
+    train = subset(splits.train, fraction=None, shots=1, seed=1)  # the very examples that the run finetunes on
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)).fit(train.column("text"))
+    read = {name: words.transform(part.column("text")) for name, part in (("train", train), ("test", splits.test))}
+    accuracies = [
+        LogisticRegression(C=strength, max_iter=2000)
+        .fit(read["train"], train.column("label"))
+        .score(read["test"], splits.test.column("label"))
+        for strength in STRENGTHS
+    ]
+    assert few[1]["test/accuracy"] in accuracies
     other = fit_and_test([*given[:-1], "seed=2", "shots=1"])
     assert other is not None and other[1] != few[1]  # other labels
 

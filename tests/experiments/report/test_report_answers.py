@@ -67,6 +67,8 @@ def test_without_rivals_the_answer_is_about_never_pretrained_twins(tmp_path):
     assert said.startswith("Decided in 2 of 4 comparisons: masked_language +0.2")
     assert "against its never-pretrained twin in docs_topic, f" in said
     assert said.endswith("over finetuning seeds of one pretraining, which do not say how another would turn out.")
+    said = answer(compare(collect(finished(tmp_path / "one", finetuning_seeds=[1]))))
+    assert said.startswith("Not decided: ") and said.endswith("; one run of each, which says nothing about chance.")
     assert answer(compare(collect(finished(tmp_path / "none", finetune={})))) == "Nothing has been compared yet."
 
 
