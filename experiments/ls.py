@@ -64,8 +64,8 @@ def study_table(directories: list[Path], jobs: Mapping[str, slurm.Job]) -> Table
 def _empty_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in columns:
-        where = "right" if name in ("done", "failed", "of", "step", "left") else "left"
-        table.add_column(name, justify=where, overflow="fold")
+        right = name in ("done", "failed", "of", "step", "left")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     return table
 
 

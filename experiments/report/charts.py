@@ -117,7 +117,7 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
 def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str, marks: Mapping[str, float] = NO_MARKS) -> str:
     """Draw horizontal bars from zero: mean, interval, and a dot for each run behind them; named lines across."""
     left, right = 10, 14
-    first = y = 12 + TEXT_LINE * len(marks)
+    first = y = 12.0 + TEXT_LINE * len(marks)
     ends = [v for bar in bars for v in (bar.mean, bar.high, *bar.points, 0.0) if v == v] + [*marks.values()]
     lowest = min([*ends, *(bar.low for bar in bars if bar.low == bar.low)])
     across = _axis(lowest, max(ends), left, WIDTH - right)
@@ -125,7 +125,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str, marks: Mapping[s
     for bar in bars:
         if bar.group != group:
             group, y = bar.group, y + 22
-            body.append(f'<text class="strong" x="{left}" y="{y}">{escape(bar.group)}</text>')
+            body.append(f'<text class="strong" x="{left}" y="{y:g}">{escape(bar.group)}</text>')
             y += 6
         drawn, taken = _bar(bar, across, left, y)
         body.append(drawn)

@@ -1,7 +1,7 @@
 """A study's comparison in words, and the number formats that every output shares."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.report.compare import Comparison, Cost, Row
 from experiments.report.statistics import SEEDS_TO_TEST, Interval
@@ -13,21 +13,37 @@ NOTHING = "\N{EN DASH}"
 """Stands where there is no number."""
 
 
+class Finding(NamedTuple):
+    """A difference in a cell, and whether it decides between the two."""
+
+    decided: bool
+    cell: Cell
+    first: str
+    second: str
+    gain: Interval
+
+
 def answer(comparison: Comparison) -> str:
     """Answer a study's question in a sentence, as far as it is: arms against each other, or against their twins."""
-    rivals = [(c.p is not None and c.p <= 0.05, c.cell, c.first, c.second, c.difference) for c in comparison.contrasts]
-    twins = [(r.helps is not None, r.cell, r.arm, "its never-pretrained twin", r.difference) for r in comparison.rows]
-    found = [(decided, cell, *names, gain) for decided, cell, *names, gain in rivals or twins if gain is not None]
+    rivals = [
+        Finding(c.p is not None and c.p <= 0.05, c.cell, c.first, c.second, c.difference) for c in comparison.contrasts
+    ]
+    found = rivals
+    if not rivals:
+        twin = "its never-pretrained twin"
+        having = [(row, row.difference) for row in comparison.rows if row.difference is not None]
+        found = [Finding(row.helps is not None, row.cell, row.arm, twin, gain) for row, gain in having]
     if not found:
         return "Nothing has been compared yet."
-    clear = sum(decided for decided, *_ in found)
+    clear = sum(finding.decided for finding in found)
     # The greatest difference of each task; where anything is decided, of what is.
-    greatest = sorted(found, key=lambda each: abs(each[-1].mean), reverse=True)
-    of_task = {cell.task: (cell, *rest) for decided, cell, *rest in reversed(greatest) if decided or not clear}
-    said = "; ".join(_against(*each) for each in list(of_task.values())[::-1][:MOST_SAID])
+    smallest_first = sorted(found, key=lambda finding: abs(finding.gain.mean))
+    of_task = {finding.cell.task: finding for finding in smallest_first if finding.decided or not clear}
+    greatest = sorted(of_task.values(), key=lambda finding: -abs(finding.gain.mean))
+    said = "; ".join(map(_against, greatest[:MOST_SAID]))
     least = min((row.pretrainings for row in comparison.rows), default=1)
     basis = f"over {least} pretraining seeds" if least > 1 else f"over {ONE_PRETRAINING}"
-    if all(gain.n == 1 for *_, gain in found):
+    if all(finding.gain.n == 1 for finding in found):
         basis = "one run of each, which says nothing about chance"
     elif rivals and least < SEEDS_TO_TEST:
         basis = f"{least} of {SEEDS_TO_TEST} pretraining seeds"
@@ -35,10 +51,11 @@ def answer(comparison: Comparison) -> str:
     return f"{part if clear else 'Not decided'}: {said}; {basis}."
 
 
-def _against(cell: Cell, first: str, second: str, gain: Interval) -> str:
+def _against(finding: Finding) -> str:
+    cell, gain = finding.cell, finding.gain
     found = signed(gain.mean) + ("" if gain.n == 1 else f" ({ends(gain)})")
     less = "" if cell.sign > 0 else f", less {short(cell.metric)} is better"
-    return f"{first} {found} against {second} in {cell.title()}{less}"
+    return f"{finding.first} {found} against {finding.second} in {cell.title()}{less}"
 
 
 def describe(comparison: Comparison) -> list[str]:
