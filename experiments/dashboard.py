@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.launch import resolve_config
+from experiments.launch import resolve_study
 from experiments.report.compare import Comparison, compare
 from experiments.report.plots import x_columns
 from experiments.report.words import between, describe, short, spread
@@ -46,7 +46,7 @@ def build(results: Results, where: Project) -> tuple[Any, Any]:
     name, comparison = results.study.name, compare(results)
     curves = _curves(results, wr)
     by_arm = {**BY_ARM, "groupby": wr.Config(ARM)}
-    metrics = dict.fromkeys(cell.metric for cell in results.cells())
+    metrics = dict.fromkeys(cell.column for cell in results.cells())
     bars: list[Any] = [wr.BarPlot(title=metric, metrics=[metric], **by_arm) for metric in metrics]
     labels = x_columns(results.curves)
     sections = [ws.Section(name=f"Over {labels[x]}", panels=drawn, is_open=x == "step") for x, drawn in curves.items()]
@@ -98,7 +98,7 @@ def _runset(wr: Any, where: Project, group: str, job_type: str, name: str | None
 
 def _downstream(wr: Any, where: Project, group: str, cell: Cell) -> Any:
     title, label = cell.title(), short(cell.metric)
-    bar = wr.BarPlot(title=title, metrics=[cell.metric], **BY_ARM, groupby=wr.Config(ARM), title_x=label)
+    bar = wr.BarPlot(title=title, metrics=[cell.column], **BY_ARM, groupby=wr.Config(ARM), title_x=label)
     return wr.PanelGrid(runsets=[_runset(wr, where, group, "finetune", title)], panels=[bar])
 
 
@@ -185,7 +185,7 @@ def make(directory: Path) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Make the dashboard of ``study=NAME`` (with ``study_dir=`` where it is not in its usual place)."""
     try:
-        print(make(Path(resolve_config("experiments", arguments)["study_dir"])))
+        print(make(Path(resolve_study(arguments)["study_dir"])))
     except ImportError as error:
         raise StudyError(f"{error.name} is missing: pip install 'pretraining[dashboard]'") from error
     return 0

@@ -1,33 +1,40 @@
 """``python -m experiments.ls [DIRECTORY ...]``: the status of runs and studies; ends or resubmits some on request.
 
 python -m experiments.ls runs studies            every run: state, step, time left, last number, job, log
+python -m experiments.ls --columns run,optimizer.peak_lr,result --sort=-test/accuracy
+                                                 settings and numbers by their names; sorted, with - downwards
 python -m experiments.ls runs/mlm --cancel       ends what runs or waits there; what trains saves first
 python -m experiments.ls runs --resubmit-failed --partition=gpu
                                                  a Slurm job for each run that has stopped; options of sbatch may follow
 """
 
 import argparse
+import json
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from experiments.monitor.run_files import read_config
 from experiments.monitor.run_status import PENDING, STOPPED, RunStatus, find_runs, sbatch_shape
 from experiments.report.words import NOTHING, clock
 from experiments.study import slurm
-from experiments.study.collect import load_study
+from experiments.study.collect import flatten, load_study
 from experiments.study.runner import DONE, FAILED, RUNNING, Journal
-from experiments.study.spec import exit_code
+from experiments.study.spec import StudyError, exit_code
+from pretraining.runs.renamed import current
 
 USUAL = ("runs", "studies")
+COLUMNS = ("run", "kind", "status", "step", "left", "result", "job", "changed")
 COLOURS = {DONE: "green", RUNNING: "blue", PENDING: "cyan", STOPPED: "yellow"}
 
 
@@ -57,7 +64,8 @@ def study_table(directories: list[Path], jobs: Mapping[str, slurm.Job]) -> Table
 def _empty_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in columns:
-        table.add_column(name, justify="right" if name in ("done", "failed", "of", "step", "left") else "left")
+        right = name in ("done", "failed", "of", "step", "left")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     return table
 
 
@@ -69,16 +77,65 @@ def _goes_on(state: Mapping[str, Any], jobs: Mapping[str, slurm.Job]) -> bool:
     return job.goes_on if job is not None else Path(f"/proc/{state.get('pid')}").exists()
 
 
-def run_table(found: Sequence[RunStatus]) -> Table:
-    """Make a table of runs with their status, step and number; the newest last."""
-    table = _empty_table("runs", ("run", "kind", "status", "step", "left", "result", "job", "changed"))
-    for run in sorted(found, key=lambda r: r.changed):
-        status, position = f"[{COLOURS[run.status]}]{run.status}[/]", str(run.position or "")
-        left = clock(run.seconds_left) if run.seconds_left is not None else ""
-        who = run.job or (f"pid {run.pid}" if run.pid else "")
-        when = time.strftime("%m-%d %H:%M", time.localtime(run.changed))
-        table.add_row(str(run.path), run.package, status, position, left, run.value, who, when)
+def run_table(found: Sequence[RunStatus], columns: Sequence[str] = COLUMNS, sort: str = "changed") -> Table:
+    """Make a table of runs: what is known of each, and settings and numbers by their names; a "-" sorts downwards."""
+    # What all paths begin with is said once: where the names differ nothing may be cut.
+    shared = os.path.commonpath([run.path.parent for run in found])
+    table = _empty_table(f"runs in {shared}", columns)
+    known = {run.path: value_reader(run, shared) for run in found}
+    for column in (*columns, sort.removeprefix("-")):
+        if column not in COLUMNS and all(read(column) is None for read in known.values()):
+            raise StudyError(f"{column}: no run has that; give some of {', '.join(COLUMNS)}, a setting or a metric")
+    for run in _sorted(found, lambda run: known[run.path](sort.removeprefix("-")), downwards=sort.startswith("-")):
+        table.add_row(*(_shown(run, column, known[run.path](column)) for column in columns))
     return table
+
+
+def value_reader(run: RunStatus, shared: str) -> Callable[[str], Any]:
+    """Make what reads a column of a run: None where it has no such setting or number."""
+    numbers = run.path / "metrics.json"
+    others = dict(flatten(current(read_config(run.path))))
+    others |= json.loads(numbers.read_text()) if numbers.exists() else {}
+    return (
+        others
+        | {
+            "run": os.path.relpath(run.path, shared),
+            "kind": run.package,
+            "status": run.status,
+            "step": run.position.step if run.position else None,
+            "left": run.seconds_left,
+            "result": run.value,
+            "job": run.job or (f"pid {run.pid}" if run.pid else None),
+            "changed": run.changed,
+        }
+    ).get
+
+
+def _sorted(found: Sequence[RunStatus], key: Callable[[RunStatus], Any], *, downwards: bool) -> list[RunStatus]:
+    """Sort numbers, then words; runs without either come last."""
+    having = [run for run in found if key(run) is not None]
+    order = sorted(
+        having, key=lambda run: (not _is_number(key(run)), key(run) if _is_number(key(run)) else str(key(run)))
+    )
+    return [*(reversed(order) if downwards else order), *(run for run in found if key(run) is None)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(run: RunStatus, column: str, value: Any) -> str:
+    if column == "status":
+        return f"[{COLOURS[run.status]}]{run.status}[/]"
+    if column == "step":
+        return str(run.position or "")
+    if value is None:
+        return ""
+    if column == "left":
+        return clock(value)
+    if column == "changed":
+        return time.strftime("%m-%d %H:%M", time.localtime(value))
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
 
 
 def cancel(found: Sequence[RunStatus], known: list[Path], jobs: Mapping[str, slurm.Job]) -> None:
@@ -119,6 +176,10 @@ def main(arguments: Sequence[str]) -> int:
     written: Any = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(prog="python -m experiments.ls", **written)
     parser.add_argument("places", nargs="*", help="directories to look in (runs and studies)")
+    parser.add_argument(
+        "--columns", metavar="A,B", help=f"what to show of a run: {', '.join(COLUMNS)}, settings, metrics"
+    )
+    parser.add_argument("--sort", default="changed", metavar="A", help="the column to sort by; --sort=-A: downwards")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--cancel", action="store_true", help="end the runs and jobs found")
     what.add_argument("--resubmit-failed", action="store_true", help="submit what has stopped before its end")
@@ -139,22 +200,24 @@ def main(arguments: Sequence[str]) -> int:
         for directory in known:
             print(f"{directory} is a study: its own command with retry_failed=true runs again what failed")
     else:
-        show(found, known, jobs, roots)
+        columns = given.columns.split(",") if given.columns else COLUMNS
+        show(
+            study_table(known, jobs) if known else None, found, run_table(found, columns, given.sort) if found else None
+        )
+    if not known and not found:
+        print(f"no runs or studies in {' and '.join(map(str, roots))}: give the directories to look in")
     return 0
 
 
-def show(found: Sequence[RunStatus], known: list[Path], jobs: Mapping[str, slurm.Job], roots: Sequence[Path]) -> None:
+def show(studies: Table | None, found: Sequence[RunStatus], runs: Table | None) -> None:
     """Print the status of everything, and where what is not done has written its output."""
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    if known:
-        console.print(study_table(known, jobs))
+    for table in filter(None, (studies, runs)):
+        console.print(table)
     if found:
-        console.print(run_table(found))
         for run in found:
             if run.status != DONE and run.log:
                 console.print(f"{run.path}: output in {run.log}", soft_wrap=True, highlight=False)
-    if not known and not found:
-        console.print(f"no runs or studies in {' and '.join(map(str, roots))}: give the directories to look in")
 
 
 if __name__ == "__main__":

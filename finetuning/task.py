@@ -70,6 +70,7 @@ class Task(StepModule):
     transformers_class: ClassVar[str | None] = None  # of models for the same task
     problem_type: ClassVar[Any] = None  # None, or a name by which transformers tells tasks of one class apart
     per_position: ClassVar[bool] = False  # the head reads vectors of positions, not the pooled one
+    measures: ClassVar[tuple[str, ...] | None] = None  # what may be selected by, so that a study can tell beforehand
     own_head: ClassVar[bool] = False  # the backbone is a model with this task's head already
     placeholder: Any  # a valid label
     head: nn.Module

@@ -54,7 +54,8 @@ class Progress:
         if state["status"] == DONE:
             self._learn(node, state)
             numbers = json.loads((self._study.run_dir(node) / "metrics.json").read_text())
-            result = headline(numbers, "validation/loss" if node.cell is None else node.cell.metric)
+            metric = "validation/loss" if node.cell is None else node.cell.column
+            result = headline({metric: numbers.get(metric)}, metric)
             self._say(f"{line}  [cyan]{escape(result)}[/]  [dim]{state['seconds']:.1f} s[/]")
             return
         self._failed += 1

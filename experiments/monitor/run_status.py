@@ -12,12 +12,12 @@ from experiments.monitor.run_files import Position, read_config, read_position, 
 from experiments.report.words import headline
 from experiments.study.collect import read_rows
 from experiments.study.graph import FINETUNING, PRETRAINING
+from experiments.study.majority import beside, read_majority
 from experiments.study.runner import DONE, RUNNING
 from experiments.study.slurm import Job
 from pretraining.cache import is_locked
 
 PENDING, STOPPED = "pending", "stopped"
-HEADLINES = ("test/accuracy", "test/f1_macro", "test/f1", "test/bleu", "validation/loss")
 LOCK = ".lock"
 
 
@@ -52,20 +52,23 @@ def read_status(path: Path, jobs: Mapping[str, Job]) -> RunStatus:
     holder = json.loads(lock.read_text() or "{}") if lock.exists() else {}
     held = lock.exists() and is_locked(lock)
     job, rows = jobs.get(str(holder.get("job"))), read_rows(history)
+    task = read_config(path).get("task") or {}
+    select = str(task.get("select", "loss")).removeprefix("-")  # what the run chooses its weights by
     if finished.exists():
-        status, value = DONE, headline(json.loads(finished.read_text()), *HEADLINES)
+        numbers, metric = json.loads(finished.read_text()), f"{'test' if task else 'validation'}/{select}"
+        status, value = DONE, headline(numbers, metric) + beside(numbers, metric, read_majority(path))
     else:
         goes_on = job is not None and job.goes_on
         works = held or (job is not None and goes_on and job.state != "PENDING")
         status = RUNNING if works else PENDING if goes_on else STOPPED
-        names = ("validation/loss", "train/loss")
+        names = (f"validation/{select}", "train/loss")
         measured = ({name: float(row[name]) for name in names if row.get(name)} for row in reversed(rows))
         value = headline(next(filter(None, measured), {}), *names)
     position = read_position(path)
     left = _seconds_left(rows, position) if status == RUNNING and position else None
     here = held and holder.get("host") == platform.node()
     changed = max(p.stat().st_mtime for p in (finished, history, path / "config.yaml") if p.exists())
-    package = FINETUNING if "task" in read_config(path) else PRETRAINING
+    package = FINETUNING if task else PRETRAINING
     working = holder.get("job"), holder.get("pid") if here else None, holder.get("log")
     return RunStatus(path, package, status, position, left, value, changed, *working)
 

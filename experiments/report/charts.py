@@ -7,15 +7,18 @@ and, embedded, each file in plots/, light and dark. Legend: px are units of the 
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
+import numpy as np
+
 NEIGHBOUR = 8  # pixels between points of equal cost
-TEXT_LINE = 15
+TEXT_LINE, LETTER = 15, 7.2
 WIDTH = 480
 TOP, BOTTOM = 34, 42  # what axes leave free
+NO_MARKS: dict[str, float] = {}
 STYLE = (Path(__file__).parent / "templates" / "chart.css").read_text()
 
 
@@ -80,43 +83,66 @@ def number(value: float) -> str:
 
 
 def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, height: int = 300) -> str:
-    """Draw curves over a shared x; the page's script answers the pointer from ``data-`` attributes."""
-    drawn = [line for line in map(_cleaned, lines) if line.x]
-    if not drawn:
+    """Draw curves over a shared x: the mean of those of one name, in the band that they span.
+
+    The page's script answers the pointer from ``data-`` attributes.
+    """
+    named: dict[str, list[Line]] = {}
+    for line in map(_cleaned, lines):
+        if line.x:
+            named.setdefault(line.name, []).append(line)
+    if not named:
         return _svg(_text(WIDTH / 2, 60, "nothing recorded yet", anchor="middle"), title, 90)
-    xs, ys = [v for line in drawn for v in line.x], [v for line in drawn for v in line.y]
+    drawn = [_averaged(seeds) for seeds in named.values()]
+    xs, ys = [v for line, *_ in drawn for v in line.x], [v for _, *ends in drawn for end in ends for v in end]
     across, upward, parts = _plane(xs, ys, x_label, y_label, height, right=12)
-    for line in drawn:
-        px = [(round(across.place(x), 1), round(upward.place(y), 1)) for x, y in zip(line.x, line.y, strict=True)]
+
+    def placed(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
+        return [(round(across.place(a), 1), round(upward.place(b), 1)) for a, b in zip(x, y, strict=True)]
+
+    for line, low, high in drawn:
+        px = placed(line.x, line.y)
         path = "M" + " L".join(f"{x:g},{y:g}" for x, y in px)
+        around = " L".join(f"{x:g},{y:g}" for x, y in [*placed(line.x, high), *placed(line.x, low)[::-1]])
+        band = f'<path class="band" d="M{around}Z"/>' if low != high else ""
         values = zip(px, line.x, line.y, strict=True)
         points = json.dumps([[x, y, number(float(f"{a:.4g}")), f"{b:.4g}"] for (x, y), a, b in values])
         mark = _circle("mean", *px[0], 3.5) if len(px) == 1 else ""
-        named = f"data-name={quoteattr(line.name)} data-points={quoteattr(points)}"
-        parts.append(f'<g class="series {line.style}" {named}><path class="curve" d="{path}"/>{mark}</g>')
+        named_as = f"data-name={quoteattr(line.name)} data-points={quoteattr(points)}"
+        parts.append(f'<g class="series {line.style}" {named_as}>{band}<path class="curve" d="{path}"/>{mark}</g>')
     parts.append(f'<line class="axis cross off" y1="{TOP}" y2="{height - BOTTOM}"/>')
     return _svg("".join(parts), title, height, interactive=True)
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
-    """Draw horizontal bars from zero: mean, interval, and a dot for each run behind them."""
-    left, right, row, y = 10, 14, 38, 12
-    ends = [v for bar in bars for v in (bar.mean, bar.high, *bar.points, 0.0) if v == v]
+def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str, marks: Mapping[str, float] = NO_MARKS) -> str:
+    """Draw horizontal bars from zero: mean, interval, and a dot for each run behind them; named lines across."""
+    left, right = 10, 14
+    first = y = 12.0 + TEXT_LINE * len(marks)
+    ends = [v for bar in bars for v in (bar.mean, bar.high, *bar.points, 0.0) if v == v] + [*marks.values()]
     lowest = min([*ends, *(bar.low for bar in bars if bar.low == bar.low)])
     across = _axis(lowest, max(ends), left, WIDTH - right)
     body, group = [], None
     for bar in bars:
         if bar.group != group:
             group, y = bar.group, y + 22
-            body.append(f'<text class="strong" x="{left}" y="{y}">{escape(bar.group)}</text>')
+            body.append(f'<text class="strong" x="{left}" y="{y:g}">{escape(bar.group)}</text>')
             y += 6
-        body.append(_bar(bar, across, left, y))
-        y += row
+        drawn, taken = _bar(bar, across, left, y)
+        body.append(drawn)
+        y += taken
     height = y + 46
     places = [(across.place(tick), number(tick)) for tick in across.ticks]
-    grid = "".join(_line("grid", x, 16, x, y + 4) + _text(x, y + 20, tick, anchor="middle") for x, tick in places)
+    grid = "".join(
+        _line("grid", x, first + 4, x, y + 4) + _text(x, y + 20, tick, anchor="middle") for x, tick in places
+    )
     label = _text(WIDTH / 2, y + 38, x_label, anchor="middle")
-    return _svg(grid + "".join(body) + label, title, height)
+    lines = ""
+    for number_of, (name, value) in enumerate(marks.items()):
+        x, top = across.place(value), 14 + TEXT_LINE * number_of
+        side = -1 if x > WIDTH / 2 else 1
+        said = _text(x + 4 * side, top, f"{name}: {value:.3f}", kind="small", anchor="start" if side > 0 else "end")
+        lines += _line("mark", x, top - 10, x, y + 4) + said
+    return _svg(grid + lines + "".join(body) + label, title, height)
 
 
 def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, height: int = 300) -> str:
@@ -126,22 +152,23 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, 
     across, upward, parts = _plane(xs, heights, x_label, y_label, height, right=16)
     places = _side_by_side([across.place(p.x) for p in points], right=WIDTH - 16)
     for on_the_left in (True, False):
-        # Names stand towards the middle, one below the other where points are level.
+        # Names stand beside their points, towards the middle, one below the other where points are level.
         half = [(p, x) for p, x in zip(points, places, strict=True) if (x > WIDTH / 2) == on_the_left]
-        inner = [x for _, x in half] or [0.0]
-        anchor, edge = ("end", min(inner) - 9) if on_the_left else ("start", max(inner) + 9)
+        anchor, aside = ("end", -9) if on_the_left else ("start", 9)
         names = apart([upward.place(p.y) for p, _ in half], height - BOTTOM)
         for (p, x), name_y in zip(half, names, strict=True):
+            y = upward.place(p.y)
             whisker = "" if p.low != p.low else _line("whisker", x, upward.place(p.low), x, upward.place(p.high))
-            parts.append(f'<g class="{p.style}">{whisker}{_circle("mean", x, upward.place(p.y), 5)}</g>')
-            parts.append(_text(edge, name_y + 4, p.name, kind="small", anchor=anchor))
+            whisker += _line("lead", x, y, x + aside, name_y) if abs(name_y - y) > 4 else ""
+            parts.append(f'<g class="{p.style}">{whisker}{_circle("mean", x, y, 5)}</g>')
+            parts.append(_text(x + aside, name_y + 4, p.name, kind="small", anchor=anchor))
     return _svg("".join(parts), title, height)
 
 
 def _side_by_side(places: Sequence[float], right: float) -> list[float]:
-    """Move points of equal cost apart, each to the left of the one before: their whiskers would hide each other."""
-    at = [round(x) for x in places]
-    return [min(x, right) - NEIGHBOUR * at[:index].count(at[index]) for index, x in enumerate(places)]
+    """Move points of equal cost apart, each further in than the one before: their whiskers would hide each other."""
+    at, inwards = [round(x) for x in places], [NEIGHBOUR if x < WIDTH / 2 else -NEIGHBOUR for x in places]
+    return [min(x, right) + inwards[index] * at[:index].count(at[index]) for index, x in enumerate(places)]
 
 
 def apart(heights: Sequence[float], lowest: float) -> list[float]:
@@ -199,18 +226,21 @@ def _plane(
     return across, upward, parts
 
 
-def _bar(bar: Bar, across: Axis, left: float, y: float) -> str:
-    zero, end, middle = across.place(0.0), across.place(bar.mean), y + 26
+def _bar(bar: Bar, across: Axis, left: float, y: float) -> tuple[str, float]:
+    """Draw a bar below its name and value, which stand one below the other where they are long; and its height."""
     whisker, value = "", f"{bar.mean:.3f}"
+    if bar.low == bar.low:
+        value += f"  ({bar.low:.3f} to {bar.high:.3f})"
+    more = 0 if (len(bar.name) + len(value)) * LETTER < WIDTH - left - 30 else TEXT_LINE
+    zero, end, middle = across.place(0.0), across.place(bar.mean), y + 26 + more
     if bar.low == bar.low:
         low, high = across.place(bar.low), across.place(bar.high)
         strokes = (low, high, 0), (low, low, 5), (high, high, 5)
         whisker = "".join(_line("whisker", a, middle - h, b, middle + h) for a, b, h in strokes)
-        value += f"  ({bar.low:.3f} to {bar.high:.3f})"
     dots = "".join(_circle("dot", across.place(v), middle + 6, 1.8) for v in bar.points)
-    names = _text(left + 16, y + 12, bar.name, kind="name") + _text(WIDTH - 14, y + 12, value, anchor="end")
+    names = _text(left + 16, y + 12, bar.name, kind="name") + _text(WIDTH - 14, y + 12 + more, value, anchor="end")
     boxes = _box("key", left, y + 2, 10, 10), _box("bar", min(zero, end), middle - 8, abs(end - zero), 16)
-    return f'<g class="{bar.style}">{boxes[0]}{names}{boxes[1]}{whisker}{dots}</g>'
+    return f'<g class="{bar.style}">{boxes[0]}{names}{boxes[1]}{whisker}{dots}</g>', 38 + more
 
 
 def _text(x: float, y: float, words: str, *, kind: str = "faint", anchor: str = "start") -> str:
@@ -229,6 +259,18 @@ def _circle(kind: str, x: float, y: float, radius: float) -> str:
 def _box(kind: str, x: float, y: float, width: float, height: float) -> str:
     where = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
     return f'<rect class="{kind}" {where}/>'
+
+
+def _averaged(seeds: Sequence[Line]) -> tuple[Line, list[float], list[float]]:
+    """Average the curves of one name, and find the ends of the band that they span, over what all of them cover."""
+    if len(seeds) == 1:
+        return seeds[0], seeds[0].y, seeds[0].y
+    first = min(seeds, key=lambda line: line.x[-1])
+    begin = max(line.x[0] for line in seeds)
+    x = [at for at in first.x if at >= begin] or [first.x[-1]]
+    heights = np.array([np.interp(x, line.x, line.y) for line in seeds])  # [seeds, points]
+    mean, low, high = (fold(heights, axis=0).tolist() for fold in (np.mean, np.min, np.max))
+    return first._replace(x=x, y=mean), low, high
 
 
 def _cleaned(line: Line, most: int = 200) -> Line:

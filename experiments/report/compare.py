@@ -1,14 +1,15 @@
 """Compare a study's runs: rows with intervals, contrasts between arms, and costs."""
 
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.report import statistics
 from experiments.report.statistics import Interval, mean_interval
 from experiments.study.collect import Results, Values
-from experiments.study.graph import PRETRAINING, Cell
+from experiments.study.graph import ALL_LABELS, PRETRAINING, Cell
+from experiments.study.majority import Majority
 
 BOOTSTRAP_DRAWS = 1000
 OVER_PRETRAININGS = "pretraining seeds"
@@ -19,7 +20,8 @@ class Row(NamedTuple):
     """An arm in a cell, against its never-pretrained twin; ``n`` of an interval counts ``unit``.
 
     ``resampled`` is the difference had both seeds and test examples been others; None where predictions do not say
-    which were right.
+    which were right. Beside it what a constant answer gives, what a classical model of the same labels does (with its
+    name), and what the never-pretrained network does with all labels.
     """
 
     cell: Cell
@@ -32,6 +34,15 @@ class Row(NamedTuple):
     points: list[float]
     twin_points: list[float]
     resampled: Interval | None
+    chance: Majority | None = None
+    classical: tuple[str, Interval] | None = None
+    ceiling: Interval | None = None
+
+    @property
+    def helps(self) -> bool | None:
+        """Whether pretraining helps (or hurts: False); None where that is not shown."""
+        clear = self.difference is not None and self.difference.clear_of_zero
+        return self.cell.sign * self.difference.mean > 0 if clear and self.difference else None
 
 
 class Contrast(NamedTuple):
@@ -62,6 +73,7 @@ class Comparison(NamedTuple):
     contrasts: list[Contrast]
     ranks: dict[str, float]
     costs: list[Cost]
+    twins: dict[str, str]  # arm -> the name of what was never pretrained beside it
 
     @property
     def cost_columns(self) -> dict[str, str]:
@@ -83,13 +95,34 @@ def compare(results: Results) -> Comparison:
         for arm in results.arms(cell):
             if values := results.values(cell, arm, pretrained=True):
                 twins = results.values(cell, arm, pretrained=False)
-                rows.append(_row(cell, arm, values, twins, _resampled(results, cell, arm)))
+                row = _row(cell, arm, values, twins, _resampled(results, cell, arm))
+                rows.append(row._replace(**_beside(results, cell, arm)))
     arms = dict.fromkeys(node.source.arm for node in results.nodes(PRETRAINING))
     scores: dict[str, dict[Cell, float]] = {}
     for row in rows:
-        scores.setdefault(row.arm, {})[row.cell] = row.value.mean
+        scores.setdefault(row.arm, {})[row.cell] = row.cell.sign * row.value.mean
     ranks = statistics.average_rank(scores) if len(scores) > 1 else {}
-    return Comparison(rows, _contrasts(results), ranks, [_cost(results, arm) for arm in arms])
+    costs = [_cost(results, arm) for arm in arms]
+    return Comparison(rows, _contrasts(results), ranks, costs, _names_of_twins(results))
+
+
+def _beside(results: Results, cell: Cell, arm: str) -> dict[str, Any]:
+    """Find what a row is read against: chance, the classical reference, and all labels without pretraining."""
+    majorities, fitted = list(results.majorities(cell, arm).values()), results.classical(cell)
+    whole = results.values(Cell(cell.task, "full", ALL_LABELS, cell.metric), arm, pretrained=False)
+    return {
+        "chance": majorities[0] if majorities and cell.column.endswith("/accuracy") else None,
+        "classical": (fitted[0], mean_interval(fitted[1])) if fitted else None,
+        "ceiling": mean_interval(list(_replicates(whole).values())) if whole and cell.labels != ALL_LABELS else None,
+    }
+
+
+def _names_of_twins(results: Results) -> dict[str, str]:
+    """Call a never-pretrained network after all the arms that it stands beside."""
+    shared: dict[str, list[str]] = {}
+    for arm, twin in results.study.twins.items():
+        shared.setdefault(twin, []).append(arm)
+    return {arm: f"never pretrained ({', '.join(shared[twin])})" for arm, twin in results.study.twins.items()}
 
 
 def _replicates(values: Values) -> dict[tuple[int, int], float]:

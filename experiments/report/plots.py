@@ -10,8 +10,9 @@ from experiments.report.words import short
 from experiments.study.collect import Curve, Results
 from experiments.study.graph import Cell
 
-FIRST_Y = ("train/loss", "validation/loss")
+FIRST_Y = ("validation/loss", "train/loss")
 MOST_Y = 6
+SHARED = ("never", "classical")  # styles of what several arms have
 
 
 class Chart(NamedTuple):
@@ -78,17 +79,27 @@ def draw_bars(comparison: Comparison) -> dict[str, str]:
     style = _styles(row.arm for row in comparison.rows)
     found: dict[str, list[Bar]] = {}
     metrics: dict[str, str] = {}
+    marks: dict[str, dict[str, float]] = {}
     for row in comparison.rows:
         group = f"{row.cell.mode}, {row.cell.labels}"
         metrics[row.cell.task] = short(row.cell.metric)
         chart = found.setdefault(row.cell.task, [])
         chart.append(Bar(group, row.arm, style[row.arm], *row.value[:3], row.points))
         if row.twin:
-            chart.append(Bar(group, f"never pretrained ({row.arm})", "never", *row.twin[:3], row.twin_points))
+            chart.append(Bar(group, comparison.twins[row.arm], "never", *row.twin[:3], row.twin_points))
+        if row.classical:
+            name, fitted = row.classical
+            chart.append(Bar(group, f"{name}, same labels", "classical", *fitted[:3], []))
+        lines = marks.setdefault(row.cell.task, {})
+        if row.chance:
+            lines[f"always {row.chance.name!r}"] = row.chance.share
+        if row.ceiling:
+            lines["never pretrained, all labels"] = row.ceiling.mean
     drawn = {}
     for task, chart in found.items():
         title = f"{task}: {metrics[task]} by mode and pretraining"
-        drawn[_slug("bars", task)] = bar_chart(_together(chart), title=title, x_label=f"{metrics[task]} on {task}")
+        label = f"{metrics[task]} on {task}"
+        drawn[_slug("bars", task)] = bar_chart(_together(chart), title=title, x_label=label, marks=marks[task])
     return drawn
 
 
@@ -103,7 +114,10 @@ def draw_costs(comparison: Comparison) -> dict[str, str]:
         points, twin = found.setdefault(row.cell, []), row.twin
         points.append(Point(row.arm, style[row.arm], seconds[row.arm], *row.value[:3]))
         if twin and not any(p.style == "never" and p.y == twin.mean for p in points):
-            points.append(Point("never pretrained", "never", 0.0, *twin[:3]))
+            points.append(Point(comparison.twins[row.arm], "never", 0.0, *twin[:3]))
+        if row.classical and not any(p.style == "classical" for p in points):
+            name, fitted = row.classical
+            points.append(Point(f"{name}, same labels", "classical", 0.0, *fitted[:3]))
     drawn = {}
     for cell, points in found.items():
         labels: Any = {"x_label": "seconds of pretraining", "y_label": f"{short(cell.metric)}: {cell.title()}"}
@@ -112,15 +126,12 @@ def draw_costs(comparison: Comparison) -> dict[str, str]:
 
 
 def _together(chart: list[Bar]) -> list[Bar]:
-    """Keep once in each group a twin that several arms share."""
-    seen: set[tuple[str, str, float, tuple[float, ...]]] = set()
-    kept = []
-    for bar in chart:
-        key = (bar.group, bar.style, bar.mean, tuple(bar.points))
-        if bar.style != "never" or key not in seen:
-            kept.append(bar)
-        seen.add(key)
-    return kept
+    """Keep once in each group what several arms share: a twin, a classical reference; the arms of a group go first."""
+    order = list(dict.fromkeys(bar.group for bar in chart))
+    kept = {(bar.group, bar.name): bar for bar in chart}.values()
+    return sorted(
+        kept, key=lambda bar: (order.index(bar.group), SHARED.index(bar.style) if bar.style in SHARED else -1)
+    )
 
 
 def _known(values: list[float]) -> list[float]:

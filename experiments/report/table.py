@@ -42,9 +42,8 @@ def _numbers(row: Row, *, with_twin: bool) -> list[str | Text]:
     cells.append(_pair(row.difference, signed))
     if row.difference is None:
         return [*cells, NOTHING, str(row.pretrainings)]
-    clear = row.difference.clear_of_zero
-    colour = ("green" if row.difference.mean > 0 else "red") if clear else "yellow"
-    return [*cells, Text("yes" if clear else "no", style=colour), str(row.pretrainings)]
+    colour = {True: "green", False: "red", None: "yellow"}[row.helps]
+    return [*cells, Text("no" if row.helps is None else "yes", style=colour), str(row.pretrainings)]
 
 
 def _pair(interval: Interval | None, number: Callable[[float], str]) -> str:

@@ -1,13 +1,61 @@
 """A study's comparison in words, and the number formats that every output shares."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.report.compare import Comparison, Cost, Row
 from experiments.report.statistics import SEEDS_TO_TEST, Interval
+from experiments.study.graph import Cell
 
+ONE_PRETRAINING = "finetuning seeds of one pretraining, which do not say how another would turn out"
+MOST_SAID = 3  # comparisons of an answer
 NOTHING = "\N{EN DASH}"
 """Stands where there is no number."""
+
+
+class Finding(NamedTuple):
+    """A difference in a cell, and whether it decides between the two."""
+
+    decided: bool
+    cell: Cell
+    first: str
+    second: str
+    gain: Interval
+
+
+def answer(comparison: Comparison) -> str:
+    """Answer a study's question in a sentence, as far as it is: arms against each other, or against their twins."""
+    rivals = [
+        Finding(c.p is not None and c.p <= 0.05, c.cell, c.first, c.second, c.difference) for c in comparison.contrasts
+    ]
+    found = rivals
+    if not rivals:
+        twin = "its never-pretrained twin"
+        having = [(row, row.difference) for row in comparison.rows if row.difference is not None]
+        found = [Finding(row.helps is not None, row.cell, row.arm, twin, gain) for row, gain in having]
+    if not found:
+        return "Nothing has been compared yet."
+    clear = sum(finding.decided for finding in found)
+    # The greatest difference of each task; where anything is decided, of what is.
+    smallest_first = sorted(found, key=lambda finding: abs(finding.gain.mean))
+    of_task = {finding.cell.task: finding for finding in smallest_first if finding.decided or not clear}
+    greatest = sorted(of_task.values(), key=lambda finding: -abs(finding.gain.mean))
+    said = "; ".join(map(_against, greatest[:MOST_SAID]))
+    least = min((row.pretrainings for row in comparison.rows), default=1)
+    basis = f"over {least} pretraining seeds" if least > 1 else f"over {ONE_PRETRAINING}"
+    if all(finding.gain.n == 1 for finding in found):
+        basis = "one run of each, which says nothing about chance"
+    elif rivals and least < SEEDS_TO_TEST:
+        basis = f"{least} of {SEEDS_TO_TEST} pretraining seeds"
+    part = f"Decided in {clear} of {len(found)} comparisons" if 0 < clear < len(found) else "Decided"
+    return f"{part if clear else 'Not decided'}: {said}; {basis}."
+
+
+def _against(finding: Finding) -> str:
+    cell, gain = finding.cell, finding.gain
+    found = signed(gain.mean) + ("" if gain.n == 1 else f" ({ends(gain)})")
+    less = "" if cell.sign > 0 else f", less {short(cell.metric)} is better"
+    return f"{finding.first} {found} against {finding.second} in {cell.title()}{less}"
 
 
 def describe(comparison: Comparison) -> list[str]:
@@ -25,8 +73,8 @@ def describe(comparison: Comparison) -> list[str]:
 
 
 def describe_pretraining(comparison: Comparison) -> list[str]:
-    """Write what each pretraining reached, beside what word counts alone would reach where it is text."""
-    found = []
+    """Write what each pretraining took and reached, beside what word counts alone would reach where it is text."""
+    found = [f"{cost.arm}: {describe_cost(cost)}." for cost in comparison.costs]
     for cost in comparison.costs:
         loss, entropy = cost.spent.get("validation/loss"), cost.spent.get("validation/unigram_entropy")
         if loss is not None:
@@ -51,9 +99,12 @@ def _sentence(row: Row) -> str:
 
 
 def headline(numbers: Mapping[str, Any], *metrics: str) -> str:
-    """Write the first of the metrics that was measured, with its name; empty where none was."""
-    known = (metric for metric in metrics if isinstance(numbers.get(metric), int | float))
-    return next((f"{metric} {numbers[metric]:.3f}" for metric in known), "")
+    """Write the first of the metrics that was measured, with its name and its interval; empty where none was."""
+    for metric in metrics:
+        if isinstance(numbers.get(metric), int | float):
+            low, high = (numbers.get(f"{metric}_{end}") for end in ("low", "high"))
+            return f"{metric} {numbers[metric]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    return ""
 
 
 def short(metric: str) -> str:

@@ -1,9 +1,7 @@
-"""Write a study's report: report.html (needs no other file), report.md, results.csv, plots/."""
+"""Write a study's report: report.html (needs no other file), report.md, results.csv, plots/, tables/."""
 
 import base64
 import csv
-import os
-import platform
 import shlex
 import time
 from pathlib import Path
@@ -14,10 +12,12 @@ import jinja2
 from experiments.report import plots, words
 from experiments.report.charts import STYLE, standalone
 from experiments.report.compare import compare
+from experiments.report.flags import warnings
+from experiments.report.sheets import Sheet, every_number, latex, sheets
 from experiments.study.collect import Results, config_difference
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
 from pretraining.cache import replace_text
-from pretraining.runs.provenance import software
+from pretraining.runs.provenance import hardware, software
 
 TEMPLATES = Path(__file__).parent / "templates"
 SELF_EVIDENT = {"run_dir", "handoff"}  # differ in every run, and say nothing
@@ -31,10 +31,21 @@ def write(results: Results) -> Path:
     for name, svg in {**bars, **costs, **{c.name: c.svg for panel in panels for c in panel.charts}}.items():
         (directory / "plots" / f"{name}.svg").write_text(standalone(svg))
     write_csv(results, directory / "results.csv")
-    machine = {"platform": platform.platform(terse=True), "cores": os.cpu_count()}
+    used = {
+        str(config["trainer.accelerator"]) for config in results.configs.values() if "trainer.accelerator" in config
+    }
+    machine = {"accelerator": ", ".join(sorted(used)) or "not recorded", **hardware()}
+    tables = sheets(comparison)
+    (directory / "tables").mkdir(exist_ok=True)
+    for name, sheet in tables.items():
+        (directory / "tables" / f"{name}.tex").write_text(latex(sheet))
     content = {
         "study": results.study,
         "comparison": comparison,
+        "answer": words.answer(comparison),
+        "flags": warnings(results, comparison),
+        "sheets": tables,
+        "numbers": every_number(comparison),
         "words": words.describe(comparison),
         "counts": count_runs(results),
         "panels": panels,
@@ -42,7 +53,6 @@ def write(results: Results) -> Path:
         "cost_charts": costs,
         "runs": [_entry(results, node) for node in results.study.nodes],
         "environment": {name: value for name, value in (software() | machine).items() if value is not None},
-        "cost_of": {cost.arm: words.describe_cost(cost) for cost in comparison.costs},
         "pictures": _pictures(results),
         "spent": [words.clock(_seconds(results, command)) for command in (PRETRAINING, FINETUNING)],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -88,7 +98,7 @@ def write_csv(results: Results, path: Path) -> None:
         for node in results.nodes(FINETUNING):
             if node.cell is None:
                 continue
-            task, mode, labels, metric = node.cell
+            task, mode, labels, metric = *node.cell[:3], node.cell.column
             seconds = round(results.states[node.name].get("seconds", 0.0), 2)
             source = [node.source.arm, node.source.pretrained, node.source.seed, node.seed]
             # A never-pretrained twin costs nothing, a ready checkpoint something that nobody counted.
@@ -105,21 +115,21 @@ def _entry(results: Results, node: Node) -> dict[str, Any]:
     config, alike = results.configs.get(node.name), results.nodes(node.command)
     reference = next((results.configs[n.name] for n in alike if n.name in results.configs), None)
     difference = config_difference(config, reference) if config and reference and config is not reference else {}
-    metric = node.cell.metric if node.cell else "validation/loss"
+    metric = node.cell.column if node.cell else "validation/loss"
     return {
         "title": node.title(),
         "status": state.get("status", "not started"),
         "seconds": f"{state['seconds']:.1f} s" if "seconds" in state else "",
         "value": words.headline(results.metrics.get(node.name, {}), metric).replace(metric, words.short(metric)),
         "command": shlex.join(["python", "-m", node.command, *node.overrides]),
-        "difference": {key: pair for key, pair in difference.items() if key not in SELF_EVIDENT},
+        "difference": Sheet(
+            ["setting", "first run of its kind", "this run"],
+            [[key, *map(str, pair)] for key, pair in difference.items() if key not in SELF_EVIDENT],
+        ),
         "error": str(state.get("error", "")),
     }
 
 
 def _templates(*, html: bool) -> jinja2.Environment:
     strict: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=html, **strict)
-    for written in (words.signed, words.between, words.short, words.spread, words.amount, words.ends):
-        found.filters[written.__name__] = written
-    return found
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=html, **strict)

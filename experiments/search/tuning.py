@@ -125,14 +125,14 @@ class _ArmSearch:
 
 def needs_decisions(spec: Mapping[str, Any]) -> bool:
     """Tell whether the study asks for hours or for tuning."""
-    return bool(spec.get("tune")) or (spec["budget"] or {}).get("hours") is not None
+    return bool(spec.get("tune")) or spec["budget"].get("hours") is not None
 
 
 def decide(
     spec: Mapping[str, Any], arms: Sequence[Arm], directory: Path, executor: Open, measure: Measure, tell: Tell
 ) -> Decided:
     """Calibrate and tune what the study asks for, in this order: time is measured while nothing else runs."""
-    steps = calibrate(arms, directory, measure, tell) if (spec["budget"] or {}).get("hours") is not None else {}
+    steps = calibrate(arms, directory, measure, tell) if spec["budget"].get("hours") is not None else {}
     chosen: dict[str, list[str]] = {}
     if spec.get("tune"):
         with closing(executor()) as opened:

@@ -12,6 +12,8 @@ import numpy as np
 import yaml
 
 from experiments.study.graph import FINETUNING, PRETRAINING, Cell, Node, Study, Weights
+from experiments.study.majority import Majority, read_majority
+from experiments.study.references import read_references, reference_key
 from experiments.study.runner import Journal
 from experiments.study.spec import StudyError
 from pretraining.cache import replace_text
@@ -42,6 +44,7 @@ class Results(NamedTuple):
     configs: dict[str, dict[str, Any]]
     units: dict[str, str]
     curves: list[Curve]
+    references: dict[str, dict[str, Any]]
 
     def nodes(self, command: str) -> list[Node]:
         """List the finished runs of a command."""
@@ -53,7 +56,7 @@ class Results(NamedTuple):
 
     def hits(self, cell: Cell, arm: str, *, pretrained: bool) -> BySeeds[np.ndarray]:
         """Read per test example 1 where the prediction is right; empty for cells that accuracy does not judge."""
-        if not cell.metric.endswith("/accuracy"):
+        if not cell.column.endswith("/accuracy"):
             return {}
         run_dir = self.study.run_dir
         return self._by_seeds(cell, arm, pretrained, lambda node: _hits(run_dir(node) / "predictions.parquet"))
@@ -69,13 +72,21 @@ class Results(NamedTuple):
             return self._by_seeds(cell, shared, False, read)
         return found
 
-    def metric(self, node: Node) -> float:
-        """Read a finetuning's number in its own cell."""
-        numbers = self.metrics[node.name]
-        if node.cell is None or node.cell.metric not in numbers:
-            wanted = node.cell.metric if node.cell else "a metric"
-            raise ValueError(f"{node.name}/metrics.json has no {wanted!r}; it has {sorted(numbers)}")
-        return float(numbers[node.cell.metric])
+    def metric(self, node: Node) -> float | None:
+        """Read a finetuning's number in its own cell; None where it did not measure that."""
+        value = self.metrics[node.name].get(node.cell.column) if node.cell else None
+        return float(value) if isinstance(value, int | float) else None
+
+    def majorities(self, cell: Cell, arm: str) -> BySeeds[Majority]:
+        """Read what constant answers would give on the test examples of an arm's runs."""
+        return self._by_seeds(cell, arm, True, lambda node: read_majority(self.study.run_dir(node)))
+
+    def classical(self, cell: Cell) -> tuple[str, list[float]] | None:
+        """Read what the classical reference reached, by seed, with its name; None where there is none."""
+        seeds = dict.fromkeys(n.seed for n in self.study.nodes if n.cell == cell and n.source.pretrained)
+        found = [self.references.get(reference_key(cell, seed), {}) for seed in seeds]
+        values = [fitted["numbers"][cell.column] for fitted in found if cell.column in fitted.get("numbers", {})]
+        return (next(fitted["name"] for fitted in found if "name" in fitted), values) if values else None
 
     def cells(self) -> list[Cell]:
         """List the cells of the study, in its order."""
@@ -116,7 +127,7 @@ def collect(study: Study) -> Results:
     """Read what every finished run has left, and the state of the others."""
     journal = Journal(study.directory)
     states = {node.name: journal.read(node) for node in study.nodes}
-    found = Results(study, states, {}, {}, {}, [])
+    found = Results(study, states, {}, {}, {}, [], read_references(study.directory))
     for node in study.nodes:
         run_dir = study.run_dir(node)
         if not journal.is_done(node):

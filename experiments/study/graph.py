@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.study.spec import check
+from experiments.study.spec import NEVER_PRETRAINED, SUPERVISED, StudyError, completed
 from pretraining.kinds import is_list, shown
 
 Tree = Mapping[str, Any]
@@ -21,6 +21,7 @@ Resolve = Callable[[str, Sequence[str]], dict[str, Any]]
 """(command, overrides) -> the resolved configuration that the command would run with."""
 
 PRETRAINING, FINETUNING = "pretraining", "finetuning"
+ALL_LABELS = "all labels"
 PLACEHOLDER = "of-the-study"  # of paths, in configurations that are resolved to be compared
 # What may differ between two runs that are the same: where they are kept, what they tell, how fast they go.
 NOT_IDENTITY = {"run_dir", "resume", "from_run", "dry_run", "handoff", "logger", "group", "name"}
@@ -37,12 +38,22 @@ class Weights(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What a hand-off is measured by."""
+    """What a hand-off is measured by; less of a ``metric`` that begins with "-" is better, as of `task.select`."""
 
     task: str
     mode: str
     labels: str
     metric: str
+
+    @property
+    def column(self) -> str:
+        """Name the metric as metrics.json does."""
+        return self.metric.removeprefix("-")
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return -1 if self.metric.startswith("-") else 1
 
     def title(self) -> str:
         """Name the cell for people."""
@@ -113,27 +124,47 @@ class _Start(NamedTuple):
 
 def expand(spec: Tree, *, directory: Path, resolve: Resolve, decided: Decided = NOTHING_DECIDED) -> Study:
     """Multiply a study out into runs; a wrong configuration of any of them is an error here, before any work."""
-    check(spec)
+    spec = completed(spec)
     arms = list(list_arms(spec, resolve, decided))
+    _refuse_one_name_for_two([arm.name for arm in arms], spec["handoffs"])
     first_with: dict[str, str] = {}
-    twins = {a.name: first_with.setdefault(a.untrained, a.name) for a in arms} if spec["never_pretrained"] else {}
+    twins = {a.name: first_with.setdefault(a.untrained, a.name) for a in arms}
     pretraining = [_pretraining_node(arm, seed, directory) for arm in arms for seed in spec["pretraining_seeds"]]
     finetuning: dict[str, Node] = {}
     for task, entry in spec["finetune"].items():
         starts = list(_starts(spec, entry, {arm.name: arm.entry for arm in arms}, pretraining, twins))
-        for cell, overrides in _cells(task, entry):
+        wanted = [start for start in starts if start.source.pretrained or NEVER_PRETRAINED in spec["references"]]
+        plan = [(cell, overrides, wanted) for cell, overrides in _cells(task, entry)]
+        if SUPERVISED in spec["references"]:  # all that labels give without pretraining
+            whole = Cell(task, "full", ALL_LABELS, entry.get("metric") or "")
+            fresh = [start for start in starts if not start.source.pretrained]
+            plan.append((whole, [*entry["overrides"], override("mode", whole.mode)], fresh))
+        for cell, overrides, begun in plan:
             place = [f"handoff={PLACEHOLDER}", f"run_dir={PLACEHOLDER}"]
             config = _identifying(resolve(FINETUNING, [*overrides, *place]))
+            cell = cell._replace(metric=cell.metric or selected_metric(config["task"]["select"]))
             named = (*overrides, *_logged_as(spec, cell.title()))
-            for start, seed in itertools.product(starts, spec["finetuning_seeds"]):
+            for start, seed in itertools.product(begun, spec["finetuning_seeds"]):
                 node = _finetuning_node(start, seed, cell, named, config, directory)
                 finetuning[node.name] = node
     nodes = [*pretraining, *finetuning.values()]
     return Study(spec["name"], spec["question"], directory, nodes, twins, _budget_of(spec))
 
 
+def selected_metric(select: str) -> str:
+    """Name the test metric of a task that chooses its weights by `select`: less is better of one that begins with -."""
+    return f"-test/{select[1:]}" if select.startswith("-") else f"test/{select}"
+
+
+def _refuse_one_name_for_two(arms: Sequence[str], ready: Mapping[str, str]) -> None:
+    for place, name in enumerate(arms):
+        if name in arms[:place] or name in ready:
+            other = "study.handoffs" if name in ready else "another arm of study.pretrain"
+            raise StudyError(f"the arm {name!r} is called like one of {other}: give one of them another name")
+
+
 def _budget_of(spec: Tree) -> dict[str, float]:
-    return {kind: value for kind, value in (spec["budget"] or {}).items() if value is not None}
+    return {kind: value for kind, value in spec["budget"].items() if value is not None}
 
 
 INNER = r"[\w./:+\-]+"  # texts that need no quotes inside of brackets
@@ -218,7 +249,7 @@ def _starts(
     spec: Tree, entry: Tree, entry_of: Mapping[str, str], pretraining: list[Node], twins: Mapping[str, str]
 ) -> Iterator[_Start]:
     """List what a task is finetuned from: hand-offs, the never-pretrained twins beside them, ready checkpoints."""
-    ready = spec["handoffs"] or {}
+    ready = spec["handoffs"]
     wanted = set(entry.get("arms") or [*spec["pretrain"], *ready])
     parents = [node for node in pretraining if entry_of[node.source.arm] in wanted]
     present = {node.source.arm for node in parents}
@@ -226,7 +257,7 @@ def _starts(
         arm = node.source.arm
         yield _Start(node.source, node.name)
         # An arm that looks untrained like an earlier one shares its twin where both are finetuned.
-        if twins and (twins[arm] == arm or twins[arm] not in present):
+        if twins[arm] == arm or twins[arm] not in present:
             yield _Start(node.source._replace(pretrained=False), node.name)
     for name in (name for name in ready if name in wanted):
         yield _Start(Weights(name, True, spec["pretraining_seeds"][0]), None, ready[name])
@@ -234,12 +265,12 @@ def _starts(
 
 def _cells(task: str, entry: Tree) -> Iterator[tuple[Cell, list[str]]]:
     """List every (mode, amount of labels) of a task, with the overrides that ask for it."""
-    amounts: list[tuple[str, list[str]]] = [("all labels", [])]
+    amounts: list[tuple[str, list[str]]] = [(ALL_LABELS, [])]
     if entry.get("fractions"):
         amounts = [(f"{100 * f:g} % of labels", [override("fraction", f)]) for f in entry["fractions"]]
     elif entry.get("shots"):
         amounts = [(f"{n} per class", [override("shots", n)]) for n in entry["shots"]]
-    metric = entry.get("metric") or "test/accuracy"
+    metric = entry.get("metric") or ""  # its task's own
     for mode, (labels, amount) in itertools.product(entry["modes"], amounts):
         yield Cell(task, mode, labels, metric), [*entry["overrides"], override("mode", mode), *amount]
 

@@ -1,33 +1,17 @@
 """What a study's yaml may say; anything else is refused before any work."""
 
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from pretraining.errors import NoSpaceError
-from pretraining.kinds import GROUP, TEXT, Kind, each, integer, is_list, number, optional, refusal
+from pretraining.kinds import FLAG, GROUP, TEXT, Kind, choice, each, integer, is_list, number, optional, refusal
+from pretraining.settings import COUNT, SEED, TABLE
 
-RUN_KEYS = {"pretrain", "pretraining_seeds", "budget", "handoffs", "finetune", "finetuning_seeds", "never_pretrained"}
-STUDY_KEYS = {"name", "question", "workers"} | RUN_KEYS
-OPTIONAL_STUDY_KEYS = {"tune"}
-TUNE_KEYS = {"trials", "space", "metric", "goal", "seed"}
-PRETRAIN_KEYS = {"overrides", "grid"}
-FINETUNE_KEYS = {"arms", "overrides", "modes", "fractions", "shots", "metric"}
-
-
-SEEDS = each(integer(0, 2**32 - 1))
-ANYTHING = Kind("give a value", lambda value: True)
-KINDS = {
-    "pretraining_seeds": SEEDS,
-    "finetuning_seeds": SEEDS,
-    "overrides": each(TEXT),
-    "grid": optional(GROUP),
-    "arms": optional(each(TEXT)),
-    "modes": each(TEXT, least=1),
-    "fractions": optional(each(number(above=0, high=1), least=1)),
-    "shots": optional(each(integer(1), least=1)),
-    "metric": optional(TEXT),
-}
+NEVER_PRETRAINED, CLASSICAL, SUPERVISED = REFERENCES = ("never_pretrained", "classical", "supervised")
+FOLDER = re.compile(r"(?!\.)[^/\\\0]+")
+GROUPS = Kind(GROUP.wanted, lambda value: GROUP.accepts(value) and all(map(TEXT.accepts, value)))
 
 
 class StudyError(ValueError):
@@ -46,45 +30,95 @@ def exit_code(command: str, work: Callable[[], int]) -> int:
         return 3
 
 
+def _different(kind: Kind) -> Kind:
+    return Kind(
+        f"{kind.wanted}, which all differ",
+        lambda value: kind.accepts(value) and len(set(map(str, value))) == len(value),
+    )
+
+
+SEEDS = _different(each(SEED, least=1))
+VALUES = _different(Kind("give a list of values", lambda value: is_list(value) and bool(value)))
+BETWEEN = Kind(
+    "give a list of values, or {low: …, high: …, log: true}",
+    lambda value: (
+        VALUES.accepts(value) or (GROUP.accepts(value) and {"low", "high"} <= {*value} <= {"low", "high", "log"})
+    ),
+)
+STUDY = {
+    "name": Kind("give the name of a folder", lambda value: isinstance(value, str) and bool(FOLDER.fullmatch(value))),
+    "question": TEXT,
+    "pretrain": GROUPS,
+    "finetune": GROUPS,
+    "handoffs": optional(GROUPS),
+    "pretraining_seeds": SEEDS,
+    "finetuning_seeds": SEEDS,
+    "references": _different(each(choice(*REFERENCES))),
+    NEVER_PRETRAINED: FLAG,  # as studies asked for it that knew no other reference
+    "budget": optional(GROUPS),
+    "workers": COUNT,
+    "tune": optional(GROUPS),
+}
+PRETRAIN = {"overrides": each(TEXT), "grid": optional(GROUPS)}
+FINETUNE = {
+    "arms": optional(each(TEXT)),
+    "overrides": each(TEXT),
+    "modes": _different(each(TEXT, least=1)),
+    "fractions": optional(_different(each(number(above=0, high=1), least=1))),
+    "shots": optional(_different(each(integer(1), least=1))),
+    "metric": optional(TEXT),
+}
+BUDGET = {kind: TABLE[f"budget.{kind}"] for kind in ("steps", "examples", "units", "tokens", "flops", "hours")}
+TUNE = {
+    "trials": COUNT,
+    "space": Kind("give at least one setting with its values", lambda value: GROUPS.accepts(value) and bool(value)),
+    "metric": optional(TEXT),
+    "goal": optional(choice("minimize", "maximize")),
+    "seed": SEED,
+}
+
+
+def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a study, and name its references; what is misspelt, missing, empty or twofold is a `StudyError`."""
+    check(spec)
+    asked = {*spec["references"]}
+    if NEVER_PRETRAINED in spec:
+        asked = asked | {NEVER_PRETRAINED} if spec[NEVER_PRETRAINED] else asked - {NEVER_PRETRAINED}
+    empty = {part: spec[part] or {} for part in ("budget", "handoffs")}
+    return {**spec, **empty, "references": [name for name in REFERENCES if name in asked]}
+
+
 def check(spec: Mapping[str, Any]) -> None:
-    """Refuse what is misspelt, missing or empty, naming the key and the choices."""
-    _check_keys("study", spec, STUDY_KEYS | OPTIONAL_STUDY_KEYS, required=STUDY_KEYS)
+    """Refuse what is misspelt, missing, empty or twofold, naming the key and the choices."""
+    _check("study", spec, STUDY, required=STUDY.keys() - {NEVER_PRETRAINED, "tune"})
+    ready, budget = spec.get("handoffs") or {}, spec.get("budget") or {}
+    _check("study.budget", budget, BUDGET)
+    if len(given := [kind for kind, value in budget.items() if value is not None]) > 1:
+        raise StudyError(f"study.budget has {' and '.join(given)}: give one of them")
+    _check("study.handoffs", ready, dict.fromkeys(ready, TEXT))
     if spec.get("tune"):
-        _check_tune(spec["tune"])
-    entries = {**spec["pretrain"], **(spec["handoffs"] or {})}
+        _check("study.tune", spec["tune"], TUNE, required={"trials", "space"})
+        _check("study.tune.space", spec["tune"]["space"], dict.fromkeys(spec["tune"]["space"], BETWEEN))
+        for key, allowed in spec["tune"]["space"].items():
+            if isinstance(allowed, Mapping):
+                check_interval(f"study.tune.space.{key}={allowed}", allowed)
     for name, entry in spec["pretrain"].items():
-        _check_keys(f"study.pretrain.{name}", entry, PRETRAIN_KEYS, required={"overrides"})
-        for key, values in (entry.get("grid") or {}).items():
-            if not is_list(values) or not values:
-                raise StudyError(refusal(f"study.pretrain.{name}.grid.{key}", values, each(ANYTHING, least=1)))
+        where = f"study.pretrain.{name}"
+        _check(where, entry, PRETRAIN, required={"overrides"})
+        grid = entry.get("grid") or {}
+        _check(f"{where}.grid", grid, dict.fromkeys(grid, VALUES))
+        if name in ready:
+            raise StudyError(f"study.handoffs and study.pretrain both have {name!r}: give one of them another name")
     for name, entry in spec["finetune"].items():
-        _check_keys(f"study.finetune.{name}", entry, FINETUNE_KEYS, required={"overrides", "modes"})
+        _check(f"study.finetune.{name}", entry, FINETUNE, required={"overrides", "modes"})
         if entry.get("fractions") and entry.get("shots"):
             raise StudyError(f"study.finetune.{name} has both fractions and shots: give one of them")
         for arm in entry.get("arms") or []:
-            if arm not in entries:
-                raise StudyError(f"study.finetune.{name}.arms names {arm!r}; the study has {sorted(entries)}")
-    for key in ("pretraining_seeds", "finetuning_seeds"):
-        if not spec[key] or len(set(spec[key])) != len(spec[key]):
-            raise StudyError(f"study.{key} is {list(spec[key])}: give a list of different seeds, such as [1,2,3]")
-    if not entries:
+            if arm not in spec["pretrain"] and arm not in ready:
+                known = sorted({*spec["pretrain"], *ready})
+                raise StudyError(f"study.finetune.{name}.arms names {arm!r}; the study has {known}")
+    if not spec["pretrain"] and not ready:
         raise StudyError("study.pretrain and study.handoffs are both empty: there is nothing to compare")
-
-
-def _check_tune(tune: Mapping[str, Any]) -> None:
-    _check_keys("study.tune", tune, TUNE_KEYS, required={"trials", "space"})
-    given = f"study.tune has trials={tune['trials']} and space={tune['space']}"
-    if not integer(1).accepts(tune["trials"]) or not GROUP.accepts(tune["space"]) or not tune["space"]:
-        raise StudyError(f"{given}: give at least one trial and study.tune.space at least one setting")
-    if (goal := tune.get("goal") or "minimize") not in ("minimize", "maximize"):
-        raise StudyError(f"study.tune.goal={goal}: choose minimize or maximize")
-    for key, allowed in tune["space"].items():
-        between = isinstance(allowed, Mapping) and {"low", "high"} <= set(allowed) <= {"low", "high", "log"}
-        if not between and (isinstance(allowed, Mapping | str) or not isinstance(allowed, Sequence) or not allowed):
-            choices = "give a list of values, or {low: …, high: …, log: true}"
-            raise StudyError(f"study.tune.space.{key} is {allowed}: {choices}")
-        if between:
-            check_interval(f"study.tune.space.{key}={allowed}", allowed)
 
 
 def check_interval(given: str, interval: Mapping[str, Any]) -> None:
@@ -96,13 +130,14 @@ def check_interval(given: str, interval: Mapping[str, Any]) -> None:
         raise StudyError(f"{given}: a logarithm needs bounds above 0")
 
 
-def _check_keys(where: str, entry: Mapping[str, Any], known: set[str], required: set[str]) -> None:
+def _check(where: str, entry: Any, kinds: Mapping[str, Kind], required: Set[str] = frozenset()) -> None:
+    """Refuse an entry with a key that `kinds` does not have, without one that is `required`, or with a wrong value."""
     if not GROUP.accepts(entry):
         raise StudyError(refusal(where, entry, GROUP))
-    if unknown := set(entry) - known:
-        raise StudyError(f"{where} has the unknown key {sorted(unknown)[0]!r}; it takes {sorted(known)}")
+    if unknown := [key for key in entry if key not in kinds]:
+        raise StudyError(f"{where} has the unknown key {unknown[0]!r}; it takes {sorted(kinds)}")
     if missing := required - set(entry):
-        raise StudyError(f"{where} lacks the key {sorted(missing)[0]!r}; it takes {sorted(known)}")
-    for name, kind in KINDS.items():
-        if name in entry and not kind.accepts(entry[name]):
-            raise StudyError(refusal(f"{where}.{name}", entry[name], kind))
+        raise StudyError(f"{where} lacks the key {sorted(missing)[0]!r}; it takes {sorted(kinds)}")
+    for name, value in entry.items():
+        if not kinds[name].accepts(value):
+            raise StudyError(refusal(f"{where}.{name}", value, kinds[name]))

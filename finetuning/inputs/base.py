@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +22,13 @@ from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.modality import Modality
 from pretraining.random import Keys
+
+
+class Features(NamedTuple):
+    """What a classical model reads of examples, a row each [N, V], and what that is called."""
+
+    name: str
+    of: Callable[[Examples], Any]
 
 
 class Picked(NamedTuple):
@@ -109,6 +116,10 @@ class Inputs(ABC):
 
         `named` are the run's data settings, which name the columns of its tables.
         """
+
+    def classical(self, train: Examples) -> Features | None:
+        """Make what a linear model without a network reads of examples, fitted to `train`; None: there is none."""
+        return None
 
     def made_up_rows(self, preprocess: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Make two rows up, one of them shorter: as the backbone's arguments, and as transformers names them."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.inputs.base import EncodedSplit, Features, Inputs
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import walk
@@ -32,6 +32,27 @@ class Images(EncodedSplit):
         return {"inputs": {"images": torch.from_numpy(np.stack([images[row] for row in self.examples.rows[rows]]))}}
 
 
+def hog(image: np.ndarray, cells: int = 8, bins: int = 9) -> np.ndarray:
+    """Describe an image, uint8 [C, H, W], by at most `cells` x `cells` of it: each one's brightness, and how much of
+    which of `bins` directions its edges have, over the norm of its block of 2 x 2 (Dalal and Triggs 2005, section 6).
+    """
+    grey = image.astype(np.float64).mean(0) / 255
+    down, across = np.gradient(grey)
+    size, angle = np.hypot(down, across), np.arctan2(down, across) % np.pi
+    place = np.minimum((angle / np.pi * bins).astype(int), bins - 1)
+    # [H, W, 1 + bins], summed over cells of which each takes its share of rows and columns.
+    layers = np.concatenate([grey[..., None], size[..., None] * (place[..., None] == np.arange(bins))], -1)
+    starts = [np.arange(min(cells, length)) * length // min(cells, length) for length in grey.shape]
+    summed = np.add.reduceat(np.add.reduceat(layers, starts[0], 0), starts[1], 1)
+    areas = [np.diff([*first, length]) for first, length in zip(starts, grey.shape, strict=True)]
+    summed /= np.outer(*areas)[..., None]
+    brightness, edges = summed[..., 0], summed[..., 1:]
+    padded = np.pad(edges, ((0, 1), (0, 1), (0, 0)), mode="edge")
+    blocks = np.concatenate([padded[:-1, :-1], padded[1:, :-1], padded[:-1, 1:], padded[1:, 1:]], -1)
+    clipped = np.minimum(blocks / np.sqrt((blocks**2).sum(-1, keepdims=True) + 1e-3), 0.2)
+    return np.concatenate([brightness.ravel(), clipped.ravel()])
+
+
 class ImageInputs(Inputs):
     """Images whose pixels stay as they are until they reach the device, where they are resized and normalised."""
 
@@ -47,6 +68,10 @@ class ImageInputs(Inputs):
     def on_device(self, inputs: dict[str, Tensor], preprocess: ImagePreprocess) -> dict[str, Tensor]:
         """Resize and normalise."""
         return {"images": preprocess(inputs["images"])}
+
+    def classical(self, train: Examples) -> Features:
+        """Take the brightness of cells and their histograms of oriented gradients."""
+        return Features("HOG", lambda examples: np.stack([hog(image) for image in examples.column("image")]))
 
     def read(self, path: Path | None, named: Mapping[str, Any], preprocess: ImagePreprocess) -> dict[str, list]:
         """Decode one image, or all images in a directory and those below it."""

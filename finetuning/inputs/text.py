@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from finetuning.data.splits import Examples
 from finetuning.data.tables import read_file
-from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.inputs.base import EncodedSplit, Features, Inputs
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import TABLES, kind_of, lines
@@ -78,6 +80,20 @@ class TextInputs(Inputs):
         if limit is not None and self.max_tokens > limit:
             what = f"got task.inputs.max_tokens={self.max_tokens}, but this backbone has positions for {limit}"
             raise RunError(f"{what}: lower it")
+
+    def classical(self, train: Examples) -> Features:
+        """Weigh words and word pairs by TF-IDF; of two texts also what they share and where they differ."""
+        roles = [role for role in ("text", "text_pair") if role in train.columns]
+        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+        words.fit([text for role in roles for text in train.column(role)])
+
+        def of(examples: Examples) -> sparse.csr_matrix:
+            parts = [words.transform(examples.column(role)) for role in roles]
+            if len(parts) == 2:
+                parts += [parts[0].multiply(parts[1]), abs(parts[0] - parts[1])]
+            return sparse.hstack(parts).tocsr()
+
+        return Features("TF-IDF", of)
 
     def read(self, path: Path | None, named: Mapping[str, Any], preprocess: TextPreprocess) -> dict[str, list]:
         """Read a table with the run's columns, or a text per line."""

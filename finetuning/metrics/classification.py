@@ -12,6 +12,8 @@ from sklearn import metrics as sk
 
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap, drawn_counts, interval
 
+AVERAGES = tuple(f"{name}_{average}" for average in ("macro", "micro") for name in ("precision", "recall", "f1"))
+
 
 def classification(labels: np.ndarray, scores: np.ndarray) -> Numbers:
     """Judge class scores [N, C] (probabilities) against class numbers [N]; averages are over the classes that occur."""

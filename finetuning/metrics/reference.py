@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from finetuning.metrics.bootstrap import Numbers
 
-
 BESIDE = ("accuracy", "entity_f1")  # told whatever is selected: the one without the other misleads
 
 

@@ -40,6 +40,9 @@ def scores(golds: list[list[str]], predictions: list[str]) -> np.ndarray:
     return np.array(rows)
 
 
+APART = tuple(f"{name}_{kind}" for name in ("exact_match", "f1") for kind in ("answerable", "unanswerable"))
+
+
 def summary(golds: list[list[str]], predictions: list[str]) -> dict[str, float]:
     """Average over questions; apart for those with and without an answer where both occur."""
     each, answerable = scores(golds, predictions), np.array([bool(answers) for answers in golds])

@@ -28,6 +28,7 @@ class Classification(Task):
     """
 
     transformers_class = "AutoModelForSequenceClassification"
+    measures = ("loss", "accuracy", "mcc", *metrics.AVERAGES, "calibration_error", "log_loss", "accuracy_top")
     class_weights: Tensor  # [classes]
 
     def __init__(

@@ -38,6 +38,7 @@ class Generation(Task):
 
     cacheable = False
     own_head = True
+    measures = ("loss", "bleu", "chrf", *overlap.ROUGE, "exact_match")
     placeholder: Any = ("",)
     backbone: TransformersBackbone
     inputs: TextPairInputs

@@ -27,6 +27,7 @@ class MultiLabel(Task):
     term = "binary_cross_entropy"
     transformers_class = "AutoModelForSequenceClassification"
     problem_type = "multi_label_classification"
+    measures = ("loss", "accuracy", "hamming_loss", *metrics.AVERAGES)
     placeholder: Any = ()
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:

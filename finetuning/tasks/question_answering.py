@@ -32,6 +32,7 @@ class QuestionAnswering(Task):
 
     cacheable = False
     transformers_class = "AutoModelForQuestionAnswering"
+    measures = ("loss", "exact_match", "f1", *squad.APART)
     per_position = True
     placeholder: Any = {"text": [], "answer_start": []}  # noqa: RUF012
 

@@ -26,6 +26,7 @@ class Regression(Task):
     term = "squared_error"
     transformers_class = "AutoModelForSequenceClassification"
     problem_type = "regression"
+    measures = ("loss", "pearson", "spearman", "mse", "mae")
     placeholder = 0.0
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:

@@ -31,6 +31,7 @@ class Tagging(Task):
 
     transformers_class = "AutoModelForTokenClassification"
     per_position = True
+    measures = ("loss", "accuracy", "mcc", *metrics.AVERAGES, "entity_precision", "entity_recall", "entity_f1")
 
     def __init__(self, parts: TaskParts, *, inputs: WordInputs, select: str, dropout: float) -> None:
         super().__init__(parts, inputs=inputs, select=select)

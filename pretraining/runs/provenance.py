@@ -83,6 +83,14 @@ def software() -> dict[str, Any]:
     return known | {package: version(package) for package in PACKAGES}
 
 
+def hardware() -> dict[str, Any]:
+    """Name this machine's system, processor and GPUs, as far as files tell; takes no torch."""
+    gpus = [path.read_text().splitlines()[0] for path in Path("/proc/driver/nvidia/gpus").glob("*/information")]
+    named = [line.partition(":")[2].strip() for line in gpus]
+    known = {"platform": platform.platform(terse=True), "cores": os.cpu_count(), "cpu": _cpu()}
+    return known | ({"gpus": ", ".join(named)} if named else {})
+
+
 def environment() -> dict[str, Any]:
     """Name what numbers are made with: code, versions, hardware."""
     import torch

@@ -100,7 +100,7 @@ def test_a_command_answers_a_mistake_before_torch_is_imported(words):
 COMMANDS = [
     *("pretraining", "finetuning", "experiments", "pretraining.evaluate", "pretraining.data.prepare"),
     *("finetuning.predict", "finetuning.evaluate", "finetuning.export", "experiments.ls", "experiments.search"),
-    *("experiments.wandb_sync", "experiments.wandb_sweep", "experiments.dashboard", "experiments.finetuning_check"),
+    *("experiments.wandb_sync", "experiments.wandb_sweep", "experiments.dashboard", "experiments.report"),
     *("pretraining.runs.snapshot", "pretraining.snapshot"),
 ]
 

@@ -127,7 +127,7 @@ def test_a_range_is_written_out_for_every_setting():
 def study(**changes):
     pretrain = {"arm": {"overrides": ["objective=simclr"], "grid": {"data.batch_size": [8, 16]}}}
     finetune = {"digits": {"overrides": ["task=digits"], "modes": ["full"], "arms": ["arm"], "shots": [5]}}
-    whole = {"name": "s", "question": "?", "workers": 1, "budget": {}, "handoffs": {}, "never_pretrained": True}
+    whole = {"name": "s", "question": "?", "workers": 1, "budget": {}, "handoffs": {}, "references": []}
     whole |= {"pretraining_seeds": [1], "finetuning_seeds": [1], "pretrain": pretrain, "finetune": finetune}
     for key, value in changes.items():
         *places, last = key.split("__")
@@ -143,7 +143,7 @@ def study(**changes):
     [
         (
             {"finetune__digits__modes": "linear_probe"},
-            "study.finetune.digits.modes=linear_probe: give a list of one or more texts, such as "
+            "study.finetune.digits.modes=linear_probe: give a list of one or more texts, which all differ, such as "
             "study.finetune.digits.modes=[linear_probe]",
         ),
         (
@@ -162,7 +162,7 @@ def study(**changes):
         ({"pretrain__arm__overrides": "objective=simclr"}, "give a list of texts"),
         ({"pretrain__arm__grid": {"data.batch_size": 8}}, "study.pretrain.arm.grid.data.batch_size=8: give a list"),
         ({"pretrain__arm": 5}, "study.pretrain.arm=5: give its settings by their names"),
-        ({"pretraining_seeds": 1}, "study.pretraining_seeds=1: give a list of whole numbers from 0 to"),
+        ({"pretraining_seeds": 1}, "study.pretraining_seeds=1: give a list of one or more whole numbers"),
     ],
 )
 def test_a_study_tells_lists_from_texts_and_numbers(changes, answer):

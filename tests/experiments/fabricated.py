@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import yaml
 
+from experiments import launch
+
 MLM = ["objective=masked_language", "data=stdlib_docs", "backbone=bert"]
 SPEC = {
     "name": "invented",
     "question": "Does it <work> & how well?",
     "pretraining_seeds": [1],
     "finetuning_seeds": [1, 2, 3, 4, 5],
-    "never_pretrained": True,
+    "references": ["never_pretrained", "classical"],
     "workers": 1,
     "budget": {"steps": 40},
     "pretrain": {
@@ -45,6 +47,8 @@ PICTURE = base64.b64decode(
 )
 UNITS = {"simclr": "images"}  # what an objective's modality counts; hand-offs of others do not say it, and it is tokens
 PLANTED = {"docs_topic": 0.2, "digits": 0.0}
+SELECT = {"docs_topic": "accuracy", "digits": "accuracy"}  # by which each task chooses its weights
+CLASSES = ["a", "b", "c"]  # as many test examples of each, or one more
 
 
 def spec(**changes):
@@ -69,6 +73,8 @@ def resolve(command, overrides):
         for parent in parents:
             at = at.setdefault(parent, {}) if isinstance(at.get(parent, {}), dict) else at
         at[leaf] = {"name": value} if leaf == "data" else yaml.safe_load(value.strip("'"))
+    if "task" in tree:
+        tree["task"] = {"name": tree["task"], "select": SELECT.get(tree["task"], "accuracy")}
     return tree
 
 
@@ -136,15 +142,37 @@ def _missed(config):
 
 
 def finetune(run_dir, config):
-    pretrained = not str(config["handoff"]).startswith("random:")
-    subset = random.Random(zlib.crc32(f"{config['seed']} {config['task']} {config['mode']}".encode()))
+    task, pretrained = config["task"]["name"], not str(config["handoff"]).startswith("random:")
+    subset = random.Random(zlib.crc32(f"{config['seed']} {task} {config['mode']}".encode()))
     own = random.Random(zlib.crc32(run_dir.name.encode()))
-    value = 0.5 + subset.gauss(0, 0.03) + own.gauss(0, 0.01) + PLANTED[config["task"]] * pretrained
-    (run_dir / "metrics.json").write_text(json.dumps({"test/accuracy": value, "test/f1_macro": value - 0.01}))
-    drawn = random.Random(zlib.crc32(f"{config['task']}".encode()))
+    value = 0.5 + subset.gauss(0, 0.03) + own.gauss(0, 0.01) + PLANTED[task] * pretrained
+    numbers = {"test/accuracy": value, "test/f1_macro": value - 0.01, "test/loss": 1 - value}
+    numbers |= {"test/accuracy_low": value - 0.05, "test/accuracy_high": value + 0.05}
+    (run_dir / "metrics.json").write_text(json.dumps(numbers))
+    drawn = random.Random(zlib.crc32(task.encode()))
     right = [drawn.random() < value for _ in range(TEST_EXAMPLES)]  # the same examples are hard for all
-    table = pa.table({"label": ["a"] * TEST_EXAMPLES, "prediction": ["a" if hit else "b" for hit in right]})
-    pyarrow.parquet.write_table(table, run_dir / "predictions.parquet")
+    labels = [number % 3 for number in range(TEST_EXAMPLES)]
+    guesses = [label if hit else (label + 1) % 3 for label, hit in zip(labels, right, strict=True)]
+    write_predictions(run_dir, labels, guesses)
+
+
+def write_predictions(run_dir, labels, guesses):
+    """Write what a classification leaves, for numbers of `CLASSES`."""
+    names = {"label": [CLASSES[n] for n in labels], "prediction": [CLASSES[n] for n in guesses]}
+    pyarrow.parquet.write_table(pa.table(names), run_dir / "predictions.parquet")
+    pairs, numbers = list(zip(labels, guesses, strict=True)), range(len(CLASSES))
+    matrix = [[pairs.count((truth, guess)) for guess in numbers] for truth in numbers]
+    (run_dir / "test_report.json").write_text(json.dumps({"classes": CLASSES, "confusion_matrix": matrix}))
+
+
+COMMANDS = launch.Commands(
+    resolve,
+    run,
+    measure=lambda overrides: 7,
+    time=lambda overrides: (7, 2.0),
+    measured=lambda task: ("accuracy", "f1_macro", "loss"),
+    classical=lambda overrides: ("counting words", {"test/accuracy": 0.6, "test/loss": 0.5}),
+)
 
 
 class Silent:

@@ -7,8 +7,15 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from sklearn import metrics as sk
 
 from finetuning.metrics import classification as metrics
-from finetuning.metrics import squad, tagging
+from finetuning.metrics import generation, squad, tagging
 from finetuning.metrics.bootstrap import share_interval
+from finetuning.metrics.regression import regression
+from finetuning.tasks.classification import Classification
+from finetuning.tasks.generation import Generation
+from finetuning.tasks.multi_label import MultiLabel
+from finetuning.tasks.question_answering import QuestionAnswering
+from finetuning.tasks.regression import Regression
+from finetuning.tasks.tagging import Tagging
 
 WORDS = ["the", "a", "An", "cat", "Cat.", "sat,", "on", "mat!", "42", "42nd", "U.S.", "naïve", "—", "re-do", "x", ""]
 
@@ -24,6 +31,23 @@ def drawn(count: int = 60, classes: int = 4, seed: int = 0) -> tuple[np.ndarray,
 def resampled(metric, size: int, resamples: int = 400) -> tuple[float, float]:
     generator = np.random.default_rng(7)
     return tuple(np.percentile([metric(generator.integers(0, size, size)) for _ in range(resamples)], [2.5, 97.5]))
+
+
+def test_each_task_names_what_it_measures() -> None:
+    labels, scores = drawn()
+    pairs = [["B-A", "O"], ["O", "B-A"]]
+    golds = [["a"], []]
+    found = {
+        Classification: metrics.classification(labels, scores) | {"accuracy_top": 0.0},
+        MultiLabel: metrics.multi_label(np.eye(4, dtype=int)[labels], scores),
+        Regression: regression(scores[:, 0], scores[:, 1]),
+        Tagging: metrics.label_metrics(labels, scores.argmax(1)) | tagging.entities(pairs, pairs),
+        QuestionAnswering: squad.summary(golds, ["a", "b"]),
+        Generation: generation.summary([["a b"], ["c d"]], ["a b", "c e"]),
+    }
+    assert {task: sorted(task.measures) for task in found} == {
+        task: sorted(["loss", *numbers]) for task, numbers in found.items()
+    }
 
 
 def test_calibration_and_the_best_five_equal_torchmetrics() -> None:

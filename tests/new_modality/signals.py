@@ -13,6 +13,7 @@ from torch import nn
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples as Labelled
 from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.inputs.base import Features as Classical
 from pretraining.backbones.base import Backbone, Features
 from pretraining.engine.batch import Term
 from pretraining.modality import Modality, Preprocess, Row
@@ -201,6 +202,9 @@ class SignalInputs(Inputs):
 
     def on_device(self, inputs, preprocess):
         return {"signals": preprocess(inputs["signals"])}
+
+    def classical(self, train):
+        return Classical("spectrum", lambda examples: np.abs(np.fft.rfft(np.stack(examples.column("signal")))))
 
     def read(self, path, named, preprocess):
         return {"signal": list(np.load(path))}

@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 
 from experiments import ls
 from experiments.monitor.run_status import find_runs
+from experiments.study.spec import StudyError
 from pretraining.runs.directory import RunDirectory
+from tests.experiments import fabricated
 
 ROWS = "step,time,train/loss,validation/loss\n10,5.0,3.0,\n20,10.0,2.5,2.75\n30,15.0,2.25,\n"
 
@@ -77,6 +79,46 @@ def test_a_run_is_done_running_pending_or_stopped_and_says_how_far_it_is(tmp_pat
     assert [runs[name].package for name in ("far", "dead")] == ["pretraining", "finetuning"]
 
 
+TAGGER = {"test/accuracy": 0.926, "test/entity_f1": 0.0, "test/entity_f1_low": 0.0, "test/entity_f1_high": 0.0}
+PAIRS = {"test/accuracy": 0.665, "test/accuracy_low": 0.64, "test/accuracy_high": 0.69, "test/f1_macro": 0.4}
+
+
+def finished(path, numbers, select):
+    run = make_run(path, done=True, task={"_target_": "x", "select": select})
+    (run / "metrics.json").write_text(json.dumps(numbers))
+    return run
+
+
+def test_a_run_is_headed_by_the_metric_that_it_selects_by(tmp_path, no_slurm):
+    finished(tmp_path / "runs" / "tags", TAGGER, "entity_f1")
+    finished(tmp_path / "runs" / "pairs", PAIRS, "accuracy")
+    finished(tmp_path / "runs" / "texts", {"test/loss": 2.5, "test/bleu": 1.0}, "-loss")
+    make_run(tmp_path / "runs" / "goes_on", task={"_target_": "x", "select": "entity_f1"})
+    rows = "step,time,validation/loss,validation/entity_f1\n10,5.0,3.0,0.25\n"
+    (tmp_path / "runs" / "goes_on" / "metrics.csv").write_text(rows)
+    assert {name: run.value for name, run in found(tmp_path / "runs").items()} == {
+        "tags": "test/entity_f1 0.000 [0.000, 0.000]",
+        "pairs": "test/accuracy 0.665 [0.640, 0.690]",
+        "texts": "test/loss 2.500",
+        "goes_on": "validation/entity_f1 0.250",
+    }
+
+
+def test_a_run_that_predicts_one_class_says_what_a_constant_gives(tmp_path, no_slurm, monkeypatch):
+    run = finished(tmp_path / "runs" / "tags", TAGGER, "entity_f1")
+    monkeypatch.setattr(fabricated, "CLASSES", ["O", "B-PER"])
+    fabricated.write_predictions(run, [0] * 926 + [1] * 74, [0] * 1000)
+    value = found(tmp_path / "runs")["tags"].value
+    assert value == "test/entity_f1 0.000 [0.000, 0.000]; predicts 'O' alone; always 'O' would give accuracy 0.926"
+    pairs = finished(tmp_path / "runs" / "pairs", PAIRS, "accuracy")
+    monkeypatch.setattr(fabricated, "CLASSES", ["other", "equivalent"])
+    fabricated.write_predictions(pairs, [1] * 665 + [0] * 335, [0] * 170 + [1] * 830)  # no better, though not constant
+    value = found(tmp_path / "runs")["pairs"].value
+    assert value == "test/accuracy 0.665 [0.640, 0.690]; always 'equivalent' would give accuracy 0.665"
+    fabricated.write_predictions(pairs, [1] * 500 + [0] * 500, [0] * 170 + [1] * 830)
+    assert found(tmp_path / "runs")["pairs"].value == "test/accuracy 0.665 [0.640, 0.690]"
+
+
 def test_a_process_that_holds_the_lock_runs_and_can_be_ended(tmp_path, no_slurm, capsys):
     process = subprocess.Popen(["/bin/sleep", "60"])
     path = make_run(tmp_path / "runs" / "mine", pid=process.pid, log="logs/some.log")
@@ -96,7 +138,7 @@ def test_the_lock_of_a_real_run_directory_says_who_works_in_it(tmp_path, no_slur
     directory = RunDirectory.claim(tmp_path / "runs" / "mine", config, resume="none", overrides=["seed=1"])
     run = found(tmp_path / "runs")["mine"]
     assert (run.status, run.pid, run.job) == ("running", os.getpid(), None)
-    (directory.path / "metrics.csv").write_text("step,train/loss\n1,2.0\n")  # without a step the directory would go
+    (directory.path / "metrics.csv").write_text(ROWS)  # a directory without a step would be removed
     directory.release()
     assert found(tmp_path / "runs")["mine"].status == "stopped"
 
@@ -120,6 +162,38 @@ def test_without_slurm_the_command_that_continues_a_run_is_said(tmp_path, no_slu
         capsys.readouterr().out
         == "python -m pretraining objective=simclr 'name='\"'\"'a b'\"'\"'' run_dir=runs/dead resume=auto\n"
     )
+
+
+def test_columns_are_chosen_and_sorted_by_settings_and_numbers(tmp_path, no_slurm, capsys):
+    for rate, value in ((0.001, 2.5), (0.01, 1.5), (0.1, 9.0)):
+        run = make_run(tmp_path / "runs" / f"rate_{rate}", done=True)
+        (run / "config.yaml").write_text(yaml.safe_dump({"optimizer": {"peak_lr": rate}, "trainer": {}}))
+        (run / "metrics.json").write_text(json.dumps({"validation/loss": value}))
+    make_run(tmp_path / "runs" / "goes_on")
+    assert ls.main(["--columns", "run,optimizer.peak_lr,validation/loss", "--sort", "validation/loss"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    head = lines.index(["run", "optimizer.peak_lr", "validation/loss"])
+    assert lines[head + 2 : head + 6] == [
+        ["rate_0.01", "0.01", "1.5"],
+        ["rate_0.001", "0.001", "2.5"],
+        ["rate_0.1", "0.1", "9"],
+        ["goes_on"],  # what has no such number comes last
+    ]
+    assert ls.main(["--sort=-optimizer.peak_lr", "--columns=run"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "rate_" in line]
+    assert [line.strip() for line in printed] == ["rate_0.1", "rate_0.01", "rate_0.001"]
+    with pytest.raises(StudyError, match=r"optimiser\.peak_lr: no run has that"):
+        ls.main(["--columns", "run,optimiser.peak_lr"])
+
+
+def test_where_names_differ_is_never_cut(tmp_path, no_slurm, capsys):
+    shared = "a-long-name-of-a-sweep-" * 4
+    for end in ("seed-1", "seed-2"):
+        make_run(tmp_path / "runs" / ("deep-" * 20) / f"{shared}{end}", done=True, task={"_target_": "x" * 60})
+    assert ls.main([str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    joined = "".join(line.split("finetuning")[0].strip() for line in out.splitlines())
+    assert f"{shared}seed-1" in joined and f"{shared}seed-2" in joined and "…" not in out
 
 
 def test_what_is_asked_wrongly_is_refused(tmp_path, no_slurm, capsys):

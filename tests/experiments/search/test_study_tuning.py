@@ -103,8 +103,7 @@ def test_a_study_with_tuning_runs_its_arms_with_what_won(tmp_path, monkeypatch):
     conf = fabricated.write_conf(tmp_path / "conf", launch.CONF, spec)
     monkeypatch.setattr(launch, "CONF", conf)
     monkeypatch.chdir(tmp_path)
-    commands = launch.Commands(fabricated.resolve, fabricated.run, lambda overrides: 7)
-    assert launch.main(["study=invented"], commands) == 0
+    assert launch.main(["study=invented"], fabricated.COMMANDS) == 0
     study = json.loads((tmp_path / "studies" / "invented" / "study.json").read_text())
     rates = {
         node["source"][0]: [o for o in node["overrides"] if o.startswith("optimizer.peak_lr")]
@@ -113,16 +112,16 @@ def test_a_study_with_tuning_runs_its_arms_with_what_won(tmp_path, monkeypatch):
     }
     assert rates == {"masked_language": ["optimizer.peak_lr=0.01"], "simclr": ["optimizer.peak_lr=0.001"]}
     before = len(calls(tmp_path / "studies" / "invented"))
-    assert launch.main(["study=invented"], commands) == 0
+    assert launch.main(["study=invented"], fabricated.COMMANDS) == 0
     assert len(calls(tmp_path / "studies" / "invented")) == before
 
 
 @pytest.mark.parametrize(
     ("tune", "words"),
     [
-        ({"trials": 0, "space": SPACE}, "trials=0"),
+        ({"trials": 0, "space": SPACE}, "study.tune.trials=0: give a whole number of at least 1"),
         ({"trials": 2, "space": {}}, "at least one"),
-        ({"trials": 2, "space": {"a": 3}}, r"space.a is 3: give a list"),
+        ({"trials": 2, "space": {"a": 3}}, "study.tune.space.a=3: give a list"),
         ({"trials": 2, "space": {"a": {"low": 1}}}, "give a list of values, or"),
         ({"trials": 2, "space": {"a": {"low": 0, "high": 1, "log": True}}}, "a logarithm needs bounds above 0"),
         ({"trials": 2, "space": {"a": {"low": 2, "high": 1}}}, "from 2 to 1 is no interval"),

@@ -88,11 +88,26 @@ def test_the_budget_goes_to_every_pretraining():
     assert not any("hours" in o for n in pretraining for o in n.overrides)
 
 
+def test_a_cell_is_judged_by_the_metric_that_its_task_selects_by(monkeypatch):
+    monkeypatch.setitem(fabricated.SELECT, "digits", "-loss")
+    finetune = {**fabricated.SPEC["finetune"]}
+    finetune["docs_topic"] = {**finetune["docs_topic"], "metric": "test/f1_macro"}
+    cells = {node.cell for node in nodes(finetune=finetune) if node.cell}
+    assert {(cell.task, cell.metric) for cell in cells} == {("docs_topic", "test/f1_macro"), ("digits", "-test/loss")}
+    assert {(cell.task, cell.column, cell.sign) for cell in cells} == {
+        ("docs_topic", "test/f1_macro", 1),
+        ("digits", "test/loss", -1),
+    }
+
+
 def test_a_ready_checkpoint_can_stand_beside_the_arms():
     finetune = {"digits": {"overrides": ["task=digits"], "modes": ["full"], "arms": ["imagenet"]}}
     found = nodes(handoffs={"imagenet": "torchvision:resnet18"}, finetune=finetune)
     assert [n.needs for n in found if n.cell] == [None] * 5
     assert "handoff=torchvision:resnet18" in found[-1].overrides
+
+
+GRID = {"a": {"overrides": [], "grid": {"x.rate": [0.1, 0.2]}}}
 
 
 @pytest.mark.parametrize(
@@ -102,14 +117,56 @@ def test_a_ready_checkpoint_can_stand_beside_the_arms():
         ({"finetune": {"t": {"overrides": []}}}, "lacks the key 'modes'"),
         ({"finetune": {"t": {"overrides": [], "modes": ["full"], "arms": ["bart"]}}}, "names 'bart'; the study has"),
         ({"finetune": {"t": {"overrides": [], "modes": ["full"], "shots": [1], "fractions": [1]}}}, "give one of them"),
-        ({"finetuning_seeds": []}, "list of different seeds"),
-        ({"pretraining_seeds": [1, 1]}, "list of different seeds"),
+        ({"finetuning_seeds": []}, "give a list of one or more whole numbers"),
+        ({"pretraining_seeds": [1, 1]}, "whole numbers from 0 .* which all differ"),
         ({"pretrain": {}, "finetune": {}}, "nothing to compare"),
+        ({"handoffs": {"simclr": "torchvision:resnet18"}}, "study.handoffs and study.pretrain both have 'simclr'"),
+        ({"pretrain": GRID, "finetune": {}, "handoffs": {"rate 0.1": "hf:x"}}, "the arm 'rate 0.1' .* study.handoffs"),
+        (
+            {"pretrain": {"a": {"overrides": [], "grid": {"x.rate": [0.1, 0.1]}}}},
+            "grid.x.rate=.*: give a list .* differ",
+        ),
+        ({"pretrain": {"a": {"overrides": [], "grid": {"x.rate": []}}}}, "grid.x.rate=.*: give a list"),
+        ({"pretrain": ["simclr"]}, r"study.pretrain=\[simclr\]: give its settings by their names"),
+        ({"pretrain": {1: {"overrides": []}}}, "study.pretrain=.*: give its settings by their names"),
+        ({"handoffs": ["hf:x"]}, r"study.handoffs=\[hf:x\]: give its settings by their names"),
+        ({"handoffs": {"x": 5}}, "study.handoffs.x=5: give a text"),
+        ({"finetune": {"t": {"overrides": [], "modes": []}}}, "finetune.t.modes=.*: give a list of one or more"),
+        ({"finetune": {"t": {"overrides": [], "modes": ["full"], "shots": []}}}, "finetune.t.shots=.*: give a list"),
+        (
+            {"finetune": {"t": {"overrides": [], "modes": ["full", "full"]}}},
+            "finetune.t.modes=.*: give a list .* differ",
+        ),
+        ({"name": "../x"}, r"study.name=\.\./x: give the name of a folder"),
+        ({"name": 5}, "study.name=5: give the name of a folder"),
+        ({"question": None}, "study.question=null: give a text"),
+        ({"workers": "2"}, "study.workers=2: give a whole number of at least 1"),
+        ({"budget": 5}, "study.budget=5: give its settings"),
+        ({"budget": {"steps": "many"}}, "study.budget.steps=many: give a number of at least 1"),
+        ({"budget": {"steps": 5, "flops": 1e9}}, "study.budget has steps and flops: give one of them"),
+        ({"budget": {"stepps": 5}}, "study.budget has the unknown key 'stepps'"),
+        (
+            {"references": "classical"},
+            r"study.references=classical: give a list .* such as study.references=\[classical\]",
+        ),
+        ({"references": ["magic"]}, "choose never_pretrained, classical or supervised|never_pretrained, classical or"),
+        ({"never_pretrained": "no"}, "study.never_pretrained=no: give true or false"),
     ],
 )
 def test_a_misspelt_study_is_refused_with_the_key_and_the_choices(changes, words):
     with pytest.raises(StudyError, match=words):
         nodes(**changes)
+
+
+def test_the_supervised_reference_is_the_twin_with_all_labels(tmp_path):
+    asked = ["never_pretrained", "supervised"]
+    plain, more = nodes(finetuning_seeds=[1, 2]), nodes(finetuning_seeds=[1, 2], references=asked)
+    added = [node for node in more if node not in plain]
+    assert [(node.cell.task, node.cell.mode, node.cell.labels, node.source.pretrained) for node in added] == [
+        (task, "full", "all labels", False) for task in ("docs_topic", "digits") for _ in range(2)
+    ]
+    assert {node.name for node in plain} < {node.name for node in more}
+    assert not [node for node in nodes(references=[]) if node.cell and not node.source.pretrained]
 
 
 def test_overrides_are_quoted_only_where_hydra_needs_it():

@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+import yaml
 from rich.console import Console
 
 from experiments import launch, ls
@@ -11,7 +12,7 @@ from experiments.study.spec import StudyError
 from pretraining.runs import renamed
 from tests.experiments import fabricated
 
-COMMANDS = launch.Commands(fabricated.resolve, fabricated.run, lambda overrides: 7)
+COMMANDS = fabricated.COMMANDS
 
 
 @pytest.fixture
@@ -57,6 +58,36 @@ def test_one_failed_run_gives_a_report_and_an_exit_code(conf, tmp_path, capfd):
     assert start("study_dir=elsewhere", "retry_failed=true") == 0
 
 
+def test_a_metric_that_no_run_has_still_ends_in_a_report_that_says_so(conf, tmp_path, capfd):
+    unknown = COMMANDS._replace(measured=lambda task: None)  # a task of one's own, which does not say
+    told = launch.main(["study=invented", "+study.finetune.digits.metric=test/luck"], unknown)
+    assert told == 1
+    report = (tmp_path / "studies" / "invented" / "report.md").read_text()
+    assert "digits, full, 1 % of labels: 4 runs have no test/luck; they have test/accuracy, " in report
+    assert "test/luck" in capfd.readouterr().out
+
+
+def test_an_interrupted_study_leaves_a_report(conf, tmp_path):
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    (directory / "sabotage.json").write_text(json.dumps({"digits-full-1-of-labels-simclr-s1002": "interrupt"}))
+    with pytest.raises(KeyboardInterrupt):
+        start("study_dir=elsewhere")
+    assert "3 of 18 runs done" in (directory / "report.md").read_text()
+
+
+def test_a_dry_run_says_runs_steps_and_time_and_leaves_nothing(conf, tmp_path, capfd):
+    before = sorted(tmp_path.rglob("*"))
+    assert start("dry_run=true") == 0
+    out = capfd.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "18 runs: 2 pretrainings, 16 finetunings; 0 are done already" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "masked_language 1 7 0:14" in lines  # seven steps of two seconds
+    assert "docs_topic, full, 10 per class 4 40 at most 1:20" in lines  # forty, of as many examples
+    assert "in all about 0:28 of pretraining and 21:20 of finetuning, by 1 at a time" in " ".join(lines)
+
+
 def test_a_seed_can_be_added_on_the_command_line(conf, tmp_path):
     start()
     before = len((tmp_path / "studies" / "invented" / "calls.txt").read_text().split())
@@ -70,7 +101,13 @@ def test_a_seed_can_be_added_on_the_command_line(conf, tmp_path):
     [
         (["study=no_such"], "no_such"),
         (["study=invented", "wrokers=2"], "wrokers"),
-        (["study=invented", "workers=0"], "workers is 0"),
+        (["study=invented", "workers=0"], "workers=0: give a whole number of at least 1"),
+        (["study=invented", "retry_failed=maybe"], "retry_failed=maybe: give true or false"),
+        (["study=invented", "dry_run=maybe"], "dry_run=maybe: give true or false"),
+        (
+            ["study=invented", "+study.finetune.digits.metric=test/luck"],
+            "metric=test/luck is not among what .* test/accuracy",
+        ),
     ],
 )
 def test_a_typo_is_one_error_before_any_run(conf, tmp_path, overrides, words):
@@ -79,11 +116,21 @@ def test_a_typo_is_one_error_before_any_run(conf, tmp_path, overrides, words):
     assert not (tmp_path / "studies" / "invented" / "calls.txt").exists()
 
 
+def test_a_study_needs_a_question_what_to_pretrain_and_what_to_finetune(conf, tmp_path):
+    least = {key: fabricated.SPEC[key] for key in ("question", "pretrain", "finetune")}
+    (conf / "study" / "least.yaml").write_text(yaml.safe_dump(least))
+    assert launch.main(["study=least"], COMMANDS) == 0
+    study = load_study(tmp_path / "studies" / "least")
+    assert study.name == "least" and len(study.nodes) == 2 + 2 * 2 * 2  # one seed of each, and the twins
+    assert launch.main(["study=least", "study.name=other", "study.finetuning_seeds=[1,2]"], COMMANDS) == 0
+    assert len(load_study(tmp_path / "studies" / "other").nodes) == 2 + 2 * 2 * 2 * 2
+
+
 def test_every_study_shipped_expands_against_the_real_configuration(tmp_path):
     names = [path.stem for path in (launch.CONF / "study").glob("*.yaml")]
     assert names
     for name in names:
-        config = launch.resolve_config("experiments", [f"study={name}"])
+        config = launch.resolve_study([f"study={name}"])
         study = expand(config["study"], directory=tmp_path, resolve=launch.resolve_config)
         assert study.name == name
         assert study.nodes
