@@ -23,12 +23,16 @@ Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
 
 @dataclass
 class ParameterGroup:
-    """Parameters that share a rate: `lr_scale` times the schedule's; `decayed` says whether weight decay applies."""
+    """Parameters that share a rate: `lr_scale` times the schedule's; `decayed` says whether weight decay applies.
+
+    Those that are not `scheduled` keep their peak rate.
+    """
 
     parameters: list[nn.Parameter]
     decayed: bool = True
     lr_scale: float = 1.0
     names: list[str] = field(default_factory=list)
+    scheduled: bool = True
 
 
 def split_by_decay(named: Iterable[tuple[str, nn.Parameter]], lr_scale: float = 1.0) -> list[ParameterGroup]:
@@ -110,12 +114,18 @@ class Optimizer(ABC):
             rates = {"lr": self.peak_lr * group.lr_scale, "weight_decay": decay}
             described.append({"params": group.parameters, **rates, "decayed": group.decayed})
         optimizer = self.make(described)
-        return optimizer, LambdaLR(optimizer, self._scale(max_steps))
+        scale = self._scale(max_steps)
+        return optimizer, LambdaLR(optimizer, [scale if group.scheduled else _unchanged for group in groups])
 
     def _scale(self, max_steps: int) -> Callable[[int], float]:
         names = ("schedule", "warmup_steps", "final_fraction", "warmup_from")
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names} | {"max_steps": max_steps}
         return lambda step: scale_at(step // self.hold_steps * self.hold_steps, **numbers)
+
+
+def _unchanged(step: int) -> float:
+    """Keep the peak rate."""
+    return 1.0
 
 
 @dataclass(kw_only=True)

@@ -18,8 +18,9 @@ from pretraining.image.collate import StackImages
 from pretraining.image.data.builtin import Digits
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.objectives.base import Objective
-from pretraining.objectives.teacher import Teacher, momentum_at
+from pretraining.objectives.teacher import Teacher
 from pretraining.optim.optimizers import SGD
+from pretraining.optim.schedules import ramp_at
 from tests.ranks import in_ranks
 from tests.runs import assert_equal
 
@@ -83,11 +84,11 @@ def assert_close(first, second):
 
 
 def test_the_momentum_rises_on_half_a_cosine():
-    assert momentum_at(0, 100, first=0.9, last=1.0) == pytest.approx(0.9)
-    assert momentum_at(50, 100, first=0.9, last=1.0) == pytest.approx(0.95)
-    assert momentum_at(100, 100, first=0.9, last=1.0) == momentum_at(101, 100, first=0.9, last=1.0) == 1.0
-    assert momentum_at(25, 100, first=0.996, last=1.0) == pytest.approx(1 - 0.004 * (math.cos(math.pi / 4) + 1) / 2)
-    assert momentum_at(7, 100, first=0.9, last=0.9) == pytest.approx(0.9)
+    assert ramp_at(0, 100, first=0.9, last=1.0) == pytest.approx(0.9)
+    assert ramp_at(50, 100, first=0.9, last=1.0) == pytest.approx(0.95)
+    assert ramp_at(100, 100, first=0.9, last=1.0) == ramp_at(101, 100, first=0.9, last=1.0) == 1.0
+    assert ramp_at(25, 100, first=0.996, last=1.0) == pytest.approx(1 - 0.004 * (math.cos(math.pi / 4) + 1) / 2)
+    assert ramp_at(7, 100, first=0.9, last=0.9) == pytest.approx(0.9)
 
 
 class Falling(Taught):
@@ -172,8 +173,10 @@ def test_nothing_of_it_is_trained_and_all_of_it_is_in_the_state():
 def test_settings_that_make_no_average_are_refused():
     with pytest.raises(ValueError, match=r"must rise within 0 to 1, got 0\.9 to 0\.5"):
         Taught(last_momentum=0.5, momentum=0.9)
-    with pytest.raises(ValueError, match="copied or averaged"):
+    with pytest.raises(ValueError, match="copied, averaged or own"):
         Taught(buffers="shared")
+    with pytest.raises(ValueError, match="never moves buffers of its own"):
+        Taught(buffers="own")
     with pytest.raises(ValueError, match="eval or train: copied, off"):
         Taught(mode="off")
 

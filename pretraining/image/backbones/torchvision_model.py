@@ -5,11 +5,13 @@ Shapes: B images, L feature-map cells or patches, D width.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
@@ -145,14 +147,18 @@ class TorchvisionBackbone(Backbone):
 
     def _features_of_patches(self, images: Tensor, visible: Tensor | None) -> Features:
         model, encoder = self.model, self.model.encoder
-        tokens = torch.cat([model.class_token.expand(len(images), -1, -1), model._process_input(images)], 1)
-        tokens = tokens + encoder.pos_embedding
+        if images.shape[2] % model.patch_size or images.shape[3] % model.patch_size:
+            told = f"images of {images.shape[2]} x {images.shape[3]} pixels are no whole number of patches"
+            raise ValueError(f"{told} of {model.patch_size}: choose another size")
+        cells = model.conv_proj(images)
+        grid = (cells.shape[2], cells.shape[3])
+        tokens = torch.cat([model.class_token.expand(len(images), -1, -1), cells.flatten(2).transpose(1, 2)], 1)
+        tokens = tokens + _positions_at(encoder.pos_embedding, grid)
         if visible is not None:
             kept = (visible + 1)[..., None].expand(-1, -1, tokens.shape[2])
             tokens = torch.cat([tokens[:, :1], tokens.gather(1, kept)], 1)
         tokens = encoder.ln(encoder.layers(encoder.dropout(tokens)))
-        side = model.image_size // model.patch_size
-        return Features(tokens[:, 1:], tokens[:, 0], grid=None if visible is not None else (side, side))
+        return Features(tokens[:, 1:], tokens[:, 0], grid=None if visible is not None else grid)
 
     def blocks(self) -> list[nn.Module]:
         """List the stem, each block of each stage, and what follows them."""
@@ -188,6 +194,19 @@ class TorchvisionBackbone(Backbone):
 def read_checkpoint(name: str) -> Tower:
     """Take torchvision's pretrained weights, with the preparation that they were trained with."""
     return Tower(TorchvisionBackbone(name=name, weights="DEFAULT"), ImagePreprocess.imagenet())
+
+
+def _positions_at(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Take a vision transformer's embeddings of class token and places [1, 1 + L, D] to another grid of patches.
+
+    By bicubic interpolation (Dosovitskiy et al. 2021, section 3.2); at the grid that they were made for, unchanged.
+    """
+    side = math.isqrt(embedding.shape[1] - 1)
+    if grid == (side, side):
+        return embedding
+    places = embedding[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    places = F.interpolate(places, grid, mode="bicubic", align_corners=False)
+    return torch.cat([embedding[:, :1], places.flatten(2).transpose(1, 2)], 1)
 
 
 def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
