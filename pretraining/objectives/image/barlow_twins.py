@@ -11,7 +11,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import CoupledEmbedding
+from pretraining.objectives.image.joint import CoupledEmbedding, precisely
 from pretraining.objectives.losses.decorrelation import cross_correlation, off_diagonal_squares
 from pretraining.optim.optimizers import Optimizer
 
@@ -39,6 +39,7 @@ class BarlowTwins(CoupledEmbedding):
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
         """Correlate over the images of all ranks; in evaluation over those of the batch."""
-        matrix = cross_correlation(*self.gathered(representations).unbind(1))
+        with precisely(representations):
+            matrix = cross_correlation(*self.gathered(representations).unbind(1))
         invariance = (matrix.diagonal() - 1.0).square().sum()
         return self.of_the_step((invariance, off_diagonal_squares(matrix)), representations)

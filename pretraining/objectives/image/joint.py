@@ -5,6 +5,7 @@ Shapes: B images of a micro-batch, V views, L smaller local views, D width of an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -175,6 +176,11 @@ class CoupledEmbedding(JointEmbedding, CoupledObjective):
         terms = zip(self.weights.items(), values, strict=True)
         found = {name: Term(value * count, count, weight) for (name, weight), value in terms}
         return Loss(found, self.watch(representations))
+
+
+def precisely(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Compute inside in the precision of the operands, on the device of `tensor`, whatever the network computes in."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def at_least_single(tensor: Tensor) -> Tensor:

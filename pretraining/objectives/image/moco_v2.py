@@ -16,7 +16,7 @@ from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import TaughtEmbedding, number
+from pretraining.objectives.image.joint import TaughtEmbedding, number, precisely
 from pretraining.objectives.memory import Queue, QueueContrast
 from pretraining.optim.optimizers import Optimizer
 from pretraining.optim.schedules import Schedule
@@ -57,13 +57,13 @@ class MoCoV2(TaughtEmbedding):
     def loss(self, batch: Batch) -> Loss:
         """Contrast each query's key with the queue as it was before this step."""
         images = batch["inputs"]["images"]
-        asked, answered = (images, self.by_view(images).flip(0).flatten(0, 1))  # what each view asks for
+        asked, answered = images, self.by_view(images).flip(0).flatten(0, 1)  # the view that each asks for
         if not self.contrast.symmetric:
             asked, answered = asked[: len(batch["images"])], answered[: len(batch["images"])]
         queries, keys = unit(self.projector(self.backbone(images=asked).pooled)), unit(self.targets(answered))
         if self.training:
-            self.queue.note(keys)
-        with torch.autocast(queries.device.type, enabled=False):
+            self.queue.note(keys.unflatten(0, (-1, len(batch["images"]))).transpose(0, 1).flatten(0, 1))  # by image
+        with precisely(queries):
             against = queries @ self.queue.rows.T  # [M, Q]
             logits = torch.cat([(queries * keys).sum(1, keepdim=True), against], 1) / self.contrast.temperature
         total = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64), reduction="sum")

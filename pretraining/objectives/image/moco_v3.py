@@ -17,7 +17,7 @@ from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import CoupledEmbedding, TaughtEmbedding, number
+from pretraining.objectives.image.joint import CoupledEmbedding, TaughtEmbedding, number, precisely
 from pretraining.optim.optimizers import Optimizer
 from pretraining.optim.schedules import Schedule
 from pretraining.probes import unit
@@ -63,7 +63,7 @@ class MoCoV3(TaughtEmbedding, CoupledEmbedding):
         queries, keys = representations.split(2, 1)
         keys, count = self.gathered(keys.detach()), len(queries)
         own = torch.arange(count, device=keys.device) + (rank() * count if self.training else 0)
-        with torch.autocast(keys.device.type, enabled=False):
+        with precisely(keys):
             logits = [queries[:, view] @ keys[:, 1 - view].T / self.temperature for view in range(2)]  # [B, N] each
             total = torch.stack([F.cross_entropy(part, own, reduction="sum") for part in logits]).sum()
         term = Term(2.0 * self.temperature * total, number(count, total))

@@ -14,7 +14,7 @@ from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import CoupledEmbedding, number
+from pretraining.objectives.image.joint import CoupledEmbedding, number, precisely
 from pretraining.objectives.losses.distillation import cross_entropy_of_views
 from pretraining.objectives.losses.sinkhorn import Codes, sinkhorn
 from pretraining.objectives.memory import Queue
@@ -53,14 +53,15 @@ class SwAV(CoupledEmbedding):
 
     def after_step(self, number: int) -> None:
         """Keep the prototypes on the sphere, and queue this step's embeddings."""
-        self.shorten_prototypes()
+        if number >= self.freeze_steps:
+            self.shorten_prototypes()
         if self.queue is not None:
             self.queue.update()
 
     def represent(self, batch: Batch) -> Tensor:
         """Embed all views and score them: unit vectors, without gradient, then scores. [B, V + L, D + K]"""
         embedded = unit(self.projector(self.embedded(batch)))
-        with torch.autocast(embedded.device.type, enabled=False):
+        with precisely(embedded):
             scored = torch.cat([embedded.detach(), self.prototypes(embedded)], 1)
         return self.by_image(scored).transpose(0, 1)
 
@@ -83,6 +84,6 @@ class SwAV(CoupledEmbedding):
         started = self.training and self.global_step >= self.codes.queue_from
         if self.queue is not None and started and self.global_step * count * world_size() >= self.codes.queue:
             earlier = self.queue.rows.tensor_split(world_size())[rank()].chunk(2, 1)[view]
-            with torch.autocast(scores.device.type, enabled=False):
+            with precisely(scores):
                 scores = torch.cat([self.prototypes(earlier), scores])
         return sinkhorn(scores, self.codes.epsilon, self.codes.iterations, across_ranks=self.training)[-count:]

@@ -13,7 +13,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import CoupledEmbedding
+from pretraining.objectives.image.joint import CoupledEmbedding, precisely
 from pretraining.objectives.losses.decorrelation import covariance_penalty, variance_hinge
 from pretraining.optim.optimizers import Optimizer
 
@@ -43,7 +43,8 @@ class VICReg(CoupledEmbedding):
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
         """Measure all three over the images of all ranks; in evaluation over those of the batch."""
         views = self.gathered(representations).unbind(1)
-        invariance = F.mse_loss(*views)
-        variance = torch.stack([variance_hinge(view) for view in views]).mean()
-        covariance = torch.stack([covariance_penalty(view) for view in views]).sum()
+        with precisely(representations):
+            invariance = F.mse_loss(*views)
+            variance = torch.stack([variance_hinge(view) for view in views]).mean()
+            covariance = torch.stack([covariance_penalty(view) for view in views]).sum()
         return self.of_the_step((invariance, variance, covariance), representations)
