@@ -66,13 +66,22 @@ class DINO(TaughtEmbedding):
             centre.note(scores)
         return ((scores - centre.value) / self.temperature_now).softmax(-1)
 
-    def loss(self, batch: Batch) -> Loss:
-        """Distil each view of the teacher into all other views of the student."""
-        projected = self.projector(self.embedded(batch))
+    def agreement(self, seen: Tensor, taught: Tensor) -> tuple[dict[str, Term], dict[str, Term]]:
+        """Distil each view of the teacher into all other views of the student: the term and its metrics.
+
+        `seen` [(V + L) * B, D] are the student's features, `taught` [V * B, D] the teacher's.
+        """
+        projected = self.projector(seen)
         with torch.no_grad():
-            known = self.teacher.prototypes(self.targets(batch["inputs"]["images"]))
+            known = self.teacher.prototypes(self.teacher.projector(taught))
             targets = self.by_view(self.sharpened(known, self.centre))  # [V, B, K]
         logits = self.by_image(self.prototypes(projected)) / self.distillation.temperature  # [V + L, B, K]
         values = cross_entropy_of_views(targets, logits)
         term = Term(values.sum(), number(len(values), values))
-        return Loss({self.term: term}, self.watch(projected[: targets[..., 0].numel()], targets))
+        return {self.term: term}, self.watch(projected[: len(taught)], targets)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Show the global views to both, the local ones to the student alone."""
+        with torch.no_grad():
+            taught = self.teacher.backbone(**batch["inputs"]).pooled
+        return Loss(*self.agreement(self.embedded(batch), taught))

@@ -41,7 +41,7 @@ class JointEmbedding(Objective):
 
     modality = IMAGE
     term: ClassVar[str]
-    pairs: ClassVar[bool] = True  # whether it takes exactly two views
+    wanted: ClassVar[int | None] = 2  # views; None: two or more
     prototypes: nn.Module  # the last layer, where there is one
     freeze_steps: int = 0  # first steps in which it rests
 
@@ -49,8 +49,9 @@ class JointEmbedding(Objective):
         self, *, backbone: Backbone, optimizer: Optimizer, views: Views, local_views: Views | None = None
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
-        if self.pairs and views.count != 2:
-            raise ValueError(f"{type(self).__name__} compares two views, got augment.count={views.count}: set it to 2")
+        if self.wanted not in (None, views.count):
+            told = f"{type(self).__name__} takes {self.wanted} view(s) of an image, got augment.count={views.count}"
+            raise ValueError(f"{told}: set augment.count={self.wanted}")
         self.views, self.local_views = views, local_views
         if views.output.channels_last:  # as the views come, or each convolution would reorder its weights in each step
             backbone.to(memory_format=torch.channels_last)

@@ -28,7 +28,7 @@ class SimCLR(CoupledEmbedding):
     same class as positives too (Khosla et al. 2020, SupCon's L_out). `weight` multiplies the mean over anchors.
     """
 
-    pairs = False
+    wanted = None
 
     def __init__(
         self,

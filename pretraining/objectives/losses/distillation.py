@@ -34,6 +34,24 @@ class Distillation:
             raise ValueError(f"temperatures must be above 0, got {self.temperature} and the teacher's {teacher}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskedDistillation(Distillation):
+    """Distillation of hidden patches, too: `mask_chance` of the views hide a share of theirs from `mask_ratio`.
+
+    `patch_weight` is that of their term.
+    """
+
+    mask_chance: float = 0.5
+    mask_ratio: tuple[float, float] = (0.1, 0.5)
+    patch_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.mask_ratio[0] <= self.mask_ratio[1] <= 1.0 or not 0.0 <= self.mask_chance <= 1.0:
+            told = f"got mask_ratio={list(self.mask_ratio)} and mask_chance={self.mask_chance}"
+            raise ValueError(f"shares of hidden patches must rise within 0 to 1, as must their chance: {told}")
+
+
 def cross_entropy_of_views(targets: Tensor, logits: Tensor) -> Tensor:
     """Average -sum_k target_k log softmax(logits)_k over all pairs of a teacher's view and another of the student's.
 

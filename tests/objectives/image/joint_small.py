@@ -12,13 +12,16 @@ from pretraining.objectives.heads import Projector
 from pretraining.objectives.image.barlow_twins import BarlowTwins
 from pretraining.objectives.image.byol import BYOL
 from pretraining.objectives.image.dino import DINO
+from pretraining.objectives.image.i_jepa import IJEPA
+from pretraining.objectives.image.ibot import IBOT
 from pretraining.objectives.image.moco_v2 import MoCoV2
 from pretraining.objectives.image.moco_v3 import MoCoV3
+from pretraining.objectives.image.patch_predictor import Blocks, PatchPredictor
 from pretraining.objectives.image.simclr import SimCLR
 from pretraining.objectives.image.simsiam import SimSiam
 from pretraining.objectives.image.swav import SwAV
 from pretraining.objectives.image.vicreg import VICReg
-from pretraining.objectives.losses.distillation import Distillation
+from pretraining.objectives.losses.distillation import Distillation, MaskedDistillation
 from pretraining.objectives.losses.sinkhorn import Codes
 from pretraining.objectives.memory import QueueContrast
 from pretraining.optim.schedules import Schedule
@@ -41,11 +44,11 @@ def views(count=2, size=SIZE, **changes):
     return Views(count=count, **(settings | changes))
 
 
-def backbone(kind):
+def backbone(kind, pooling="class"):
     if kind == "resnet":
         return TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar")
     shape = {"image_size": SIZE, "patch_size": PATCH, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
-    return TorchvisionBackbone(name="vision_transformer", options=shape)
+    return TorchvisionBackbone(name="vision_transformer", options=shape, pooling=pooling)
 
 
 def head(kind, layers=2, **changes):
@@ -58,10 +61,10 @@ def plain(kind):
     return {"output_norm": "plain"} if kind == "resnet" else {}
 
 
-def distillation(**changes):
+def distillation(kind=Distillation, **changes):
     sharp = Schedule(first=0.04, last=0.07, steps=3, shape="linear")
     given = {"prototypes": PROTOTYPES, "temperature": 0.1, "teacher_temperature": sharp, "centre_momentum": 0.9}
-    return Distillation(**(given | changes))
+    return kind(**(given | changes))
 
 
 def predicting(kind):
@@ -115,8 +118,28 @@ CASES = {
             **local(),
         },
     ),
+    "ibot": (
+        IBOT,
+        lambda kind: {
+            "projector": head(kind, 3, activation="gelu", hidden_norm="none", bias=True),
+            "distillation": distillation(MaskedDistillation, mask_ratio=(0.2, 0.6), learn_lengths=True),
+            "momentum": RISE,
+            **local(),
+        },
+    ),
+    "i_jepa": (
+        IJEPA,
+        lambda kind: {
+            "backbone": backbone(kind, "mean"),
+            "views": views(1),
+            "blocks": Blocks(),
+            "predictor": PatchPredictor(width=8, layers=2, heads=2),
+            "momentum": Schedule(first=0.5, last=0.9, shape="linear"),
+        },
+    ),
 }
-KINDS = ("resnet", "vit")
+PATCHES_ALONE = ("ibot", "i_jepa")  # they are for vision transformers
+CELLS = [(name, kind) for name in CASES for kind in ("resnet", "vit") if kind == "vit" or name not in PATCHES_ALONE]
 
 
 def built(name, kind="vit", **changes):

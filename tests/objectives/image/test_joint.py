@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pretraining.engine.batch import StepSettings
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.objectives.image.patch_predictor import Asked
 from pretraining.objectives.memory import Centre, Queue, QueueContrast
 from pretraining.optim.optimizers import AdamW
 from pretraining.optim.schedules import Schedule
@@ -166,6 +167,68 @@ def test_dino_distils_each_global_view_into_all_others():
         pairs += [-(target * (student[v] / 0.1).softmax(1).log()).sum(1).mean() for v in range(5) if v != q]
     assert len(pairs) == 8
     assert loss_of(module, batch) == {"self_distillation": pytest.approx(float(torch.stack(pairs).mean()))}
+
+
+def test_ibot_adds_the_hidden_patches_of_each_view():
+    module = built("ibot")
+    batch = prepared(module)
+    module.patch_centre.value.copy_(torch.linspace(-0.1, 0.1, PROTOTYPES))
+    assert 0 < batch["masked"].any(1).sum() < 2 * BATCH, "some views hide something, some nothing"
+    seen = module.backbone(**batch["inputs"], masked=batch["masked"], mask_token=module.mask_token).positions
+    taught = module.teacher.backbone(**batch["inputs"]).positions
+    total = 0.0
+    for view, hidden in enumerate(batch["masked"]):
+        terms = []
+        for patch in hidden.nonzero().flatten():
+            known = module.teacher.prototypes(module.teacher.projector(taught[view, patch][None]))
+            target = ((known - module.patch_centre.value) / 0.04).softmax(1)
+            guess = (module.prototypes(module.projector(seen[view, patch][None])) / 0.1).log_softmax(1)
+            terms.append(float(-(target * guess).sum()))
+        total += np.mean(terms) / 2 if terms else 0.0
+    found = loss_of(module, batch)
+    assert found["patch_distillation"] == pytest.approx(total / BATCH) and set(found) == {"self_distillation", "patch_distillation"}
+
+
+def test_ibot_s_student_does_not_see_what_is_hidden_and_its_teacher_does():
+    module = built("ibot")
+    batch = prepared(module)
+    images, hidden = batch["inputs"]["images"], batch["masked"].unflatten(1, (4, 4))
+    covered = hidden.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    other = torch.where(covered, torch.randn_like(images), images)
+    given = {"masked": batch["masked"], "mask_token": module.mask_token}
+    assert torch.equal(module.backbone(images=images, **given).positions, module.backbone(images=other, **given).positions)
+    assert not torch.equal(module.targets(images), module.targets(other))
+
+
+def test_i_jepa_regresses_normalised_features_of_blocks():
+    module = built("i_jepa")
+    batch = prepared(module)
+    asked = Asked(*(batch[name] for name in Asked._fields))
+    taught = module.teacher.backbone(**batch["inputs"]).positions.numpy()
+    taught = (taught - taught.mean(-1, keepdims=True)) / np.sqrt(taught.var(-1, keepdims=True) + 1e-5)
+    context = module.backbone(**batch["inputs"], visible=asked.context).positions
+    predicted = module.predictor(context, asked).detach().numpy()
+    blocks = []
+    for image in range(BATCH):
+        for target in range(4):
+            errors = []
+            for place in asked.valid[image, target].nonzero().flatten().tolist():
+                error = predicted[image, target, place] - taught[image, asked.targets[image, target, place]]
+                errors.append(np.where(abs(error) < 1, 0.5 * error**2, abs(error) - 0.5).mean())
+            blocks.append(np.mean(errors))
+    assert loss_of(module, batch) == {"smooth_l1": pytest.approx(np.mean(blocks))}
+
+
+def test_i_jepa_s_predictions_depend_on_their_own_target_and_context_alone():
+    """Not on the places that a smaller target leaves empty, and not on the other targets."""
+    module = built("i_jepa")
+    asked = Asked(*(prepared(module)[name] for name in Asked._fields))
+    context = torch.randn(BATCH, asked.context.shape[1], 16, dtype=torch.float64)
+    found = module.predictor(context, asked)
+    count = int(asked.valid[0, 1].sum())
+    alone = Asked(asked.context[:1], asked.targets[:1, 1:2, :count], asked.valid[:1, 1:2, :count])
+    assert count < asked.valid.shape[2]
+    assert torch.allclose(module.predictor(context[:1], alone)[0, 0], found[0, 1, :count], atol=1e-12)
 
 
 def test_swav_predicts_codes_of_both_global_views_from_all_others():
@@ -383,7 +446,7 @@ def test_each_view_has_its_own_chances():
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "simclr"])
 def test_another_number_of_views_is_refused(name):
-    with pytest.raises(ValueError, match=r"compares two views, got augment.count=3: set it to 2"):
+    with pytest.raises(ValueError, match=r"takes \d view\(s\) of an image, got augment.count=3: set augment.count="):
         built(name, views=views(3))
 
 

@@ -12,14 +12,15 @@ from pretraining.cli.configuration import compose
 from pretraining.launch import main
 from tests.runs import assert_equal, assert_plain
 
-OBJECTIVES = ("byol", "simsiam", "vicreg", "barlow_twins", "moco_v2", "moco_v3", "dino", "swav")
-TEACHERS = {"dino"}  # handed over; other methods hand over the student
+OBJECTIVES = ("byol", "simsiam", "vicreg", "barlow_twins", "moco_v2", "moco_v3", "dino", "swav", "ibot", "i_jepa")
+TEACHERS = {"dino", "ibot", "i_jepa"}  # handed over; other methods hand over the student
 SMALL = {
     "moco_v2": ["objective.contrast.queue=40"],
     "swav": ["objective.codes.queue=48", "objective.codes.freeze_steps=1"],
     "dino": ["objective.distillation.freeze_steps=1", "objective.distillation.teacher_temperature.steps=6",
              "objective.distillation.teacher_temperature.last=0.07"],
 }  # fmt: skip
+SMALL["ibot"] = SMALL["dino"]
 
 
 def run(name, path, cache_dir, *overrides):
