@@ -5,6 +5,7 @@ Shapes: N examples, D width, K prototypes.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,7 @@ def mlp(
     as torch does both).
     """
     modules: list[nn.Module] = []
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), 2):
+    for number, (before, after) in enumerate(itertools.pairwise(sizes), 2):
         last = number == len(sizes)
         linear = nn.Linear(before, after, bias=bias if not last or last_bias is None else last_bias)
         if init_std is not None:
@@ -71,9 +72,15 @@ class Projector:
     def build(self, dim: int) -> nn.Sequential:
         """Build it for inputs of width `dim`."""
         sizes = [dim, *[self.hidden or dim] * (self.layers - 1), self.output]
-        norms = {"norm": self.hidden_norm, "last_norm": self.output_norm}
-        biases = {"bias": self.bias, "last_bias": self.output_bias}
-        return mlp(sizes, **norms, **biases, activation=self.activation, init_std=self.init_std)
+        return mlp(
+            sizes,
+            norm=self.hidden_norm,
+            last_norm=self.output_norm,
+            bias=self.bias,
+            last_bias=self.output_bias,
+            activation=self.activation,
+            init_std=self.init_std,
+        )
 
 
 class Prototypes(nn.Module):

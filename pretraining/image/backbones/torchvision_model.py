@@ -206,7 +206,9 @@ class TorchvisionBackbone(Backbone):
         lines = ["import torch", "import torchvision", "from safetensors.torch import load_file", "", *self._recipe]
         lines.append('model.load_state_dict(load_file("DIR/model.safetensors"), strict=True)')
         if self.kwargs["pooling"] == "mean":
-            lines.append("# an image's features are the mean of the encoder's outputs for patches, not the class token's")
+            lines.append(
+                "# an image's features are the mean of the encoder's outputs for patches, not the class token's"
+            )
         return "\n".join(lines)
 
 

@@ -35,10 +35,10 @@ def rectangles(drawn: Tensor, area: Tensor, grid: Grid, aspect: tuple[float, flo
 
 
 def block_masks(drawn: Tensor, count: Tensor, grid: Grid, aspect: tuple[float, float] = (0.3, 1 / 0.3)) -> Tensor:
-    """Hide up to `count` [N] patches in rectangles that may overlap (Bao et al. 2022, "BEiT", algorithm 1). bool [N, H, W]
+    """Hide up to `count` [N] patches in rectangles that may overlap (Bao et al. 2022, "BEiT", algorithm 1).
 
-    Each of the attempts `drawn` [N, A, 4] proposes a rectangle between a ninth of the shorter side's square and what is
-    left to hide; one that would hide too much is left out.
+    Returns bool [N, H, W]. Each of the attempts `drawn` [N, A, 4] proposes a rectangle between a ninth of the shorter
+    side's square and what is left to hide; one that would hide too much is left out.
     """
     least = max(1, (min(grid) // 3) ** 2)
     masks = torch.zeros(len(drawn), *grid, dtype=torch.bool, device=drawn.device)

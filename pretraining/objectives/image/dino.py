@@ -23,7 +23,7 @@ from pretraining.optim.schedules import Schedule
 
 
 class DINO(TaughtEmbedding):
-    """Cross-entropy of the student's distributions over prototypes, of all views, with the teacher's of two global ones.
+    """Cross-entropy of the student's distributions over prototypes, of all views, with the teacher's of global ones.
 
     Averaged over all pairs of different views; starts near ln(prototypes). The teacher is handed over.
     """

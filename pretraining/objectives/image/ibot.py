@@ -53,7 +53,9 @@ class IBOT(DINO):
         super().__init__(distillation=distillation, **given)
         model: Any = getattr(backbone, "model", None)
         if not hasattr(model, "patch_size"):
-            raise ValueError("iBOT hides patches of a vision transformer: set backbone=vit_tiny, or take objective=dino")
+            raise ValueError(
+                "iBOT hides patches of a vision transformer: set backbone=vit_tiny, or take objective=dino"
+            )
         self.side = views.crop.size // model.patch_size
         self.mask_token = nn.Parameter(torch.zeros(backbone.dim))
         self.patch_centre = Centre(distillation.prototypes, distillation.centre_momentum)
@@ -62,7 +64,9 @@ class IBOT(DINO):
         """Make the views, and draw what the student does not see of the global ones. [V * B, L]"""
         settings, side, hidden = self.distillation, self.side, []
         for view in range(self.views.count):
-            drawn = torch.as_tensor(uniform(batch["keys"], "hidden", 2 + 4 * ATTEMPTS, view), device=batch["images"].device)
+            drawn = torch.as_tensor(
+                uniform(batch["keys"], "hidden", 2 + 4 * ATTEMPTS, view), device=batch["images"].device
+            )
             low, high = settings.mask_ratio
             ratio = torch.where(drawn[:, 0] < settings.mask_chance, low + (high - low) * drawn[:, 1], 0.0)
             count = (ratio * side * side).floor()

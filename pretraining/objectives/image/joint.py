@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pretraining import probes
 from pretraining.backbones.base import Backbone
+from pretraining.distributed.collectives import gather_with_gradient
 from pretraining.engine.batch import Loss, Term
 from pretraining.image.augment import Views
 from pretraining.image.modality import IMAGE
-from pretraining.distributed.collectives import gather_with_gradient
 from pretraining.objectives.base import Batch, Objective
 from pretraining.objectives.coupled import CoupledObjective
 from pretraining.objectives.losses.distillation import divergence_from_mean

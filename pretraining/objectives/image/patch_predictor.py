@@ -43,7 +43,9 @@ class Blocks:
     def __post_init__(self) -> None:
         if self.targets < 1 or not 0.0 < self.scale[0] <= self.scale[1] or self.targets * self.scale[1] >= 1.0:
             told = f"got {self.targets} of {list(self.scale)}"
-            raise ValueError(f"objective.blocks must leave something of an image to see, {told}: lower targets or scale")
+            raise ValueError(
+                f"objective.blocks must leave something of an image to see, {told}: lower targets or scale"
+            )
         if not 0.0 < self.context <= 1.0:
             raise ValueError(f"objective.blocks.context is a share above 0 and up to 1, got {self.context}")
 

@@ -73,7 +73,7 @@ class SwAV(CoupledEmbedding):
             codes = torch.stack([self.assigned(view, scores[view], len(embedded[view])) for view in range(2)])
         values = cross_entropy_of_views(codes, scores / self.codes.temperature)
         if self.training and self.queue is not None:
-            parts = (embedded[:2].transpose(0, 1).flatten(1).split([len(batch["images"]) for batch in batches]))
+            parts = embedded[:2].transpose(0, 1).flatten(1).split([len(batch["images"]) for batch in batches])
             for part in parts:  # in the order in which one process sees the step
                 self.queue.note(part)
         term = Term(values.sum(), number(len(values), values))

@@ -160,3 +160,15 @@ def batch_of(rows, seed=0):
 
 def split(parts, seed=0):
     return [batch_of(range(BATCH)[start : start + BATCH // parts], seed) for start in range(0, BATCH, BATCH // parts)]
+
+
+def prepared(module):
+    module.double()
+    return module.on_device(batch_of(range(BATCH)))
+
+
+def loss_of(module, batch):
+    loss = module.loss(batch)
+    counted = module.counts(batch)
+    assert set(counted) == set(loss.terms) and all(int(counted[n]) == int(t.count) for n, t in loss.terms.items())
+    return {name: float(term.total / term.count) for name, term in loss.terms.items()}

@@ -109,7 +109,9 @@ def test_batch_norms_see_each_view_size_once_a_step():
         module.loss(module.on_device(batch_of(range(BATCH))))
         norms = [part for part in module.backbone.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
         assert norms and {int(norm.num_batches_tracked) for norm in norms} == {passes}, name
-        assert {int(norm.num_batches_tracked) for norm in module.teacher.modules() if hasattr(norm, "running_var")} == {1}
+        assert {int(norm.num_batches_tracked) for norm in module.teacher.modules() if hasattr(norm, "running_var")} == {
+            1
+        }
 
 
 def test_batch_statistics_tell_of_other_images():

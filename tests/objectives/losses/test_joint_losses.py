@@ -72,7 +72,9 @@ def test_cross_correlation_is_numpy_s():
 
 
 def test_redundancy_of_independent_views_is_d_times_d_minus_1_over_n():
-    found = [off_diagonal_squares(cross_correlation(drawn(256, 64, seed=n), drawn(256, 64, seed=n + 99))) for n in range(8)]
+    found = [
+        off_diagonal_squares(cross_correlation(drawn(256, 64, seed=n), drawn(256, 64, seed=n + 99))) for n in range(8)
+    ]
     assert np.mean(found) == pytest.approx(64 * 63 / 256, rel=0.05)
 
 
