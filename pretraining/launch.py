@@ -283,6 +283,8 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     trainer = train(
         model, loaders[0], settings=settings, run=directory, loggers=loggers, callbacks=callbacks, step_settings=steps
     )
+    for remark in model.remarks() if process_rank() == 0 else ():
+        print(remark, file=sys.stderr)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     counted = {"steps": trainer.global_step, "parameters": parameters}
     return counted | model.measured | parts.facts | throughput.summary()

@@ -120,8 +120,8 @@ def nearest_neighbours(
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Scale rows to length 1, in at least single precision. [N, D]"""
-    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=1)
+    """Scale rows (the last axis) to length 1, in at least single precision. [..., D]"""
+    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
 
 
 def effective_rank(vectors: Tensor) -> float:

@@ -40,6 +40,8 @@ class Export(StepCallback):
             return
         assert isinstance(module, Objective)
         origin = {**self.origin(), "steps": trainer.global_step, "metrics": dict(module.measured)}
+        if module.network is not None:
+            origin["network"] = module.network
         with module.averaged():
             backbone, heads = whole_parts(module)  # every rank takes part
             if trainer.is_global_zero:
@@ -65,11 +67,12 @@ class Artifact(pl.Callback):
 
 
 def whole_parts(objective: Objective) -> tuple[Backbone, dict[str, Tensor]]:
-    """Split an objective into its backbone and its heads' weights; sharded ones are gathered into copies."""
+    """Split an objective into the network to hand over and the other weights; sharded ones are gathered into copies."""
+    network: Any = objective.get_submodule(objective.handed_over)
     if not any(is_sharded(parameter) for parameter in objective.parameters()):
-        return objective.backbone, objective.heads()
-    state = {name: whole(value).cpu() for name, value in objective.state_dict().items()}
-    backbone = type(objective.backbone)(**objective.backbone.kwargs).to(next(objective.parameters()).dtype)
-    mine = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+        return network, objective.heads()
+    state, prefix = {name: whole(value).cpu() for name, value in objective.state_dict().items()}, objective.handed_over
+    backbone = type(network)(**network.kwargs).to(next(objective.parameters()).dtype)
+    mine = {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
     backbone.load_state_dict(mine)
-    return backbone, {name: value for name, value in state.items() if not name.startswith("backbone.")}
+    return backbone, {name: value for name, value in state.items() if not name.startswith(f"{prefix}.")}

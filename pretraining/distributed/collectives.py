@@ -41,6 +41,13 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def all_reduce_max(tensor: Tensor) -> Tensor:
+    """Take the largest of each entry over ranks in place, outside of autograd."""
+    if is_distributed():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
 def is_sharded(tensor: Tensor) -> bool:
     """Tell whether this is one rank's share of a tensor (a DTensor)."""
     return hasattr(tensor, "full_tensor")

@@ -24,6 +24,7 @@ class Objective(StepModule):
 
     modality: ClassVar[Modality | None] = None  # None: any
     coupled: ClassVar[bool] = False  # whether an example's loss depends on the other examples of its batch
+    network: str | None = None  # which is handed over, student or teacher, where there are both
 
     def __init__(self, *, backbone: Backbone, optimizer: Optimizer) -> None:
         super().__init__(optimizer=optimizer)
@@ -38,6 +39,15 @@ class Objective(StepModule):
         if self.device_mesh is not None:
             shard(self, self.backbone.blocks(), self.device_mesh["data_parallel"])
 
+    @property
+    def handed_over(self) -> str:
+        """Name the part that a hand-off is for: the backbone, or its teacher."""
+        return "teacher.backbone" if self.network == "teacher" else "backbone"
+
     def heads(self) -> dict[str, Tensor]:
-        """Collect the pretraining heads' weights: everything that is not the backbone's."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+        """Collect the rest of the weights: everything that is not the handed-over network's."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(f"{self.handed_over}.")}
+
+    def remarks(self) -> list[str]:
+        """Say what a run's last measures mean for whoever reads its end, if they mean trouble."""
+        return []

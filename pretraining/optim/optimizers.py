@@ -27,12 +27,16 @@ CUT_TO = 0.1  # of a run that is shorter than the warm-up that was stated
 
 @dataclass
 class ParameterGroup:
-    """Parameters that share a rate: `lr_scale` times the schedule's; `decayed` says whether weight decay applies."""
+    """Parameters that share a rate: `lr_scale` times the schedule's; `decayed` says whether weight decay applies.
+
+    Those that are not `scheduled` keep their peak rate.
+    """
 
     parameters: list[nn.Parameter]
     decayed: bool = True
     lr_scale: float = 1.0
     names: list[str] = field(default_factory=list)
+    scheduled: bool = True
 
 
 def split_by_decay(named: Iterable[tuple[str, nn.Parameter]], lr_scale: float = 1.0) -> list[ParameterGroup]:
@@ -106,7 +110,8 @@ class Optimizer(ABC):
             rates = {"lr": self.peak_lr * group.lr_scale, "weight_decay": decay}
             described.append({"params": group.parameters, **rates, "decayed": group.decayed})
         optimizer = self.make(described)
-        return optimizer, LambdaLR(optimizer, self._scale(max_steps))
+        scale = self._scale(max_steps)
+        return optimizer, LambdaLR(optimizer, [scale if group.scheduled else _unchanged for group in groups])
 
     def warmup_in(self, max_steps: int) -> int:
         """Count the warm-up's steps in a run of `max_steps`, which is no shorter: its peak would not be reached."""
@@ -132,6 +137,11 @@ class Optimizer(ABC):
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
         numbers |= {"max_steps": max_steps, "warmup_steps": self.warmup_in(max_steps)}
         return lambda step: scale_at(step // self.hold_steps * self.hold_steps, **numbers)
+
+
+def _unchanged(step: int) -> float:
+    """Keep the peak rate."""
+    return 1.0
 
 
 @dataclass(kw_only=True)

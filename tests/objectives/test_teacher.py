@@ -18,8 +18,9 @@ from pretraining.image.collate import StackImages
 from pretraining.image.data.builtin import Digits
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.objectives.base import Objective
-from pretraining.objectives.teacher import Teacher, momentum_at
+from pretraining.objectives.teacher import Teacher
 from pretraining.optim.optimizers import SGD
+from pretraining.optim.schedules import Schedule, ramp_at
 from tests.ranks import in_ranks
 from tests.runs import assert_equal
 
@@ -83,11 +84,11 @@ def assert_close(first, second):
 
 
 def test_the_momentum_rises_on_half_a_cosine():
-    assert momentum_at(0, 100, first=0.9, last=1.0) == pytest.approx(0.9)
-    assert momentum_at(50, 100, first=0.9, last=1.0) == pytest.approx(0.95)
-    assert momentum_at(100, 100, first=0.9, last=1.0) == momentum_at(101, 100, first=0.9, last=1.0) == 1.0
-    assert momentum_at(25, 100, first=0.996, last=1.0) == pytest.approx(1 - 0.004 * (math.cos(math.pi / 4) + 1) / 2)
-    assert momentum_at(7, 100, first=0.9, last=0.9) == pytest.approx(0.9)
+    assert ramp_at(0, 100, first=0.9, last=1.0) == pytest.approx(0.9)
+    assert ramp_at(50, 100, first=0.9, last=1.0) == pytest.approx(0.95)
+    assert ramp_at(100, 100, first=0.9, last=1.0) == ramp_at(101, 100, first=0.9, last=1.0) == 1.0
+    assert ramp_at(25, 100, first=0.996, last=1.0) == pytest.approx(1 - 0.004 * (math.cos(math.pi / 4) + 1) / 2)
+    assert ramp_at(7, 100, first=0.9, last=0.9) == pytest.approx(0.9)
 
 
 class Falling(Taught):
@@ -172,8 +173,10 @@ def test_nothing_of_it_is_trained_and_all_of_it_is_in_the_state():
 def test_settings_that_make_no_average_are_refused():
     with pytest.raises(ValueError, match=r"must rise within 0 to 1, got 0\.9 to 0\.5"):
         Taught(last_momentum=0.5, momentum=0.9)
-    with pytest.raises(ValueError, match="copied or averaged"):
+    with pytest.raises(ValueError, match="copied, averaged or own"):
         Taught(buffers="shared")
+    with pytest.raises(ValueError, match="never moves buffers of its own"):
+        Taught(buffers="own")
     with pytest.raises(ValueError, match="eval or train: copied, off"):
         Taught(mode="off")
 
@@ -221,3 +224,58 @@ def test_a_resumed_run_has_the_teacher_of_an_uninterrupted_one(tmp_path, cache_d
     half = torch.load(whole / "checkpoints" / "step-0000003.ckpt", weights_only=True)["state_dict"]
     moved = [name for name in half if name.startswith("teacher.") and not torch.equal(half[name], ends[0][name])]
     assert "teacher.backbone.model.layer1.0.conv1.weight" in moved, sorted(half)
+
+
+# -- statistics of its own ---------------------------------------------------------------------------------------------
+
+
+def test_its_own_statistics_are_those_of_its_own_passes():
+    """The recursion of momentum 0.1 over what the teacher itself saw, not the student's and not the first values."""
+    module = Taught(normed=True, buffers="own", mode="train").double()
+    module.settings = StepSettings(max_steps=STEPS)
+    norm, expected = module.teacher.network[1], torch.zeros(5, dtype=torch.float64)
+    for number, batch in enumerate(inputs()):
+        seen = module.teacher.network[0](batch).mean(0).detach()
+        expected = 0.9 * expected + 0.1 * seen
+        module.loss({"inputs": batch})
+        with torch.no_grad():
+            module.network[0].weight.mul_(1.5)
+        module.after_step(number)
+        assert torch.allclose(norm.running_mean, expected, atol=1e-12)
+    assert not torch.allclose(norm.running_mean, module.network[1].running_mean, atol=1e-3)
+
+
+def test_it_shares_no_memory_with_the_student_and_takes_no_gradient():
+    module = Taught(normed=True)
+    students = {part.data_ptr() for part in module.network.parameters()}
+    for part in module.teacher.parameters():
+        assert part.data_ptr() not in students and not part.requires_grad
+
+
+def test_it_has_no_dropout_in_training_either():
+    from torchvision.ops import StochasticDepth
+
+    class Dropping(Taught):
+        def __init__(self):
+            super().__init__()
+            attention = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.5, batch_first=True)
+            self.network = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), StochasticDepth(0.5, "row"), attention)
+            self.teacher = Teacher(self, ("network",), momentum=0.5, mode="train")
+
+    module, given = Dropping().train(), torch.randn(6, 5, 3)
+    assert module.teacher.network[1].training
+    assert torch.equal(module.teacher.network(given), module.teacher.network(given))
+    assert not torch.equal(module.network(given), module.network(given)), "the student keeps its own"
+
+
+def test_a_schedule_of_another_shape_can_be_its_momentum():
+    rise = Schedule(first=0.5, last=1.0, shape="linear", steps=8)
+    module = Taught(momentum=rise)
+    module.settings = StepSettings(max_steps=4)
+    before = module.teacher.network[0].weight.clone()
+    with torch.no_grad():
+        module.network[0].weight.add_(1.0)
+    module.after_step(2)  # 0.5 + 0.5 * 2 / 8
+    assert torch.allclose(module.teacher.network[0].weight, before + 0.375, atol=1e-6)
+    with pytest.raises(ValueError, match="cosine or linear, over null or at least 0 steps: got shape=square"):
+        Schedule(first=0.5, last=1.0, shape="square")

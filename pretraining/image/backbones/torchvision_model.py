@@ -5,11 +5,13 @@ Shapes: B images, L feature-map cells or patches, D width.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
@@ -29,8 +31,8 @@ class TorchvisionBackbone(Backbone):
     `name` is one that `torchvision.models.get_model` knows, with `options` for its constructor; or `resnet` for basic
     blocks, `layers` of them per stage, the first stage of `width` channels; or `vision_transformer`, with its sizes in
     `options`. `stem="cifar"` starts a ResNet with a 3x3 convolution of stride 1 and no pooling, for small images;
-    `stem="small"` the same of stride 2, at a quarter of the cost. `weights` names torchvision's weights; null starts
-    fresh.
+    `stem="small"` the same of stride 2, at a quarter of the cost. `pooling` says what stands for an image in a vision
+    transformer: its class token, or the mean of its patches. `weights` names torchvision's weights; null starts fresh.
     """
 
     modality = IMAGE
@@ -45,14 +47,18 @@ class TorchvisionBackbone(Backbone):
         layers: list[int] | None = None,
         width: int = 64,
         options: dict[str, Any] | None = None,
+        pooling: Literal["class", "mean"] = "class",
         weights: str | None = None,
     ) -> None:
         super().__init__()
         layers, options = None if layers is None else list(layers), dict(options or {})
         self.kwargs = {"name": name, "stem": stem, "in_channels": in_channels}
-        self.kwargs |= {"layers": layers, "width": width, "options": options}
+        self.kwargs |= {"layers": layers, "width": width, "options": options, "pooling": pooling}
         self._check(weights)
         self.model = built(name, layers, width, options, weights)
+        if pooling not in ("class", "mean") or (pooling == "mean" and not isinstance(self.model, VisionTransformer)):
+            cure = "choose class, or mean with a vision transformer (other networks average their cells anyway)"
+            raise ValueError(f"backbone.pooling={pooling} with backbone.name={name}: {cure}")
         self._recipe = lines_of(name, layers, width, options)
         if stem != "imagenet":
             self._replace_stem(STEM_STRIDES[stem])
@@ -111,15 +117,21 @@ class TorchvisionBackbone(Backbone):
         """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the kind that is wrong."""
         return not isinstance(self.model, ResNet) and super().convolves
 
-    def forward(self, images: Tensor, visible: Tensor | None = None) -> Features:
+    def forward(
+        self,
+        images: Tensor,
+        visible: Tensor | None = None,
+        masked: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Features:
         """Compute the features of normalised images [B, C, H, W].
 
         A vision transformer may be shown the patches `visible` alone, int64 [B, K], in rows from the top left;
-        positions are then theirs.
+        positions are then theirs. Or `mask_token` [D] stands for the patches `masked`, bool [B, L].
         """
         model = self.model
         if isinstance(model, VisionTransformer):
-            return self._features_of_patches(images, visible)
+            return self._features_of_patches(images, visible, masked, mask_token)
         if isinstance(model, ResNet):
             cells = model.maxpool(model.relu(model.bn1(model.conv1(images))))
             stages: list[Tensor] = []
@@ -143,16 +155,26 @@ class TorchvisionBackbone(Backbone):
             stages.append(cells)
         return cells, stages
 
-    def _features_of_patches(self, images: Tensor, visible: Tensor | None) -> Features:
+    def _features_of_patches(
+        self, images: Tensor, visible: Tensor | None, masked: Tensor | None, mask_token: Tensor | None
+    ) -> Features:
         model, encoder = self.model, self.model.encoder
-        tokens = torch.cat([model.class_token.expand(len(images), -1, -1), model._process_input(images)], 1)
-        tokens = tokens + encoder.pos_embedding
+        if images.shape[2] % model.patch_size or images.shape[3] % model.patch_size:
+            told = f"images of {images.shape[2]} x {images.shape[3]} pixels are no whole number of patches"
+            raise ValueError(f"{told} of {model.patch_size}: choose another size")
+        cells = model.conv_proj(images)
+        grid = (cells.shape[2], cells.shape[3])
+        patches = cells.flatten(2).transpose(1, 2)
+        if masked is not None and mask_token is not None:
+            patches = torch.where(masked[..., None], mask_token.to(patches.dtype), patches)
+        tokens = torch.cat([model.class_token.expand(len(images), -1, -1), patches], 1)
+        tokens = tokens + _positions_at(encoder.pos_embedding, grid)
         if visible is not None:
             kept = (visible + 1)[..., None].expand(-1, -1, tokens.shape[2])
             tokens = torch.cat([tokens[:, :1], tokens.gather(1, kept)], 1)
         tokens = encoder.ln(encoder.layers(encoder.dropout(tokens)))
-        side = model.image_size // model.patch_size
-        return Features(tokens[:, 1:], tokens[:, 0], grid=None if visible is not None else (side, side))
+        pooled = tokens[:, 1:].mean(1) if self.kwargs["pooling"] == "mean" else tokens[:, 0]
+        return Features(tokens[:, 1:], pooled, grid=None if visible is not None else grid)
 
     def blocks(self) -> list[nn.Module]:
         """List the stem, each block of each stage, and what follows them."""
@@ -182,12 +204,30 @@ class TorchvisionBackbone(Backbone):
     def usage(self) -> str:
         """Write the lines that load it with torchvision alone."""
         lines = ["import torch", "import torchvision", "from safetensors.torch import load_file", "", *self._recipe]
-        return "\n".join([*lines, 'model.load_state_dict(load_file("DIR/model.safetensors"), strict=True)'])
+        lines.append('model.load_state_dict(load_file("DIR/model.safetensors"), strict=True)')
+        if self.kwargs["pooling"] == "mean":
+            lines.append(
+                "# an image's features are the mean of the encoder's outputs for patches, not the class token's"
+            )
+        return "\n".join(lines)
 
 
 def read_checkpoint(name: str) -> Tower:
     """Take torchvision's pretrained weights, with the preparation that they were trained with."""
     return Tower(TorchvisionBackbone(name=name, weights="DEFAULT"), ImagePreprocess.imagenet())
+
+
+def _positions_at(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Take a vision transformer's embeddings of class token and places [1, 1 + L, D] to another grid of patches.
+
+    By bicubic interpolation (Dosovitskiy et al. 2021, section 3.2); at the grid that they were made for, unchanged.
+    """
+    side = math.isqrt(embedding.shape[1] - 1)
+    if grid == (side, side):
+        return embedding
+    places = embedding[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    places = F.interpolate(places, grid, mode="bicubic", align_corners=False)
+    return torch.cat([embedding[:, :1], places.flatten(2).transpose(1, 2)], 1)
 
 
 def _at_safe_precision(stage: nn.Module, cells: Tensor) -> Tensor:
