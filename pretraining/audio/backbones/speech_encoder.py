@@ -5,6 +5,8 @@ Shapes: B rows, N samples, T frames, C channels of the stem, D width.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,12 +115,29 @@ class SpeechEncoder(Backbone):
         hidden = project.dropout(project.projection(normed))
         if mask is not None:
             hidden = torch.where(mask[..., None], getattr(self.model, MASK).to(hidden.dtype), hidden)
-        # The encoder writes zeros over padding in place.
-        states = self.model.encoder(hidden.clone(), attention_mask=valid).last_hidden_state
+        with self._blank_padding(valid):
+            # The encoder writes zeros over padding in place.
+            states = self.model.encoder(hidden.clone(), attention_mask=valid).last_hidden_state
         if valid is None:
             return Features(states, states.mean(1))
         weight = valid[..., None].to(states.dtype)
         return Features(states, (states * weight).sum(1) / weight.sum(1).clamp(min=1), valid=valid)
+
+    @contextlib.contextmanager
+    def _blank_padding(self, valid: Tensor | None) -> Iterator[None]:
+        """Keep padding zero between data2vec's five positional convolutions, or it would leak into what is before."""
+        layers = [] if valid is None else getattr(self.model.encoder.pos_conv_embed, "layers", [])
+
+        def blank(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+            assert valid is not None
+            return output * valid[:, None].to(output.dtype)
+
+        handles = [layer.register_forward_hook(blank) for layer in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
         """See `Backbone.set_compute`."""
@@ -159,7 +178,9 @@ class SpeechEncoder(Backbone):
         """Write the lines that load it: with transformers alone where it knows the stem."""
         if self.stem_kind == "waves":
             return 'import transformers\n\nmodel = transformers.AutoModel.from_pretrained("DIR")'
-        return 'from pretraining import handoff  # transformers has no such stem\n\nmodel = handoff.read("DIR").backbone'
+        return (
+            'from pretraining import handoff  # transformers has no such stem\n\nmodel = handoff.read("DIR").backbone'
+        )
 
 
 def _fresh(encoder: dict[str, Any] | None) -> Any:

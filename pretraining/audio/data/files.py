@@ -99,7 +99,9 @@ def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:
         table = pyarrow.parquet.read_table(path, columns=[column], memory_map=True)
     except (pyarrow.ArrowException, OSError) as error:
         told = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} has no readable column {column!r} ({told}): set data.column=, or repair it") from error
+        raise ValueError(
+            f"{path} has no readable column {column!r} ({told}): set data.column=, or repair it"
+        ) from error
     if not table.num_columns:
         there = ", ".join(pyarrow.parquet.read_schema(path).names)
         raise ValueError(f"{path} has no column {column!r}, only {there}: set data.column to one of them")
@@ -108,7 +110,9 @@ def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:
         cells = cells.field("bytes")
     if not (pyarrow.types.is_binary(cells.type) or pyarrow.types.is_large_binary(cells.type)):
         raise ValueError(f"column {column!r} of {path} holds {cells.type}, not encoded recordings: set data.column")
-    return [EncodedClip(f"row {row} of {path}", functools.partial(_cell, cells, row), mono) for row in range(len(cells))]
+    return [
+        EncodedClip(f"row {row} of {path}", functools.partial(_cell, cells, row), mono) for row in range(len(cells))
+    ]
 
 
 def _cell(cells: Any, row: int) -> bytes:

@@ -109,7 +109,8 @@ def said(sound: Sound, who: Voice, rate: int, random: np.random.Generator) -> np
         phase = np.cumsum(pitch / rate) % 1.0 * TABLE
         wave = np.interp(phase, np.arange(TABLE + 1), np.append(period, period[0]))
     else:
-        spectrum = np.fft.rfft(random.random(count) - 0.5)
+        hiss = np.random.default_rng(int(random.random() * 2**32))  # of its own: any length shifts no other draw
+        spectrum = np.fft.rfft(hiss.random(count) - 0.5)
         wave = np.fft.irfft(spectrum * resonance(np.fft.rfftfreq(count, 1 / rate), sound, who.tract), count)
     wave *= (1.0 if sound.voiced else 0.4) / np.sqrt(np.mean(wave**2))
     edge = min(_samples(0.01, rate), count // 2)

@@ -57,7 +57,7 @@ def read_recordings(clips: Sequence[Clip], rate: int, cache_dir: Path, identity:
 def _decode_all(clips: Sequence[Clip], rate: int, directory: Path, on_bad: OnBad) -> None:
     lengths, kept, bad = [], [], []
     with replace_file(directory / "samples.bin", "wb") as file:
-        for number, found in enumerate(_decoded(clips, rate)):
+        for number, found in enumerate(decoded(clips, rate)):
             if isinstance(found, ValueError):
                 if on_bad == "refuse":
                     raise ValueError(f"{found} (or set data.on_bad=skip)") from found
@@ -75,7 +75,7 @@ def _decode_all(clips: Sequence[Clip], rate: int, directory: Path, on_bad: OnBad
     np.save(directory / "kept.npy", np.array(kept, np.int64))
 
 
-def _decoded(clips: Sequence[Clip], rate: int) -> Iterator[np.ndarray | ValueError]:
+def decoded(clips: Sequence[Clip], rate: int) -> Iterator[np.ndarray | ValueError]:
     """Decode in threads (the decoders release the interpreter lock), a few clips ahead, in order."""
 
     def one(clip: Clip) -> np.ndarray | ValueError:

@@ -104,12 +104,16 @@ class Wav2Vec2(CoupledObjective):
         one_hot = F.one_hot(quantised.chosen, self.quantiser.codes).to(losses.dtype)
         soft, hard = ((each * weight[..., None, None]).sum(1) for each in (quantised.probabilities, one_hot))
         sums = [(losses * weight).sum(1), (right & counted).sum(1), stem.penalty]
-        return torch.cat([torch.stack([each.to(losses.dtype) for each in sums], 1), soft.flatten(1), hard.flatten(1)], 1)
+        return torch.cat(
+            [torch.stack([each.to(losses.dtype) for each in sums], 1), soft.flatten(1), hard.flatten(1)], 1
+        )
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
         """Add up the rows of this rank, and the codes of all ranks."""
         counts = [self.counts(batch) for batch in batches]
-        hidden, frames = (torch.stack([each[name] for each in counts]).sum() for name in ("diversity", "feature_penalty"))
+        hidden, frames = (
+            torch.stack([each[name] for each in counts]).sum() for name in ("diversity", "feature_penalty")
+        )
         sums = representations.sum(0)
         codes = gather_with_gradient(torch.cat([sums[3:], hidden[None].to(sums)])[None]).sum(0)
         soft, hard = (codes[:-1] / codes[-1].detach().clamp(min=1.0)).unflatten(0, (2, self.quantiser.groups, -1))
