@@ -6,6 +6,7 @@ Shapes: B rows, M hidden frames, K of them in all rows, U units, D width of what
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
