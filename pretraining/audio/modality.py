@@ -21,7 +21,10 @@ class Audio(Modality):
 
     name = "audio"
     unit = "audio_seconds"
-    readers = {"hf": "pretraining.audio.backbones.speech_encoder.read_checkpoint"}  # noqa: RUF012
+    readers = {  # noqa: RUF012
+        "hf": "pretraining.audio.backbones.speech_encoder.read_checkpoint",
+        "mfcc": "pretraining.audio.backbones.mfcc_statistics.read_checkpoint",
+    }
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split at the sample rate of the preprocessing."""

@@ -20,7 +20,8 @@ from pretraining import handoff
 from pretraining.audio.data.letters import spoken
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
-from pretraining.errors import RunError
+from pretraining.audio.spectrum import mfcc
+from pretraining.errors import HandoffError, RunError
 from tests.finetuning.conftest import Finetune
 from tests.objectives.audio.small_audio import encoder
 
@@ -152,6 +153,23 @@ def test_keywords_are_learnt_by_voices_that_nobody_heard(finetune: Finetune, aud
         finetune("task=spoken_keywords", f"handoff={audio_handoff}", "data.size=200", "mode=linear_probe", name="probe")
     )
     assert probe["test/accuracy"] > 0.15  # what an untrained network tells apart already
+
+
+def test_classical_features_are_a_hand_off_of_their_own(finetune: Finetune) -> None:
+    """Mean and deviation of MFCC, computed here by themselves, with the same linear model on top."""
+    words = ["task=spoken_keywords", "data.size=200", "mode=linear_probe"]
+    values = numbers(finetune(*words, "handoff=mfcc:8000"))
+    backbone = handoff.read("mfcc:8000", modality=AUDIO).backbone
+    rows = [torch.from_numpy(spoken(1, "test", n, longest=1).samples(8000).astype(np.float32)) for n in (0, 1)]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    together = backbone(padded, torch.tensor(list(map(len, rows)))).pooled
+    for row, wave in enumerate(rows):
+        frames = mfcc(wave.numpy(), 8000)
+        np.testing.assert_allclose(together[row, :39], frames.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(together[row, 39:], frames.std(0), rtol=1e-5)
+    assert 0.3 < values["test/accuracy"] <= 1.0
+    with pytest.raises(HandoffError, match="'fast' is no sample rate: give one, such as mfcc:16000"):
+        finetune(*words, "handoff=mfcc:fast", name="fast")
 
 
 def test_speakers_are_told_apart(finetune: Finetune, audio_handoff: Path) -> None:
