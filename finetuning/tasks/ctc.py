@@ -60,7 +60,7 @@ def prefix_beam_search(log_probabilities: np.ndarray, beam: int) -> list[int]:
                 before = blank if prefix and symbol == prefix[-1] else total
                 longer = grown[(*prefix, symbol)]
                 longer[1] = np.logaddexp(longer[1], before + frame[symbol])
-        best = sorted(grown.items(), key=lambda item: (-np.logaddexp(*item[1]), item[0]))[:beam]
+        best = sorted(grown.items(), key=lambda item: (-np.logaddexp(item[1][0], item[1][1]), item[0]))[:beam]
         beams = {prefix: (ends[0], ends[1]) for prefix, ends in best}
     return list(next(iter(beams)))
 

@@ -37,7 +37,7 @@ class LogMelStem(nn.Module):
 
     def forward(self, waves: Tensor) -> Tensor:
         """Compute the frames of waves [B, N]. [B, C, T]"""
-        frames = self.norms[0](self._energies(waves).to(self.norms[0].weight.dtype))
+        frames = self.norms[0](self._energies(waves).to(next(self.norms.parameters()).dtype))
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
             frames = F.gelu(norm(convolution(frames.transpose(1, 2)).transpose(1, 2)))
         return frames.transpose(1, 2)

@@ -45,8 +45,8 @@ class MfccStatistics(Backbone):
             positions[row, : len(frames)] = frames
         pooled = np.stack([np.concatenate([frames.mean(0), frames.std(0)]) for frames in found]).astype(np.float32)
         valid = np.arange(positions.shape[1]) < np.array(list(map(len, found)))[:, None]
-        on_device = (torch.from_numpy(each).to(waves.device) for each in (positions, pooled, valid))
-        return Features(*on_device)
+        made, of_row, there = (torch.from_numpy(each).to(waves.device) for each in (positions, pooled, valid))
+        return Features(made, of_row, valid=there)
 
     def blocks(self) -> list[nn.Module]:
         """List nothing: there are no weights."""

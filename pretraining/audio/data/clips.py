@@ -21,7 +21,10 @@ LACKING = "is not installed: pip install 'pretraining[speech]' (data=spoken_lett
 class Clip(Protocol):
     """A recording that is not yet in memory."""
 
-    name: str  # for errors
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
 
     def samples(self, rate: int) -> np.ndarray:
         """Read it at `rate` samples per second; a ValueError names what is wrong with it. int16 [N]"""
