@@ -12,6 +12,7 @@ from pretraining.audio.data.base import pieces
 from pretraining.audio.data.files import AudioFolder
 from pretraining.audio.data.letters import KEYWORDS, LETTERS, LEXICON, SpokenLetters, spoken
 from pretraining.audio.preprocess import AudioPreprocess
+from pretraining.cli.prepare import prepare_all
 
 ROWS = {"min_seconds": 0.3, "max_seconds": 2.0, "on_bad": "refuse", "batch_size": 4, "eval_batch_size": 4, "workers": 0}
 PLAIN = AudioPreprocess(sample_rate=8000, normalise=False)
@@ -66,6 +67,15 @@ def test_a_split_is_opened_as_rows_and_a_short_one_is_an_error(tmp_path):
         letters(tmp_path, min_seconds=60.0, max_seconds=60.0).source("train", PLAIN)
     with pytest.raises(ValueError, match=r"data\.min_seconds=3 and data\.max_seconds=2"):
         letters(tmp_path, min_seconds=3)
+
+
+def test_recordings_are_prepared_ahead_of_training(tmp_path):
+    given = ["data=spoken_letters", "preprocess=speech_units", "preprocess.units=8", f"data.cache_dir={tmp_path}"]
+    facts = prepare_all([*given, "data.size=20", "data.batch_size=4", "preprocess.sample_seconds=5"])
+    assert [fact["split"] for fact in facts] == ["train", "validation"] and facts[0]["recordings"] == 20
+    whole = [len(spoken(0, "train", index, longest=4).samples(8000)) for index in range(20)]
+    assert facts[0]["seconds"] == pytest.approx(sum(length for length in whole if length >= 4000) / 8000, abs=0.06)
+    assert len(list((tmp_path / "units").glob("*/units.safetensors"))) == 1
 
 
 def test_long_recordings_are_cut_into_pieces_that_cover_them():

@@ -64,6 +64,11 @@ class SpeechEncoder(Backbone):
         if hasattr(self.model, MASK):
             getattr(self.model, MASK).requires_grad_(False)
 
+    @property
+    def convolves(self) -> bool:
+        """Convolutions in one dimension have not been checked in bf16 on CPUs, either."""
+        return True
+
     def learn_mask(self) -> None:
         """Let the vector that stands for hidden frames train, for an objective that hides some."""
         if not hasattr(self.model, MASK):

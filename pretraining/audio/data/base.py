@@ -90,6 +90,14 @@ class AudioData(ABC):
         """Identify the rows of the training split, of which units are made."""
         return key({"clips": self.identity("train"), "min": self.min_seconds, "max": self.max_seconds})
 
+    def prepare(self, split: str, preprocess: AudioPreprocess) -> list[dict[str, Any]]:
+        """Decode what training would decode on first use; returns what the split holds."""
+        source = self.source(split, preprocess)
+        seconds = round(float(source.lengths.sum()) / source.rate, 1)
+        return [
+            {"split": split, "recordings": len(source.recordings.kept), "rows": source.count(0), "seconds": seconds}
+        ]
+
     def source(self, split: str, preprocess: AudioPreprocess) -> AudioSource:
         """Open a split as rows; a training split that does not fill one batch is an error."""
         rate = preprocess.sample_rate

@@ -80,7 +80,11 @@ class Quantiser(nn.Module):
 
     def forward(self, frames: Tensor, noise: Tensor | None, progress: float) -> Quantised:
         """Quantise frames [B, M, C]; `noise` [B, M, G, V] is Gumbel's, None chooses the best codes."""
-        logits = at_least_single(self.score(self.dropout(frames)).unflatten(2, (self.groups, self.codes)))
+        with torch.autocast(frames.device.type, enabled=False):  # logits deviate by 20 from each other
+            return self._quantised(at_least_single(frames), noise, progress)
+
+    def _quantised(self, frames: Tensor, noise: Tensor | None, progress: float) -> Quantised:
+        logits = self.score(self.dropout(frames)).unflatten(2, (self.groups, self.codes))
         probabilities = logits.softmax(-1)
         if noise is None:
             chosen = logits.argmax(-1)
@@ -90,7 +94,7 @@ class Quantiser(nn.Module):
             chosen = soft.argmax(-1)
             hard = torch.zeros_like(logits).scatter(-1, chosen[..., None], 1.0)
             weights = hard - soft.detach() + soft
-        vectors = torch.einsum("bmgv,gve->bmge", weights, at_least_single(self.vectors))
+        vectors = torch.einsum("bmgv,gve->bmge", weights, self.vectors)
         return Quantised(vectors.flatten(2), chosen, probabilities)
 
 

@@ -177,6 +177,19 @@ def test_gumbel_s_noise_has_its_mean_and_deviation_and_the_temperature_falls_by_
         assert published.at(step / 400_000) == pytest.approx(max(2 * 0.999995**step, 0.5), rel=1e-4)
 
 
+def test_half_precision_is_kept_out_of_codes_and_cosines():
+    model = wav2vec2()
+    batch = model.on_device(batch_of(ROWS))
+    exact = model.loss(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(batch)
+        normed = model.backbone.normed(model.backbone.stem(batch["inputs"]["waves"], None)[0])
+        quantised = model.quantiser(normed, None, 1.0)
+    assert quantised.probabilities.dtype == loss.terms["contrastive"].total.dtype == torch.float32
+    for name, term in exact.terms.items():
+        assert loss.terms[name].total.item() == pytest.approx(term.total.item(), rel=0.1), name
+
+
 def test_a_row_with_one_hidden_frame_counts_for_nothing_but_the_penalty():
     model = wav2vec2()
     batch = model.on_device(batch_of((0, 1), lengths=(70, 900), share=0.1))  # 3 frames: one hidden
