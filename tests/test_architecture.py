@@ -15,22 +15,23 @@ LAYERS = [
     ["kernels", "optim", "runs"],
     ["engine", "cli"],
     ["data", "modality", "handoff"],
-    ["text", "image"],
+    ["text", "image", "audio"],
     ["objectives"],
     ["cost", "budget", "dry_run", "callbacks", "evaluate"],
     ["launch"],
     ["__main__", "snapshot"],
 ]
-WINGS = ("text", "image")
+WINGS = ("text", "image", "audio")
 # Where a modality is known: the wings, their objectives, the inputs of downstream tasks, and benchmarks against peers.
 KNOWS_A_MODALITY = (
     "pretraining.text",
     "pretraining.image",
+    "pretraining.audio",
     "pretraining.objectives",
     "finetuning.inputs",
     "experiments.benchmarks",
 )
-WORDS_OF_A_MODALITY = {"images", "input_ids", "document_ids", "token_type_ids"}
+WORDS_OF_A_MODALITY = {"images", "input_ids", "document_ids", "token_type_ids", "waves"}
 HYDRA_ALLOWED = {
     "compose",
     "early",
@@ -144,7 +145,7 @@ def asks_for_a_modality(tree):
     types = {
         alias.name
         for node in wings
-        if within(node.module, "pretraining.text", "pretraining.image")
+        if within(node.module, *(f"pretraining.{wing}" for wing in WINGS))
         for alias in node.names
     }
     for node in ast.walk(tree):

@@ -71,7 +71,7 @@ class _Steps(Dataset[Step]):
         share = len(rows) // (self.accumulate * self.world)
         chunks = np.arange(len(rows)).reshape(self.accumulate, self.world, share)[:, self.rank]
         batches = [self._batch(epochs[chunk], rows[chunk], number / self.max_steps) for chunk in chunks]
-        units = sum(int(batch.get("units", share)) for batch in batches)
+        units = sum(batch.get("units", share) for batch in batches)
         return Step(number, batches, examples=share * self.accumulate, units=units)
 
     def _rows(self, part: Segment) -> np.ndarray:

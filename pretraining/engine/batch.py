@@ -32,7 +32,7 @@ class Step(NamedTuple):
     number: int  # optimizer steps before this one
     micro_batches: list[Batch]
     examples: int  # on this rank
-    units: int  # of the modality, on this rank: tokens without padding, images, ...
+    units: float  # of the modality, on this rank: tokens without padding, images, seconds of audio, ...
 
 
 @dataclass

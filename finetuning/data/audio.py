@@ -1,0 +1,144 @@
+"""Labelled recordings: the built-in spoken letters, and files or tables of the user's."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from finetuning.data.base import LabelledData
+from finetuning.data.splits import Examples
+from finetuning.data.tables import SUFFIXES as TABLES
+from finetuning.data.tables import class_names, column, read_splits
+from pretraining.audio.data.clips import Clip, EncodedClip, Mono
+from pretraining.audio.data.files import audio_files
+from pretraining.audio.data.letters import KEYWORDS, spoken
+from pretraining.audio.modality import AUDIO
+from pretraining.data.splits import SPLITS, names_of_splits
+from pretraining.errors import RunError
+
+
+@dataclass(kw_only=True)
+class LabelledSpokenLetters(LabelledData):
+    """Utterances of the pretraining data `spoken_letters`, with their text, keyword or speaker as `target`.
+
+    `size` of them to train on and a quarter of that to validate and to test. Text and keywords are tested on voices
+    that training has not heard; a keyword is one of ten words, said alone.
+    """
+
+    modality = AUDIO
+    target: Literal["text", "keyword", "speaker"]
+    size: int
+    max_words: int
+    seed: int
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Make all splits up; for speakers one, of which the others are carved."""
+        if self.target not in ("text", "keyword", "speaker") or self.size < 4 or self.max_words < 1:
+            what = f"got data.target={self.target}, data.size={self.size} and data.max_words={self.max_words}"
+            raise RunError(f"{what}: choose text, keyword or speaker, and numbers of at least 4 and 1")
+        if self.target == "speaker":
+            clips = [spoken(self.seed, "train", index, longest=self.max_words) for index in range(self.size)]
+            return {"train": Examples.of(audio=clips, label=[f"voice {clip.speaker:02d}" for clip in clips])}, None
+        words = {"longest": 1, "lexicon": KEYWORDS} if self.target == "keyword" else {"longest": self.max_words}
+        parts = {}
+        for split in SPLITS:
+            count = self.size if split == "train" else self.size // 4
+            said = [spoken(self.seed, split, index, **words) for index in range(count)]
+            parts[split] = Examples.of(audio=said, label=[clip.text for clip in said])
+        return parts, None
+
+
+@dataclass(kw_only=True)
+class LabelledAudio(LabelledData):
+    """Recordings with a class or a transcript each, at `path`.
+
+    - tables (parquet, csv, tsv, jsonl; a file or a directory): `audio` names the column of encoded recordings or of
+      files' paths (from the table's folder), `label` that of classes or transcripts;
+    - path/CLASS/*.wav or path/SPLIT/CLASS/*.wav: classes;
+    - NAME.wav beside NAME.txt, or *.trans.txt of lines "NAME transcript": transcripts.
+    """
+
+    modality = AUDIO
+    path: str
+    audio: str
+    label: str
+    mono: Mono
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Find recordings and labels."""
+        root = Path(self.path).expanduser()
+        if root.is_file() or (root.is_dir() and any(file.suffix in TABLES for file in root.iterdir())):
+            tables = read_splits(root, self.split.named)
+            folder = root.parent if root.is_file() else root
+            return {name: self._of_table(table, folder) for name, table in tables.items()}, class_names(
+                tables, self.label
+            )
+        if not root.is_dir():
+            raise RunError(f"got data.path={self.path}, which does not exist: give a folder of recordings, or a table")
+        named = names_of_splits([part.name for part in root.iterdir() if part.is_dir()])
+        folders = {split: root / name for split, name in named.items()} if "train" in named else {"train": root}
+        return {split: self._of_folder(folder) for split, folder in folders.items()}, None
+
+    def _of_table(self, table: pa.Table, folder: Path) -> Examples:
+        cells, labels = column(table, self.audio, "data.audio"), column(table, self.label, "data.label").to_pylist()
+        if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+            clips: list[Clip] = [self._file(folder / name) for name in cells.to_pylist()]
+            return Examples.of(audio=clips, label=labels)
+        whole = cells.combine_chunks()
+        whole = whole.field("bytes") if pa.types.is_struct(whole.type) else whole
+        if not (pa.types.is_binary(whole.type) or pa.types.is_large_binary(whole.type)):
+            what = f"got data.audio={self.audio}, a column of {whole.type}"
+            raise RunError(f"{what}: name one of encoded recordings or of their paths")
+        clips = [
+            EncodedClip(f"row {row} of {self.path}", functools.partial(_cell, whole, row), self.mono)
+            for row in range(len(whole))
+        ]
+        return Examples.of(audio=clips, label=labels)
+
+    def _of_folder(self, folder: Path) -> Examples:
+        files = audio_files(folder)
+        if not files:
+            raise RunError(f"got data.path={self.path}, which holds no recording in {folder}: give one that does")
+        texts = _transcripts(folder)
+        labels = (
+            [texts.get(file.with_suffix("")) for file in files] if texts else [_class(file, folder) for file in files]
+        )
+        lacking = [str(file) for file, label in zip(files, labels, strict=True) if label is None]
+        if lacking:
+            what = f"got {len(lacking)} of {len(files)} recordings without a label, such as {lacking[0]}"
+            raise RunError(
+                f"{what}: put it into a folder named after its class, or give a transcript of its name (.txt)"
+            )
+        return Examples.of(audio=[self._file(file) for file in files], label=labels)
+
+    def _file(self, path: Path) -> EncodedClip:
+        if not path.is_file():
+            raise RunError(f"got {path} in a table, which does not exist: correct column data.audio={self.audio}")
+        return EncodedClip(str(path), path.read_bytes, self.mono)
+
+
+def _cell(cells: pa.Array, row: int) -> bytes:
+    return cells[row].as_py() or b""
+
+
+def _class(file: Path, folder: Path) -> str | None:
+    parts = file.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def _transcripts(folder: Path) -> dict[Path, str]:
+    """Read the transcripts of a folder, by the path of their recording without its suffix."""
+    found = {}
+    for file in sorted(folder.rglob("*.txt")):
+        text = file.read_text("utf-8")
+        if not file.name.endswith(".trans.txt"):
+            found[file.with_suffix("")] = text.strip()
+            continue
+        for line in filter(str.strip, text.splitlines()):
+            name, _, said = line.strip().partition(" ")
+            found[file.parent / name] = said.strip()
+    return found

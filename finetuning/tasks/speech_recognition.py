@@ -1,0 +1,155 @@
+"""Texts of recordings, letter by letter: connectionist temporal classification.
+
+Shapes: B rows, T frames, V symbols: blank, then the characters of the alphabet.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from finetuning.data.splits import Examples, Splits
+from finetuning.inputs.audio import AudioInputs, Waves
+from finetuning.inputs.base import EncodedSplit
+from finetuning.metrics import recognition
+from finetuning.metrics.bootstrap import Intervals, Numbers
+from finetuning.task import Predictions, Task, TaskParts
+from finetuning.tasks.classification import linear_head
+from finetuning.tasks.ctc import BLANK, CtcDecoding, needed_frames
+from pretraining.backbones.base import Features
+from pretraining.engine.batch import Batch
+from pretraining.errors import RunError
+
+KEPT = "'"  # beside letters, digits and spaces, where no alphabet is given
+
+
+class SpeechRecognition(Task):
+    """A linear layer on each frame, trained by CTC; judged by word and character error rates.
+
+    References and what is learnt are normalised alike: NFKC, lower case, white space as single spaces, and only
+    characters of `alphabet` (null: letters, digits and apostrophes). A character that training has not seen is never
+    predicted, and counts as an error. Recordings with fewer frames than their text needs are learnt nothing from, and
+    counted.
+    """
+
+    term = "ctc"  # per character
+    cacheable = False
+    per_position = True
+    placeholder: Any = ""
+    inputs: AudioInputs
+
+    def __init__(
+        self,
+        parts: TaskParts,
+        *,
+        inputs: AudioInputs,
+        select: str,
+        dropout: float,
+        alphabet: str | None,
+        decoding: CtcDecoding,
+    ) -> None:
+        super().__init__(parts, inputs=inputs, select=select)
+        self.alphabet = alphabet
+        known = alphabet if alphabet is not None else "".join(self.labels["characters"])
+        self.characters = sorted({*normalised(known, alphabet), " "})
+        if len(self.characters) < 2:
+            raise RunError(f"got no characters to learn (task.alphabet={alphabet}): give data with transcripts")
+        self.numbers = {character: number for number, character in enumerate(self.characters, start=1)}
+        self.decoding = decoding
+        self.head = linear_head(self.backbone.dim, 1 + len(self.characters), dropout)
+
+    @classmethod
+    def collect_labels(cls, splits: Splits) -> dict[str, Any]:
+        """Collect the characters of the training texts."""
+        texts = splits.train.column("label")
+        odd = next((text for text in texts if not isinstance(text, str)), None)
+        if odd is not None:
+            raise RunError(f"got {str(odd)[:60]!r} as a transcript: name a column of texts with data.label")
+        characters = sorted({character for text in texts for character in normalised(text, None)})
+        if not characters:
+            raise RunError("got no transcript with a letter in training: name another data.label")
+        return {"characters": characters}
+
+    def encode(self, examples: Examples) -> EncodedSplit:
+        """Decode the recordings, and say which are too short for their text."""
+        split = super().encode(examples)
+        assert isinstance(split, Waves)
+        needed = needed_frames(*(torch.from_numpy(part) for part in _flat(split.targets))).numpy()
+        short = int((split.frames < needed).sum())
+        if short:
+            told = f"{short} of {examples.size} recordings have fewer frames than their text needs"
+            if short == examples.size:
+                raise RunError(f"{told}: take a backbone with a shorter hop, or check the transcripts")
+            print(f"{told}: nothing is learnt from them", file=sys.stderr)
+        return split
+
+    def targets(self, examples: Examples) -> list[np.ndarray]:
+        """Number the characters of each text."""
+        texts = [normalised(text, self.alphabet) for text in examples.column("label")]
+        return [np.array([self.numbers[c] for c in text if c in self.numbers], np.int64) for text in texts]
+
+    def score(self, features: Features, batch: Batch) -> Tensor:
+        """Score the symbols at each frame. [B, T, V]"""
+        return self.head(features.positions)
+
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum -log of the probability of each text, in single precision; 0 where it does not fit into its frames."""
+        chances = logits.float().log_softmax(-1).transpose(0, 1)
+        lengths = batch["frames"], batch["targets_per_row"]
+        return F.ctc_loss(chances, batch["targets"], *lengths, blank=BLANK, reduction="sum", zero_infinity=True)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count the characters of texts that fit into their frames."""
+        fits = needed_frames(batch["targets"], batch["targets_per_row"]) <= batch["frames"]
+        return {self.term: (batch["targets_per_row"] * fits).sum().double()}
+
+    def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
+        """Take each row's log probabilities, without padding. [T, V] each"""
+        chances = logits.float().log_softmax(-1).cpu().numpy()
+        return [row[:count] for row, count in zip(chances, batch["frames"].tolist(), strict=True)]
+
+    def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
+        """Say nothing."""
+        silence = np.full((1, 1 + len(self.characters)), -1.0)
+        silence[:, BLANK] = 0.0
+        return [silence for _ in split.targets]
+
+    def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
+        """Turn log probabilities into texts, beside the normalised references."""
+        found = ("".join(self.characters[symbol - 1] for symbol in self.decoding(output)) for output in outputs)
+        references = [normalised(text, self.alphabet) for text in split.examples.column("label")]
+        return Predictions(references, [" ".join(text.split()) for text in found])
+
+    def metrics(self, predictions: Predictions) -> Numbers:
+        """Compute error rates over the corpus."""
+        return recognition.summary(predictions.labels, predictions.predictions)
+
+    def intervals(self, predictions: Predictions) -> Intervals:
+        """Bootstrap error rates over utterances."""
+        return recognition.intervals(predictions.labels, predictions.predictions)
+
+
+def normalised(text: str, alphabet: str | None) -> str:
+    """Normalise a text: NFKC, lower case, single spaces; what is not in the alphabet parts words or is left out.
+
+    Without an alphabet letters (with their marks), digits and apostrophes stay. Hyphens and dashes part words.
+    """
+    text = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
+    kept = None if alphabet is None else set(alphabet.lower())
+    characters = []
+    for character in text:
+        kind = unicodedata.category(character)
+        stays = kind[0] in "LMN" or character in KEPT if kept is None else character in kept
+        characters.append(character if stays else " " if character.isspace() or kind == "Pd" else "")
+    return " ".join("".join(characters).split())
+
+
+def _flat(targets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate(targets), np.array([len(target) for target in targets], np.int64)

@@ -1,0 +1,1 @@
+"""The wing of recorded sound: speech above all."""

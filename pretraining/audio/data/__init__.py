@@ -1,0 +1,1 @@
+"""Recordings, and how a run reads them."""

@@ -1,0 +1,124 @@
+"""Recordings of the user's: folders of audio files, and parquet tables that hold them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretraining.audio.data.base import AudioData
+from pretraining.audio.data.clips import SUFFIXES, EncodedClip, Mono
+from pretraining.data.splits import SPLITS, missing_shares, names_of_splits, stratified
+
+SHARE = 0.1  # of the training recordings for a split that the data does not have
+
+
+@dataclass(kw_only=True, eq=False)
+class AudioFolder(AudioData):
+    """A folder of audio files, however deep: path/**/*.flac, or path/SPLIT/**/*.flac; or of path/SPLIT*.parquet.
+
+    A split that is missing is always the same tenth of the training recordings. `mono` says what becomes of several
+    channels: their mean, the first of them, or an error. `column` names the recordings in tables.
+    """
+
+    path: str
+    mono: Mono
+    column: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.found = found_files(self.path)
+
+    def clips(self, split: str) -> Sequence[EncodedClip]:
+        """List a split's recordings in the order of their names."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is unknown: choose {', '.join(SPLITS)}")
+        there = split in self.found
+        clips = self._listed("train" if not there else split)
+        if there and (split != "train" or len(self.found) == len(SPLITS)):
+            return clips
+        rows = stratified(np.zeros(len(clips), np.int64), **missing_shares(self.found, validation=SHARE, test=SHARE))
+        if not len(rows[split]):
+            raise ValueError(f"{len(clips)} recordings are too few to set some apart for {split}: give more")
+        return [clips[row] for row in rows[split]]
+
+    def identity(self, split: str) -> dict[str, Any]:
+        """Name the files of all splits by their sizes and times: a carved split depends on those of train."""
+        stats = {name: [(str(file), *_stat(file)) for file in files] for name, files in self.found.items()}
+        return {"files": stats, "split": split, "mono": self.mono, "column": self.column}
+
+    @functools.cache  # noqa: B019  # as long as the data
+    def _listed(self, split: str) -> list[EncodedClip]:
+        clips: list[EncodedClip] = []
+        for file in self.found[split]:
+            if file.suffix == ".parquet":
+                clips += table_clips(file, self.column, self.mono)
+            else:
+                clips.append(EncodedClip(str(file), file.read_bytes, self.mono))
+        return clips
+
+
+def found_files(path: str) -> dict[str, list[Path]]:
+    """Find the audio files and tables of each split; all are "train" where no folder or table is named after one."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        what = f"data.path={path} {'is not a directory' if root.exists() else 'does not exist'}"
+        raise FileNotFoundError(f"{what} (seen from {Path.cwd()}): set data.path to a folder of recordings")
+    tables = {table.stem.partition("-")[0]: table for table in sorted(root.glob("*.parquet"))}
+    named = names_of_splits(tables)
+    if "train" in named:
+        sets = {split: sorted(root.glob(f"{name}*.parquet")) for split, name in named.items()}
+    elif tables:
+        sets = {"train": sorted(root.glob("*.parquet"))}
+    else:
+        named = names_of_splits([part.name for part in root.iterdir() if part.is_dir()])
+        folders = {split: root / name for split, name in named.items()} if "train" in named else {"train": root}
+        sets = {split: audio_files(folder) for split, folder in folders.items()}
+    for split, files in sets.items():
+        if not files:
+            what = f"data.path={path} holds no recording in its {split} split (we take {', '.join(SUFFIXES)})"
+            raise FileNotFoundError(f"{what}: set data.path to a folder of recordings")
+    return sets
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """List the audio files below a folder in the order of their names."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+
+
+def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:
+    """List the recordings of a parquet table: encoded bytes, or {bytes, path} as `datasets` has them."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=[column], memory_map=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        told = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{path} has no readable column {column!r} ({told}): set data.column=, or repair it"
+        ) from error
+    if not table.num_columns:
+        there = ", ".join(pyarrow.parquet.read_schema(path).names)
+        raise ValueError(f"{path} has no column {column!r}, only {there}: set data.column to one of them")
+    cells = table[column].combine_chunks()
+    if pyarrow.types.is_struct(cells.type):
+        cells = cells.field("bytes")
+    if not (pyarrow.types.is_binary(cells.type) or pyarrow.types.is_large_binary(cells.type)):
+        raise ValueError(f"column {column!r} of {path} holds {cells.type}, not encoded recordings: set data.column")
+    return [
+        EncodedClip(f"row {row} of {path}", functools.partial(_cell, cells, row), mono) for row in range(len(cells))
+    ]
+
+
+def _cell(cells: Any, row: int) -> bytes:
+    return cells[row].as_py() or b""
+
+
+def _stat(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
