@@ -12,7 +12,7 @@ from torch import nn
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples as Labelled
-from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled
 from pretraining.backbones.base import Backbone, Features
 from pretraining.engine.batch import Term
 from pretraining.modality import Modality, Preprocess, Row
@@ -203,4 +203,5 @@ class SignalInputs(Inputs):
         return {"signals": preprocess(inputs["signals"])}
 
     def read(self, path, named, preprocess):
-        return {"signal": list(np.load(path))}
+        for number, signal in enumerate(np.load(path)):
+            yield Unlabelled({"id": number}, {"signal": signal})
