@@ -19,6 +19,10 @@ ANYTHING = Kind("give a value", lambda value: True)
 KINDS = {
     "pretraining_seeds": SEEDS,
     "finetuning_seeds": SEEDS,
+    "pretrain": GROUP,
+    "finetune": GROUP,
+    "handoffs": optional(GROUP),
+    "budget": optional(GROUP),
     "overrides": each(TEXT),
     "grid": optional(GROUP),
     "arms": optional(each(TEXT)),
@@ -47,7 +51,11 @@ def check(spec: Mapping[str, Any]) -> None:
     _check_keys("study", spec, STUDY_KEYS | OPTIONAL_STUDY_KEYS, required=STUDY_KEYS)
     if spec.get("tune"):
         _check_tune(spec["tune"])
-    entries = {**spec["pretrain"], **(spec["handoffs"] or {})}
+    ready = spec["handoffs"] or {}
+    entries = {**spec["pretrain"], **ready}
+    for name, weights in ready.items():
+        if not TEXT.accepts(weights):
+            raise StudyError(refusal(f"study.handoffs.{name}", weights, TEXT))
     for name, entry in spec["pretrain"].items():
         _check_keys(f"study.pretrain.{name}", entry, PRETRAIN_KEYS, required={"overrides"})
         for key, values in (entry.get("grid") or {}).items():

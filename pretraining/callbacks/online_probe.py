@@ -148,8 +148,9 @@ class OnlineProbe(StepCallback):
         whole = gather_rows(features)
         self.latest = whole, None if self.classes is None else gather_rows(labels)
         values["probe/effective_rank"] = probes.effective_rank(whole)
-        values["probe/uniformity"] = probes.uniformity(whole)
-        values["probe/feature_spread"] = probes.feature_spread(whole)
+        if len(whole) > 1:  # one vector is spread over nothing
+            values["probe/uniformity"] = probes.uniformity(whole)
+            values["probe/feature_spread"] = probes.feature_spread(whole)
         if len(views) > 1:
             apart = torch.tensor([probes.alignment(views[0], views[1])], device=views.device)
             values["probe/alignment"] = float(all_reduce_sum(apart)) / world_size()

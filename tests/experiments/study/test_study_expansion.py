@@ -105,6 +105,15 @@ def test_a_ready_checkpoint_can_stand_beside_the_arms():
         ({"finetuning_seeds": []}, "list of different seeds"),
         ({"pretraining_seeds": [1, 1]}, "list of different seeds"),
         ({"pretrain": {}, "finetune": {}}, "nothing to compare"),
+        ({"finetune": {"t": {"overrides": [], "modes": "full"}}}, r"modes=full: give a list .* such as .*=\[full\]"),
+        ({"finetune": {"t": {"overrides": [], "modes": ["full"], "arms": "simclr"}}}, r"arms=simclr: give a list"),
+        ({"finetune": {"t": {"overrides": "a=1", "modes": ["full"]}}}, r"overrides=a=1: give a list"),
+        ({"pretrain": {"simclr": {"overrides": "a=1"}}}, r"overrides=a=1: give a list"),
+        ({"pretrain": "simclr"}, "study.pretrain=simclr: give its settings by their names"),
+        ({"finetune": ["digits"]}, r"study.finetune=\[digits\]: give its settings by their names"),
+        ({"handoffs": "torchvision:resnet18"}, "study.handoffs=torchvision:resnet18: give its settings"),
+        ({"handoffs": {"imagenet": ["torchvision:resnet18"]}}, r"study.handoffs.imagenet=.*: give a text"),
+        ({"budget": "flops"}, "study.budget=flops: give its settings"),
     ],
 )
 def test_a_misspelt_study_is_refused_with_the_key_and_the_choices(changes, words):
