@@ -29,6 +29,10 @@ class Classes:
             raise RunError(f"got the labels {_some(unknown)}, {had}: give others, or finetune with these")
         return np.array([self._numbers[label] for label in labels], np.int64)
 
+    def by_name(self, scores: np.ndarray) -> list[dict[str, float]]:
+        """Name the scores of each row. [N, classes]"""
+        return [dict(zip(self.names, row, strict=True)) for row in scores.tolist()]
+
 
 def collect_classes(splits: Splits) -> dict[str, Any]:
     """Collect train's classes and their counts as plain data; fewer than two, or others in other splits, are errors."""

@@ -207,4 +207,5 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     source = handoff.read(str(run_dir / "model" / "last"), **asked)
     task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
     load_head(task, run_dir, facts["neighbours"])
+    task.precision = config.trainer.precision
     return config, task.eval()

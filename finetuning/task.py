@@ -141,6 +141,10 @@ class Task(StepModule):
         scores = {} if predictions.scores is None else {"scores": predictions.scores}
         return {"label": predictions.labels, "prediction": predictions.predictions, **scores}
 
+    def unlabelled_table(self, predictions: Predictions) -> dict[str, Any]:
+        """Name the columns that are said of examples without labels."""
+        return {name: values for name, values in self.table(predictions).items() if name != "label"}
+
     def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
         """Compute each row's logits as if its vectors were zero."""
         with torch.no_grad():

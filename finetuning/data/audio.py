@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import pyarrow as pa
+from typing import Any, Literal
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
-from finetuning.data.tables import SUFFIXES as TABLES
-from finetuning.data.tables import class_names, column, read_splits
+from finetuning.data.tables import class_names, find_folders, read_splits
 from pretraining.audio.data.clips import Clip, EncodedClip, Mono
 from pretraining.audio.data.files import audio_files
 from pretraining.audio.data.letters import KEYWORDS, spoken
 from pretraining.audio.modality import AUDIO
-from pretraining.data.splits import SPLITS, names_of_splits
+from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import TABLES, kind_of, walk
+from pretraining.data.labels import one_type, present
+from pretraining.data.splits import SPLITS
+from pretraining.data.tables import Table
 from pretraining.errors import RunError
 
 
@@ -71,33 +73,34 @@ class LabelledAudio(LabelledData):
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Find recordings and labels."""
         root = Path(self.path).expanduser()
-        if root.is_file() or (root.is_dir() and any(file.suffix in TABLES for file in root.iterdir())):
-            tables = read_splits(root, self.split.named)
-            folder = root.parent if root.is_file() else root
-            return {name: self._of_table(table, folder) for name, table in tables.items()}, class_names(
-                tables, self.label
-            )
-        if not root.is_dir():
-            raise RunError(f"got data.path={self.path}, which does not exist: give a folder of recordings, or a table")
-        named = names_of_splits([part.name for part in root.iterdir() if part.is_dir()])
-        folders = {split: root / name for split, name in named.items()} if "train" in named else {"train": root}
-        return {split: self._of_folder(folder) for split, folder in folders.items()}, None
+        with as_run_errors():
+            if root.is_dir() and not any(kind_of(file) in TABLES for file in walk(root)):
+                folders = find_folders(self.path, self.split.named, of="recordings")
+                return {split: self._of_folder(Path(folder)) for split, folder in folders.items()}, None
+            columns = {"data.audio": self.audio, "data.label": self.label}
+            tables = read_splits(self.path, self.split.named, columns)
+            tables = present(tables, columns, label=self.label, missing=self.missing)
+            if not any(table.written for table in tables.values()):  # of csv, "7" may be a transcript
+                one_type(tables, self.label)
+        folder = root if root.is_dir() else root.parent
+        found = {split: self._of_table(table, folder) for split, table in tables.items()}
+        return found, class_names(next(iter(tables.values())).metadata, self.label)
 
-    def _of_table(self, table: pa.Table, folder: Path) -> Examples:
-        cells, labels = column(table, self.audio, "data.audio"), column(table, self.label, "data.label").to_pylist()
-        if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
-            clips: list[Clip] = [self._file(folder / name) for name in cells.to_pylist()]
-            return Examples.of(audio=clips, label=labels)
-        whole = cells.combine_chunks()
-        whole = whole.field("bytes") if pa.types.is_struct(whole.type) else whole
-        if not (pa.types.is_binary(whole.type) or pa.types.is_large_binary(whole.type)):
-            what = f"got data.audio={self.audio}, a column of {whole.type}"
-            raise RunError(f"{what}: name one of encoded recordings or of their paths")
-        clips = [
-            EncodedClip(f"row {row} of {self.path}", functools.partial(_cell, whole, row), self.mono)
-            for row in range(len(whole))
-        ]
-        return Examples.of(audio=clips, label=labels)
+    def _of_table(self, table: Table, folder: Path) -> Examples:
+        cells = table.columns[self.audio]
+        clips: list[Clip] = [self._of_cell(cell, table.place(row), folder) for row, cell in enumerate(cells)]
+        return Examples.of(audio=clips, label=table.columns[self.label])._replace(source=table.place)
+
+    def _of_cell(self, cell: Any, place: str, folder: Path) -> EncodedClip:
+        """Take an encoded recording, as bytes or {bytes, path}, or the path of one."""
+        if isinstance(cell, Mapping):
+            cell = cell.get("bytes") or cell.get("path")
+        if isinstance(cell, bytes):
+            return EncodedClip(place, functools.partial(bytes, cell), self.mono)
+        if not isinstance(cell, str):
+            what = f"got data.audio={self.audio}, whose value at {place} is a {type(cell).__name__}"
+            raise RunError(f"{what}: name a column of encoded recordings or of their paths")
+        return self._file(folder / cell, place)
 
     def _of_folder(self, folder: Path) -> Examples:
         files = audio_files(folder)
@@ -115,14 +118,12 @@ class LabelledAudio(LabelledData):
             )
         return Examples.of(audio=[self._file(file) for file in files], label=labels)
 
-    def _file(self, path: Path) -> EncodedClip:
+    def _file(self, path: Path, place: str | None = None) -> EncodedClip:
         if not path.is_file():
-            raise RunError(f"got {path} in a table, which does not exist: correct column data.audio={self.audio}")
+            raise RunError(
+                f"got the recording {path} at {place}, which does not exist: correct data.audio={self.audio}"
+            )
         return EncodedClip(str(path), path.read_bytes, self.mono)
-
-
-def _cell(cells: pa.Array, row: int) -> bytes:
-    return cells[row].as_py() or b""
 
 
 def _class(file: Path, folder: Path) -> str | None:
@@ -133,7 +134,9 @@ def _class(file: Path, folder: Path) -> str | None:
 def _transcripts(folder: Path) -> dict[Path, str]:
     """Read the transcripts of a folder, by the path of their recording without its suffix."""
     found = {}
-    for file in sorted(folder.rglob("*.txt")):
+    for file in walk(folder):
+        if file.suffix != ".txt":
+            continue
         text = file.read_text("utf-8")
         if not file.name.endswith(".trans.txt"):
             found[file.with_suffix("")] = text.strip()

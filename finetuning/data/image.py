@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
-from finetuning.data.tables import CARVE, class_names, find_splits
+from finetuning.data.tables import class_names, find_folders, find_splits
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import Paths, kind_of, walk
 from pretraining.data.splits import SPLITS
@@ -21,7 +21,7 @@ from pretraining.image.data.base import ImageData, ImageSet
 from pretraining.image.data.builtin import Cifar10, Digits
 from pretraining.image.data.decode import Decoding, pixels
 from pretraining.image.data.encoded import Table
-from pretraining.image.data.files import ImageFolder, split_folders
+from pretraining.image.data.files import ImageFolder
 from pretraining.image.data.tables import read_parquet
 from pretraining.image.modality import IMAGE
 
@@ -76,18 +76,9 @@ class LabelledImageFiles(LabelledData):
                 names = names or list(tables["train"].class_names) or None
             else:
                 shared = {"decoding": self.decoding, "cache_dir": self.cache_dir, **UNUSED}
-                tables = ImageFolder(path=self._folders(folder), **shared).tables  # type: ignore[arg-type]
+                tables = ImageFolder(path=find_folders(str(folder), self.split.named, of="images"), **shared).tables  # type: ignore[arg-type]
                 names = list(tables["train"].class_names)
             return {name: self._examples(table, name) for name, table in tables.items()}, names
-
-    def _folders(self, root: Path) -> str | dict[str, str]:
-        """Name the folder of each split, where the configuration names any."""
-        named = {split: name for split, name in self.split.named.items() if name is not None}
-        if not named:
-            return str(root)
-        found = split_folders(str(root), known=[split for split in named if named[split] != CARVE])
-        found |= {split: root / name for split, name in named.items() if name != CARVE}
-        return {split: str(folder) for split, folder in found.items() if named.get(split) != CARVE}
 
     def _class_names(self, file: Path) -> list[str] | None:
         """Check the columns, and read the names that `datasets` stored beside the labels."""

@@ -25,6 +25,7 @@ class Examples(NamedTuple):
     columns: dict[str, Sequence]
     rows: np.ndarray  # int64: which of the columns' entries belong to this set, in order
     source: Callable[[int], str] | None = None  # says which file and row an entry is from
+    first: int = 0  # the number of its first example, where it is a piece of what is read piece by piece
 
     @classmethod
     def of(cls, **columns: Sequence) -> Examples:

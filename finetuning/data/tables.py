@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import TABLES, Paths, find, kind_of, places_of, say
+from pretraining.data.folders import split_folders
 from pretraining.data.splits import SPLITS, by_split, described, names_of_splits
-from pretraining.data.tables import MissingColumnError, Table, read_table
+from pretraining.data.tables import MissingColumnError, Table, read_rows, read_table
 from pretraining.errors import RunError
 
 CARVE = "carve"  # instead of a split's name: take it out of train, even where one of that name exists
@@ -87,13 +89,29 @@ def _missing(error: BaseException | None, columns: Mapping[str, str]) -> RunErro
     return RunError(f"{what}: name one of them ({error.place})")
 
 
-def read_file(path: Path, columns: Mapping[str, str]) -> Table:
-    """Read columns of one table, by configuration key."""
+def rows_of(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, list]]:
+    """Read columns of one table, by configuration key, row by row, each with its number or line."""
     try:
         with as_run_errors():
-            return read_table([path], list(columns.values()))
+            yield from read_rows(path, list(columns.values()))
     except RunError as error:
         raise _missing(error.__cause__, columns) or error from error
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value of a table is text."""
+    return isinstance(value, str)
+
+
+def are_texts(value: Any) -> bool:
+    """Tell whether a value of a table is a list of texts."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def refusal(field: str, name: str, value: Any, kind: str, needed: str, place: str) -> str:
+    """Say which value is not as `needed`, in the column that data.`field` names."""
+    shown = str(value).replace("None", "null")[:60]
+    return f"got data.{field}={name}, a column of {kind}{needed}; {place} has in {name!r} the value {shown}"
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None, name: str) -> list[str] | None:
@@ -141,3 +159,13 @@ def _flat(dataset: object, where: str, names: list[str]) -> Table:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def find_folders(root: str, named: Mapping[str, str | None], *, of: str) -> dict[str, str]:
+    """Find the folder of each split below `root`: `named` gives its name, or null for the usual ones."""
+    given = {split: name for split, name in named.items() if name is not None}
+    if not given:
+        return {split: str(folder) for split, folder in split_folders(root, of=of).items()}
+    found = split_folders(root, of=of, known=[split for split in given if given[split] != CARVE])
+    found |= {split: Path(root).expanduser() / name for split, name in given.items() if name != CARVE}
+    return {split: str(folder) for split, folder in found.items() if given.get(split) != CARVE}

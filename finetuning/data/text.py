@@ -11,7 +11,7 @@ import numpy as np
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
-from finetuning.data.tables import class_names, read_splits
+from finetuning.data.tables import are_texts, class_names, is_text, read_splits, refusal
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import Paths, say
 from pretraining.data.labels import one_type, present
@@ -53,22 +53,12 @@ class TextTables(LabelledData):
         if odd is not None:
             value = table.columns[name][odd]
             kind = table.types.get(name, type(value).__name__)
-            shown = str(value).replace("None", "null")[:60]
-            what = f"got data.{field}={name}, a column of {kind}{needed}; {table.place(odd)}"
-            raise RunError(f"{what} has in {name!r} the value {shown}")
+            raise RunError(refusal(field, name, value, kind, needed, table.place(odd)))
         return table.columns[name]
 
     def texts(self, table: Table, field: str) -> list[str]:
         """Take a column of texts."""
-        return self.column(table, field, _is_text, ", but text is needed")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
+        return self.column(table, field, is_text, ", but text is needed")
 
 
 @dataclass(kw_only=True)
@@ -98,7 +88,7 @@ class TaggedText(TextTables):
     def examples(self, table: Table) -> Examples:
         """Take sentences and tags; sentences without words are left out, those whose tags do not align are errors."""
         words, tags = (
-            self.column(table, "tokens", _are_texts, ", but lists of words are needed"),
+            self.column(table, "tokens", are_texts, ", but lists of words are needed"),
             table.columns[self.tags],
         )
         for row, (sentence, labels) in enumerate(zip(words, tags, strict=True)):
@@ -141,11 +131,11 @@ def _are_answers(value: Any) -> bool:
     texts, starts = value.get("text"), value.get("answer_start")
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         return False
-    return _are_texts(texts) and all(type(start) is int for start in starts)
+    return are_texts(texts) and all(type(start) is int for start in starts)
 
 
 def _are_references(value: Any) -> bool:
-    return isinstance(value, list) and all(text is None or _is_text(text) for text in value)
+    return isinstance(value, list) and all(text is None or is_text(text) for text in value)
 
 
 @dataclass(kw_only=True)

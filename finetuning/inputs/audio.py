@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
@@ -87,9 +87,12 @@ class AudioInputs(Inputs):
         frames = frames_of(np.array(list(map(len, samples)), np.int64), backbone.kernels, backbone.strides)
         return Waves(examples, targets, samples=samples, frames=frames, preprocess=preprocess)
 
-    def read(self, path: Path | None, named: Mapping[str, Any], preprocess: AudioPreprocess) -> dict[str, list]:
+    def read(self, path: Path, named: Mapping[str, Any], preprocess: AudioPreprocess) -> Iterator[Unlabelled]:
         """Take one recording, or all in a directory and those below it, in the order of their names."""
-        if path is None:
-            raise RunError("got input=- for a run on recordings: give a file or a directory of them")
-        files, mono = [path] if path.is_file() else audio_files(path), named.get("mono", "mean")
-        return {"audio": [EncodedClip(str(file), functools.partial(Path.read_bytes, file), mono) for file in files]}
+        if not path.is_file() and not path.is_dir():
+            raise RunError(f"got input={path} for a run on recordings: give a file or a directory that exists")
+        mono = named.get("mono", "mean")
+        for number, file in enumerate([path] if path.is_file() else audio_files(path)):
+            name = file.name if file == path else str(file.relative_to(path))
+            clip = EncodedClip(str(file), functools.partial(Path.read_bytes, file), mono)
+            yield Unlabelled({"id": number, "file": name}, {"audio": clip})

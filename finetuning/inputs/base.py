@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -35,6 +35,13 @@ class Picked(NamedTuple):
     """Which rows a batch takes: all that a worker needs, since the encoded split itself collates."""
 
     rows: np.ndarray
+
+
+class Unlabelled(NamedTuple):
+    """An example that is only predicted: what tells which it is (its line, its file), and its columns."""
+
+    shown: dict[str, Any]
+    columns: dict[str, Any]
 
 
 @dataclass(eq=False)
@@ -111,8 +118,8 @@ class Inputs(ABC):
         return inputs
 
     @abstractmethod
-    def read(self, path: Path | None, named: Mapping[str, Any], preprocess: Any) -> dict[str, list]:
-        """Read the columns of unlabelled examples from a file, a directory, or stdin (None).
+    def read(self, path: Path, named: Mapping[str, Any], preprocess: Any) -> Iterator[Unlabelled]:
+        """Read unlabelled examples from a file or a directory, one by one.
 
         `named` are the run's data settings, which name the columns of its tables.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Features, Inputs
+from finetuning.data.tables import rows_of
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled
 from pretraining.backbones.base import Backbone
-from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import walk
+from pretraining.cli.configuration import as_run_errors, instantiate
+from pretraining.data.files import kind_of, say, walk
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.image.data.decode import Decoding, decode
@@ -73,11 +74,29 @@ class ImageInputs(Inputs):
         """Take the brightness of cells and their histograms of oriented gradients."""
         return Features("HOG", lambda examples: np.stack([hog(image) for image in examples.column("image")]))
 
-    def read(self, path: Path | None, named: Mapping[str, Any], preprocess: ImagePreprocess) -> dict[str, list]:
-        """Decode one image, or all images in a directory and those below it."""
-        if path is None:
-            raise RunError("got input=- for a run on images: give a file or a directory of images")
-        found = [path] if path.is_file() else [file for file in walk(path) if file.suffix.lower() in SUFFIXES]
-        decoding = Decoding(channels=preprocess.channels, size=preprocess.size)
+    def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
+        """Decode one image, all images in a directory and those below it, or those in tables, as the run's data are."""
+        if not path.is_file() and not path.is_dir():
+            raise RunError(f"got input={path} for a run on images: give a file or a directory that exists")
+        kept = named.get("decoding")
+        decoding = Decoding(channels=preprocess.channels, size=None) if kept is None else instantiate(kept)
         with as_run_errors():
-            return {"image": [decode(file.read_bytes(), str(file), decoding) for file in sorted(found)]}
+            for shown, name, content in _encoded(path, named.get("columns", {}).get("image", "image")):
+                yield Unlabelled(shown, {"image": decode(content, name, decoding)})
+
+
+def _encoded(path: Path, column: str) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Read images as bytes, each with what is shown of it and what errors call it."""
+    there = [path] if path.is_file() else walk(path)
+    tables = [file for file in there if kind_of(file) == ".parquet"]
+    files = tables or [file for file in there if file == path or file.suffix.lower() in SUFFIXES]
+    if len(files) < len(there):
+        say(f"input={path}: {len(there) - len(files)} other files left aside")
+    for number, file in enumerate(files):
+        name = file.name if file == path else str(file.relative_to(path))
+        if not tables:
+            yield {"id": number, "file": name}, str(file), file.read_bytes()
+            continue
+        source = {"file": name} if len(files) > 1 else {}
+        for row, (cell,) in rows_of(file, {"data.columns.image": column}):
+            yield {**source, "id": row}, f"{file}, row {row}", cell["bytes"] if isinstance(cell, dict) else cell

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,12 +19,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.data.tables import read_file
-from finetuning.inputs.base import EncodedSplit, Features, Inputs
+from finetuning.data.tables import is_text, refusal, rows_of
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import TABLES, kind_of, lines
-from pretraining.data.labels import present
+from pretraining.data.files import TABLES, find, kind_of, lines, places_of, say
+from pretraining.data.tables import word_of
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.text.collate import padded_width, padding_of, text_batch
@@ -60,6 +60,8 @@ class TextInputs(Inputs):
 
     modality = TEXT
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    accepts = staticmethod(is_text)  # as a value of them
+    needed: ClassVar[str] = ", but text is needed"
     max_tokens: int
 
     def encode(
@@ -95,26 +97,41 @@ class TextInputs(Inputs):
 
         return Features("TF-IDF", of)
 
-    def read(self, path: Path | None, named: Mapping[str, Any], preprocess: TextPreprocess) -> dict[str, list]:
-        """Read a table with the run's columns, or a text per line."""
+    def read(self, path: Path, named: Mapping[str, Any], preprocess: TextPreprocess) -> Iterator[Unlabelled]:
+        """Read tables with the run's columns, or a text per line, and number them by row or line."""
         names = {role: named[role] for role in self.columns if named.get(role)} or {self.columns[0]: self.columns[0]}
-        if path is not None and kind_of(path) in TABLES:
-            columns = {f"data.{role}": name for role, name in names.items()}
-            with as_run_errors():
-                table = present({"input": read_file(path, columns)}, columns, label=None)["input"]
-            return {role: table.columns[name] for role, name in names.items()}
         with as_run_errors():
-            text = sys.stdin.read() if path is None else "".join(lines(path))
-        return self.from_lines(text.splitlines(), list(names))
+            found = [path] if path.exists() and not path.is_dir() else find(str(path), key="input")
+            for place, file in places_of(found).items():
+                source = {"file": place} if len(found) > 1 else {}
+                rows = self._of_table(file, names) if kind_of(file) in TABLES else self._of_lines(file, list(names))
+                for number, columns in rows:
+                    yield Unlabelled({**source, "id": number, **columns}, columns)
 
-    def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:
-        """Take a text per line, or two with a tab between them where the run judges pairs."""
-        if "text_pair" not in roles:
-            return {roles[0]: lines}
-        pairs = [line.split("\t") for line in lines]
-        if any(len(pair) != 2 for pair in pairs):
-            raise RunError("got a line without exactly one tab: this run judges pairs of texts, give text<tab>text")
-        return {"text": [first for first, _ in pairs], "text_pair": [second for _, second in pairs]}
+    def _of_table(self, file: Path, names: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, values in rows_of(file, {f"data.{role}": name for role, name in names.items()}):
+            for (role, name), value in zip(names.items(), values, strict=True):
+                if not self.accepts(value):
+                    place = f"{file}, {word_of(file)} {number}"
+                    raise RunError(refusal(role, name, value, type(value).__name__, self.needed, place))
+            yield number, dict(zip(names, values, strict=True))
+
+    def _of_lines(self, file: Path, roles: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        blank = 0
+        for number, line in enumerate(lines(file), start=1):
+            blank += line.isspace()
+            if not line.isspace():
+                yield number, self.from_line(line.rstrip("\r\n"), roles, f"{file}, line {number}")
+        if blank:
+            say(f"input={file}: {blank} blank lines left out")
+
+    def from_line(self, line: str, roles: list[str], place: str) -> dict[str, Any]:
+        """Take a text, or two with a tab between them where the run judges pairs."""
+        parts = line.split("\t") if "text_pair" in roles else [line]
+        if len(parts) != len(roles):
+            what = f"got {place} without exactly one tab"
+            raise RunError(f"{what}: this run judges pairs of texts, give text<tab>text")
+        return dict(zip(roles, parts, strict=True))
 
     def made_up_rows(self, preprocess: TextPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw two rows of ordinary tokens, the second one padded."""
@@ -130,6 +147,7 @@ class TextInputs(Inputs):
         tokenizer = copy.deepcopy(preprocess.tokenizer)
         names = ["input_ids", *(["token_type_ids"] if has_segments(backbone) else []), "attention_mask"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+        tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
         tokenizer.save_pretrained(directory)
 
 
@@ -147,10 +165,10 @@ def tokenized(
     if max_tokens <= specials:
         what = f"got task.inputs.{key}={max_tokens}, which leaves no room for text beside {specials} special tokens"
         raise RunError(f"{what}: raise it")
-    whole = preprocess.tokenizer(*columns, verbose=False, **options)
+    whole = preprocess.tokenize(*columns, verbose=False, **options)
     if not report_cut(whole["input_ids"], max_tokens, key, max_tokens):
         return whole
-    return preprocess.tokenizer(*columns, truncation=True, max_length=max_tokens, **options)
+    return preprocess.tokenize(*columns, truncation=True, max_length=max_tokens, **options)
 
 
 def report_cut(rows: list[list[int]], room: int, key: str, limit: int) -> bool:

@@ -47,7 +47,7 @@ class TranslatedPairs(Pairs):
         batch["decoder_input_ids"] = torch.from_numpy(padded(written, width, self.pad_id))
         batch["target_positions"] = flat_positions([np.arange(len(row)) for row in targets], width)
         batch["units"] += sum(map(len, targets))
-        return batch | {"rows": torch.from_numpy(rows)}
+        return batch | {"rows": torch.from_numpy(rows + self.examples.first)}
 
 
 class ContinuedPairs(Pairs):
@@ -62,7 +62,7 @@ class ContinuedPairs(Pairs):
         places = [len(source) - 1 + np.arange(len(target)) for source, target in pairs]
         batch["target_positions"] = flat_positions(places, width)
         batch["prompt_tokens"] = torch.tensor(list(map(len, sources)))
-        return batch | {"rows": torch.from_numpy(rows)}
+        return batch | {"rows": torch.from_numpy(rows + self.examples.first)}
 
 
 @dataclass(kw_only=True)
@@ -94,6 +94,11 @@ class TextPairInputs(TextInputs):
         self, examples: Examples, targets: list[str], preprocess: TextPreprocess, backbone: TransformersBackbone
     ) -> Pairs:
         """Tokenise sources and targets; too long ones are cut at their end, and counted."""
+        for name, text in (("prefix", self.prefix), ("separator", self.separator)):
+            special = next((token for token in preprocess.tokenizer.all_special_tokens if token in text), None)
+            if special is not None:
+                what = f"got task.inputs.{name}={text} with the special token {special}, which is text in a text"
+                raise RunError(f"{what}: leave it out")
         sources = [self.prefix + text for text in examples.column("source")]
         if backbone.architecture == "causal":
             return self._continued(examples, sources, targets, preprocess)
@@ -110,7 +115,7 @@ class TextPairInputs(TextInputs):
         if preprocess.eos_id is None:
             raise RunError("got a tokenizer without an end token, so that no text would end: take another handoff=")
         first = [] if preprocess.bos_id is None else [preprocess.bos_id]
-        separator = preprocess.tokenizer(self.separator, add_special_tokens=False)["input_ids"]
+        separator = preprocess.tokenize(self.separator, add_special_tokens=False)["input_ids"]
         texts = [text + self.separator for text in sources]
         read = _framed(preprocess, texts, (first, separator), self.max_tokens, "max_tokens")
         if not all(map(len, read)):
@@ -140,7 +145,7 @@ def _framed(
     preprocess: TextPreprocess, texts: list[str], frame: tuple[list[int], list[int]], limit: int, key: str
 ) -> list[np.ndarray]:
     """Tokenise; `frame` is what opens each row, and what ends each text already and is put back where a text is cut."""
-    ids = preprocess.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = preprocess.tokenize(texts, add_special_tokens=False, verbose=False)["input_ids"]
     (first, last), room = frame, limit - len(frame[0])
     if room <= len(last):
         around = len(first) + len(last)

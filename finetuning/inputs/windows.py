@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class WindowInputs(TextInputs):
         self.check_length(backbone)
         questions = [text.strip() for text in examples.column("question")]
         self._check_questions(questions, preprocess)
-        found = preprocess.tokenizer(
+        found = preprocess.tokenize(
             questions,
             examples.column("context"),
             truncation="only_second",
@@ -65,12 +66,12 @@ class WindowInputs(TextInputs):
         return Windows(examples, spans, ids=ids, pad_id=pad_id, types=types, question=owners, offsets=offsets)
 
     def _check_questions(self, questions: list[str], preprocess: TextPreprocess) -> None:
-        longest = max(map(len, preprocess.tokenizer(questions, add_special_tokens=False)["input_ids"]))
+        longest = max(map(len, preprocess.tokenize(questions, add_special_tokens=False)["input_ids"]))
         if longest + self.overlap + 4 > self.max_tokens:
             where = f"task.inputs.max_tokens={self.max_tokens}, of which task.inputs.overlap={self.overlap} are shared"
             raise RunError(f"got a question of {longest} tokens, too many for windows of {where}: raise the former")
 
-    def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:
+    def from_line(self, line: str, roles: list[str], place: str) -> dict[str, Any]:
         """Refuse lines, which hold no contexts."""
         raise RunError("got lines of text for question answering: give a table with questions and contexts")
 

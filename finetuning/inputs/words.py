@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from finetuning.data.splits import Examples
+from finetuning.data.tables import are_texts
 from finetuning.inputs.text import TextInputs, Tokens, arrays, tokenized
 from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
@@ -27,6 +28,8 @@ class WordInputs(TextInputs):
     """Sentences as lists of words (`tokens`); the head reads each word's first token (`align=first`) or all."""
 
     columns = ("tokens",)
+    accepts = staticmethod(are_texts)
+    needed: ClassVar[str] = ", but lists of words are needed"
     align: Literal["first", "all"]
 
     def __post_init__(self) -> None:
@@ -50,6 +53,6 @@ class WordInputs(TextInputs):
         ids, pad_id = arrays(found["input_ids"]), padding_of(preprocess)
         return TaggedTokens(examples, read, ids=ids, pad_id=pad_id, positions=positions, words=words)
 
-    def from_lines(self, lines: list[str], roles: list[str]) -> dict[str, list]:
-        """Take a sentence per line, its words between spaces."""
-        return {"tokens": [line.split() for line in lines if line.split()]}
+    def from_line(self, line: str, roles: list[str], place: str) -> dict[str, Any]:
+        """Take a sentence, its words between spaces."""
+        return {"tokens": line.split()}

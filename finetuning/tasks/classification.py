@@ -103,6 +103,10 @@ class Classification(Task):
         names, (labels, guesses, scores) = np.array(self.classes.names), predictions
         return {"label": names[labels], "prediction": names[guesses], "scores": list(scores)}
 
+    def unlabelled_table(self, predictions: Predictions) -> dict[str, Any]:
+        """Give each class's score by its name."""
+        return super().unlabelled_table(predictions) | {"scores": self.classes.by_name(predictions.scores)}
+
 
 def linear_head(width: int, outputs: int, dropout: float, bias: float = 0.0) -> nn.Sequential:
     """Make a linear layer after dropout, with small weights and constant biases, as is usual on pretrained encoders."""

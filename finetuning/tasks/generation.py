@@ -115,3 +115,7 @@ class Generation(Task):
         labels, texts, sources = predictions
         quality = overlap.sentence_chrf(labels, texts)
         return {"source": sources, "label": labels, "prediction": texts, "scores": quality}
+
+    def unlabelled_table(self, predictions: Predictions) -> dict[str, Any]:
+        """Give what was written: how well, nobody knows."""
+        return {"prediction": predictions.predictions}

@@ -83,6 +83,10 @@ class MultiLabel(Task):
         labels, guesses = ([names[row == 1].tolist() for row in rows] for rows in predictions[:2])
         return {"label": labels, "prediction": guesses, "scores": list(predictions.scores)}
 
+    def unlabelled_table(self, predictions: Predictions) -> dict[str, Any]:
+        """Give each class's score by its name."""
+        return super().unlabelled_table(predictions) | {"scores": self.classes.by_name(predictions.scores)}
+
 
 def _refuse_indicators(examples: Examples, classes: int) -> None:
     """Refuse vectors of zeros and ones, which are no lists of classes."""

@@ -150,8 +150,9 @@ class OnlineProbe(StepCallback):
         if self.classes is not None:
             values["probe/majority"] = float(torch.bincount(self.latest[1]).max()) / len(whole)
         values["probe/effective_rank"] = probes.effective_rank(whole)
-        values["probe/uniformity"] = probes.uniformity(whole)
-        values["probe/feature_spread"] = probes.feature_spread(whole)
+        if len(whole) > 1:  # one vector is spread over nothing
+            values["probe/uniformity"] = probes.uniformity(whole)
+            values["probe/feature_spread"] = probes.feature_spread(whole)
         if len(views) > 1:
             apart = torch.tensor([probes.alignment(views[0], views[1])], device=views.device)
             values["probe/alignment"] = float(all_reduce_sum(apart)) / world_size()

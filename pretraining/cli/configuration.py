@@ -25,6 +25,7 @@ from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Pr
 from pretraining.runs import snapshot
 from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.provenance import columns, environment
+from pretraining.runs.provenance import tags as tags_of
 from pretraining.runs.renamed import current, current_overrides
 from pretraining.runs.wandb_logger import Tracked, WandbHistory
 
@@ -144,7 +145,7 @@ def make_loggers(
         plain: Any = OmegaConf.to_container(config, resolve=True)
         plain |= {"pretrain": columns(origin), "environment": environment()}
         named = {"project": settings.project, "name": config.name, "group": config.group, "job_type": job_type}
-        tracked = Tracked(**named, tags=[*settings.tags, *tags], config=plain)
+        tracked = Tracked(**named, tags=tags_of(*settings.tags, *tags), config=plain)
         options = {"mode": settings.mode, "patience": settings.patience, "upload_bytes": settings.upload_bytes}
         with as_run_errors():
             loggers.append(WandbHistory(directory, tracked=tracked, **options))

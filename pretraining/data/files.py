@@ -6,6 +6,7 @@ import glob
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -120,17 +121,21 @@ def lines(path: Path) -> Iterator[str]:
     try:
         with _opened(path) as file:
             for line in file:
-                yield line.decode("utf-8-sig" if position == 0 else "utf-8")
+                text = line.decode("utf-8-sig" if position == 0 else "utf-8")
+                if position == 0 and "\r" in text and not text.endswith("\n"):  # no other line end in all of the file
+                    yield from re.split(r"(?<=\r)(?!$)", text)
+                else:
+                    yield text
                 position += len(line)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {position + error.start} "
-            f"({error.reason}): convert the file (iconv -t utf-8), or leave it out of data.path"
+            f"({error.reason}): convert the file (iconv -t utf-8), or leave it out"
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
             f"{path} cannot be decompressed after {position} bytes of text ({error}): it is damaged or cut short; "
-            "fetch it again, or leave it out of data.path"
+            "fetch it again, or leave it out"
         ) from error
 
 

@@ -212,5 +212,5 @@ def _parquet_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list]
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as parquet ({str(error).splitlines()[0]}): it is damaged or cut short; "
-            "write it again, or leave it out of data.path"
+            "write it again, or leave it out"
         ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,9 @@ class WandbHistory(Logger):
         about = {name: value for name, value in vars(self.tracked).items() if value is not None}
         try:
             run = wandb.init(id=self.version, resume="allow", dir=self.directory, mode=mode, settings=settings, **about)  # type: ignore[arg-type]
-        except (wandb.Error, OSError) as error:
+        except Exception as error:
             kept = "kept offline" if mode == "online" else "left out"
-            _say_once(f"W&B: this run is {kept}: {str(error).splitlines()[0]}", about=kept)
+            _say_once(f"W&B: this run is {kept}: {_first_line(error)}", about=kept)
             wandb.teardown()  # the client still holds the id of what it could not start
             return None
         if mode == "offline":
@@ -106,6 +108,15 @@ class WandbHistory(Logger):
         for pattern in ("validation/*", "probe/*"):
             run.define_metric(pattern, step_metric="step", summary="last,min,max")
         return run
+
+    @contextlib.contextmanager
+    def _spared(self) -> Iterator[None]:
+        """Keep from the run whatever the client raises: it is said once, and the client is not called again."""
+        try:
+            yield
+        except Exception as error:
+            print(f"W&B: the rest of this run is left out: {_first_line(error)}", file=sys.stderr)
+            self._run, self._tried = None, True
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the config went along at the start."""
@@ -121,31 +132,35 @@ class WandbHistory(Logger):
     def save(self) -> None:
         """Send the open row."""
         row, self._row = self._row, {}
-        if not row or self.experiment is None:
-            return
-        # Totals (examples, tokens, time) are axes that metrics are plotted over, and no charts of their own.
-        for axis in {name for name in row if "/" not in name} - self._axes - {"step", "learning_rate"}:
-            self.experiment.define_metric(axis, hidden=True)
-            self._axes.add(axis)
-        self.experiment.log(row)
+        with self._spared():
+            if not row or self.experiment is None:
+                return
+            # Totals (examples, tokens, time) are axes that metrics are plotted over, and no charts of their own.
+            for axis in {name for name in row if "/" not in name} - self._axes - {"step", "learning_rate"}:
+                self.experiment.define_metric(axis, hidden=True)
+                self._axes.add(axis)
+            self.experiment.log(row)
 
     @rank_zero_only
     def log_pictures(self, paths: dict[str, Path], step: int) -> None:
         """Add pictures to the row of `step`."""
-        if self.experiment is not None:
-            import wandb
+        with self._spared():
+            if self.experiment is not None:
+                import wandb
 
-            self.log_metrics({name: wandb.Image(str(path)) for name, path in paths.items()}, step)
+                self.log_metrics({name: wandb.Image(str(path)) for name, path in paths.items()}, step)
 
     @rank_zero_only
     def log_handoff(self, directory: Path) -> None:
         """Log a hand-off as the model artifact that this run made."""
         self.save()
-        if self.experiment is None:
-            return
+        with self._spared():
+            if self.experiment is not None:
+                self._log_artifact(directory.resolve())
+
+    def _log_artifact(self, directory: Path) -> None:
         import wandb
 
-        directory = directory.resolve()
         origin = json.loads((directory / "handoff.json").read_text("utf-8"))["origin"]
         artifact = wandb.Artifact(artifact_name(self.version), type="model", metadata=origin)
         if sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) > self.upload_bytes:
@@ -164,10 +179,15 @@ class WandbHistory(Logger):
         if self._run is None:
             return
         failed = sys.exc_info()[1]
-        if isinstance(failed, SystemExit):
-            self._run.mark_preempting()
-        self._run.finish(exit_code=0 if status == "success" else 1)
-        self._run, self._tried = None, False
+        with self._spared():
+            if isinstance(failed, SystemExit):
+                self._run.mark_preempting()
+            self._run.finish(exit_code=0 if status == "success" else 1)
+            self._run, self._tried = None, False
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 _told: set[str] = set()  # by this process, whose runs (of a sweep, of a study) fare alike

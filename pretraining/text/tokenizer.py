@@ -94,6 +94,10 @@ class TextPreprocess(Preprocess):
         """Encode texts without special tokens: "[MASK]" in a text is six characters of it."""
         return [np.array(ids, dtype=np.int64) for ids in encode_plain(self.tokenizer.backend_tokenizer, texts)]
 
+    def tokenize(self, *texts: Any, **options: Any) -> Any:
+        """Call the tokenizer, which frames texts with special tokens; the name of one in a text is text, here too."""
+        return self.tokenizer(*texts, split_special_tokens=True, **options)
+
     def save(self, directory: Path) -> None:
         """Write the files that `transformers.AutoTokenizer.from_pretrained(directory)` reads."""
         self.tokenizer.save_pretrained(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -144,7 +145,10 @@ class Unigram(TrainedRecipe):
         names, tokenizer = FRAMED, Tokenizer(models.Unigram())
         steps = [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
         tokenizer.normalizer = normalizers.Sequence(steps if self.lowercase else steps[:-1])
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        # The names of special tokens are pieces; cut behind its "<", no text has one whole.
+        opening = Regex("<(?=" + "|".join(re.escape(name[1:]) for name in names.values()) + ")")
+        cut = pre_tokenizers.Split(opening, "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), cut])
         tokenizer.decoder = decoders.Metaspace()
         kept: dict[str, Any] = {"special_tokens": list(names.values()), "unk_token": names["unk"]}
         trainer = trainers.UnigramTrainer(vocab_size=self.vocab_size, **kept, show_progress=False)

@@ -206,3 +206,14 @@ def test_it_is_refused_for_text_and_with_numbers_that_mean_nothing(tmp_path):
 def test_the_yaml_s_values_are_the_defaults():
     config = compose(["objective=simclr"]).probe
     assert {name: value for name, value in config.items() if name != "_target_"} == vars(SETTINGS)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_image_s_vector_is_spread_over_nothing(count, monkeypatch):
+    options = {"validation": None, "every": 1, "preprocess": None, "classes": None, "batch_size": 4}
+    probe = OnlineProbe(SETTINGS, **options)
+    monkeypatch.setattr(probe, "_clean_features", lambda objective: (torch.randn(count, 4), torch.zeros(count)))
+    values = probe._measure(None, torch.randn(2, 3, 4))
+    expected = {"probe/effective_rank", "probe/alignment"}
+    expected |= {"probe/uniformity", "probe/feature_spread"} if count > 1 else set()
+    assert set(values) == expected and all(map(math.isfinite, values.values()))

@@ -25,7 +25,7 @@ def documents(path):
 
 
 def predicted(path):
-    return TextInputs(max_tokens=8).read(path, {"text": "text"}, None)["text"]
+    return [one.columns["text"] for one in TextInputs(max_tokens=8).read(path, {"text": "text"}, None)]
 
 
 READERS = {

@@ -276,3 +276,49 @@ def test_the_stand_in_lists_what_it_does_not_know():
     stub.answer("SomethingNew", {"a": 1})
     stub.close()
     assert stub.unknown == [("SomethingNew", {"a": 1})]
+
+
+class Failing:
+    """A W&B run of which every call fails."""
+
+    def __getattr__(self, name):
+        def fail(*args, **kwargs):
+            raise ValueError(f"{name} failed")
+
+        return fail
+
+
+@pytest.mark.parametrize("call", ["log_metrics", "log_handoff", "log_pictures", "finalize"])
+def test_whatever_fails_is_said_once_and_the_run_goes_on(quiet, tmp_path, capsys, call):
+    logger = history(tmp_path / "run")
+    logger._run, logger._tried = Failing(), True
+    given = {"log_handoff": lambda: [handoff(tmp_path)], "finalize": lambda: ["success"]}
+    given |= {"log_metrics": lambda: [{"loss": 1.0}, 1], "log_pictures": lambda: [{"views": tmp_path / "none.png"}, 1]}
+    getattr(logger, call)(*given[call]())
+    for step in (1, 2, 3):
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.log_handoff(handoff(tmp_path))
+    logger.finalize("success")
+    said = capsys.readouterr().err
+    assert said.count("W&B:") == 1 and "left out" in said
+
+
+def test_a_client_that_cannot_start_is_said_once(quiet, tmp_path, capsys):
+    def fail(**given):
+        raise RuntimeError
+
+    quiet.setattr(wandb, "init", fail)
+    pretrain(tmp_path / "run")
+    assert capsys.readouterr().err == "W&B: this run is left out: RuntimeError\n"
+
+
+def test_tags_of_one_s_own_are_as_long_as_w_b_takes(quiet, tmp_path):
+    from omegaconf import OmegaConf
+
+    from pretraining.cli.configuration import make_loggers
+
+    wandb_settings = {"mode": "offline", "project": "ssl", "patience": 1.0, "upload_bytes": 1.0}
+    wandb_settings["tags"] = ["x" * 100, "mine", "SimCLR"]
+    config = OmegaConf.create({"name": "n", "group": None, "logger": {"csv": False, "wandb": wandb_settings}})
+    (logger,) = make_loggers(config, tmp_path, job_type="pretrain", tags=["SimCLR", "mine"], origin=ORIGIN)
+    assert logger.tracked.tags == ["x" * 64, "mine", "SimCLR"]

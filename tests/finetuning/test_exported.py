@@ -216,6 +216,6 @@ def test_a_lone_last_example_is_predicted_like_the_others(finetune: Finetune, te
         "data.eval_batch_size=59",
     )
     config, task = load_run(run)
-    inputs = read_inputs(task, config.data, str(topics / "test.parquet"))
+    inputs = list(read_inputs(task, config.data, str(topics / "test.parquet")))
     found = [[record["prediction"] for record in predict(task, inputs, size)] for size in (1, 59, 60)]
     assert found[0] == found[1] == found[2] == pq.read_table(run / "predictions.parquet")["prediction"].to_pylist()

@@ -1,6 +1,5 @@
 """What can be done with a finished run: predict, evaluate, export, finetune further."""
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -63,14 +62,15 @@ def test_labels_that_the_run_did_not_have_are_an_error(
 
 
 def test_the_commands_print_json_or_one_error(
-    finetune: Finetune, text_handoff: Path, topics: Path, monkeypatch, capsys
+    finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     run = finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=knn")
-    monkeypatch.setattr(sys, "argv", ["predict", f"run_dir={run}", "input=-"])
-    monkeypatch.setattr(sys, "stdin", io.StringIO("bada befe\nkeka\n"))
+    lines = write_lines(tmp_path / "lines.txt", ["bada befe", "keka"])
+    monkeypatch.setattr(sys, "argv", ["predict", f"run_dir={run}", f"input={lines}"])
     capsys.readouterr()
     predict_command()
-    assert [set(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [{"prediction", "scores"}] * 2
+    said = [set(json.loads(line)) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"id", "text", "prediction", "scores"}] * 2
     monkeypatch.setattr(sys, "argv", ["evaluate", f"run_dir={run}", f"data.path={topics}"])
     evaluate_command()
     assert json.loads(capsys.readouterr().out)["test_examples"] == 60

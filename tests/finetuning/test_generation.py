@@ -197,7 +197,7 @@ def test_sixteen_pairs_are_learnt_by_heart_and_transformers_writes_the_same(
     assert numbers(run)["test/exact_match"] >= 15 / 16
     table = pq.read_table(run / "predictions.parquet").to_pydict()
     config, task = load_run(run)
-    inputs = read_inputs(task, config.data, str(tmp_path / "few" / "test.parquet"))
+    inputs = list(read_inputs(task, config.data, str(tmp_path / "few" / "test.parquet")))
     assert [record["prediction"] for record in predict(task, inputs, 3)] == table["prediction"]
     assert (
         evaluate(task, instantiate(with_data(config, {}).data))["test/exact_match"] == numbers(run)["test/exact_match"]
@@ -395,7 +395,7 @@ def test_a_sample_depends_on_its_own_source_and_not_on_its_batch(
     run = finetune(*SHORT, *options, f"handoff={writers['bart']}", f"data.path={pairs}", "trainer.max_steps=5")
     saved = pq.read_table(run / "predictions.parquet")["prediction"].to_pylist()
     config, task = load_run(run)
-    inputs = read_inputs(task, config.data, str(pairs / "test.parquet"))
+    inputs = list(read_inputs(task, config.data, str(pairs / "test.parquet")))
     assert [record["prediction"] for record in predict(task, inputs, 7)] == saved and len(set(saved)) > 50
     task.decoding.seed = 1
     assert [record["prediction"] for record in predict(task, inputs, 7)] != saved

@@ -12,7 +12,7 @@ from torch import nn
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples as Labelled
-from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled
 from finetuning.inputs.base import Features as Classical
 from pretraining.backbones.base import Backbone, Features
 from pretraining.engine.batch import Term
@@ -207,4 +207,5 @@ class SignalInputs(Inputs):
         return Classical("spectrum", lambda examples: np.abs(np.fft.rfft(np.stack(examples.column("signal")))))
 
     def read(self, path, named, preprocess):
-        return {"signal": list(np.load(path))}
+        for number, signal in enumerate(np.load(path)):
+            yield Unlabelled({"id": number}, {"signal": signal})

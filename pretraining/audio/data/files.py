@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 
 from pretraining.audio.data.base import AudioData
 from pretraining.audio.data.clips import SUFFIXES, EncodedClip, Mono
-from pretraining.data.splits import SPLITS, missing_shares, names_of_splits, stratified
+from pretraining.data.files import places_of, say, walk
+from pretraining.data.folders import REMEDY, split_folders
+from pretraining.data.splits import SPLITS, by_split, described, missing_shares, stratified
 
 SHARE = 0.1  # of the training recordings for a split that the data does not have
 
@@ -25,7 +27,7 @@ class AudioFolder(AudioData):
     channels: their mean, the first of them, or an error. `column` names the recordings in tables.
     """
 
-    path: str
+    path: str | Mapping[str, str]
     mono: Mono
     column: str
 
@@ -62,22 +64,16 @@ class AudioFolder(AudioData):
         return clips
 
 
-def found_files(path: str) -> dict[str, list[Path]]:
-    """Find the audio files and tables of each split; all are "train" where no folder or table is named after one."""
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        what = f"data.path={path} {'is not a directory' if root.exists() else 'does not exist'}"
-        raise FileNotFoundError(f"{what} (seen from {Path.cwd()}): set data.path to a folder of recordings")
-    tables = {table.stem.partition("-")[0]: table for table in sorted(root.glob("*.parquet"))}
-    named = names_of_splits(tables)
-    if "train" in named:
-        sets = {split: sorted(root.glob(f"{name}*.parquet")) for split, name in named.items()}
-    elif tables:
-        sets = {"train": sorted(root.glob("*.parquet"))}
-    else:
-        named = names_of_splits([part.name for part in root.iterdir() if part.is_dir()])
-        folders = {split: root / name for split, name in named.items()} if "train" in named else {"train": root}
-        sets = {split: audio_files(folder) for split, folder in folders.items()}
+def found_files(path: str | Mapping[str, str]) -> dict[str, list[Path]]:
+    """Find the recordings of each split, or the parquet tables that hold them, by the names of folders or tables."""
+    tables = _tables(path) if isinstance(path, str) and Path(path).expanduser().exists() else []
+    if tables:
+        places, where = places_of(tables), f"data.path={path}"
+        found = by_split(list(places), where=where, remedy=REMEDY)
+        used = [place for parts in found.values() for place in parts]
+        say(described(where, found, [place for place in places if place not in used]))
+        return {split: [places[place] for place in parts] for split, parts in found.items()}
+    sets = {split: audio_files(folder) for split, folder in split_folders(path, of="recordings").items()}
     for split, files in sets.items():
         if not files:
             what = f"data.path={path} holds no recording in its {split} split (we take {', '.join(SUFFIXES)})"
@@ -85,9 +81,14 @@ def found_files(path: str) -> dict[str, list[Path]]:
     return sets
 
 
+def _tables(path: str) -> list[Path]:
+    root = Path(path).expanduser()
+    return [file for file in (walk(root) if root.is_dir() else [root]) if file.suffix == ".parquet"]
+
+
 def audio_files(folder: Path) -> list[Path]:
     """List the audio files below a folder in the order of their names."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return [file for file in walk(folder) if file.suffix.lower() in SUFFIXES]
 
 
 def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pretraining.data.files import is_hidden, say, walk
+from pretraining.data.folders import split_folders
 from pretraining.data.hub import load
-from pretraining.data.splits import SPLITS, by_split, described, names_of_splits, refuse_lone_train
+from pretraining.data.splits import described, names_of_splits
 from pretraining.image.data.decode import Encoded
 from pretraining.image.data.encoded import EncodedImages, Table
 from pretraining.image.data.tables import hub_tables
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HASHED_WHOLE = 256 * 2**20  # bytes: images up to this size are known by content, larger ones by files' sizes and times
-REMEDY = "say which is which with data.path={train: …, validation: …, test: …}, or take all with data.path={train: …}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,43 +29,9 @@ class ImageFolder(EncodedImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        folders = split_folders(self.path)
+        folders = split_folders(self.path, of="images")
         class_names = _classes(folders["train"])
         self.tables = {split: _listed(folder, class_names, self.path) for split, folder in folders.items()}
-
-
-def split_folders(path: str | Mapping[str, str], known: Collection[str] = ()) -> dict[str, Path]:
-    """Find the folder of each split, by its name where `path` does not give it; and say which serves which.
-
-    `known`: splits whose folders are chosen already.
-    """
-    if isinstance(path, Mapping):
-        if "train" not in path or not set(path) <= set(SPLITS):
-            raise ValueError(f"data.path has the splits {sorted(path)}: give train, and validation and test if any")
-        return {split: _folder(part, f"data.path.{split}") for split, part in path.items()}
-    if not isinstance(path, str):
-        raise ValueError(f"data.path={path}: give one folder, or one for each of train, validation and test")
-    root, where = _folder(path, "data.path"), f"data.path={path}"
-    names = sorted(part.name for part in root.iterdir() if part.is_dir() and not is_hidden(part.name))
-    found = by_split(names, where=where, remedy=REMEDY, known=known) if names else {"train": []}
-    if found.get("train") == names:
-        return {"train": root}
-    if not known:
-        refuse_lone_train(found, names, where=where, remedy=REMEDY)
-    double = next((split for split, parts in found.items() if len(parts) > 1), None)
-    if double is not None:
-        raise ValueError(f"{where} holds several folders for {double}, {', '.join(found[double])}: {REMEDY}")
-    used = [part for parts in found.values() for part in parts]
-    say(described(where, found, [name for name in names if name not in used]))
-    return {split: root / parts[0] for split, parts in found.items()}
-
-
-def _folder(path: str, key: str) -> Path:
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        what = "is not a directory" if root.exists() else "does not exist"
-        raise FileNotFoundError(f"{key}={path} {what} (seen from {Path.cwd()}): set {key} to a folder of images")
-    return root
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

@@ -151,6 +151,15 @@ GRID = {"a": {"overrides": [], "grid": {"x.rate": [0.1, 0.2]}}}
         ),
         ({"references": ["magic"]}, "choose never_pretrained, classical or supervised|never_pretrained, classical or"),
         ({"never_pretrained": "no"}, "study.never_pretrained=no: give true or false"),
+        ({"finetune": {"t": {"overrides": [], "modes": "full"}}}, r"modes=full: give a list .* such as .*=\[full\]"),
+        ({"finetune": {"t": {"overrides": [], "modes": ["full"], "arms": "simclr"}}}, r"arms=simclr: give a list"),
+        ({"finetune": {"t": {"overrides": "a=1", "modes": ["full"]}}}, r"overrides=a=1: give a list"),
+        ({"pretrain": {"simclr": {"overrides": "a=1"}}}, r"overrides=a=1: give a list"),
+        ({"pretrain": "simclr"}, "study.pretrain=simclr: give its settings by their names"),
+        ({"finetune": ["digits"]}, r"study.finetune=\[digits\]: give its settings by their names"),
+        ({"handoffs": "torchvision:resnet18"}, "study.handoffs=torchvision:resnet18: give its settings"),
+        ({"handoffs": {"imagenet": ["torchvision:resnet18"]}}, r"study.handoffs.imagenet=.*: give a text"),
+        ({"budget": "flops"}, "study.budget=flops: give its settings"),
     ],
 )
 def test_a_misspelt_study_is_refused_with_the_key_and_the_choices(changes, words):
