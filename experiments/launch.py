@@ -39,7 +39,6 @@ from experiments.study.runner import (
 )
 from experiments.study.spec import CLASSICAL, StudyError, completed, exit_code
 from pretraining.cli.compose import CONF, compose
-from pretraining.data.splits import SPLITS
 from pretraining.distributed.environment import SHARED_PRECISION
 from pretraining.errors import RunError
 
@@ -177,7 +176,9 @@ def refuse_unmeasured(study: Study, commands: Commands) -> None:
         if node.cell.task not in known:
             known[node.cell.task] = commands.measured(commands.resolve(FINETUNING, node.overrides)["task"])
         names, (split, _, metric) = known[node.cell.task], node.cell.column.partition("/")
-        if names is not None and (split not in SPLITS or not {metric, metric.rstrip("0123456789")} & {*names}):
+        if names is not None and (
+            split not in ("validation", "test") or not {metric, metric.rstrip("0123456789")} & {*names}
+        ):
             what = f"study.finetune.{node.cell.task}.metric={node.cell.metric} is not among what its task measures"
             raise StudyError(f"{what}: choose one of {', '.join(f'test/{name}' for name in names)}")
 
