@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
+from pretraining.image.augment.views import require_views
 from pretraining.image.modality import IMAGE
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.coupled import CoupledObjective
@@ -44,9 +45,7 @@ class SimCLR(CoupledObjective):
         weight: float = 1.0,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
-        if views is None:
-            raise ValueError("SimCLR contrasts views of images, but there are none: choose some with augment=")
-        if views.count < 2 or not temperature > 0:
+        if require_views(views).count < 2 or not temperature > 0:
             got = f"got {views.count} and {temperature}"
             raise ValueError(f"SimCLR contrasts at least 2 views at a temperature above 0, {got}")
         self.views, self.temperature, self.decoupled, self.supervised = views, temperature, decoupled, supervised
