@@ -75,7 +75,7 @@ class LabelledAudio(LabelledData):
         root = Path(self.path).expanduser()
         with as_run_errors():
             if root.is_dir() and not any(kind_of(file) in TABLES for file in walk(root)):
-                folders = find_folders(self.path, self.split.named, of="recordings")
+                folders = find_folders(self.path, self.split.named, of="recording")
                 return {split: self._of_folder(Path(folder)) for split, folder in folders.items()}, None
             columns = {"data.audio": self.audio, "data.label": self.label}
             tables = read_splits(self.path, self.split.named, columns)

@@ -76,7 +76,7 @@ class LabelledImageFiles(LabelledData):
                 names = names or list(tables["train"].class_names) or None
             else:
                 shared = {"decoding": self.decoding, "cache_dir": self.cache_dir, **UNUSED}
-                tables = ImageFolder(path=find_folders(str(folder), self.split.named, of="images"), **shared).tables  # type: ignore[arg-type]
+                tables = ImageFolder(path=find_folders(str(folder), self.split.named, of="image"), **shared).tables  # type: ignore[arg-type]
                 names = list(tables["train"].class_names)
             return {name: self._examples(table, name) for name, table in tables.items()}, names
 

@@ -14,7 +14,7 @@ REMEDY = "say which is which with data.path={train: …, validation: …, test: 
 def split_folders(path: str | Mapping[str, str], *, of: str, known: Collection[str] = ()) -> dict[str, Path]:
     """Find the folder of each split, by its name where `path` does not give it; and say which serves which.
 
-    `of` is what they hold; `known`: splits whose folders are chosen already.
+    `of` names one of what they hold; `known`: splits whose folders are chosen already.
     """
     if isinstance(path, Mapping):
         if "train" not in path or not set(path) <= set(SPLITS):
@@ -41,5 +41,5 @@ def _folder(path: str, key: str, of: str) -> Path:
     root = Path(path).expanduser()
     if not root.is_dir():
         what = "is not a directory" if root.exists() else "does not exist"
-        raise FileNotFoundError(f"{key}={path} {what} (seen from {Path.cwd()}): set {key} to a folder of {of}")
+        raise FileNotFoundError(f"{key}={path} {what} (seen from {Path.cwd()}): set {key} to a folder of {of}s")
     return root

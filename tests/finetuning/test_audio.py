@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -276,7 +277,7 @@ def test_tables_name_files_or_hold_recordings(finetune: Finetune, audio_handoff:
     for number, clip in enumerate(rows):
         soundfile.write(place / f"{number}.wav", clip.samples(16000), 16000)
     table = pa.table({"file": [f"{n}.wav" for n in range(60)], "word": [clip.text for clip in rows]})
-    pyarrow.csv.write_csv(table, place / "all.csv")
+    pa.csv.write_csv(table, place / "all.csv")
     held = pa.table({
         "audio": [{"bytes": (place / f"{n}.wav").read_bytes(), "path": None} for n in range(60)],
         "label": [clip.text for clip in rows],
@@ -287,7 +288,7 @@ def test_tables_name_files_or_hold_recordings(finetune: Finetune, audio_handoff:
     named = numbers(finetune(*common, f"data.path={place}", "data.audio=file", "data.label=word", name="named"))
     inside = numbers(finetune(*common, f"data.path={tmp_path / 'parquet'}", name="inside"))
     assert named["test/accuracy"] == inside["test/accuracy"] > 0.7  # of two words
-    with pytest.raises(RunError, match=r"60\.wav in a table, which does not exist"):
+    with pytest.raises(RunError, match=r"60\.wav at .*, which does not exist"):
         pa.csv.write_csv(pa.table({"file": ["60.wav"] * 9, "word": ["a", "b", "c"] * 3}), place / "all.csv")
         finetune(*common, f"data.path={place}", "data.audio=file", "data.label=word", name="lacking")
 

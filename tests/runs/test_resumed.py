@@ -194,8 +194,10 @@ def test_images_that_do_not_fit_the_backbone_are_refused_before_there_is_a_run(d
     assert not (tmp_path / "run").exists()
 
 
-def test_views_that_were_taken_away_are_asked_for(digits, tmp_path):
-    assert "choose some with augment=" in refused(tmp_path / "run", *digits, "augment=[]", resume="none")
+@pytest.mark.parametrize("objective", ["simclr", "supervised", "denoising_image"])
+def test_views_that_were_taken_away_are_asked_for(digits, tmp_path, objective):
+    given = [f"objective={objective}", *digits[1:]]
+    assert "choose some with augment=" in refused(tmp_path / "run", *given, "augment=[]", resume="none")
 
 
 def test_a_run_of_before_fingerprints_is_continued(texts, tmp_path):

@@ -73,7 +73,7 @@ def found_files(path: str | Mapping[str, str]) -> dict[str, list[Path]]:
         used = [place for parts in found.values() for place in parts]
         say(described(where, found, [place for place in places if place not in used]))
         return {split: [places[place] for place in parts] for split, parts in found.items()}
-    sets = {split: audio_files(folder) for split, folder in split_folders(path, of="recordings").items()}
+    sets = {split: audio_files(folder) for split, folder in split_folders(path, of="recording").items()}
     for split, files in sets.items():
         if not files:
             what = f"data.path={path} holds no recording in its {split} split (we take {', '.join(SUFFIXES)})"

@@ -173,3 +173,10 @@ class Views:
             views = on_rows(views, parameters.solarise, solarise)
         mean, std = (constant(part, views.device)[:, None, None] for part in (self.output.mean, self.output.std))
         return views.sub_(mean).mul_(1.0 / std)
+
+
+def require_views(views: Views | None) -> Views:
+    """Return the views of an objective; without any it is an error."""
+    if not isinstance(views, Views):
+        raise ValueError("this objective learns from views of images, but there are none: choose some with augment=")
+    return views

@@ -29,7 +29,7 @@ class ImageFolder(EncodedImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        folders = split_folders(self.path, of="images")
+        folders = split_folders(self.path, of="image")
         class_names = _classes(folders["train"])
         self.tables = {split: _listed(folder, class_names, self.path) for split, folder in folders.items()}
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
+from pretraining.image.augment.views import require_views
 from pretraining.image.modality import IMAGE
 from pretraining.objectives.base import Batch, Loss, Objective
 from pretraining.optim.optimizers import Optimizer
@@ -29,7 +30,7 @@ class ImageAutoencoder(Objective):
 
     def __init__(self, *, backbone: Backbone, optimizer: Optimizer, views: Views) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
-        self.views = views
+        self.views = require_views(views)
 
     def on_device(self, batch: Batch) -> Batch:
         """Make the views and draw their damage."""

@@ -17,6 +17,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.distributed.collectives import gather_with_gradient
 from pretraining.engine.batch import Loss, Term
 from pretraining.image.augment import Views
+from pretraining.image.augment.views import require_views
 from pretraining.image.modality import IMAGE
 from pretraining.objectives.base import Batch, Objective
 from pretraining.objectives.coupled import CoupledObjective
@@ -49,10 +50,7 @@ class JointEmbedding(Objective):
         self, *, backbone: Backbone, optimizer: Optimizer, views: Views, local_views: Views | None = None
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
-        if views is None:
-            what = f"{type(self).__name__} compares views of images, but there are none"
-            raise ValueError(f"{what}: choose some with augment=")
-        if self.wanted not in (None, views.count):
+        if self.wanted not in (None, require_views(views).count):
             told = f"{type(self).__name__} takes {self.wanted} view(s) of an image, got augment.count={views.count}"
             raise ValueError(f"{told}: set augment.count={self.wanted}")
         self.views, self.local_views = views, local_views

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pretraining.backbones.base import Backbone
 from pretraining.image.augment import Views
+from pretraining.image.augment.views import require_views
 from pretraining.image.modality import IMAGE
 from pretraining.objectives.base import Batch
 from pretraining.objectives.supervised import Supervised
@@ -25,7 +26,7 @@ class SupervisedImages(Supervised):
         self, *, backbone: Backbone, optimizer: Optimizer, classes: int, views: Views, label_smoothing: float = 0.0
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, classes=classes, label_smoothing=label_smoothing)
-        self.views = views
+        self.views = require_views(views)
 
     def on_device(self, batch: Batch) -> Batch:
         """Make the views of a training batch. [V * B, C, S, S]"""
