@@ -1,4 +1,4 @@
-"""What a result is read against: the best that a single answer to everything would reach, and how it is put in words."""
+"""What a result is read against: what a single answer to everything would reach, and how it is put in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from finetuning.metrics.bootstrap import Numbers
-
 
 BESIDE = ("accuracy", "entity_f1")  # told whatever is selected: the one without the other misleads
 
@@ -20,7 +19,7 @@ class Answers(NamedTuple):
 
 
 def one_answer(answers: Answers | None) -> Numbers:
-    """Compute the share of the commonest label, which is the accuracy of always giving it, and count the answers given."""
+    """Compute the share of the commonest label, the accuracy of always giving it, and count the answers given."""
     if answers is None:
         return {}
     ((_, most),) = Counter(answers.labels).most_common(1)

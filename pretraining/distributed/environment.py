@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 
-
 SHARED_PRECISION = "PRETRAINING_PRECISION"  # names a file in which processes agree on what trainer.precision=auto is
 
 

@@ -69,7 +69,7 @@ class SimCLR(CoupledObjective):
         return projected.unflatten(0, (self.views.count, -1)).transpose(0, 1)
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
-        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch, at training's size."""
+        """Contrast this rank's views with those of all ranks; in evaluation with those of the batch."""
         labels = torch.cat([batch["labels"] for batch in batches]) if self.supervised else None
         kind: dict[str, Any] = {"decoupled": self.decoupled, "across_ranks": self.training}
         if not self.training and self.settings.batch_size:  # fewer are left where the validation split has no more
