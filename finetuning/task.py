@@ -282,9 +282,9 @@ class Task(StepModule):
     def restore_best(self) -> None:
         """Put the best weights back in place."""
         own = dict(self._moving()) if self.best.weights else {}
-        for (name, tensor), (kept, best) in zip(own.items(), self.best.weights.items(), strict=True):
-            assert name == kept
-            tensor.copy_(best)
+        assert own.keys() == self.best.weights.keys()
+        for name, tensor in own.items():
+            tensor.copy_(self.best.weights[name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the best weights so far (called by Lightning)."""

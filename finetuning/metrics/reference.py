@@ -1,4 +1,4 @@
-"""What a result is read against: the best that a single answer to everything would reach, and how it is put in words."""
+"""What a result is read against: what a single answer to everything would reach, and how it is put in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answers(NamedTuple):
 
 
 def one_answer(answers: Answers | None) -> Numbers:
-    """Compute the share of the commonest label, which is the accuracy of always giving it, and count the answers given."""
+    """Compute the share of the commonest label, the accuracy of always giving it, and count the answers given."""
     if answers is None:
         return {}
     ((_, most),) = Counter(answers.labels).most_common(1)

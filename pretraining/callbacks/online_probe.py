@@ -146,9 +146,10 @@ class OnlineProbe(StepCallback):
         features, labels = self._clean_features(objective)
         values = self._accuracies(features, labels) if self.classes is not None else {}
         whole = gather_rows(features)
-        self.latest = whole, None if self.classes is None else gather_rows(labels)
-        if self.classes is not None:
-            values["probe/majority"] = float(torch.bincount(self.latest[1]).max()) / len(whole)
+        known = None if self.classes is None else gather_rows(labels)
+        self.latest = whole, known
+        if known is not None:
+            values["probe/majority"] = float(torch.bincount(known).max()) / len(known)
         values["probe/effective_rank"] = probes.effective_rank(whole)
         if len(whole) > 1:  # one vector is spread over nothing
             values["probe/uniformity"] = probes.uniformity(whole)

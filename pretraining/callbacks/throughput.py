@@ -195,5 +195,5 @@ class Throughput(StepCallback):
     def _news(self, step: int, steps: int, row: dict[str, float], measured: dict[str, float]) -> str:
         left = self.totals["seconds"] / step * (steps - step)
         parts = [f"loss {row.get('train/loss', float('nan')):.4f}", describe_quality(measured, self.facts)]
-        parts += [f"lr {row['learning_rate']:.2e}", f"{row[f'throughput/{self.unit}_per_second']:,.0f} {self.unit}/s"]
-        return "  ".join(filter(None, [*parts, f"{left:.0f} s left"]))
+        parts += [f"{left:.0f} s left", f"lr {row['learning_rate']:.2e}"]
+        return "  ".join(filter(None, [*parts, f"{row[f'throughput/{self.unit}_per_second']:,.0f} {self.unit}/s"]))

@@ -87,7 +87,8 @@ def test_a_pretraining_says_what_it_reads_how_it_goes_and_what_it_reached(tmp_pa
     )
     assert re.search(r"^schedule: peak rate .* after 4 of 20 steps", said, re.M)
     metrics = json.loads((path / "metrics.json").read_text())
-    last = f"validation loss {metrics['validation/loss']:.3f} (unigram entropy {metrics['validation/unigram_entropy']:.3f})"
+    loss, entropy = (metrics[f"validation/{name}"] for name in ("loss", "unigram_entropy"))
+    last = f"validation loss {loss:.3f} (unigram entropy {entropy:.3f})"
     lines = said.splitlines()
     assert lines[-2] == last, "the closing lines say what was reached"
     assert any(line.startswith("step ") and last in line for line in lines), "and so does the bar"

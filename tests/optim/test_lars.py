@@ -221,7 +221,7 @@ def test_impossible_settings_are_refused_with_what_to_choose():
     for changes, message in (
         ({"form": "classic"}, "choose rate_inside or rate_outside"),
         ({"clip": True}, "optimizer.clip belongs to optimizer.form=rate_outside"),
-        ({"trust": 0.0}, "optimizer.trust must be above 0"),
+        ({"trust": 0.0}, "optimizer.trust=0.0: give a number above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             settings(**changes)

@@ -166,7 +166,7 @@ SMALL = [
 def test_training_and_validation_losses_can_be_compared(batch_size, steps, tmp_path, cache_dir):
     """A network that does not learn: what differs is the number of images that each one is told from.
 
-    Of the 144 of validation, 192 cannot be compared; they stand for that many.
+    Of the 179 of validation, 192 cannot be compared; they stand for that many.
     """
     small = [*SMALL, f"data.cache_dir={cache_dir}", f"data.batch_size={batch_size}", "data.eval_batch_size=9"]
     path = main(compose([*small, f"trainer.max_steps={steps}", f"run_dir={tmp_path / 'run'}"]))
