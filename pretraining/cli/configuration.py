@@ -45,7 +45,7 @@ def instantiate(node: Any, **parts: Any) -> Any:
 
     try:
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
-        inspect.signature(make.func).bind(*make.args, **make.keywords, **parts)
+        inspect.signature(make.func).bind(*make.args, **{**make.keywords, **parts})
     except InstantiationException as error:
         raise RunError(f"{node.get('_target_')}: {' '.join(str(error).split())}") from error
     except TypeError as error:
