@@ -240,7 +240,12 @@ def test_transformers_writes_what_we_wrote_for_a_hundred_examples(
     loader = transformers.AutoModelForCausalLM if kind == "gpt2" else transformers.AutoModelForSeq2SeqLM
     texts = [f"<s>{source}\n" for source in table["source"]] if kind == "gpt2" else table["source"]
     given = tokenizer(
-        texts, return_tensors="pt", padding=True, add_special_tokens=kind != "gpt2", return_token_type_ids=False
+        texts,
+        return_tensors="pt",
+        padding=True,
+        add_special_tokens=kind != "gpt2",
+        split_special_tokens=False,  # these texts have a frame of our own
+        return_token_type_ids=False,
     )
     written = (
         loader.from_pretrained(folder)
@@ -435,7 +440,7 @@ def test_an_encoder_cannot_write(finetune: Finetune, text_handoff: Path, pairs: 
         ("mode.head_steps=5", "mode=Full, which trains a head alone"),
         ("task.inputs.max_tokens=100", "but this backbone has positions for 64 on each side"),
         ("task.decoding.do_sample=true", "sample with num_beams=1"),
-        ("task.label_smoothing=1", "give a share of at least 0 and below 1"),
+        ("task.label_smoothing=1", "give a number of at least 0 and below 1"),
         ("task.select=accuracy", "task.select=accuracy, which this task does not measure: choose one of loss, .*bleu"),
         ("data.target=de", "data.target=de, but the data has the columns source, target"),
         ("data.references=target", "a column of string: name a column of lists of texts"),
