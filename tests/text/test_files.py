@@ -194,3 +194,20 @@ def test_a_directory_without_text_an_unknown_layout_and_impossible_shares_are_re
             workers=0,
             cache_dir="unused",
         )
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system_end_lines_of_text(tmp_path, end):
+    lines = ["one two", "three", "", "four"]
+    for last in ("", end):
+        (tmp_path / "a.txt").write_bytes(("\ufeff" + end.join(lines) + last).encode())
+        read = {
+            layout: read_texts(tmp_path / "a.txt", column="text", layout=layout) for layout in ("lines", "paragraphs")
+        }
+        assert [text.rstrip("\r\n") for text in read["lines"]] == ["one two", "three", "four"]
+        assert [text.split() for text in read["paragraphs"]] == [["one", "two", "three"], ["four"]]
+
+
+def test_a_carriage_return_between_line_feeds_ends_nothing(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\rtwo\nthree\n")
+    assert list(read_texts(tmp_path / "a.txt", column="text", layout="lines")) == ["one\rtwo\n", "three\n"]

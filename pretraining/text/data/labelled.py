@@ -100,6 +100,7 @@ class LabelledTextFiles(LabelledDocuments):
     path: Paths | Mapping[str, Paths]
     columns: Mapping[str, str]
     shares: Mapping[str, float]
+    missing: str | None = None  # rows without a text or label are an error; drop: left out
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +111,8 @@ class LabelledTextFiles(LabelledDocuments):
         """Read the texts and labels of every split."""
         tables = {split: self._read(files) for split, files in self.files.items()}
         text, label = self.columns["text"], self.columns["label"]
-        tables = present(tables, {"data.columns.text": text, "data.columns.label": label}, label=label)
+        roles = {"data.columns.text": text, "data.columns.label": label}
+        tables = present(tables, roles, label=label, missing=self.missing)
         one_type(tables, label)
         read = {split: [_pair(table, row, text, label) for row in range(table.size)] for split, table in tables.items()}
         shares = missing_shares(read, validation=self.shares["validation"], test=self.shares["test"])

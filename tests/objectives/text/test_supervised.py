@@ -41,6 +41,19 @@ def data_of(topics, cache_dir, **changes):
     return LabelledTextFiles(path=str(topics), **{"columns": columns, "shares": shares, **sizes, **changes})
 
 
+def test_rows_with_missing_values_are_refused_or_dropped_and_counted(tmp_path, capsys):
+    rows = {"sentence": [f"text {n}" for n in range(60)], "topic": ["a", "b", "c"] * 20}
+    rows["sentence"][7], rows["topic"][9], rows["topic"][11] = None, None, " "
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet, row 7: .*data\.missing=drop"):
+        data_of(tmp_path / "t.parquet", tmp_path).labelled("train")
+    config = compose(["objective=supervised_text", "data=labelled_text", "data.path=x", "data.missing=drop"])
+    data = data_of(tmp_path / "t.parquet", tmp_path, missing=config.data.missing)
+    texts = {text for split in ("train", "validation", "test") for text in data.labelled(split).texts}
+    assert texts == {f"text {n}" for n in range(60) if n not in (7, 9, 11)}
+    assert "train: dropped 3 of 60 rows with empty values" in capsys.readouterr().err
+
+
 def test_each_row_is_a_text_with_its_own_class(topics, tmp_path):
     data = data_of(topics, tmp_path)
     preprocess = WordPiece(vocab_size=120, lowercase=True, sample_bytes=100_000).fit(data)
