@@ -24,6 +24,9 @@ OBJECTIVES = [
     ("supervised", "resnet_tiny"),
     ("denoising_image", "resnet_tiny"),
     ("denoising_image_mae", "vit_digits"),
+    ("byol", "resnet_tiny"),
+    ("dino", "resnet_tiny"),
+    ("i_jepa", "vit_digits"),
 ]
 
 

@@ -40,6 +40,7 @@ class BarlowTwins(CoupledEmbedding):
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
         """Correlate over the images of all ranks; in evaluation over those of the batch."""
         with precisely(representations):
-            matrix = cross_correlation(*self.gathered(representations).unbind(1))
+            first, second = self.gathered(representations).unbind(1)
+            matrix = cross_correlation(first, second)
         invariance = (matrix.diagonal() - 1.0).square().sum()
         return self.of_the_step((invariance, off_diagonal_squares(matrix)), representations)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,7 @@ class TaughtEmbedding(JointEmbedding):
     """
 
     network = "student"
+    teacher: Any  # a `Teacher`, whose copies the type checker does not know by name
     taught: ClassVar[tuple[str, ...]] = ("backbone", "projector")
     lead: ClassVar[int] = 0  # 1: a step's momentum is that of the update before its targets (MoCo), not after it
 

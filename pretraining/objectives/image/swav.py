@@ -48,7 +48,7 @@ class SwAV(CoupledEmbedding):
     @torch.no_grad()
     def shorten_prototypes(self) -> None:
         """Scale them to length 1, as before each forward pass in the authors' code."""
-        rows = local(self.prototypes.weight)
+        rows = local(next(self.prototypes.parameters()))
         rows.copy_(nn.functional.normalize(rows, dim=1))
 
     def after_step(self, number: int) -> None:

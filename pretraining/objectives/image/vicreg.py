@@ -44,7 +44,7 @@ class VICReg(CoupledEmbedding):
         """Measure all three over the images of all ranks; in evaluation over those of the batch."""
         views = self.gathered(representations).unbind(1)
         with precisely(representations):
-            invariance = F.mse_loss(*views)
+            invariance = F.mse_loss(views[0], views[1])
             variance = torch.stack([variance_hinge(view) for view in views]).mean()
             covariance = torch.stack([covariance_penalty(view) for view in views]).sum()
         return self.of_the_step((invariance, variance, covariance), representations)
