@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.modality import AUDIO
 from pretraining.backbones.base import Backbone
+from pretraining.distributed.collectives import rank
 from pretraining.engine.batch import Batch, Loss, Term
 from pretraining.objectives.audio.frames import at_least_single, at_places, present, speech_encoder, stemmed
 from pretraining.objectives.base import Objective
@@ -96,7 +97,7 @@ class Data2VecAudio(Objective):
             for name, least in (("target_deviation", FLAT_TARGETS), ("guess_deviation", FLAT_GUESSES))
             if values.get(f"{prefix}/{name}", 1.0) < least
         ]
-        if flat and self._trainer is not None and self.global_step > WARM_UP * self.settings.max_steps:
+        if flat and rank() == 0 and self._trainer is not None and self.global_step > WARM_UP * self.settings.max_steps:
             told = f"collapse at step {self.global_step}: {', '.join(flat)}, all frames are alike"
             print(f"{told}; lower optimizer.peak_lr, or raise objective.momentum", file=sys.stderr)
         return values

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.modality import AUDIO
 from pretraining.backbones.base import Backbone
-from pretraining.distributed.collectives import gather_with_gradient
+from pretraining.distributed.collectives import gather_with_gradient, rank
 from pretraining.engine.batch import Batch, Loss, Term
 from pretraining.objectives.audio.frames import at_least_single, at_places, present, speech_encoder, stemmed
 from pretraining.objectives.audio.quantiser import ProductQuantiser, gumbel, perplexity
@@ -130,7 +130,7 @@ class Wav2Vec2(CoupledObjective):
         """Evaluate, and say so where the codes or the loss have collapsed."""
         values = super().evaluate(loader, prefix)
         told = collapse(values, prefix, self.quantiser.total)
-        if told and self._trainer is not None and self.global_step > WARM_UP * self.settings.max_steps:
+        if told and rank() == 0 and self._trainer is not None and self.global_step > WARM_UP * self.settings.max_steps:
             cure = "raise data.batch_size, lower optimizer.peak_lr, or take objective=masked_units"
             print(f"collapse at step {self.global_step}: {told}; {cure}", file=sys.stderr)
         return values
