@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -155,8 +155,6 @@ class Task(StepModule):
         """Cut a batch's logits into rows."""
         return np.split(logits.float().cpu().numpy(), np.cumsum(batch["targets_per_row"].numpy())[:-1])
 
-    # -- the step -----------------------------------------------------------------------------------------------------
-
     def encode(self, examples: Examples) -> EncodedSplit:
         """Make raw examples ready for the backbone; what cannot be learnt from or judged is an error here."""
         return self.inputs.encode(examples, self.targets(examples), self.preprocess, self.backbone)
@@ -207,8 +205,8 @@ class Task(StepModule):
     def validate(self, loader: Any) -> Numbers:
         """Compute loss and metrics over an `EvalLoader` of the validation split, and keep the weights that are best."""
         outputs, values = self.compute_outputs(loader, "validation")
-        measured = self.measured_on(self.predict(outputs, loader.source))
-        values |= {f"validation/{name}": value for name, value in measured.items()}
+        for name, value in self.measured_on(self.predict(outputs, loader.source)).items():
+            values[f"validation/{name}"] = value
         self.keep_best(values)
         return values
 
@@ -276,12 +274,12 @@ class Task(StepModule):
         value = self.selection(values)
         self.best.evaluations_since += 1
         if value > self.best.value:
-            weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._moving()}
+            weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._moving().items()}
             self.best = Best(value, self.global_step, weights, dict(values))
 
     def restore_best(self) -> None:
         """Put the best weights back in place."""
-        own = dict(self._moving()) if self.best.weights else {}
+        own = self._moving() if self.best.weights else {}
         assert own.keys() == self.best.weights.keys()
         for name, tensor in own.items():
             tensor.copy_(self.best.weights[name])
@@ -296,8 +294,7 @@ class Task(StepModule):
         super().on_load_checkpoint(checkpoint)
         self.best = Best(**checkpoint["best"])
 
-    def _moving(self) -> Iterator[tuple[str, Tensor]]:
-        """Name all tensors that training may change: a frozen backbone's are not among them."""
-        for name, tensor in self.state_dict().items():
-            if not (self.mode.frozen and name.startswith("backbone.")):
-                yield name, tensor
+    def _moving(self) -> dict[str, Tensor]:
+        """Take all tensors that training may change: a frozen backbone's are not among them."""
+        rests = self.mode.frozen
+        return {name: part for name, part in self.state_dict().items() if not (rests and name.startswith("backbone."))}
