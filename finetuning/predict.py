@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before anything slow is imported
 
 import contextlib
 import csv
-import functools
 import itertools
 import json
 import math
@@ -99,7 +98,7 @@ def _write_csv(records: Iterable[Record], file: IO[Any]) -> None:
 
 def _flat(record: Record) -> Record:
     """Give each class a column of its own, and write lists as json."""
-    cells = {}
+    cells: Record = {}
     for name, value in record.items():
         if isinstance(value, dict):
             cells |= {f"{name}.{part}": number for part, number in value.items()}
@@ -125,7 +124,7 @@ FORMATS: dict[str, tuple[Callable[[Iterable[Record], IO[Any]], None], str]] = {
 def opened(place: str | None) -> Iterator[Callable[[Iterable[Record]], None]]:
     """Open a file, or stdout, for records. A file is there when all of them are; until then stays what was there."""
     if place is None:
-        yield functools.partial(_write_lines, file=sys.stdout)
+        yield lambda records: _write_lines(records, sys.stdout)
         return
     path = Path(place).expanduser()
     if path.suffix.lower() not in FORMATS:
@@ -135,7 +134,7 @@ def opened(place: str | None) -> Iterator[Callable[[Iterable[Record]], None]]:
         raise RunError(f"got output={place}, which {what}: give a file in one")
     write, mode = FORMATS[path.suffix.lower()]
     with replace_file(path, mode) as file:
-        yield functools.partial(write, file=file)
+        yield lambda records: write(records, file)
 
 
 def cli() -> None:
