@@ -64,6 +64,7 @@ def checkpoint_seconds(arguments: list[str]) -> tuple[float, float]:
     from pretraining.engine.checkpoints import Checkpointing
     from pretraining.engine.trainer import build_trainer, quieten
     from pretraining.launch import build, loaders_of
+    from pretraining.runs.directory import RunDirectory
 
     quieten()
     config = compose(arguments)
@@ -86,9 +87,9 @@ def checkpoint_seconds(arguments: list[str]) -> tuple[float, float]:
 
     parts.objective.settings = StepSettings(seed=1, max_steps=settings.max_steps, clip_norm=1.0)
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory)
-        saver = Timed(path / "checkpoints", every=settings.checkpoint_every, keep_last=2, monitor=None)
-        build_trainer(settings, [], [Clock(), saver], path).fit(parts.objective, loaders_of(parts, settings, 1)[0])
+        run = RunDirectory(Path(directory))
+        saver = Timed(run, every=settings.checkpoint_every, keep_last=2, monitor=None)
+        build_trainer(settings, [], [Clock(), saver], run.path).fit(parts.objective, loaders_of(parts, settings, 1)[0])
     return statistics.median(writes), statistics.median(steps)
 
 
