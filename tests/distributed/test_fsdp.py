@@ -76,3 +76,15 @@ def test_shared_weights_that_are_killed_and_resumed_end_bit_for_bit_the_same(ove
     kill_group(process)
     assert finish([*mine, f"run_dir={ended}"]) == 0
     assert_same_end(whole, ended)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dino", "swav", "moco_v3"])
+def test_teachers_prototypes_and_queues_are_the_same_where_weights_are_shared(name, cache_dir, tmp_path):
+    own = {"dino": ["objective.export=teacher"], "swav": ["objective.codes.queue=32", "trainer.accumulate=2"]}
+    digits = [f"objective={name}", f"data.cache_dir={cache_dir}", "data.batch_size=16", "data.eval_batch_size=64"]
+    few = ["backbone.width=4", "trainer.max_steps=4", "trainer.log_every=1", "trainer.val_every=2", "probe=none"]
+    exact = ["trainer.precision=fp64", "logger.wandb.mode=disabled", "logger.progress=false", *own.get(name, [])]
+    for run, strategy in {"ddp": TWO, "fsdp": SHARDED}.items():
+        assert finish([*strategy, *digits, *few, *exact, f"run_dir={tmp_path / run}"]) == 0
+    assert_same_numbers(tmp_path / "ddp", tmp_path / "fsdp", 1e-9)

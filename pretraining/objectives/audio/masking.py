@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pretraining.objectives.text.masking import lowest, shuffled
+from pretraining.objectives.order import lowest, shuffled
 from pretraining.random import Keys, uniform
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone
-from pretraining.distributed.collectives import local, rank, world_size
+from pretraining.distributed.collectives import local, rank, whole, world_size
 from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
@@ -85,5 +85,6 @@ class SwAV(CoupledEmbedding):
         if self.queue is not None and started and self.global_step * count * world_size() >= self.codes.queue:
             earlier = self.queue.rows.tensor_split(world_size())[rank()].chunk(2, 1)[view]
             with precisely(scores):
-                scores = torch.cat([self.prototypes(earlier), scores])
+                # With several micro-batches this is outside of the forward pass, where sharded weights are not whole.
+                scores = torch.cat([earlier @ whole(next(self.prototypes.parameters())).T, scores])
         return sinkhorn(scores, self.codes.epsilon, self.codes.iterations, across_ranks=self.training)[-count:]

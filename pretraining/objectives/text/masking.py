@@ -11,12 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from pretraining.objectives.order import lowest, shuffled
 from pretraining.random import Keys, bits, integers, uniform
 
 Unit = Literal["token", "whole_word", "span"]
-_PLACE_BITS = 20  # below a draw's 32 bits: the place in the row, so that no two sort keys are equal
-_LAST = np.int64(1) << 62  # sorts behind every drawn key
-
 SPAN_STOP = 0.2  # SpanBERT: a span ends after each word with this probability ...
 SPAN_WORDS = 10  # ... and has at most this many words
 
@@ -60,21 +58,6 @@ def number_words(candidates: np.ndarray, word_starts: np.ndarray) -> tuple[np.nd
     fresh = candidates.copy()
     fresh[:, 1:] &= ~candidates[:, :-1]
     return np.cumsum(candidates & (word_starts | fresh), 1) - 1, np.cumsum(fresh, 1) - 1
-
-
-def shuffled(eligible: np.ndarray, keys: Keys, slot: str, view: int = 0) -> np.ndarray:
-    """Draw a sort key for each eligible place of a row, no two alike, and larger ones for the rest. int64 [B, N]."""
-    count = eligible.shape[1]
-    drawn = (bits(keys, slot, count, view) << _PLACE_BITS) | np.arange(count)
-    return np.where(eligible, drawn, _LAST)
-
-
-def lowest(order: np.ndarray, how_many: np.ndarray) -> np.ndarray:
-    """Mark the `how_many` [B] smallest keys of each row. bool [B, N]."""
-    if not order.size:
-        return np.zeros(order.shape, dtype=bool)
-    limit = np.take_along_axis(np.sort(order, 1), np.maximum(how_many - 1, 0)[:, None], 1)
-    return (order <= limit) & (order < _LAST) & (how_many > 0)[:, None]
 
 
 def _choose_words(candidates: np.ndarray, words: np.ndarray, keys: Keys, budget: np.ndarray) -> np.ndarray:

@@ -114,7 +114,7 @@ CASES = {
         SwAV,
         lambda kind: {
             "projector": head(kind),
-            "codes": Codes(prototypes=PROTOTYPES, temperature=0.1, epsilon=0.05, queue=16),
+            "codes": Codes(prototypes=PROTOTYPES, temperature=0.1, epsilon=0.05, queue=8),
             **local(),
         },
     ),
