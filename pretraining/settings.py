@@ -109,7 +109,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
     },
     "backbone": {
         choice("encoder", "causal", "seq2seq"): "architecture",
-        choice("mean", "first", "pooler", "last"): "pooling",
+        choice("mean", "first", "pooler", "last", "class"): "pooling",
         choice("transformers", "fast"): "impl",
         TEXT: "name stem",
         or_null(TEXT): "init_from weights",
