@@ -9,9 +9,12 @@ Shapes: H rows, W columns, n masks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+FINER = 5  # outlines of polygons than pixels
 
 
 class Mask(NamedTuple):
@@ -80,6 +83,46 @@ def from_text(text: str) -> np.ndarray:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     return np.array(counts, np.int64)
+
+
+def fill(shape: Sequence[Sequence[float]], size: tuple[int, int]) -> Mask:
+    """Fill polygons [x, y, x, y, ...] as COCO does (`rleFrPoly`): on outlines drawn five times as fine."""
+    drawn = np.zeros(size[0] * size[1], bool)
+    for corners in shape:
+        points = np.array(corners, np.float64).reshape(-1, 2)
+        if len(points) < 3:
+            raise ValueError(f"a polygon of {len(points)} points")
+        drawn |= _filled(points, size)
+    return encode(drawn.reshape(size[::-1]).T)
+
+
+def _filled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Fill one polygon; bool [W * H], down the columns: each crossing of the outline turns the rest of its column."""
+    height, width = size
+    fine = np.trunc(points * FINER + 0.5).astype(np.int64)
+    outline = np.concatenate([_line(*pair) for pair in zip(fine, np.roll(fine, -1, 0), strict=True)])
+    before, after = outline[:-1], outline[1:]
+    x = np.where(after[:, 0] < before[:, 0], after[:, 0], after[:, 0] - 1)
+    column = (x + 0.5) / FINER - 0.5
+    row = (np.minimum(after[:, 1], before[:, 1]) + 0.5) / FINER - 0.5
+    crossing = (after[:, 0] != before[:, 0]) & (np.floor(column) == column) & (column >= 0) & (column <= width - 1)
+    places = column[crossing].astype(np.int64) * height + np.ceil(row[crossing].clip(0, height)).astype(np.int64)
+    turns = np.bincount(places, minlength=height * width + 1)[: height * width]
+    return np.cumsum(turns) % 2 == 1
+
+
+def _line(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """List the points of a line, one per step along its longer side. int64 [steps + 1, 2]"""
+    across = np.abs(end - start)
+    long = 0 if across[0] >= across[1] else 1
+    turned = start[long] > end[long]
+    first, last = (end, start) if turned else (start, end)
+    steps = np.arange(across[long] + 1)
+    slope = (last[1 - long] - first[1 - long]) / across[long] if across[long] else 0.0
+    points = np.empty((len(steps), 2), np.int64)
+    points[:, long] = first[long] + steps
+    points[:, 1 - long] = np.trunc(first[1 - long] + slope * steps + 0.5)
+    return points[::-1] if turned else points
 
 
 def intersections(first: list[Mask], second: list[Mask]) -> np.ndarray:

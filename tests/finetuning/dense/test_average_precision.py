@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from finetuning.dense.masks import box_of, decode, encode, from_text, to_text
+from finetuning.dense.masks import box_of, decode, encode, fill, from_text, to_text
 from finetuning.dense.objects import Objects
 from finetuning.metrics import detection
 from finetuning.metrics.detection import average_precision, evaluate
@@ -202,6 +202,20 @@ def test_run_lengths_are_those_of_pycocotools():
             assert box_of(mask).tolist() == [left, top, left + width, top + height]
     with pytest.raises(ValueError, match="add up to 5 pixels for a mask of 2 x 3"):
         decode((2, 3), [5])
+
+
+def test_polygons_are_filled_as_pycocotools_fills_them():
+    theirs = pytest.importorskip("pycocotools.mask")
+    generator = np.random.default_rng(0)
+    for case in range(300):
+        height, width = generator.integers(4, 40, 2).tolist()
+        shape = []
+        for _ in range(1 + case % 2):
+            corners = generator.uniform(-3, 43, (generator.integers(3, 9), 2))
+            shape.append((np.round(corners) if case % 3 else corners).reshape(-1).tolist())
+        drawn = theirs.decode(theirs.merge(theirs.frPyObjects(shape, height, width)))
+        assert (fill(shape, (height, width)).pixels() == drawn).all(), case
+    assert fill([[1, 1, 5, 1, 5, 4, 1, 4]], (8, 8)).area == 12
 
 
 def test_thresholds_are_those_of_coco():

@@ -15,7 +15,8 @@ def test_both_numbers_are_scikit_learn_s_over_the_whole_set():
         shapes = [tuple(generator.integers(1, 30, 2)) for _ in range(generator.integers(1, 5))]
         truth = [generator.choice(own, shape) for shape in shapes]
         found = [
-            np.where(generator.random(part.shape) < 0.5, part, generator.integers(0, classes, part.shape)) for part in truth
+            np.where(generator.random(part.shape) < 0.5, part, generator.integers(0, classes, part.shape))
+            for part in truth
         ]
         for part in truth:
             part[generator.random(part.shape) < 0.2] = IGNORED
