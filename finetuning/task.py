@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -105,7 +106,7 @@ class Task(StepModule):
         """Sum the loss over the batch's targets. []"""
 
     @abstractmethod
-    def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
+    def predict(self, outputs: list[Any], split: EncodedSplit) -> Predictions:
         """Turn each row's logits into a prediction."""
 
     @abstractmethod
@@ -135,7 +136,10 @@ class Task(StepModule):
         scores = {} if predictions.scores is None else {"scores": predictions.scores}
         return {"label": predictions.labels, "prediction": predictions.predictions, **scores}
 
-    def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
+    def save(self, directory: Path, predictions: Predictions, split: EncodedSplit) -> None:
+        """Write what of a test split's predictions fits no table, such as pictures."""
+
+    def zero_outputs(self, split: EncodedSplit) -> list[Any]:
         """Compute each row's logits as if its vectors were zero."""
         with torch.no_grad():
             logits = self.head(torch.zeros(1, self.backbone.dim)).numpy()

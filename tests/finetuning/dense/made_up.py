@@ -75,7 +75,8 @@ def write_voc(root: Path, change=lambda text: text) -> Path:
             (root / "JPEGImages" / f"{stems[-1]}.png").write_bytes(png(scene.image.transpose(1, 2, 0)))
             objects = "".join(
                 f"<object><name>{NAMES[scene.classes[number]]}</name><difficult>0</difficult><bndbox>"
-                f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+                f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
+                "</bndbox></object>"
                 for number, (left, top, right, bottom) in enumerate(scene.boxes.tolist())
             )
             size = "<size><width>48</width><height>48</height><depth>3</depth></size>"
@@ -118,4 +119,23 @@ def write_maps(root: Path, change=lambda pixels: pixels) -> Path:
                 if image.mode == "L":
                     image.putpalette(np.arange(768, dtype=np.uint8).tobytes())
                 image.save(path)
+    return root
+
+
+def write_one(root: Path) -> Path:
+    """Write one image of coloured blocks as all three splits: two classes of objects on a canvas."""
+    root.mkdir()
+    image, classes = np.full((48, 48, 3), 40, np.uint8), np.zeros((48, 48), np.uint8)
+    instances, boxes = np.zeros((48, 48), np.uint8), [[0, 0, 16, 32], [32, 0, 48, 16], [16, 32, 48, 48]]
+    for number, ((left, top, right, bottom), kind) in enumerate(zip(boxes, (1, 2, 1), strict=True)):
+        window = (slice(top, bottom), slice(left, right))
+        image[window], classes[window], instances[window] = ((200, 60, 60), (60, 60, 200))[kind - 1], kind, number + 1
+    columns = {
+        "image": [{"bytes": png(image), "path": None}],
+        "objects": [{"bbox": boxes, "category": ["red", "blue", "red"]}],
+        "instances": [png(instances)],
+        "mask": [png(classes)],
+    }
+    for split in SPLITS:
+        pq.write_table(pa.table(columns), root / f"{split}.parquet")
     return root
