@@ -122,17 +122,32 @@ def write_maps(root: Path, change=lambda pixels: pixels) -> Path:
     return root
 
 
-def write_one(root: Path) -> Path:
-    """Write one image of coloured blocks as all three splits: two classes of objects on a canvas."""
-    root.mkdir()
+BLOCKS = [([0, 0, 16, 32], 1), ([32, 0, 48, 16], 2), ([16, 32, 48, 48], 1)]  # box, class
+
+
+def blocks():
+    """Draw an image of coloured blocks, and the maps of its classes and objects."""
     image, classes = np.full((48, 48, 3), 40, np.uint8), np.zeros((48, 48), np.uint8)
-    instances, boxes = np.zeros((48, 48), np.uint8), [[0, 0, 16, 32], [32, 0, 48, 16], [16, 32, 48, 48]]
-    for number, ((left, top, right, bottom), kind) in enumerate(zip(boxes, (1, 2, 1), strict=True)):
+    instances = np.zeros((48, 48), np.uint8)
+    for number, ((left, top, right, bottom), kind) in enumerate(BLOCKS):
         window = (slice(top, bottom), slice(left, right))
         image[window], classes[window], instances[window] = ((200, 60, 60), (60, 60, 200))[kind - 1], kind, number + 1
+    return image, classes, instances
+
+
+def write_picture(path: Path) -> None:
+    """Write that image alone."""
+    path.parent.mkdir(parents=True)
+    path.write_bytes(png(blocks()[0]))
+
+
+def write_one(root: Path) -> Path:
+    """Write that image as all three splits: two classes of objects on a canvas."""
+    root.mkdir()
+    image, classes, instances = blocks()
     columns = {
         "image": [{"bytes": png(image), "path": None}],
-        "objects": [{"bbox": boxes, "category": ["red", "blue", "red"]}],
+        "objects": [{"bbox": [box for box, _ in BLOCKS], "category": ["red", "blue", "red"]}],
         "instances": [png(instances)],
         "mask": [png(classes)],
     }
