@@ -6,7 +6,7 @@ Shapes: n objects in an image; boxes are (left, top, right, bottom) in pixels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class Checker:
         """Take a split's examples; says how many annotations were mended or left out."""
         self.counts.clear()
         labels = [self.objects(record) for record in part.records]
-        self.counts["images without any object"] += sum(label.count == 0 for label in labels)
+        self.counts["images without any object"] += sum(label.size == 0 for label in labels)
         told = ", ".join(f"{count} {what}" for what, count in self.counts.items() if count)
         if told:
             say(f"{split}: {told}")
@@ -74,8 +74,8 @@ class Checker:
             values = getattr(record, name)
             if values is not None and len(values) != count:
                 raise ValueError(f"{record.place} has {count} boxes, but {len(values)} {name}: give one for each box")
-        flags = (None if part is None else np.array(part, bool) for part in (record.crowd, record.ignore))
-        found = Objects(boxes, np.array(record.classes, np.int64).reshape(-1), None, *flags, masks=record.masks)
+        crowd, ignore = (None if part is None else np.array(part, bool) for part in (record.crowd, record.ignore))
+        found = Objects(boxes, np.array(record.classes, np.int64).reshape(-1), None, crowd, ignore, record.masks)
         self._check_masks(record)
         return found.take(self._usable(found, record))
 
@@ -134,7 +134,7 @@ def _classes(examples: Examples) -> list[int]:
     return [number for label in examples.column("label") for number in label.classes.tolist()]
 
 
-def _are_numbers(box: Sequence[Any]) -> bool:
+def _are_numbers(box: Iterable[Any]) -> bool:
     return all(isinstance(value, (int, float, np.number)) and np.isfinite(value) for value in box)
 
 

@@ -59,6 +59,7 @@ class LabelledMaps(LabelledData):
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read and check the splits that are there; every map is looked at once."""
+        self.refuse_missing()
         with as_run_errors():
             root = Path(self.path).expanduser() if isinstance(self.path, str) else None
             folder = (
@@ -67,8 +68,8 @@ class LabelledMaps(LabelledData):
             parts = self._tables() if folder is None else self._folders(folder)
             counts = {split: _values(*part) for split, part in parts.items()}
             values = self._class_values(counts)
-            names = self.class_names or [str(value) for value in values]
-            return {split: self._examples(*part, values) for split, part in parts.items()}, list(names)
+            names = [self.class_names[value] if self.class_names else str(value) for value in values]
+            return {split: self._examples(*part, values) for split, part in parts.items()}, names
 
     def _class_values(self, counts: Mapping[str, Counter]) -> list[int]:
         """List the numbers that are classes; others in any map are errors."""

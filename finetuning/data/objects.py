@@ -45,6 +45,7 @@ class LabelledObjects(LabelledData):
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read and check the splits that are there."""
+        self.refuse_missing()
         with as_run_errors():
             (parts, names), checker = self._read()
             found = {split: checker.examples(part, split, self.channels) for split, part in parts.items()}

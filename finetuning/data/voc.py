@@ -53,10 +53,10 @@ def _tree(file: Path) -> ElementTree.Element:
 
 
 def _image_of(file: Path, tree: ElementTree.Element, root: Path) -> Path:
-    """Find the image: by the name that the file gives, or its own; beside it, or in JPEGImages or images."""
+    """Find the image: by the name that the file gives, or its own; beside it, or in JPEGImages."""
     given = (tree.findtext("filename") or "").strip()
     names = [*([Path(given).name] if given else []), *(f"{file.stem}{suffix}" for suffix in SUFFIXES)]
-    folders = [file.parent, *(base / name for base in (file.parent.parent, root) for name in ("JPEGImages", "images"))]
+    folders = [file.parent, *(base / "JPEGImages" for base in (file.parent.parent, root))]
     found = next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
     if found is None:
         looked = ", ".join(dict.fromkeys(map(str, folders)))

@@ -25,19 +25,19 @@ class Objects(NamedTuple):
         return cls(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0), masks=[] if masks else None)
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Count the objects."""
         return len(self.classes)
 
     @property
     def left_out(self) -> np.ndarray:
         """Tell which are not to be found: crowds and ignored ones. bool [n]"""
-        return _or_false(self.crowd, self.count) | _or_false(self.ignore, self.count)
+        return _or_false(self.crowd, self.size) | _or_false(self.ignore, self.size)
 
     @property
     def crowds(self) -> np.ndarray:
         """Tell which are crowds. bool [n]"""
-        return _or_false(self.crowd, self.count)
+        return _or_false(self.crowd, self.size)
 
     def take(self, rows: np.ndarray) -> Objects:
         """Select some of them, by number or by a mask."""

@@ -81,7 +81,7 @@ class Pyramid(nn.Module):
         """Compute the maps."""
         if not self.places:
             cells = grid_of(features)
-            return [branch(cells) for branch in self.parts]  # type: ignore[union-attr]
+            return [branch(cells) for branch in self.parts]  # type: ignore[attr-defined]
         assert features.stages is not None
         given = OrderedDict((str(place), features.stages[place]) for place in self.places)
         maps = list(self.parts(given).values())

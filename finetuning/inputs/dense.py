@@ -157,13 +157,10 @@ class DenseInputs(Inputs):
         low, high = self.scale
         scales = low * (high / low) ** np.asarray(uniform(keys, "dense scale"))[:, 0]
         places = np.asarray(uniform(keys, "dense place", 2))
-        turns = np.asarray(uniform(keys, "dense flip", 2)) < 0.5
-        flips = [
-            tuple(bool(turn) and name in self.flips for turn, name in zip(row, FLIPS, strict=True)) for row in turns
-        ]
-        drawn = zip(sizes, scales, places, flips, strict=True)
+        turns = (np.asarray(uniform(keys, "dense flip", 2)) < 0.5) & np.array([name in self.flips for name in FLIPS])
         return [
-            placed(size, canvas, float(scale), tuple(place))._replace(flips=flip) for size, scale, place, flip in drawn
+            placed(size, canvas, float(scale), tuple(place))._replace(flips=(bool(turn[0]), bool(turn[1])))
+            for size, scale, place, turn in zip(sizes, scales, places, turns, strict=True)
         ]
 
     @abstractmethod
@@ -230,7 +227,7 @@ class ObjectInputs(DenseInputs):
         return batch | ({"masks": torch.cat(masks)} if masks else {})
 
     def _drawn(self, objects: Objects, place: Placement, canvas: int) -> Tensor:
-        if not objects.count:
+        if not objects.size:
             return torch.zeros(0, canvas, canvas, dtype=torch.bool)
         assert objects.masks is not None
         pixels = torch.from_numpy(np.stack([mask.pixels() for mask in objects.masks])).to(torch.uint8)

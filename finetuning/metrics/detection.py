@@ -120,10 +120,10 @@ def match_objects(truth: Objects, found: Objects, *, most: int, masks: bool) -> 
     truth = truth.take(np.argsort(truth.left_out, kind="stable"))
     left_out, crowd = truth.left_out, truth.crowds
     overlaps = mask_overlaps(found, truth) if masks else box_overlaps(found.boxes, truth.boxes, crowd)
-    right = np.zeros((len(THRESHOLDS), found.count), bool)
+    right = np.zeros((len(THRESHOLDS), found.size), bool)
     counted = np.ones_like(right)
     assert found.scores is not None
-    if found.count and truth.count:
+    if found.size and truth.size:
         for place, threshold in enumerate(THRESHOLDS):
             taken = _assign(overlaps, left_out, crowd, min(threshold, 1 - 1e-10))
             on_left_out = (taken >= 0) & left_out[taken]

@@ -80,7 +80,7 @@ class Detection(Dense):
         boxes = placement.boxes_back(found.boxes.double().cpu().numpy())
         masks = None if found.masks is None else drawn_masks(found.masks, boxes, placement.size)
         objects = Objects(boxes, found.classes.cpu().numpy(), found.scores.double().cpu().numpy(), masks=masks)
-        return objects.take((boxes[:, 2:] > boxes[:, :2]).all(1))
+        return objects.take(np.all(boxes[:, 2:] > boxes[:, :2], 1))
 
     def zero_outputs(self, split: EncodedSplit) -> list[Objects]:
         """Detect nothing."""
@@ -88,7 +88,7 @@ class Detection(Dense):
 
     def predict(self, outputs: Sequence[Objects], split: EncodedSplit) -> Predictions:
         """Match the detections with the objects."""
-        truth = list(split.targets)
+        truth: list[Any] = list(split.targets)
         judged = evaluate(truth, outputs, classes=len(self.names), most=self.max_detections)
         return Predictions(truth, list(outputs), Judged(names_of(split), judged))
 

@@ -24,7 +24,8 @@ class InstanceSegmentation(Detection):
 
     def predict(self, outputs: Sequence[Objects], split: EncodedSplit) -> Predictions:
         """Match the detections with the objects, by boxes and by masks."""
-        truth, found = list(split.targets), list(outputs)
+        truth: list[Any] = list(split.targets)
+        found = list(outputs)
         both = (
             evaluate(truth, found, classes=len(self.names), most=self.max_detections, masks=masks)
             for masks in (False, True)

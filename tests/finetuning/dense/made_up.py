@@ -105,15 +105,17 @@ def write_tables(root: Path, change=lambda columns: None) -> Path:
     return root
 
 
-def write_maps(root: Path, change=lambda pixels: pixels) -> Path:
-    """Write images and label maps in folders of their own, with a palette."""
+def write_maps(root: Path, change=lambda pixels: pixels, *, endings=("jpg.png", "_labels.png"), names=None, flat=False):
+    """Write images and label maps in folders of their own, the latter with a palette."""
+    names = names or {}
     for split, scenes in drawn().items():
         for row, scene in enumerate(scenes):
             for folder, ending, pixels in (
-                ("images", "jpg.png", scene.image.transpose(1, 2, 0)),
-                ("annotations", "_labels.png", scene.semantic),
+                ("images", endings[0], scene.image.transpose(1, 2, 0)),
+                ("annotations", endings[1], scene.semantic),
             ):
-                path = root / folder / split / f"{row}{ending}"
+                within = f"{split}_{row}" if flat else f"{names.get(split, split)}/{row}"
+                path = root / names.get(folder, folder) / f"{within}{ending}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 image = Image.fromarray(change(pixels) if folder == "annotations" and split == "train" else pixels)
                 if image.mode == "L":

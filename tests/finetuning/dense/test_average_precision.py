@@ -108,8 +108,8 @@ def test_average_precision_is_that_of_pycocotools(kind, cases):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12, err_msg=f"case {seed}")
         seen["crowd"] += any(part.crowd.any() for part in truth)
         seen["ignored"] += any(part.ignore.any() for part in truth)
-        seen["empty"] += any(part.count == 0 for part in truth)
-        seen["over 100"] += any(part.count > 100 for part in found)
+        seen["empty"] += any(part.size == 0 for part in truth)
+        seen["over 100"] += any(part.size > 100 for part in found)
         seen["partly right"] += bool(((ours > 0.01) & (ours < 0.99)).any())
     assert min(seen.values()) >= 5 and seen["partly right"] > cases / 3, seen
 

@@ -8,7 +8,9 @@ import pytest
 from finetuning.data.label_maps import LabelledMaps
 from finetuning.data.objects import LabelledObjects
 from finetuning.data.splits import Split
+from finetuning.launch import compose
 from finetuning.metrics.segmentation import IGNORED
+from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
 from tests.finetuning.dense.made_up import NAMES, drawn, png, write_coco, write_maps, write_tables, write_voc
 
@@ -134,13 +136,15 @@ def test_boxes_that_cannot_be_used_are_counted(box, told, tmp_path, capsys):
     if box[0] < 0:
         assert label.boxes[-1].tolist() == [0, 0, 9, 9]
     else:
-        assert label.count == len(drawn()["train"][0].boxes)
+        assert label.size == len(drawn()["train"][0].boxes)
 
 
 def test_images_without_objects_are_allowed_and_counted(tmp_path, capsys):
     found = objects(write_tables(tmp_path / "d", boxed(lambda boxes: [])), columns=COLUMNS | {"classes": None})
     assert found.train.column("label")[0].boxes.shape == (0, 4) and found.class_names == ["object"]
     assert "train: 1 images without any object" in capsys.readouterr().err
+    with pytest.raises(RunError, match=r"data.missing=drop, but images without annotation are examples"):
+        objects(tmp_path / "d", missing="drop")
 
 
 def test_classes_that_training_lacks_are_told(tmp_path, capsys):
@@ -223,7 +227,7 @@ def test_label_maps_are_the_same_in_folders_and_tables(tmp_path):
     files = {"image": "images/*jpg.png", "mask": "annotations/*_labels.png"}
     folders = maps(write_maps(tmp_path / "f"), files=files, class_names=names)
     tables = maps(write_tables(tmp_path / "t"), class_names=names)
-    assert folders.class_names == tables.class_names
+    assert folders.class_names == tables.class_names == NAMES
     for split, scenes in drawn().items():
         for found in (folders, tables):
             examples = getattr(found, split)
@@ -246,3 +250,39 @@ def test_label_maps_that_cannot_be_meant_are_refused(tmp_path):
         maps(tmp_path / "one", files=files | {"mask": "masks/*.png"})
     with pytest.raises(RunError, match=r"must stand for the same in both"):
         maps(tmp_path / "one", files=files | {"mask": "annotations/*s.png"})
+
+
+def preset(task, root):
+    config = compose([f"task={task}", "handoff=x", f"data.path={root}"])
+    return instantiate(config.data).splits()
+
+
+def test_presets_read_the_folders_that_data_sets_come_in(tmp_path):
+    assert preset("voc_detection", write_voc(tmp_path / "voc")).test.size == 3
+    coco = write_coco(tmp_path / "coco")
+    for split, name in (("train", "train2017"), ("validation", "val2017")):
+        (coco / split).rename(coco / name)
+        (coco / "annotations" / f"instances_{split}.json").rename(coco / "annotations" / f"instances_{name}.json")
+    (coco / "annotations" / "captions_train2017.json").write_text("{}")
+    for task, masks in (("coco_detection", False), ("coco_instances", True)):
+        found = preset(task, coco)
+        assert (found.train.size, found.validation.size, found.test.size) == (5, 1, 3)
+        assert (found.test.column("label")[0].masks is not None) == masks
+    ade = write_maps(tmp_path / "ade", endings=(".jpg", ".png"), names={"train": "training"})
+    shutil.rmtree(ade / "images" / "test")
+    found = preset("ade20k", ade)
+    assert (found.train.size, found.validation.size, found.test.size) == (5, 1, 3)
+    endings = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+    names = {"train": "train/a", "validation": "val/b", "images": "leftImg8bit", "annotations": "gtFine"}
+    found = preset("cityscapes", write_maps(tmp_path / "cities", endings=endings, names=names))
+    assert (found.train.size, found.validation.size, found.test.size) == (5, 1, 3)
+    assert len(found.class_names) == 19 and found.test.column("label")[0].shape == (48, 48)
+    lists = write_maps(tmp_path / "voc2", endings=(".jpg", ".png"), flat=True)
+    shutil.move(lists / "images", lists / "JPEGImages")
+    shutil.move(lists / "annotations", lists / "SegmentationClass")
+    (lists / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        rows = "\n".join(f"{split}_{row}" for row in range(len(drawn()[split])))
+        (lists / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(rows)
+    found = preset("voc_segmentation", lists)
+    assert (found.train.size, found.validation.size, found.test.size) == (6, 3, 3)
