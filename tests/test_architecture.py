@@ -22,7 +22,7 @@ LAYERS = [
     ["__main__", "snapshot"],
 ]
 WINGS = ("text", "image")
-# Where a modality is known: the wings, their objectives, the inputs of downstream tasks, a file format with such a word,
+# Where a modality is known: the wings, their objectives, the inputs of downstream tasks, a file format of such a word,
 # and benchmarks against peers.
 KNOWS_A_MODALITY = (
     "pretraining.text",

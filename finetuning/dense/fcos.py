@@ -15,9 +15,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from finetuning.dense.pyramid import Pyramid
 from pretraining.backbones.base import Features
 from pretraining.engine.batch import Batch, Term
+from pretraining.errors import RunError
 
 SCORE, NMS, CANDIDATES = 0.05, 0.6, 1000  # torchvision's: least score, overlap of doubles, detections kept per map
 NOTHING = -1
+GROUPS = 32  # of channels, in the norms of torchvision's head
 
 
 class Found(NamedTuple):
@@ -41,6 +43,10 @@ class FCOSDetector(nn.Module):
 
     def __init__(self, pyramid: Pyramid, example: Features, classes: int, *, size: int, most: int) -> None:
         super().__init__()
+        if pyramid.out_channels % GROUPS:
+            raise RunError(
+                f"got task.width={pyramid.out_channels}: give a multiple of {GROUPS}, which the head's norms take"
+            )
         sizes = tuple((stride,) for stride in pyramid.strides)
         self.size = size
         self.fcos = FCOS(

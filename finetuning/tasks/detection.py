@@ -24,6 +24,7 @@ from finetuning.metrics.detection import evaluate
 from finetuning.task import Predictions, TaskParts
 from finetuning.tasks.dense import Dense, Judged, names_of
 from pretraining.engine.batch import Batch, Loss
+from pretraining.errors import RunError
 
 
 class Detection(Dense):
@@ -54,8 +55,13 @@ class Detection(Dense):
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
-        """Name the classes."""
+        """Name the classes; labels without what the detector learns are an error."""
         assert splits.class_names is not None
+        label = splits.train.columns["label"][0]
+        if not isinstance(label, Objects):
+            raise RunError("got label maps, but objects are needed: take task=semantic_segmentation")
+        if cls.masks and label.masks is None:
+            raise RunError("got objects without masks: set data.masks=true, or take task=detection")
         return {"names": splits.class_names}
 
     def placeholder_label(self, example: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from finetuning.data.splits import Splits
 from finetuning.dense.drawing import with_map
 from finetuning.dense.masks import encode
+from finetuning.dense.objects import Objects
 from finetuning.dense.pyramid import Pyramid, grid_of
 from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.dense import MapInputs, Placement
@@ -61,6 +62,8 @@ class SemanticSegmentation(Dense):
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Name the classes."""
         assert splits.class_names is not None
+        if isinstance(splits.train.columns["label"][0], Objects):
+            raise RunError("got objects as labels, but label maps are needed: take task=detection")
         return {"names": splits.class_names}
 
     def placeholder_label(self, example: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from finetuning.predict import predict, read_inputs
 from finetuning.watch import Watch
 from pretraining.cli.configuration import complete, instantiate
 from pretraining.data.loader import collated
+from pretraining.errors import RunError
 from pretraining.random import Keys
 from tests.finetuning.conftest import QUIET, Finetune
 from tests.finetuning.dense.made_up import write_one, write_picture
@@ -193,3 +194,33 @@ def test_two_ranks_learn_and_measure_like_one_process(task: str, finetune: Finet
     assert len(measured) > 6
     for name in measured:
         assert numbers(two)[name] == pytest.approx(numbers(one)[name], rel=1e-3, abs=2e-3), name
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.width=0", "task.width=0: give a whole number"),
+        ("task.width=40", "task.width=40: give a multiple of 32"),
+        ("task.strides=[]", "task.strides="),
+        ("task.inputs.size=abc", "task.inputs.size=abc"),
+        ("task.inputs.scale=[2,1]", "smallest and a largest scale"),
+        ("task.inputs.flips=[up]", "a list of horizontal or vertical"),
+        ("task.strides=[3,5]", r"maps have the strides \[2, 4, 8, 16\]"),
+        ("task.select=accuracy", "task.select=accuracy, which this task does not measure: choose one of"),
+        ("shots=3", "for labels that are not classes"),
+        ("mode=knn", "whose head reads no single vectors"),
+        ("data.label=maps", "task=semantic_segmentation"),
+        ("data.scenes.size=16", "too small to read digits in"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_anything_is_written(
+    override: str, message: str, finetune: Finetune, resnet: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=message):
+        finetune("task=digit_scenes_detection", f"handoff={resnet}", *SCENES, override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_label_maps_are_needed_where_pixels_are_classified(finetune: Finetune, resnet: Path) -> None:
+    with pytest.raises(RunError, match="got objects as labels, but label maps are needed: take task=detection"):
+        finetune("task=digit_scenes_segmentation", f"handoff={resnet}", *SCENES, "data.label=objects")
