@@ -1,13 +1,17 @@
 """Pyramids follow the backbone's maps, and points learn the objects that torchvision's FCOS gives them."""
 
+import numpy as np
 import pytest
 import torch
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.image_list import ImageList
 
 from finetuning.dense.fcos import FCOSDetector
+from finetuning.dense.mask_rcnn import KeyedSampler, MaskDetector
 from finetuning.dense.pyramid import Pyramid, example_features
 from pretraining.errors import RunError
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+from pretraining.random import Keys
 from tests.finetuning.dense.conftest import VIT
 
 
@@ -93,3 +97,42 @@ def test_points_and_losses_are_those_of_torchvision(seed):
     assert sum(int((part >= 0).sum()) for part in matched) > 3
     for name in theirs:
         assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name
+
+
+@pytest.mark.parametrize("kind", [FCOSDetector, MaskDetector])
+def test_images_without_objects_teach_what_is_background(kind):
+    torch.manual_seed(0)
+    backbone = resnet()
+    example = example_features(backbone, 3, 64)
+    detector = kind(Pyramid(example, size=64, strides=[4, 8, 16], width=32), example, 3, size=64, most=100)
+    answers = detector(backbone.eval()(torch.randn(2, 3, 64, 64)))
+    rows = np.arange(2)
+    keys = Keys(0, "train", np.zeros_like(rows), rows)
+    batch = {"boxes": torch.zeros(0, 4), "classes": torch.zeros(0, dtype=torch.int64), "keys": keys}
+    batch |= {"masks": torch.zeros(0, 64, 64, dtype=torch.bool), "objects_per_row": torch.tensor([0, 0])}
+    terms = detector.loss(answers, batch)
+    assert terms.keys() == detector.counts(batch).keys()
+    assert all(torch.isfinite(term.total) for term in terms.values())
+    learnt = {"classification", "loss_objectness", "loss_classifier"}
+    assert {name for name, term in terms.items() if float(term.total.detach()) > 0} == learnt & terms.keys()
+    sum(term.total for term in terms.values()).backward()
+    gradients = [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]
+    assert len(gradients) > 5 and all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_samples_are_as_many_as_torchvision_draws_and_belong_to_the_key():
+    ours, theirs = (kind(64, 0.25) for kind in (KeyedSampler, BalancedPositiveNegativeSampler))
+    keys = Keys(0, "train", np.array([0]), np.array([5]))
+    for positives, negatives in [(0, 100), (3, 100), (50, 100), (50, 10), (5, 0)]:
+        kinds = torch.cat([torch.ones(positives), torch.zeros(negatives), -torch.ones(7)])
+        ours.keys, ours.slot = keys, "anchors"
+        drawn, expected = ours([kinds]), theirs([kinds])
+        assert [int(part[0].sum()) for part in drawn] == [int(part[0].sum()) for part in expected]
+        assert (kinds[drawn[0][0].bool()] == 1).all() and (kinds[drawn[1][0].bool()] == 0).all()
+        assert all(again[0].equal(part[0]) for again, part in zip(ours([kinds]), drawn, strict=True))
+    ours.keys = keys._replace(index=np.array([6]))
+    kinds = torch.zeros(1000)
+    ours.slot = "anchors"
+    first = ours([kinds])[1][0]
+    ours.keys = keys
+    assert not first.equal(ours([kinds])[1][0])
