@@ -88,6 +88,10 @@ def test_one_image_s_objects_are_learnt_by_heart(
     assert boxes == {(0, 0, 16, 32), (32, 0, 16, 16), (16, 32, 32, 16)}
 
 
+def pixels_of(thing: dict) -> np.ndarray:
+    return decode(tuple(thing["mask"]["size"]), thing["mask"]["counts"]).pixels()
+
+
 @pytest.mark.slow
 def test_one_image_s_masks_are_learnt_by_heart(finetune: Finetune, resnet: Path, tmp_path: Path) -> None:
     run = finetune(
@@ -103,9 +107,10 @@ def test_one_image_s_masks_are_learnt_by_heart(finetune: Finetune, resnet: Path,
     values = numbers(run)
     assert values["test/ap50"] == values["test/mask_ap50"] == pytest.approx(1.0)
     assert values["test/ap"] > 0.8 and values["test/mask_ap"] > 0.8
-    things = pq.read_table(run / "predictions.parquet").to_pylist()[0]["prediction"][:3]
-    areas = sorted(decode(tuple(thing["mask"]["size"]), thing["mask"]["counts"]).area for thing in things)
-    assert areas == pytest.approx([16 * 16, 16 * 16, 16 * 32], rel=0.15)
+    row = pq.read_table(run / "predictions.parquet").to_pylist()[0]
+    true, found = ([pixels_of(thing) for thing in row[name]] for name in ("label", "prediction"))
+    for known in true:
+        assert max((known & guess).sum() / (known | guess).sum() for guess in found) > 0.8
     assert json.loads((run / "test_report.json").read_text())["per_class"]["red"]["mask_ap50"] == pytest.approx(1.0)
 
 
