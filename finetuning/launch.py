@@ -159,7 +159,7 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
         for logger in loggers:
             logger.log_metrics({k: v for k, v in metrics.items() if k.startswith("test/")}, task.global_step)
             logger.finalize("success")
-        save_results(directory.path, task, test, origin)
+        save_results(directory.path, task, test, planned.splits["test"], origin)
         print(describe_result(metrics, task.select.removeprefix("-"), task.answers(test)), file=sys.stderr)
         if config.save_model:
             made = {"task": type(task).__name__, "from": config.handoff}

@@ -13,14 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from finetuning.closed_form import Neighbours
+from finetuning.inputs.base import EncodedSplit
 from finetuning.task import Predictions, Task
 from pretraining import handoff
 from pretraining.cache import replace_file, replace_text
 from pretraining.errors import RunError
 
 
-def save_results(directory: Path, task: Task, test: Predictions, origin: dict[str, Any]) -> None:
-    """Write predictions.parquet (the test split's rows, in order), lineage.json, and test_report.json if any."""
+def save_results(directory: Path, task: Task, test: Predictions, split: EncodedSplit, origin: dict[str, Any]) -> None:
+    """Write predictions.parquet (the test split's rows, in order), lineage.json, and what else the task has to show."""
+    task.save(directory, test, split)
     columns = task.table(test).items()
     arrays = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns}
     with replace_file(directory / "predictions.parquet", "wb") as file:

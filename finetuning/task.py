@@ -9,12 +9,14 @@ import contextlib
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetuning.best import Best
 from finetuning.data.splits import Examples, Splits
 from finetuning.inputs.base import CachedVectors, EncodedSplit, Inputs
 from finetuning.metrics.bootstrap import Intervals, Numbers
@@ -45,17 +47,6 @@ class Predictions(NamedTuple):
     labels: Any
     predictions: Any
     scores: Any = None
-
-
-@dataclasses.dataclass
-class Best:
-    """The weights with the highest selection metric on validation so far."""
-
-    value: float = float("-inf")
-    step: int = -1
-    weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    values: Numbers = dataclasses.field(default_factory=dict)  # everything measured with them
-    evaluations_since: int = 0
 
 
 class Task(StepModule):
@@ -107,7 +98,7 @@ class Task(StepModule):
         """Sum the loss over the batch's targets. []"""
 
     @abstractmethod
-    def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
+    def predict(self, outputs: list[Any], split: EncodedSplit) -> Predictions:
         """Turn each row's logits into a prediction."""
 
     @abstractmethod
@@ -145,7 +136,10 @@ class Task(StepModule):
         """Name the columns that are said of examples without labels."""
         return {name: values for name, values in self.table(predictions).items() if name != "label"}
 
-    def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
+    def save(self, directory: Path, predictions: Predictions, split: EncodedSplit) -> None:
+        """Write what of a test split's predictions fits no table, such as pictures."""
+
+    def zero_outputs(self, split: EncodedSplit) -> list[Any]:
         """Compute each row's logits as if its vectors were zero."""
         with torch.no_grad():
             logits = self.head(torch.zeros(1, self.backbone.dim)).numpy()

@@ -15,6 +15,7 @@ from finetuning.task import Predictions, Task
 from finetuning.watch import Watch, kept_open
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.data.splits import SPLITS
+from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.distributed.collectives import rank, world_size
 from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
@@ -64,6 +65,8 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
         print(describe(task, run.splits, run.settings.max_steps), file=sys.stderr)
     task.precision = run.settings.precision
     choose_kernels(task, run.settings)  # before vectors are cached, or a head is fitted to them
+    if run.settings.ranks > 1:
+        convert_batchnorm(task)
     task.to(run.settings.accelerator)
     splits = run.splits
     if task.mode.cache and task.cacheable:

@@ -22,13 +22,15 @@ LAYERS = [
     ["__main__", "snapshot"],
 ]
 WINGS = ("text", "image", "audio")
-# Where a modality is known: the wings, their objectives, the inputs of downstream tasks, and benchmarks against peers.
+# Where a modality is known: the wings, their objectives, the inputs of downstream tasks, a file format of such a word,
+# and benchmarks against peers.
 KNOWS_A_MODALITY = (
     "pretraining.text",
     "pretraining.image",
     "pretraining.audio",
     "pretraining.objectives",
     "finetuning.inputs",
+    "finetuning.data.coco",
     "experiments.benchmarks",
 )
 WORDS_OF_A_MODALITY = {"images", "input_ids", "document_ids", "token_type_ids", "waves"}

@@ -33,6 +33,11 @@ class LabelledData(ABC):
             split, name = next(iter(named.items()))
             raise RunError(f"got data.split.{split}={name}, but this data comes with its three splits: give null")
 
+    def refuse_missing(self) -> None:
+        """Refuse to drop rows, where a row without annotation means that there is nothing in the image."""
+        if self.missing is not None:
+            raise RunError(f"got data.missing={self.missing}, but images without annotation are examples: give null")
+
     def splits(self) -> Splits:
         """Read the three splits, carving those that are missing; bad input is an error, before any model is built."""
         return self.split.complete(*self.found())

@@ -123,9 +123,9 @@ class Split:
 
 def strata(examples: Examples) -> np.ndarray | None:
     """Number the examples by class, int64 [N]; None where labels are no classes: real numbers, lists, all different."""
-    labels = examples.column("label")
-    if not labels or not isinstance(labels[0], (str, int, bool, np.integer)):
+    if not examples.size or not isinstance(examples.columns["label"][examples.rows[0]], (str, int, bool, np.integer)):
         return None
+    labels = examples.column("label")
     values, codes = np.unique(np.array(labels), return_inverse=True)
     return codes if len(values) < examples.size else None
 

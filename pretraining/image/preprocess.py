@@ -76,11 +76,15 @@ class ImagePreprocess(Preprocess):
         side = max(1, round(min(height, width) * self.crop))
         top, left = (height - side) // 2, (width - side) // 2
         images = images[:, :, top : top + side, left : left + side]
-        images = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
+        images = _shares(images)
         if side != self.size:
             images = F.interpolate(images, (self.size, self.size), mode=self.interpolation, antialias=True)
             images = images.clamp(0.0, 1.0)
         return self.normalise(self._with_channels(images))
+
+    def uncropped(self, images: Tensor) -> Tensor:
+        """Prepare images that have their size already: the same, without cropping or resizing."""
+        return self.normalise(self._with_channels(_shares(images)))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation, per channel."""
@@ -96,3 +100,8 @@ class ImagePreprocess(Preprocess):
         if given == 3:
             return torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA))[:, None]
         raise ValueError(f"images have {given} channels, but this preprocessing takes 1 or 3")
+
+
+def _shares(images: Tensor) -> Tensor:
+    """Turn levels of 8 bits into shares of the brightest."""
+    return images.float() / 255.0 if images.dtype == torch.uint8 else images.float()

@@ -1,0 +1,193 @@
+"""Images with annotated objects: COCO's json, Pascal VOC's xml, or tables."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetuning.data.annotations import Checker, Part, Record, check_classes, numbered
+from finetuning.data.base import LabelledData
+from finetuning.data.coco import read_coco
+from finetuning.data.pictures import cell_bytes, cells_encoded, levels, size_of
+from finetuning.data.splits import Examples
+from finetuning.data.tables import CARVE, find_splits, read_splits
+from finetuning.data.voc import read_voc
+from finetuning.dense.masks import Mask, decode, encode
+from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import Paths, kind_of, walk
+from pretraining.data.splits import SPLIT_ALIASES
+from pretraining.data.tables import Table
+from pretraining.image.modality import IMAGE
+
+Parts = tuple[dict[str, Part], list[str]]
+
+
+@dataclass(kw_only=True)
+class LabelledObjects(LabelledData):
+    """Images with objects at `path`, read as the kind of files there: .json (COCO), .xml (Pascal VOC) or .parquet.
+
+    `columns` names those of tables; a dot leads into one of objects ("objects.bbox"). `boxes` says how they are
+    written, xyxy or xywh (of COCO's always xywh, of VOC's xyxy). `masks`: read each object's mask too. `class_names`
+    name a table's class numbers, where it does not itself.
+    """
+
+    modality = IMAGE
+    path: Paths
+    columns: dict[str, str | None]
+    boxes: str
+    channels: int
+    masks: bool
+    class_names: list[str] | None
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Read and check the splits that are there."""
+        self.refuse_missing()
+        with as_run_errors():
+            (parts, names), checker = self._read()
+            found = {split: checker.examples(part, split, self.channels) for split, part in parts.items()}
+            if "train" in found:
+                check_classes(found, names)
+            return found, names
+
+    def _read(self) -> tuple[Parts, Checker]:
+        root = Path(self.path).expanduser() if isinstance(self.path, str) else None
+        kinds = {kind_of(file) for file in walk(root)} if root and root.is_dir() else {kind_of(root)} if root else set()
+        if ".parquet" not in kinds and ".xml" in kinds:
+            if self.masks:
+                raise ValueError(f"data.path={self.path} holds xml files, which have boxes alone: take task=detection")
+            assert root is not None
+            return self._voc(root), Checker("xyxy")
+        if ".parquet" not in kinds and ".json" in kinds:
+            assert root is not None
+            return self._coco(root if root.is_dir() else root.parent), Checker("xywh")
+        return self._tables(), Checker(self.boxes)
+
+    def _coco(self, root: Path) -> Parts:
+        files = find_splits(self.path, self.split.named, (".json",))
+        read = {split: [read_coco(file, root, masks=self.masks) for file in part] for split, part in files.items()}
+        several = next((split for split, part in read.items() if len(part) > 1), None)
+        if several is not None:
+            what = f"data.path={self.path} holds {len(read[several])} json files for {several}"
+            raise ValueError(f"{what}: name one with data.split.{several}=")
+        names = {split: part[0][1] for split, part in read.items()}
+        odd = next((split for split in names if names[split] != names["train"]), None)
+        if odd is not None:
+            what = f"{files['train'][0]} and {files[odd][0]} have different categories"
+            raise ValueError(f"{what} ({names['train'][:4]}, {names[odd][:4]}): give them the same")
+        return {split: part[0][0] for split, part in read.items()}, names["train"]
+
+    def _voc(self, root: Path) -> Parts:
+        files = _voc_files(root, self.split.named) or find_splits(self.path, self.split.named, (".xml",))
+        read = {split: read_voc(part, root) for split, part in files.items()}
+        names = sorted({name for _, each in read.values() for name in itertools.chain(*each)})
+        numbers = {name: number for number, name in enumerate(names)}
+        parts = {}
+        for split, (part, each) in read.items():
+            pairs = zip(part.records, each, strict=True)
+            records = [record._replace(classes=[numbers[name] for name in own]) for record, own in pairs]
+            parts[split] = Part(part.encoded, records)
+        return parts, names
+
+    def _tables(self) -> Parts:
+        columns = {key: name for key, name in self.columns.items() if name is not None}
+        if not self.masks:
+            columns.pop("masks", None)
+        elif "masks" not in columns:
+            raise ValueError("data.columns.masks=null, but masks are needed: name the column that has them")
+        if not columns.keys() & {"boxes", "masks"}:
+            raise ValueError("data.columns.boxes=null: name the column that has the boxes")
+        named = {f"data.columns.{key}": name.partition(".")[0] for key, name in columns.items()}
+        tables = read_splits(self.path, self.split.named, named)
+        names = self.class_names or _names(tables, columns.get("classes"))
+        numbers: dict[Any, int] = {name: number for number, name in enumerate(names)}
+        numbers |= {number: number for number in range(len(names))}
+        return {split: _part(table, columns, numbers) for split, table in tables.items()}, names
+
+
+def _voc_files(root: Path, named: Mapping[str, str | None]) -> dict[str, list[Path]] | None:
+    """List the files of VOC's own splits, ImageSets/Main/{train,val,test}.txt; None where there are no such lists."""
+    lists = root / "ImageSets" / "Main"
+    if not lists.is_dir():
+        return None
+    found = {}
+    for split, usual in SPLIT_ALIASES.items():
+        chosen = [named[split]] if named[split] else list(usual)
+        file = next((lists / f"{name}.txt" for name in chosen if (lists / f"{name}.txt").is_file()), None)
+        if file is not None and named[split] != CARVE:
+            stems = [line.split()[0] for line in file.read_text("utf-8").splitlines() if line.strip()]
+            found[split] = [root / "Annotations" / f"{stem}.xml" for stem in stems]
+            lacking = next((path for path in found[split] if not path.is_file()), None)
+            if lacking is not None:
+                raise ValueError(f"{file} lists {lacking.stem}, but there is no {lacking}: complete the data")
+    return found
+
+
+def _names(tables: Mapping[str, Table], column: str | None) -> list[str]:
+    """Name the classes of tables: as they do themselves, else by the values that occur; without a column, one class."""
+    if column is None:
+        return ["object"]
+    metadata = next(iter(tables.values())).metadata
+    feature: Any = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    for key in column.split("."):
+        feature = feature.get(key, {}) if isinstance(feature, dict) else {}
+    feature = feature.get("feature", feature) if isinstance(feature, dict) else {}
+    if isinstance(feature, dict) and "names" in feature:
+        return list(feature["names"])
+    values = {value for table in tables.values() for row in _cells(table, column) for value in row or []}
+    if all(isinstance(value, int) for value in values):
+        return [str(number) for number in range(max(values, default=-1) + 1)]
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(f"data.columns.classes={column} holds {sorted(map(str, values))[:4]}: give names or numbers")
+    return sorted(values)
+
+
+def _cells(table: Table, column: str) -> list[Any]:
+    """Take a column, or what lies within one."""
+    first, *rest = column.split(".")
+    cells = table.columns[first]
+    for key in rest:
+        odd = next((row for row, cell in enumerate(cells) if not isinstance(cell, dict) or key not in cell), None)
+        if odd is not None:
+            there = ", ".join(cells[odd]) if isinstance(cells[odd], dict) else type(cells[odd]).__name__
+            raise ValueError(f"{table.place(odd)} has no {column!r}, but {there}: name another in data.columns")
+        cells = [cell[key] for cell in cells]
+    return cells
+
+
+def _part(table: Table, columns: Mapping[str, str], numbers: dict[Any, int]) -> Part:
+    cells = {key: _cells(table, name) for key, name in columns.items()}
+    places = [table.place(row) for row in range(table.size)]
+    sizes = [size_of(cell_bytes(cell), place) for cell, place in zip(cells["image"], places, strict=True)]
+    records = []
+    for row, (place, size) in enumerate(zip(places, sizes, strict=True)):
+        boxes = cells["boxes"][row] or [] if "boxes" in cells else None
+        masks = _masks(cells["masks"][row], place) if "masks" in cells else None
+        count = len(boxes if boxes is not None else masks or [])
+        given = cells["classes"][row] or [] if "classes" in cells else [0] * count
+        classes = numbered(given, numbers, place, lambda: f"the classes {_some(numbers)}")
+        name = str(cells["name"][row]) if "name" in cells else place
+        records.append(Record(place, size, boxes, classes, masks=masks, name=name))
+    return Part(cells_encoded(cells["image"], places), records)
+
+
+def _masks(cell: Any, place: str) -> list[Mask]:
+    """Read masks: a map whose pixels are 0 or the number of their object, from 1; or a list of maps or run lengths."""
+    if isinstance(cell, Sequence) and not isinstance(cell, (bytes, str)):
+        return [_mask(part, place) for part in cell]
+    numbers = levels(cell_bytes(cell), place)
+    return [encode(numbers == number) for number in range(1, int(numbers.max()) + 1)]
+
+
+def _mask(part: Any, place: str) -> Mask:
+    if isinstance(part, dict) and "counts" in part:
+        return decode((int(part["size"][0]), int(part["size"][1])), part["counts"])
+    return encode(levels(cell_bytes(part), place) > 0)
+
+
+def _some(numbers: dict[Any, int]) -> str:
+    listed = [str(value) for value in numbers if isinstance(value, str)]
+    return ", ".join(listed[:8]) + (" ..." if len(listed) > 8 else "")
