@@ -25,17 +25,17 @@ class Digits(ImageData):
     def split(self, split: str) -> ImageSet:
         """Open a split."""
         check_split(split)
-        images, labels = _digits()
+        images, labels = grey_digits()
         rows = stratified(labels, validation_share=0.1, test_share=0.2)[split]
         return ImageSet(images[rows], labels[rows], tuple("0123456789"))
 
     def fingerprint(self) -> str:
         """Hash the pixels and labels."""
-        images, labels = _digits()
+        images, labels = grey_digits()
         return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def grey_digits() -> tuple[np.ndarray, np.ndarray]:
     """Load all digits: uint8 [1797, 1, 8, 8] (their 17 grey levels spread over 0 .. 255), int64 [1797]."""
     from sklearn.datasets import load_digits
 
