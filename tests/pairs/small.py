@@ -37,7 +37,7 @@ def dual_encoder(**changes) -> DualEncoder:
 def objective(kind, **changes):
     backbone = dual_encoder()
     torch.manual_seed(1)
-    settings = {"width": 10, "scale": 20.0, "max_scale": 1e6} | changes
+    settings = {"width": 10, "scale": 3.0, "max_scale": 100.0} | changes
     return kind(backbone=backbone, optimizer=plain_sgd(), **settings)
 
 
