@@ -70,6 +70,8 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
         splits = {name: task.cache_vectors(evaluation(part, run.data)) for name, part in splits.items()}
     if task.mode.closed_form:
         _fit_closed_form(task, splits, run.data, loggers)
+    elif not task.mode.trains:
+        task.validate(evaluation(splits["validation"], run.data))
     else:
         _train(run, splits, directory, loggers)
         task.restore_best()
