@@ -127,7 +127,7 @@ class ImageTextRetrieval(Captions):
         return {f"{way}_{name}": value for way, ranks in ways for name, value in measure(*ranks).items()}
 
     def table(self, predictions: Predictions) -> dict[str, Any]:
-        """List each example's captions, the most similar one, the rank of a right one, and its own rank for each of them."""
+        """List each example's captions, the most similar one, the rank of a right one, and its own for each of them."""
         found: Found = predictions.scores
         ranks = dict(zip(found.captions, found.by_caption[0].tolist(), strict=True))
         return {

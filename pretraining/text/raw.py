@@ -37,10 +37,10 @@ class TokeniseTexts:
 
     def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
         self.preprocess, self.max_tokens = preprocess, max_tokens
-        self.room = max_tokens - preprocess.specials_per_document
+        self.room = (max_tokens or 0) - preprocess.specials_per_document
         if self.room < 1:
             what = f"max_tokens={max_tokens} leaves no room beside {preprocess.specials_per_document} special tokens"
-            raise ValueError(f"{what}: raise it")
+            raise ValueError(f"{what}: give a larger number")
 
     def __call__(self, examples: RawTexts, keys: Keys | None = None) -> Batch:
         """Tokenise."""
