@@ -237,3 +237,27 @@ def test_both_sides_are_shown(tmp_path, capsys):
     pretrain(tmp_path, "objective=clip", "dry_run=true")
     shown = capsys.readouterr().out
     assert shown.count("  text    [CLS] a ") == 3 and "views-image.png" in shown
+
+
+def test_networks_of_hand_offs_begin_where_they_ended_and_a_locked_one_stays(pretrained, tmp_path):
+    """Both towers of another run, as they would be of SimCLR and of a masked language model: LiT."""
+    last = pretrained / "handoff" / "last"
+    given = []
+    for side in ("image", "text"):
+        for part in (f"backbone.towers.{side}", f"preprocess.sides.{side}"):
+            group = part.partition(".")[0]
+            given += [f"{group}@{part}=_handoff", f"{part}.handoff={last}", f"{part}.tower={side}"]
+    words = ["objective=clip", *given, *(word for word in SMALL if not word.startswith(("backbone", "preprocess")))]
+    words += ["backbone.locked=[image]", "trainer.max_steps=1", f"data.cache_dir={tmp_path}", "optimizer.peak_lr=1e-3"]
+    run = main(compose([*words, f"run_dir={tmp_path / 'run'}"]))
+    before, after = (handoff.read(str(one / "handoff" / "last")).towers for one in (pretrained, run))
+    moves = {
+        side: max(
+            (one - other).abs().max().item()
+            for one, other in zip(after[side].backbone.parameters(), before[side].backbone.parameters(), strict=True)
+        )
+        for side in after
+    }
+    assert moves["image"] == 0.0 and 0.0 < moves["text"] < 2e-3  # one step of Adam away from where it began
+    assert after["image"].preprocess.kwargs == before["image"].preprocess.kwargs
+    assert after["text"].preprocess.digest == before["text"].preprocess.digest
