@@ -84,10 +84,14 @@ class CaptionedFiles(LabelledData):
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the three splits."""
         self.refuse_names()
-        settings = {"columns": self.columns, "decoding": self.decoding, "shares": self.shares}
-        unused = {"batch_size": 1, "eval_batch_size": 1, "workers": 0}
+        settings: dict[str, Any] = {"columns": self.columns, "decoding": self.decoding, "shares": self.shares}
+        settings |= {
+            "batch_size": 1,
+            "eval_batch_size": 1,
+            "workers": 0,
+        }  # of pretraining, which serves no batches here
         with as_run_errors():
-            data = ImageTextFiles(path=self.path, cache_dir=self.cache_dir, **settings, **unused)
+            data = ImageTextFiles(path=self.path, cache_dir=self.cache_dir, **settings)
             opened = {split: data.open(split) for split in SPLITS}
         return {
             split: Examples.of(image=_Rows(source.images), label=source.captions) for split, source in opened.items()

@@ -22,6 +22,7 @@ class DualEncoder(Backbone):
     """
 
     modality = PAIRS
+    towers: Any  # a dictionary of backbones, which the type checker takes for any modules
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class DualEncoder(Backbone):
     @property
     def kwargs(self) -> dict[str, Any]:  # type: ignore[override]
         """Say how to make two of the same architecture."""
-        towers = {name: functools.partial(type(tower), **tower.kwargs) for name, tower in self.towers.items()}
+        towers = {name: functools.partial(tower.__class__, **tower.kwargs) for name, tower in self.towers.items()}
         return {"towers": towers, "locked": self.locked}
 
     @property

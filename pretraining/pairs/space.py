@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -52,7 +53,9 @@ class Space:
             raise HandoffError(f"{told} holds no second network in the same space: {cure}")
         fresh = given.card["origin"].get("objective") == "random"
         seed = {"seed": given.card["origin"]["seed"]} if fresh else {}
-        second = handoff.read(f"random:{given.path}" if fresh else given.path, tower=others[0], trust=trust, **seed)
+        second: Any = handoff.read(
+            f"random:{given.path}" if fresh else given.path, tower=others[0], trust=trust, **seed
+        )
         own, other = (_projection(weights, side, fresh) for side in (name, others[0]))
         scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
         sides = given.card["recipe"].get("collate", {}).get("sides", {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pretraining.objectives.losses.pairs import Contrasted, Sides, clip_loss
 from pretraining.objectives.pairs.contrast import Contrast
 from pretraining.optim.optimizers import Optimizer
@@ -26,7 +28,7 @@ class Clip(Contrast):
         max_scale: float,
         label_smoothing: float = 0.0,
     ) -> None:
-        shared = {"width": width, "scale": scale, "max_scale": max_scale}
+        shared: dict[str, Any] = {"width": width, "scale": scale, "max_scale": max_scale}
         super().__init__(backbone=backbone, optimizer=optimizer, bias=False, **shared)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"objective.label_smoothing={label_smoothing}: give a share from 0 to below 1")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class Contrast(CoupledObjective):
     modality = PAIRS
     term: str
     backbone: DualEncoder
+    projections: Any  # a dictionary of linear layers
 
     def __init__(
         self, *, backbone: DualEncoder, optimizer: Optimizer, width: int, scale: float, max_scale: float, bias: bool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class SigLip(Contrast):
         max_scale: float,
         logit_bias: float,
     ) -> None:
-        shared = {"width": width, "scale": scale, "max_scale": max_scale}
+        shared: dict[str, Any] = {"width": width, "scale": scale, "max_scale": max_scale}
         super().__init__(backbone=backbone, optimizer=optimizer, bias=True, **shared)
         self.logit_bias = nn.Parameter(torch.tensor([logit_bias]))
 
