@@ -27,6 +27,7 @@ class Mode:
     frozen = False  # the backbone never changes
     cache = False  # its vectors are computed once, where the task's head reads single ones
     closed_form = False  # the head is fitted to them as a whole, not trained step by step
+    trains = True  # anything at all
 
     def __post_init__(self) -> None:
         check_fields(self, Mode, "mode")
@@ -82,6 +83,14 @@ class Frozen(Mode):
     def begin(self, backbone: Backbone) -> None:
         """Freeze all."""
         backbone.requires_grad_(False)
+
+
+@dataclass(kw_only=True)
+class AsIs(Frozen):
+    """Nothing trains: what the hand-off says already is measured."""
+
+    trains = False
+    cache: bool = field(default=False, init=False)
 
 
 @dataclass(kw_only=True)

@@ -74,6 +74,8 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
     if task.mode.closed_form:
         cut_back(loggers, directory)
         _fit_closed_form(task, splits, run.data, loggers)
+    elif not task.mode.trains:
+        task.validate(evaluation(splits["validation"], run.data))
     else:
         _train(run, splits, directory, loggers)
         task.restore_best()

@@ -76,7 +76,8 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
     },
     "probe": {POSITIVE: "rate temperature", COUNT: "bank k", FLAG: "pictures"},
     "data": {
-        COUNT: "batch_size eval_batch_size max_tokens",
+        COUNT: "batch_size eval_batch_size max_tokens scenes held_out training examples size",
+        integer(1, 4): "least most",
         COUNT_OR_ZERO: "workers",
         POSITIVE: "max_bytes",
         either(TEXT, each(TEXT, least=1), BY_SPLIT): "path",
@@ -123,6 +124,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         or_null(TEXT): "init_from weights",
         or_null(COUNTS): "layers",
         COUNT: "width",
+        each(TEXT): "locked",
     },
     "backbone.config": {
         TEXT: "model_type",
@@ -139,7 +141,9 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         or_null(integer(2)): "classes",
         PART: "label_smoothing",
         INNER: "mask_ratio",
-        COUNT: "decoder_width",
+        COUNT: "decoder_width width",
+        number(1): "scale max_scale",
+        FINITE: "logit_bias",
     },
     "objective.decoder": {COUNT: "width layers heads"},
     "objective.projector": {
@@ -191,6 +195,8 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         COUNT_OR_ZERO: "pictures",
         choice("linear", "fpn"): "decoder",
         or_null(each(COUNT, least=1)): "strides",
+        each(TEXT, least=1): "templates",
+        or_null(each(TEXT)): "names",
     },
     "task.inputs": {
         or_null(COUNT): "size",
@@ -212,6 +218,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
     },
 }
 FREE = {"", "probe", "backbone.config", "augment", "collate.corruption.noises"}  # null or a list, too
+PARTS = {"preprocess.sides": "preprocess", "backbone.towers": "backbone", "collate.sides": "collate"}  # of pairs
 CONTRACT = {"data.batch_size", "data.eval_batch_size", "data.workers"}  # which every data has, whoever wrote it
 TABLE = dict.fromkeys(GROUPS.keys() - FREE, GROUP) | {
     f"{where}.{name}".lstrip("."): kind
@@ -221,18 +228,22 @@ TABLE = dict.fromkeys(GROUPS.keys() - FREE, GROUP) | {
 }
 
 
-def check(values: Mapping[str, Any], where: str = "", *, foreign: bool = False) -> None:
-    """Refuse the first of the settings of `where` that the table does not allow, naming key, value and what to give."""
+def check(values: Mapping[str, Any], where: str = "", *, foreign: bool = False, known: str | None = None) -> None:
+    """Refuse the first of the settings of `where` that the table does not allow, naming key, value and what to give.
+
+    `known`: what the table calls them, where that is not `where`.
+    """
+    known = where if known is None else known
     target = values.get("_target_")
     foreign = foreign or (isinstance(target, str) and not target.startswith(OURS))
     for name, value in values.items():
-        key = f"{where}.{name}" if where else str(name)
-        kind = TABLE.get(key)
-        if kind is not None and (key in CONTRACT or not foreign) and value != "???" and not kind.accepts(value):
+        key, entry = (f"{place}.{name}" if place else str(name) for place in (where, known))
+        kind = TABLE.get(entry)
+        if kind is not None and (entry in CONTRACT or not foreign) and value != "???" and not kind.accepts(value):
             raise RunError(refusal(key, value, kind))
         for part in value if is_list(value) else [value]:
             if isinstance(part, Mapping):
-                check(part, key, foreign=foreign)
+                check(part, key, foreign=foreign, known=PARTS.get(known, entry))
 
 
 def check_fields(part: Any, base: type, where: str) -> None:

@@ -49,7 +49,7 @@ def test_keys_are_constructor_parameters_both_ways(group, name):
             for n, p in inspect.signature(kind).parameters.items()
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         }
-        keys = {key for key in node if key != "_target_"}
+        keys = {key for key in node if key not in ("_target_", "_partial_")}
         assert keys <= set(parameters), f"{where}: {node._target_} has no {keys - set(parameters)}"
         required = {n for n, p in parameters.items() if p.default is p.empty} - HANDED
         assert required <= keys, f"{where}: {node._target_} needs {required - keys}"

@@ -39,7 +39,7 @@ class Segment(NamedTuple):
 
 
 def joined(parts: list[Examples]) -> Examples:
-    """Concatenate raw examples field by field."""
+    """Concatenate raw examples field by field; a field may hold others by name, and examples of its own."""
     if len(parts) == 1:
         return parts[0]
 
@@ -47,8 +47,8 @@ def joined(parts: list[Examples]) -> Examples:
         if values[0] is None:
             return None
         if isinstance(values[0], dict):
-            return {name: np.concatenate([value[name] for value in values]) for name in values[0]}
-        return np.concatenate(values)
+            return {name: join(tuple(value[name] for value in values)) for name in values[0]}
+        return joined(list(values)) if isinstance(values[0], tuple) else np.concatenate(values)
 
     return type(parts[0])(*map(join, zip(*parts, strict=True)))
 

@@ -78,7 +78,7 @@ class DigitScenes:
 
     def _scene(self, plan: _Plan, place: int, row: int, split: str) -> Scene:
         canvas = self._canvas(plan.canvas[place], row, split)
-        count, pens = int(plan.count[place]), _handwriting(split)
+        count, pens = int(plan.sizes[place]), _handwriting(split)
         instances, semantic = (np.zeros((self.size, self.size), np.uint8) for _ in range(2))
         boxes, things = np.zeros((count, 4), np.int64), []
         for number, cell in enumerate(_cells(plan.cuts[place], count, self.size)):
@@ -117,7 +117,7 @@ class DigitScenes:
 class _Plan(NamedTuple):
     """All that is drawn about B scenes, but for the noise."""
 
-    count: np.ndarray  # int64 [B]
+    sizes: np.ndarray  # int64 [B]: how many things there are
     canvas: np.ndarray  # [B, 4]: its colour, and how noisy it is
     cuts: np.ndarray  # [B, 5]
     claim: np.ndarray  # [B, 2]
@@ -126,7 +126,7 @@ class _Plan(NamedTuple):
     @classmethod
     def of(cls, keys: Keys, scenes: DigitScenes, split: str) -> _Plan:
         """Draw."""
-        count = integers(keys, "count", scenes.most - scenes.least + 1)[:, 0] + scenes.least
+        sizes: Any = integers(keys, "count", scenes.most - scenes.least + 1)[:, 0] + scenes.least
         things = []
         for number in range(scenes.most):
             choices = {"digit": len(DIGITS), "size": len(SIZES), "colour": len(COLOURS)}
@@ -137,7 +137,7 @@ class _Plan(NamedTuple):
             drawn |= {name: uniform(keys, name, size, view=number) for name, size in (("place", 2), ("shade", 3))}
             things.append(drawn)
         canvas, cuts, claim = (uniform(keys, name, size) for name, size in (("canvas", 4), ("cuts", 5), ("claim", 2)))
-        return cls(count, np.asarray(canvas), np.asarray(cuts), np.asarray(claim), things)
+        return cls(sizes, np.asarray(canvas), np.asarray(cuts), np.asarray(claim), things)
 
 
 def _cells(drawn: np.ndarray, count: int, size: int) -> list[tuple[int, int, int, int]]:

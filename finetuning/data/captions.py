@@ -1,0 +1,111 @@
+"""Pictures with what is said of them: scenes of digits, and tables of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from finetuning.data.base import LabelledData
+from finetuning.data.splits import Examples
+from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import Paths
+from pretraining.data.splits import SPLITS
+from pretraining.errors import RunError
+from pretraining.image.data.decode import Decoding
+from pretraining.image.data.scene_captions import DIGITS
+from pretraining.image.data.scenes import DigitScenes, Scene
+from pretraining.image.modality import IMAGE
+from pretraining.pairs.data.files import ImageTextFiles
+
+Label = Literal["digit", "caption", "swap"]
+LABELS: dict[str, Callable[[Scene], Any]] = {
+    "digit": lambda scene: int(scene.classes[0]),
+    "caption": lambda scene: [scene.caption],
+    "swap": lambda scene: {"true": scene.caption, "false": scene.negatives},
+}
+
+
+@dataclass(kw_only=True)
+class LabelledScenes(LabelledData):
+    """Scenes of `least` to `most` digits, `size` pixels to a side: `training` of them to learn from, `examples` to
+    select by and `examples` to test on.
+
+    `label`: the digit (of scenes with one), the caption, or a true caption with false ones of the same words (of scenes
+    that have such).
+    """
+
+    modality = IMAGE
+    label: Label
+    size: int
+    least: int
+    most: int
+    training: int
+    examples: int
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Make the three splits."""
+        self.refuse_names()
+        if self.label not in LABELS:
+            raise RunError(f"got data.label={self.label}: choose {', '.join(LABELS)}")
+        if self.label == "digit" and self.most > 1:
+            raise RunError(f"got data.label=digit for scenes of up to {self.most} digits: set data.most=1")
+        if self.label == "swap" and self.most < 2:
+            raise RunError("got data.label=swap for scenes of one digit, in which nothing is swapped: set data.most=2")
+        with as_run_errors():
+            made = DigitScenes(size=self.size, least=self.least, most=self.most)
+        return {split: self._examples(made, split) for split in SPLITS}, list(DIGITS) if self.label == "digit" else None
+
+    def _examples(self, made: DigitScenes, split: str) -> Examples:
+        wanted = self.training if split == "train" else self.examples
+        scenes: list[Scene] = []
+        start = 0
+        while len(scenes) < wanted:  # those without false captions are left out
+            drawn = made.draw(split, range(start, start + wanted))
+            scenes += [scene for scene in drawn if self.label != "swap" or scene.negatives]
+            start += wanted
+        scenes = scenes[:wanted]
+        return Examples.of(image=[scene.image for scene in scenes], label=[LABELS[self.label](one) for one in scenes])
+
+
+@dataclass(kw_only=True)
+class CaptionedFiles(LabelledData):
+    """Tables of image files and captions, as in pretraining (`data=image_text`), in the same splits."""
+
+    modality = IMAGE
+    path: Paths
+    columns: dict[str, str]
+    decoding: Decoding
+    shares: dict[str, float]
+    cache_dir: str
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Read the three splits."""
+        self.refuse_names()
+        settings: dict[str, Any] = {"columns": self.columns, "decoding": self.decoding, "shares": self.shares}
+        settings |= {
+            "batch_size": 1,
+            "eval_batch_size": 1,
+            "workers": 0,
+        }  # of pretraining, which serves no batches here
+        with as_run_errors():
+            data = ImageTextFiles(path=self.path, cache_dir=self.cache_dir, **settings)
+            opened = {split: data.open(split) for split in SPLITS}
+        return {
+            split: Examples.of(image=_Rows(source.images), label=source.captions) for split, source in opened.items()
+        }, None
+
+
+class _Rows(Sequence):
+    """Looks single images up in an array, or in what decodes on demand."""
+
+    def __init__(self, pixels: Any) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
+        return np.asarray(self.pixels[np.array([row])])[0]

@@ -1,0 +1,186 @@
+"""What a hand-off of pairs knows of pictures and their captions: which belong together, and whether word order counts.
+
+Shapes: N examples, M captions, D width of the shared space.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetuning.data.splits import Examples
+from finetuning.inputs.base import EncodedSplit, Inputs
+from finetuning.metrics import retrieval
+from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
+from finetuning.task import Predictions, Task, TaskParts
+from pretraining.engine.batch import Batch
+from pretraining.errors import RunError
+from pretraining.pairs.space import Space
+
+
+class InSpace(nn.Module):
+    """Brings pooled vectors into the shared space."""
+
+    def __init__(self, projection: nn.Linear) -> None:
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Project to unit length. [N, D]"""
+        return F.normalize(self.projection(vectors).float(), dim=-1)
+
+
+class Captions(Task):
+    """Examples whose label is what is said of them, true first. Nothing trains; its loss is 1 - the cosine between an
+    example and its first true caption.
+    """
+
+    term = "cosine_distance"
+    cacheable = False
+    placeholder = None
+
+    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str) -> None:
+        super().__init__(parts, inputs=inputs, select=select)
+        if self.mode.trains:
+            raise RunError(f"got mode={type(self.mode).__name__} for {type(self).__name__}: set mode=as_is")
+        self.space = Space.read(parts.handoff)
+        self.head = InSpace(self.space.projection)
+
+    @abstractmethod
+    def said(self, label: Any) -> list[str]:
+        """List what is said of an example, something true first."""
+
+    def targets(self, examples: Examples) -> list[np.ndarray]:
+        """Bring what is said of each example into the space. [captions of the example, D]"""
+        labels = [self.said(label) for label in examples.column("label")]
+        texts = list(dict.fromkeys(text for own in labels for text in own))
+        vectors, places = self.space.texts(texts).numpy(), {text: place for place, text in enumerate(texts)}
+        return [vectors[[places[text] for text in own]] for own in labels]
+
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum the cosine distances."""
+        counts = batch["targets_per_row"]
+        first = counts.cumsum(0) - counts
+        return (1.0 - (logits * batch["targets"][first.to(logits.device)]).sum(1)).sum()
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count the examples."""
+        return {self.term: torch.tensor(float(len(batch["targets_per_row"])), device=batch["targets"].device)}
+
+    def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
+        """Give each example its vector."""
+        return list(logits.float().cpu().numpy())
+
+    def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
+        """Give each example the vector zero."""
+        return [np.zeros_like(own[0]) for own in split.targets]
+
+
+class Found(NamedTuple):
+    """Where right ones were found: for each example the rank of a caption, for each caption that of an example."""
+
+    by_example: tuple[np.ndarray, np.ndarray]  # first rank and average precision, [N] each
+    by_caption: tuple[np.ndarray, np.ndarray]  # [M] each
+    captions: list[str]  # all different ones [M]
+
+
+class ImageTextRetrieval(Captions):
+    """Among all captions of a split those of each example are looked for, and among all examples those of a caption.
+
+    Equal captions are one, which belongs to all examples that have it.
+    """
+
+    def said(self, label: Any) -> list[str]:
+        """List an example's captions."""
+        return label
+
+    def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
+        """Rank captions for each example, and examples for each caption."""
+        labels = split.examples.column("label")
+        texts = list(dict.fromkeys(text for own in labels for text in own))
+        places = {text: place for place, text in enumerate(texts)}
+        right = np.zeros((len(labels), len(texts)), bool)
+        vectors = np.zeros((len(texts), len(outputs[0])), np.float32)
+        for row, (own, known) in enumerate(zip(labels, split.targets, strict=True)):
+            columns = [places[text] for text in own]
+            right[row, columns], vectors[columns] = True, known
+        scores = np.stack(outputs) @ vectors.T
+        found = Found(retrieval.ranks(scores, right), retrieval.ranks(scores.T, right.T), texts)
+        return Predictions(labels, [texts[place] for place in scores.argmax(1)], found)
+
+    def metrics(self, predictions: Predictions) -> Numbers:
+        """Compute recall, median rank and mean average precision, both ways."""
+        return self._both(retrieval.retrieval, predictions.scores)
+
+    def intervals(self, predictions: Predictions) -> Intervals:
+        """Bootstrap them over queries."""
+        return self._both(retrieval.intervals, predictions.scores)
+
+    def _both(self, measure: Any, found: Found) -> dict[str, Any]:
+        ways = (("image_to_text", found.by_example), ("text_to_image", found.by_caption))
+        return {f"{way}_{name}": value for way, ranks in ways for name, value in measure(*ranks).items()}
+
+    def table(self, predictions: Predictions) -> dict[str, Any]:
+        """List each example's captions, the most similar one, the rank of a right one, and its own for each of them."""
+        found: Found = predictions.scores
+        ranks = dict(zip(found.captions, found.by_caption[0].tolist(), strict=True))
+        return {
+            "label": predictions.labels,
+            "prediction": predictions.predictions,
+            "rank": found.by_example[0],
+            "caption_ranks": [[ranks[text] for text in own] for own in predictions.labels],
+        }
+
+
+class Compositional(Captions):
+    """A true caption against false ones of the same words: one who sees which words there are, but not their order,
+    is right half of the time (Yuksekgonul et al. 2023, "When and why vision-language models behave like
+    bags-of-words").
+    """
+
+    def said(self, label: Any) -> list[str]:
+        """List the true caption and the false ones."""
+        return [label["true"], *label["false"].values()]
+
+    def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
+        """Tell for each false caption whether the true one is more similar: 1, 0, or 0.5 where both are alike."""
+        labels = split.examples.column("label")
+        decisions, guesses = [], []
+        for vector, captions, label in zip(outputs, split.targets, labels, strict=True):
+            scores = captions @ vector
+            wins = np.where(scores[0] > scores[1:], 1.0, np.where(scores[0] < scores[1:], 0.0, 0.5))
+            decisions.append(dict(zip(label["false"], wins.tolist(), strict=True)))
+            guesses.append(self.said(label)[int(scores.argmax())])
+        return Predictions(labels, guesses, decisions)
+
+    def metrics(self, predictions: Predictions) -> Numbers:
+        """Compute the share of false captions that are told from the true one: of all, and of each kind of change."""
+        return swap_accuracy(predictions.scores)
+
+    def intervals(self, predictions: Predictions) -> Intervals:
+        """Bootstrap it over examples."""
+        decisions = predictions.scores
+        return bootstrap(lambda drawn: swap_accuracy([decisions[row] for row in drawn]), len(decisions))
+
+    def table(self, predictions: Predictions) -> dict[str, Any]:
+        """List the true caption, the most similar one, and how each false one was judged."""
+        kinds = sorted({kind for own in predictions.scores for kind in own})
+        judged = {kind: [own.get(kind) for own in predictions.scores] for kind in kinds}
+        truth = [label["true"] for label in predictions.labels]
+        return {"label": truth, "prediction": predictions.predictions, **judged}
+
+
+def swap_accuracy(decisions: Sequence[dict[str, float]]) -> Numbers:
+    """Average decisions over all false captions, and over those of each kind."""
+    kinds = sorted({kind for own in decisions for kind in own})
+    by_kind = {kind: [own[kind] for own in decisions if kind in own] for kind in kinds}
+    every = [value for values in by_kind.values() for value in values]
+    return {"swap_accuracy": float(np.mean(every))} | {
+        f"swap_accuracy_{kind}": float(np.mean(values)) for kind, values in by_kind.items()
+    }

@@ -1,0 +1,68 @@
+"""Classes that are told by their names alone, through the text network of a hand-off of pairs.
+
+Shapes: N examples, C classes, D width of the shared space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetuning.inputs.base import Inputs
+from finetuning.task import TaskParts
+from finetuning.tasks.classification import Classification
+from pretraining.errors import RunError
+from pretraining.handoff import Handoff
+from pretraining.pairs.space import Space
+
+
+class ZeroShot(Classification):
+    """The class whose texts are most similar. Nothing is learnt (mode=as_is), or it is where training starts from.
+
+    `templates` make a class's texts of its name; `names` are those of the classes in order, where the data's own are
+    no words.
+    """
+
+    def __init__(
+        self, parts: TaskParts, *, inputs: Inputs, select: str, top: int | None,
+        templates: Sequence[str], names: Sequence[str] | None,
+    ) -> None:  # fmt: skip
+        super().__init__(parts, inputs=inputs, select=select, dropout=0.0, class_weights=None, top=top)
+        words = list(names or self.classes.names)
+        if len(words) != self.classes.size:
+            told = f"got task.names of {len(words)} classes, but the data has {self.classes.size}"
+            raise RunError(f"{told} ({', '.join(self.classes.names[:8])}): give one name for each, in this order")
+        odd = next((template for template in templates if template.count("{}") != 1), None)
+        if odd is not None or not templates:
+            raise RunError(f"got task.templates with {odd!r}: give texts with {{}} where the class's name goes")
+        self.head = self._head(parts.handoff, words, list(templates))
+
+    def _head(self, handoff: Handoff, names: Sequence[str], templates: Sequence[str]) -> NamedClasses:
+        kept = Path(handoff.path) / "heads.safetensors"
+        saved = load_file(kept) if "heads.safetensors" in handoff.card["sha256"] else {}
+        if "head.classes" in saved:  # of a finished run: whoever loads it puts the values in
+            biased, classes = "head.projection.bias" in saved, saved["head.classes"]
+            return NamedClasses(nn.Linear(self.backbone.dim, classes.shape[1], bias=biased), classes, 1.0, 0.0)
+        space = Space.read(handoff)
+        return NamedClasses(space.projection, space.classes(names, templates), space.scale, space.shift)
+
+
+class NamedClasses(nn.Module):
+    """Scaled cosines between projected vectors and a vector for each class."""
+
+    def __init__(self, projection: nn.Linear, classes: Tensor, scale: float, shift: float) -> None:
+        super().__init__()
+        self.projection = projection.requires_grad_(True)
+        self.classes = nn.Parameter(classes.clone())
+        self.log_scale, self.shift = nn.Parameter(torch.tensor([math.log(scale)])), nn.Parameter(torch.tensor([shift]))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Score the classes. [N, C]"""
+        own = F.normalize(self.projection(vectors).float(), dim=-1)
+        return self.log_scale.exp() * (own @ F.normalize(self.classes, dim=-1).T) + self.shift

@@ -1,0 +1,85 @@
+"""Pairs in splits, and how a run reads them.
+
+Shapes: B pairs, C captions that an example of the first side has at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pretraining.data.source import Source
+from pretraining.pairs.modality import PAIRS
+
+
+class PairExamples(NamedTuple):
+    """Raw pairs. A caption is known by a number that equal texts share, and belongs to all that name it."""
+
+    sides: dict[str, Any]  # of each, the raw examples of its wing
+    caption: np.ndarray  # int64 [B]: the caption in each pair
+    captions: np.ndarray  # int64 [B, C]: all captions of the pair's other side; -1 where there are fewer
+
+
+@dataclass(kw_only=True, eq=False)
+class PairData(ABC):
+    """Pairs in the splits train, validation and test.
+
+    `batch_size`: pairs per optimizer step, over all ranks and micro-batches. `workers`: loading processes per rank.
+    `cache_dir`: of what is learnt or decoded; safe to share and to delete.
+    """
+
+    modality = PAIRS
+    batch_size: int
+    eval_batch_size: int
+    workers: int
+    cache_dir: Any  # kept as a Path
+
+    def __post_init__(self) -> None:
+        self.cache_dir = Path(self.cache_dir).expanduser()
+
+    @abstractmethod
+    def open(self, split: str) -> Source:
+        """Open a split as rows."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Identify all that the pairs of all splits depend on."""
+
+    @abstractmethod
+    def texts(self, split: str) -> Iterator[str]:
+        """Read the captions of a split, or enough of them to learn their words."""
+
+    def sample(self, split: str, max_bytes: int) -> Iterator[str]:
+        """Read captions until they make `max_bytes`: what a tokenizer learns from."""
+        for text in self.texts(split):
+            if max_bytes <= 0:
+                return
+            max_bytes -= len(text.encode())
+            yield text
+
+    def source(self, split: str) -> Source:
+        """Open a split as rows; a training split that does not fill one batch is an error."""
+        opened = self.open(split)
+        if split == "train" and opened.count(0) < self.batch_size:
+            what = f"the training split has {opened.count(0)} pairs, less than one batch of {self.batch_size}"
+            raise ValueError(f"{what}: lower data.batch_size")
+        return opened
+
+
+def number_of(text: str) -> int:
+    """Number a text: 63 bits of its hash, the same everywhere."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def numbers_of(captions: Sequence[Sequence[str]], width: int) -> np.ndarray:
+    """Number the captions of each example. int64 [B, width], -1 where there are fewer."""
+    table = np.full((len(captions), width), -1, np.int64)
+    for row, texts in enumerate(captions):
+        table[row, : len(texts)] = [number_of(text) for text in texts]
+    return table

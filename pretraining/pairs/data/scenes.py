@@ -1,0 +1,70 @@
+"""Scenes of handwritten digits with their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pretraining.cache import key
+from pretraining.image.data.base import ImageExamples
+from pretraining.image.data.builtin import grey_digits
+from pretraining.image.data.scenes import DigitScenes
+from pretraining.pairs.data.base import PairData, PairExamples, numbers_of
+from pretraining.text.raw import RawTexts
+
+WORDS_IN = 2000  # scenes, whose captions hold all words of the grammar
+FORMAT = 1  # raised when the same settings would give other scenes
+
+
+@dataclass(kw_only=True, eq=False)
+class SceneCaptions(PairData):
+    """Scenes of `least` to `most` digits, `size` pixels to a side, with a caption each.
+
+    `scenes` of them in an epoch of training, and in the other splits `held_out`. Each epoch has scenes of its own.
+    """
+
+    size: int
+    least: int
+    most: int
+    scenes: int
+    held_out: int
+    made: DigitScenes = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.made = DigitScenes(size=self.size, least=self.least, most=self.most)
+
+    def open(self, split: str) -> SceneSource:
+        """Open a split."""
+        return SceneSource(self.made, split, self.scenes if split == "train" else self.held_out)
+
+    def fingerprint(self) -> str:
+        """Name what the scenes are made of."""
+        pixels, labels = grey_digits()
+        sizes = {"scenes": self.scenes, "held_out": self.held_out}
+        return key({"digits": pixels.tobytes().hex() + labels.tobytes().hex(), **vars(self.made), **sizes, "f": FORMAT})
+
+    def texts(self, split: str) -> Iterator[str]:
+        """Read the captions of the first scenes."""
+        return (scene.caption for scene in self.made.draw(split, range(WORDS_IN)))
+
+
+class SceneSource:
+    """A split of scenes, made when they are read."""
+
+    def __init__(self, made: DigitScenes, split: str, scenes: int) -> None:
+        self.made, self.split, self.scenes = made, split, scenes
+
+    def count(self, epoch: int) -> int:
+        """Count the scenes of an epoch."""
+        return self.scenes
+
+    def read(self, epoch: int, rows: np.ndarray) -> PairExamples:
+        """Make scenes."""
+        scenes = self.made.draw(self.split, epoch * self.scenes + rows)
+        texts = [scene.caption for scene in scenes]
+        numbers = numbers_of([[text] for text in texts], 1)
+        images = ImageExamples(np.stack([scene.image for scene in scenes]), None)
+        return PairExamples({"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers)

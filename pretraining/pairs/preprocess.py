@@ -1,0 +1,21 @@
+"""The preprocessing of both sides of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pretraining.pairs.modality import PAIRS
+
+
+@dataclass(kw_only=True, eq=False)
+class PairPreprocess:
+    """A preprocessing, or what learns one from data, for each side by its name. A hand-off holds them one by one."""
+
+    modality = PAIRS
+    sides: Mapping[str, Any]
+
+    def fit(self, data: Any) -> PairPreprocess:
+        """Let each side learn from the training pairs what there is to learn."""
+        return PairPreprocess(sides={name: part.fit(data) for name, part in self.sides.items()})

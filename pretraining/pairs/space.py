@@ -1,0 +1,92 @@
+"""The space that both networks of a hand-off of pairs share, for those who use what was learnt: no objective is needed.
+
+Shapes: B examples, D width of the space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretraining import handoff
+from pretraining.errors import HandoffError
+from pretraining.handoff import Handoff
+from pretraining.modality import Tower
+from pretraining.text.raw import RawTexts, TokeniseTexts
+
+BATCH = 256  # texts that are read at once
+HEADS = "heads.safetensors"
+
+
+@dataclass(frozen=True)
+class Space:
+    """How one side's pooled vectors get into the space, what reads the other side, and how logits follow."""
+
+    projection: nn.Linear
+    other: Tower
+    other_projection: nn.Linear
+    other_tokens: int  # that a text of the other side has at most
+    scale: float  # of the cosines
+    shift: float
+
+    @classmethod
+    def read(cls, given: Handoff, *, trust: Sequence[str] = ()) -> Space:
+        """Read what is left beside the only tower in `given`; a hand-off without a second one is refused.
+
+        Beside a tower that was drawn anew the other one and the projections are drawn, too.
+        """
+        (name,) = given.towers
+        others = [other for other in given.card["towers"] if other != name]
+        weights = load_file(Path(given.path) / HEADS) if HEADS in given.card["sha256"] else {}
+        needed = [f"projections.{side}.weight" for side in (name, *others)] + ["logit_scale"]
+        if len(others) != 1 or not all(part in weights for part in needed):
+            told = given.path or given.card["origin"].get("objective")
+            cure = "give one of objective=clip or siglip with tower=image"
+            raise HandoffError(f"{told} holds no second network in the same space: {cure}")
+        fresh = given.card["origin"].get("objective") == "random"
+        seed = {"seed": given.card["origin"]["seed"]} if fresh else {}
+        second: Any = handoff.read(
+            f"random:{given.path}" if fresh else given.path, tower=others[0], trust=trust, **seed
+        )
+        own, other = (_projection(weights, side, fresh) for side in (name, others[0]))
+        scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
+        sides = given.card["recipe"].get("collate", {}).get("sides", {})
+        limit = sides.get(others[0], {}).get("max_tokens") or second.backbone.max_tokens
+        return cls(own, second.tower, other, limit, math.exp(scale), shift)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Bring texts of the other side into the space. [B, D], of unit length"""
+        collate = TokeniseTexts(preprocess=self.other.preprocess, max_tokens=self.other_tokens)
+        backbone, parts = self.other.backbone.eval(), []
+        for start in range(0, len(texts), BATCH):
+            inputs = collate(RawTexts.of(texts[start : start + BATCH]))["inputs"]
+            parts.append(F.normalize(self.other_projection(backbone(**inputs).pooled), dim=-1))
+        return torch.cat(parts)
+
+    def classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Make a vector of each class: the mean over templates of its texts' vectors, brought to unit length. [B, D]
+
+        `templates` have "{}" where the name goes. The texts' vectors have unit length before the mean is taken.
+        """
+        vectors = self.texts([template.format(name) for name in names for template in templates])
+        return F.normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
+
+
+def _projection(weights: Mapping[str, Tensor], side: str, fresh: bool) -> nn.Linear:
+    weight, bias = (weights.get(f"projections.{side}.{part}") for part in ("weight", "bias"))
+    assert weight is not None
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    if fresh:
+        nn.init.normal_(layer.weight, std=weight.shape[1] ** -0.5)
+    else:
+        layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return layer.requires_grad_(False)

@@ -1,0 +1,41 @@
+"""Networks that were trained before as towers of a dual encoder, with the preprocessing that they were trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pretraining import handoff
+from pretraining.backbones.base import Backbone
+from pretraining.image.modality import IMAGE
+from pretraining.modality import Preprocess, Tower
+from pretraining.text.modality import TEXT
+
+
+def read_tower(reference: str, tower: str | None) -> Tower:
+    """Read a network: of a hand-off's directory, `hf:NAME` or `torchvision:NAME`."""
+    scheme = reference.partition(":")[0]
+    modality = next((kind for kind in (IMAGE, TEXT) if scheme in kind.readers), None)
+    return handoff.read(reference, modality=modality, tower=tower).tower
+
+
+def backbone_of(*, handoff: str, tower: str | None = None, **told: Any) -> Backbone:
+    """Take a hand-off's network as it is: what a modality would tell a fresh one (`told`) it knows already."""
+    return read_tower(handoff, tower).backbone
+
+
+@dataclass(kw_only=True)
+class PreprocessOf:
+    """Takes a hand-off's preprocessing as it is; what the data set of pictures of its own (`size`, ...) is not used."""
+
+    handoff: str
+    tower: str | None = None
+    size: int | None = None
+    channels: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    vocab_size: int | None = None
+
+    def fit(self, data: Any) -> Preprocess:
+        """Read it."""
+        return read_tower(self.handoff, self.tower).preprocess

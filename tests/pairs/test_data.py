@@ -1,0 +1,201 @@
+"""Pairs in files: what belongs to what, in which split, and what is refused."""
+
+import csv
+import itertools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pretraining.data.loader import joined
+from pretraining.image.data.decode import Decoding
+from pretraining.pairs.data.base import number_of
+from pretraining.pairs.data.files import ImageTextFiles
+from pretraining.pairs.data.scenes import SceneCaptions
+from pretraining.random import Keys
+
+COLOURS = [(k * 8, 255 - k * 8, (k * 70) % 256) for k in range(30)]
+
+
+def opened(path, tmp_path, **changes):
+    settings = {
+        **{"columns": {"image": "image", "text": "text"}, "decoding": Decoding(size=4)},
+        **{"shares": {"validation": 0.3, "test": 0.3}, "batch_size": 1, "eval_batch_size": 1, "workers": 0},
+        "cache_dir": tmp_path / "cache",
+    }
+    return ImageTextFiles(path=str(path) if not isinstance(path, dict) else path, **(settings | changes))
+
+
+def pictures(folder):
+    (folder / "pictures").mkdir(parents=True)
+    for number, colour in enumerate(COLOURS):
+        Image.new("RGB", (6, 4), colour).save(folder / "pictures" / f"{number}.png")
+    return [f"pictures/{number}.png" for number in range(len(COLOURS))]
+
+
+def written(folder, rows, kind="jsonl", name="captions"):
+    if kind == "jsonl":
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "csv":
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["image", "text"])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        cells = [{"image": {"bytes": (folder / row["image"]).read_bytes(), "path": None}, "text": row["text"]}
+                 for row in rows]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(cells), folder / f"{name}.parquet")
+    return folder
+
+
+def everything(data):
+    """List (colour, caption, all captions' numbers) of every row of every split."""
+    rows = {}
+    for split in ("train", "validation", "test"):
+        source = data.source(split)
+        read = source.read(0, np.arange(source.count(0)))
+        colours = [tuple(image[:, 0, 0].tolist()) for image in read.sides["image"].images]
+        rows[split] = list(zip(colours, read.sides["text"].texts.tolist(), read.captions.tolist(), strict=True))
+        assert read.caption.tolist() == [number_of(text) for text in read.sides["text"].texts]
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_rows_of_an_image_add_up_and_stay_in_one_split(tmp_path, kind):
+    names = pictures(tmp_path)
+    rows = [{"image": name, "text": f"{word} of {name}"} for word in ("a view", "this") for name in names]
+    found = everything(opened(written(tmp_path, rows, kind), tmp_path))
+    assert sorted(itertools.chain(*found.values()))[0][0] in COLOURS
+    assert sum(map(len, found.values())) == 60 and all(found.values())
+    where = {split: {colour for colour, _, _ in part} for split, part in found.items()}
+    assert sum(map(len, where.values())) == 30  # of disjoint sets
+    for colour, text, numbers in itertools.chain(*found.values()):
+        name = names[COLOURS.index(colour)]
+        assert text in (f"a view of {name}", f"this of {name}")
+        assert numbers == [number_of(f"a view of {name}"), number_of(f"this of {name}")]
+
+
+def test_lists_of_captions_and_captions_of_several_images(tmp_path):
+    names = pictures(tmp_path)
+    rows = [{"image": name, "text": ["shared", f"only {name}"][: 1 + number % 2]} for number, name in enumerate(names)]
+    written(tmp_path, rows)
+    found = everything(opened({split: str(tmp_path / "captions.jsonl") for split in ("train", "validation", "test")},
+                              tmp_path))["train"]  # fmt: skip
+    assert len(found) == 45
+    shared = number_of("shared")
+    assert all(numbers[0] == shared and (numbers[1] == -1) == (COLOURS.index(colour) % 2 == 0)
+               for colour, _, numbers in found)  # fmt: skip
+
+
+def test_splits_are_found_by_the_tables_names(tmp_path):
+    names = pictures(tmp_path)
+    for split, part in (("train", names[:8]), ("val", names[8:10]), ("test", names[10:20])):
+        written(tmp_path, [{"image": name, "text": f"see {name}"} for name in part], name=split)
+    assert {split: len(part) for split, part in everything(opened(tmp_path, tmp_path)).items()} == {
+        "train": 8, "validation": 2, "test": 10}  # fmt: skip
+
+
+def test_a_changed_picture_is_another_data_set(tmp_path):
+    names = pictures(tmp_path)
+    written(tmp_path, [{"image": name, "text": f"see {name}"} for name in names])
+    first = opened(tmp_path, tmp_path)
+    before, known = everything(first), first.fingerprint()
+    assert opened(tmp_path, tmp_path).fingerprint() == known
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / names[0])
+    second = opened(tmp_path, tmp_path)
+    assert second.fingerprint() != known
+    changed = [row for part in everything(second).values() for row in part if row[0] == (1, 2, 3)]
+    assert len(changed) == 1 and not any(row[0] == (1, 2, 3) for part in before.values() for row in part)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"image": "pictures/99.png", "text": "a"},
+            r"captions.jsonl, line 31: the image pictures/99.png does not exist",
+        ),
+        ({"image": "pictures/1.png", "text": "  "}, r"line 31 has an image, but the caption '  '"),
+        ({"image": "pictures/1.png", "text": []}, r"line 31 has an image, but the caption none"),
+        ({"image": "pictures/1.png", "text": None}, r"1 empty values in column 'text'"),
+        ({"image": None, "text": "a"}, r"1 empty values in column 'image'"),
+        ({"image": 7, "text": "a"}, r"line 31 has the image 7"),
+    ],
+)
+def test_rows_that_make_no_pair_are_refused_with_their_place(tmp_path, row, told):
+    rows = [{"image": name, "text": "see"} for name in pictures(tmp_path)]
+    with pytest.raises(ValueError, match=told):
+        opened(written(tmp_path, [*rows, row]), tmp_path)
+
+
+def test_broken_pictures_missing_columns_and_too_few_images_are_refused(tmp_path):
+    rows = [{"image": name, "text": "see"} for name in pictures(tmp_path)]
+    written(tmp_path, rows)
+    with pytest.raises(ValueError, match=r"no column 'caption': set data.columns to two of image, text"):
+        opened(tmp_path, tmp_path, columns={"image": "image", "text": "caption"})
+    (tmp_path / "pictures" / "3.png").write_bytes(b"no picture")
+    data = opened(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match=r"3.png \(.*captions.jsonl, line 4\) is not a readable image"):
+        everything(data)
+    few = tmp_path / "few"
+    names = pictures(few)
+    with pytest.raises(ValueError, match="too few to set some apart"):
+        opened(written(few, [{"image": names[0], "text": "see"}]), tmp_path)
+    with pytest.raises(ValueError, match=r"lower data\.batch_size"):
+        written(few, [{"image": name, "text": "see"} for name in names])
+        opened(few, tmp_path, batch_size=500).source("train")
+
+
+# -- scenes ------------------------------------------------------------------------------------------------------------
+
+
+def scenes(**changes):
+    settings = {"size": 32, "least": 1, "most": 4, "scenes": 40, "held_out": 10, "cache_dir": "unused"}
+    return SceneCaptions(**(settings | {"batch_size": 8, "eval_batch_size": 8, "workers": 0} | changes))
+
+
+def test_each_epoch_has_scenes_of_its_own_and_they_join_where_epochs_meet():
+    source = scenes().source("train")
+    first, again, second = source.read(0, np.arange(3)), source.read(0, np.arange(3)), source.read(1, np.arange(3))
+    np.testing.assert_array_equal(first.sides["image"].images, again.sides["image"].images)
+    assert (first.sides["image"].images != second.sides["image"].images).mean() > 0.5
+    both = joined([first, second])
+    assert both.sides["image"].images.shape == (6, 3, 32, 32) and both.sides["image"].labels is None
+    assert both.sides["text"].texts.tolist() == [*first.sides["text"].texts, *second.sides["text"].texts]
+    assert both.captions.shape == (6, 1) and (both.captions[:, 0] == both.caption).all()
+
+
+def test_what_scenes_are_made_of_names_them():
+    assert scenes().fingerprint() == scenes().fingerprint() != scenes(most=3).fingerprint()
+    words = {word for text in scenes().sample("train", 10**6) for word in text.split()}
+    assert len(words) == 24 and len(list(scenes().sample("train", 100))) < 10
+
+
+def test_a_batch_holds_what_both_networks_read(tmp_path):
+    import functools
+
+    from pretraining.image.collate import StackImages
+    from pretraining.image.preprocess import ImagePreprocess
+    from pretraining.pairs.collate import PairCollate
+    from pretraining.pairs.preprocess import PairPreprocess
+    from pretraining.text.raw import TokeniseTexts
+    from pretraining.text.tokenizer_recipes import WordPiece
+
+    image = ImagePreprocess(size=32, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
+    data = scenes(cache_dir=tmp_path)
+    read = data.source("validation").read(0, np.arange(4))
+    texts = read.sides["text"].texts.tolist()
+    text = WordPiece(vocab_size=100, lowercase=True, sample_bytes=10**6).fit(data)
+    make = {"image": StackImages, "text": functools.partial(TokeniseTexts, max_tokens=6)}
+    collate = PairCollate(preprocess=PairPreprocess(sides={"image": image, "text": text}), sides=make)
+    batch = collate(read, Keys(0, "validation", np.zeros(4, np.int64), np.arange(4)))
+    expected = (read.sides["image"].images / 255.0 - 0.5) / 0.25
+    np.testing.assert_allclose(batch["inputs"]["image"]["images"], expected, atol=1e-5)
+    for row, own in enumerate(texts):
+        real = batch["inputs"]["text"]["document_ids"][row] > 0
+        ids = batch["inputs"]["text"]["input_ids"][row][real].tolist()
+        assert ids == [text.bos_id, *text.encode([own])[0][:4], text.eos_id]
+    assert collate.sides["text"].cut(read.sides["text"]).tolist() == [len(text.encode([one])[0]) > 4 for one in texts]
