@@ -6,7 +6,7 @@ Shapes: B rows, C channels, S canvas size, H and W an image's own size, n object
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,14 @@ from torch.nn import functional as F
 
 from finetuning.data.splits import Examples
 from finetuning.dense.objects import Objects
-from finetuning.inputs.base import EncodedSplit, Inputs, Picked
+from finetuning.inputs.base import EncodedSplit, Inputs, Picked, Unlabelled
+from finetuning.inputs.image import encoded_images
 from finetuning.metrics.segmentation import IGNORED
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import walk
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.image.data.decode import Decoding, decode
-from pretraining.image.data.files import SUFFIXES
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.random import Keys, uniform
@@ -171,17 +170,12 @@ class DenseInputs(Inputs):
         """Normalise."""
         return {"images": preprocess.uncropped(inputs["images"])}
 
-    def read(self, path: Path | None, named: Mapping[str, Any], preprocess: ImagePreprocess) -> dict[str, list]:
-        """Decode one image, or all images in a directory and those below it, each as large as it is."""
-        if path is None:
-            raise RunError("got input=- for a run on images: give a file or a directory of images")
-        found = [path] if path.is_file() else [file for file in walk(path) if file.suffix.lower() in SUFFIXES]
+    def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
+        """Decode one image, all images in a directory and those below it, or those in tables, each as large as it is."""
         decoding = Decoding(channels=preprocess.channels, size=None)
         with as_run_errors():
-            return {
-                "image": [decode(file.read_bytes(), str(file), decoding) for file in sorted(found)],
-                "name": [str(file) for file in sorted(found)],
-            }
+            for shown, name, content in encoded_images(path, named.get("columns", {}).get("image", "image")):
+                yield Unlabelled(shown, {"image": decode(content, name, decoding), "name": name})
 
 
 class MapInputs(DenseInputs):

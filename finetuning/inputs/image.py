@@ -76,17 +76,17 @@ class ImageInputs(Inputs):
 
     def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
         """Decode one image, all images in a directory and those below it, or those in tables, as the run's data are."""
-        if not path.is_file() and not path.is_dir():
-            raise RunError(f"got input={path} for a run on images: give a file or a directory that exists")
         kept = named.get("decoding")
         decoding = Decoding(channels=preprocess.channels, size=None) if kept is None else instantiate(kept)
         with as_run_errors():
-            for shown, name, content in _encoded(path, named.get("columns", {}).get("image", "image")):
+            for shown, name, content in encoded_images(path, named.get("columns", {}).get("image", "image")):
                 yield Unlabelled(shown, {"image": decode(content, name, decoding)})
 
 
-def _encoded(path: Path, column: str) -> Iterator[tuple[dict[str, Any], str, Any]]:
+def encoded_images(path: Path, column: str) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Read images as bytes, each with what is shown of it and what errors call it."""
+    if not path.is_file() and not path.is_dir():
+        raise RunError(f"got input={path} for a run on images: give a file or a directory that exists")
     there = [path] if path.is_file() else walk(path)
     tables = [file for file in there if kind_of(file) == ".parquet"]
     files = tables or [file for file in there if file == path or file.suffix.lower() in SUFFIXES]
