@@ -171,7 +171,7 @@ class DenseInputs(Inputs):
         return {"images": preprocess.uncropped(inputs["images"])}
 
     def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
-        """Decode one image, all images in a directory and those below it, or those in tables, each as large as it is."""
+        """Decode one image, all images below a directory, or those in tables, each as large as it is."""
         decoding = Decoding(channels=preprocess.channels, size=None)
         with as_run_errors():
             for shown, name, content in encoded_images(path, named.get("columns", {}).get("image", "image")):
