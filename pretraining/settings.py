@@ -76,8 +76,9 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
     },
     "probe": {POSITIVE: "rate temperature", COUNT: "bank k", FLAG: "pictures"},
     "data": {
-        COUNT: "batch_size eval_batch_size max_tokens scenes held_out training examples size",
+        COUNT: "batch_size eval_batch_size max_tokens held_out training examples size",
         integer(1, 4): "least most",
+        either(COUNT, GROUP): "scenes",
         COUNT_OR_ZERO: "workers",
         POSITIVE: "max_bytes",
         either(TEXT, each(TEXT, least=1), BY_SPLIT): "path",
@@ -149,7 +150,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
     "objective.projector": {
         COUNT: "layers output",
         or_null(COUNT): "hidden",
-        choice("full", "scale", "none"): "hidden_norm output_norm",
+        choice("full", "scale", "plain", "none"): "hidden_norm output_norm",
         FLAG: "bias",
         or_null(POSITIVE): "init_std",
     },

@@ -84,8 +84,8 @@ def test_one_image_s_objects_are_learnt_by_heart(
     assert record["name"].endswith("scene.png") and json.dumps(record)
     assert record["prediction"][0]["box"] == pytest.approx(row["prediction"][0]["box"], abs=1e-3)
     results = json.loads((run / "predictions.json").read_text())
-    boxes = {tuple(np.round(result["bbox"]).astype(int).tolist()) for result in results if result["score"] > 0.5}
-    assert boxes == {(0, 0, 16, 32), (32, 0, 16, 16), (16, 32, 32, 16)}
+    boxes = sorted(result["bbox"] for result in results if result["score"] > 0.5)
+    assert np.allclose(boxes, sorted([(0, 0, 16, 32), (32, 0, 16, 16), (16, 32, 32, 16)]), atol=1.5)  # x, y, w, h
 
 
 def pixels_of(thing: dict) -> np.ndarray:
