@@ -128,7 +128,7 @@ def test_a_study_with_tuning_runs_its_arms_with_what_won(tmp_path, monkeypatch):
         ({"trials": 2, "space": {"a": {"low": "x", "high": 1}}}, "from x to 1 is no interval"),
         ({"trials": 2, "space": {"a": []}}, "give a list of values"),
         ({"trials": 2, "space": [1]}, "study.tune.space"),
-        ({"trials": True, "space": SPACE}, "at least one trial"),
+        ({"trials": True, "space": SPACE}, "give a whole number of at least 1"),
         ({"trials": 2, "spaces": SPACE}, "unknown key 'spaces'"),
         ({"trials": 2, "space": SPACE, "goal": "best"}, "choose minimize or maximize"),
     ],
