@@ -103,7 +103,7 @@ def example_features(backbone: nn.Module, channels: int, size: int) -> Features:
     training = {name: part.training for name, part in backbone.named_modules()}
     try:
         return backbone.eval()(torch.zeros(1, channels, size, size))
-    except (AssertionError, RuntimeError) as error:  # torchvision's vision transformers take images of one size alone
+    except (AssertionError, RuntimeError, ValueError) as error:
         told = str(error).splitlines()[0]
         raise RunError(
             f"got task.inputs.size={size}, which this backbone does not take ({told}): leave it null, or give another"

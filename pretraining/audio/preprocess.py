@@ -5,6 +5,7 @@ Shapes: N samples of a recording, T spectral frames of it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from pretraining.audio.codebook import Codebook
 from pretraining.audio.modality import AUDIO
-from pretraining.cache import replace_text
+from pretraining.cache import key, replace_text
 from pretraining.modality import Preprocess
 
 VARIANCE_FLOOR = 1e-7  # as transformers' feature extractor has it
@@ -41,6 +42,12 @@ class AudioPreprocess(Preprocess):
     def kwargs(self) -> dict[str, Any]:
         """Plain arguments of `load`."""
         return {"sample_rate": self.sample_rate, "normalise": self.normalise}
+
+    @property
+    def digest(self) -> str:
+        """Identify what it makes of a recording, units included."""
+        codes = None if self.codebook is None else hashlib.sha256(self.codebook.codes.tobytes()).hexdigest()
+        return key({"waves": super().digest, "codes": codes})
 
     def save(self, directory: Path) -> None:
         """Write transformers' description of the same preparation, and the codebook."""

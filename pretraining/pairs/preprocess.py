@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pretraining.cache import key
 from pretraining.pairs.modality import PAIRS
 
 
@@ -19,3 +20,12 @@ class PairPreprocess:
     def fit(self, data: Any) -> PairPreprocess:
         """Let each side learn from the training pairs what there is to learn."""
         return PairPreprocess(sides={name: part.fit(data) for name, part in self.sides.items()})
+
+    @property
+    def digest(self) -> str:
+        """Identify what the sides make of a pair."""
+        return key({name: part.digest for name, part in self.sides.items()})
+
+    def describe(self) -> str:
+        """Say in a few words what each network reads."""
+        return "; ".join(f"{name}: {part.describe()}" for name, part in self.sides.items())

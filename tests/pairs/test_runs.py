@@ -119,12 +119,12 @@ def test_a_zero_shot_head_is_kept_and_trained_on(pretrained, tmp_path):
     given = [*SCENES, "data.training=60", "task=zero_shot"]
     finetune(pretrained / "handoff" / "last", tmp_path / "plain", *given)
     _, task = finetuning.load_run(tmp_path / "plain")
+    from finetuning.inputs.base import Unlabelled
     from finetuning.predict import predict
 
     scenes = DigitScenes(size=32, most=1).draw("test", range(40))
-    from finetuning.data.splits import Examples
 
-    again = list(predict(task, Examples.of(image=[one.image for one in scenes], label=[0] * 40)))
+    again = list(predict(task, [Unlabelled({"id": row}, {"image": one.image}) for row, one in enumerate(scenes)]))
     before = pq.read_table(tmp_path / "plain" / "predictions.parquet").to_pydict()["prediction"]
     assert [one["prediction"] for one in again] == before
     tuned = [*given, "mode=full", "trainer.max_steps=2", "trainer.val_every=2", "optimizer.peak_lr=1e-2"]
