@@ -95,7 +95,9 @@ def _prefix_of_later_words(tokenizer: Tokenizer) -> str | None:
     steps = _steps(described["normalizer"])
     normal = all(step["type"] in _LOCAL_NORMALIZERS or step == _SPACES_AS_ONE for step in steps)
     splitting = _steps(described["pre_tokenizer"])
-    if not plain or not normal or len(splitting) != 1:
+    within = splitting[1:] if splitting[:1] and splitting[0]["type"] == "Metaspace" else []
+    within = [step for step in within if step["type"] == "Split"]  # which cuts each word by itself
+    if not plain or not normal or len(splitting) - len(within) != 1:
         return None
     step = splitting[0]
     if step["type"] == "BertPreTokenizer":
