@@ -35,7 +35,10 @@ def overrides(objective, cache_dir):
     return [f"objective={objective}", f"data.cache_dir={cache_dir}", *TINY, *OBJECTIVES[objective]]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES if name != "wav2vec2"]
+
+
+@pytest.mark.parametrize("objective", ["wav2vec2", *SLOWER])
 def test_a_run_that_is_killed_and_resumed_ends_bit_for_bit_the_same(objective, cache_dir, tmp_path):
     """Temperatures, teachers and units are among what must not be lost; every layer has dropout."""
     mine = [*overrides(objective, cache_dir), "resume=auto"]
