@@ -50,7 +50,9 @@ def share(directory: Path) -> None:
 
 def is_full(error: BaseException | None) -> bool:
     """Tell whether an error is about a full disk, or came of one that is."""
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # a chain may be a circle
+        seen.add(id(error))
         if getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_IN_WORDS):
             return True
         error = error.__cause__ or error.__context__

@@ -77,7 +77,9 @@ def read_splits(path: Paths, named: Mapping[str, str | None], columns: Mapping[s
                 return _saved(folder, named, names)
             return {split: read_table(files, names) for split, files in find_splits(path, named).items()}
     except RunError as error:
-        raise _missing(error.__cause__, columns) or error from error
+        if (missing := _missing(error.__cause__, columns)) is not None:
+            raise missing from error
+        raise
 
 
 def _missing(error: BaseException | None, columns: Mapping[str, str]) -> RunError | None:
@@ -95,7 +97,9 @@ def rows_of(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, list]
         with as_run_errors():
             yield from read_rows(path, list(columns.values()))
     except RunError as error:
-        raise _missing(error.__cause__, columns) or error from error
+        if (missing := _missing(error.__cause__, columns)) is not None:
+            raise missing from error
+        raise
 
 
 def is_text(value: Any) -> bool:
