@@ -27,14 +27,8 @@ FREE_TO_CHANGE = (
     "progress", "profile", "hydra", "name", "trust",
 )  # fmt: skip
 LOCK = ".lock"  # held by the process that works in a run directory
-BEFORE_STEPS = (
-    "config.yaml",
-    "overrides.txt",
-    "metrics.csv",
-    "wandb_id.txt",
-    "wandb",
-    "checkpoints",
-)  # written by then
+# Written before the first step.
+BEFORE_STEPS = ("config.yaml", "overrides.txt", "metrics.csv", "wandb_id.txt", "wandb", "checkpoints")
 
 
 @dataclass

@@ -61,7 +61,9 @@ def test_a_split_is_opened_as_rows_and_a_short_one_is_an_error(tmp_path):
     read = source.read(0, np.array([7, 3]))
     np.testing.assert_array_equal(read.each()[0], spoken(0, "train", 7, longest=3).samples(8000)[: 2 * 8000])
     assert source.mean_seconds == pytest.approx(source.lengths.mean() / 8000)
-    with pytest.raises(ValueError, match=r"40 rows, less than one batch of 64: lower data\.batch_size"):
+    with pytest.raises(
+        ValueError, match=r"40 rows, less than one batch of data\.batch_size=64: lower data\.batch_size"
+    ):
         letters(tmp_path, batch_size=64).source("train", PLAIN)
     with pytest.raises(ValueError, match=r"all 40 recordings of the train split are shorter than data\.min_seconds=60"):
         letters(tmp_path, min_seconds=60.0, max_seconds=60.0).source("train", PLAIN)

@@ -5,10 +5,9 @@ Shapes: B rows of a batch, N samples of all of them, R recordings.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from pretraining.audio.data.recordings import OnBad, Recordings, read_recordings
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.cache import key
+from pretraining.data.base import Data
 
 
 class AudioExamples(NamedTuple):
@@ -54,26 +54,21 @@ class AudioSource:
 
 
 @dataclass(kw_only=True, eq=False)
-class AudioData(ABC):
+class AudioData(Data):
     """Recordings in the splits train, validation and test.
 
     `max_seconds`: longer recordings are cut into rows of that length. `min_seconds`: what is shorter is left out (equal
     to `max_seconds`: all rows are of one length). `on_bad`: whether a recording that cannot be read ends the run or is
-    left out and named. `batch_size`: rows per optimizer step, over all ranks and micro-batches. `workers`: loading
-    processes per rank. `cache_dir`: of decoded samples; safe to share and to delete.
+    left out and named.
     """
 
     modality = AUDIO
     min_seconds: float
     max_seconds: float
     on_bad: OnBad
-    batch_size: int
-    eval_batch_size: int
-    workers: int
-    cache_dir: Any  # kept as a Path
 
     def __post_init__(self) -> None:
-        self.cache_dir = Path(self.cache_dir).expanduser()
+        super().__post_init__()
         if not 0 < self.min_seconds <= self.max_seconds:
             what = f"got data.min_seconds={self.min_seconds} and data.max_seconds={self.max_seconds}"
             raise ValueError(f"{what}: give seconds above 0, the former at most the latter")
@@ -108,9 +103,8 @@ class AudioData(ABC):
         if not len(starts):
             what = f"all {len(recordings.kept)} recordings of the {split} split are shorter than"
             raise ValueError(f"{what} data.min_seconds={self.min_seconds}: lower it")
-        if split == "train" and len(starts) < self.batch_size:
-            what = f"the training split has {len(starts)} rows, less than one batch of {self.batch_size}"
-            raise ValueError(f"{what}: lower data.batch_size, data.min_seconds or data.max_seconds")
+        cure = "lower data.batch_size, data.min_seconds or data.max_seconds"
+        self.refuse_too_few(split, len(starts), "rows", cure)
         return AudioSource(recordings, starts, lengths, rate)
 
 

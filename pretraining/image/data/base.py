@@ -5,13 +5,13 @@ Shapes: N images, B of them in a batch, C channels (1 or 3), H height, W width.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pretraining.data.base import Data
 from pretraining.data.splits import SPLITS
 from pretraining.image.modality import IMAGE
 
@@ -55,36 +55,19 @@ class ImageSource:
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageData(ABC):
-    """Images in the splits train, validation and test.
-
-    `batch_size`: images per optimizer step, over all ranks and micro-batches. `workers`: loading processes per rank.
-    `cache_dir`: of decoded pixels; safe to share and to delete.
-    """
+class ImageData(Data):
+    """Images in the splits train, validation and test."""
 
     modality = IMAGE
-    batch_size: int
-    eval_batch_size: int
-    workers: int
-    cache_dir: Any  # kept as a Path
-
-    def __post_init__(self) -> None:
-        self.cache_dir = Path(self.cache_dir).expanduser()
 
     @abstractmethod
     def split(self, split: str) -> ImageSet:
         """Open a split, decoding it into the cache when that does not hold it."""
 
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Identify all that the images and labels of all splits depend on."""
-
     def source(self, split: str) -> ImageSource:
         """Open a split as rows; a training split that does not fill one batch is an error."""
         opened = self.split(split)
-        if split == "train" and len(opened.images) < self.batch_size:
-            what = f"the training split has {len(opened.images)} images, less than one batch of {self.batch_size}"
-            raise ValueError(f"{what}: lower data.batch_size")
+        self.refuse_too_few(split, len(opened.images), "images")
         return ImageSource(opened)
 
 

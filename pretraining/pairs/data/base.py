@@ -6,16 +6,17 @@ Shapes: B pairs, C captions that an example of the first side has at most.
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pretraining.data.base import Data
 from pretraining.data.source import Source
 from pretraining.pairs.modality import PAIRS
+from pretraining.text.data.base import capped
 
 
 class PairExamples(NamedTuple):
@@ -27,29 +28,14 @@ class PairExamples(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class PairData(ABC):
-    """Pairs in the splits train, validation and test.
-
-    `batch_size`: pairs per optimizer step, over all ranks and micro-batches. `workers`: loading processes per rank.
-    `cache_dir`: of what is learnt or decoded; safe to share and to delete.
-    """
+class PairData(Data):
+    """Pairs in the splits train, validation and test."""
 
     modality = PAIRS
-    batch_size: int
-    eval_batch_size: int
-    workers: int
-    cache_dir: Any  # kept as a Path
-
-    def __post_init__(self) -> None:
-        self.cache_dir = Path(self.cache_dir).expanduser()
 
     @abstractmethod
     def open(self, split: str) -> Source:
         """Open a split as rows."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Identify all that the pairs of all splits depend on."""
 
     @abstractmethod
     def texts(self, split: str) -> Iterator[str]:
@@ -57,18 +43,12 @@ class PairData(ABC):
 
     def sample(self, split: str, max_bytes: int) -> Iterator[str]:
         """Read captions until they make `max_bytes`: what a tokenizer learns from."""
-        for text in self.texts(split):
-            if max_bytes <= 0:
-                return
-            max_bytes -= len(text.encode())
-            yield text
+        return capped(self.texts(split), max_bytes)
 
     def source(self, split: str) -> Source:
         """Open a split as rows; a training split that does not fill one batch is an error."""
         opened = self.open(split)
-        if split == "train" and opened.count(0) < self.batch_size:
-            what = f"the training split has {opened.count(0)} pairs, less than one batch of {self.batch_size}"
-            raise ValueError(f"{what}: lower data.batch_size")
+        self.refuse_too_few(split, opened.count(0), "pairs")
         return opened
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretraining.cache import key, sha256
+from pretraining.data.base import Data
 from pretraining.data.files import Paths, kind_of
 from pretraining.data.splits import Shares, carved, missing_shares
 from pretraining.text.corpus.corpus import Corpus
@@ -23,24 +24,12 @@ HASHED_WHOLE = 64 * 2**20  # bytes: sources up to this size are known by their c
 
 
 @dataclass(kw_only=True, eq=False)
-class TextData(ABC):
-    """Documents in three splits, and how a run reads them.
-
-    `max_tokens`: of a row, special tokens included. `batch_size`: rows per optimizer step, over all ranks and
-    micro-batches. `workers`: loading processes per rank. `cache_dir`: of everything prepared; safe to share and to
-    delete.
-    """
+class TextData(Data):
+    """Documents in three splits. `max_tokens`: of a row, special tokens included."""
 
     modality = TEXT
     preparation = Preparation()
     max_tokens: int
-    batch_size: int
-    eval_batch_size: int
-    workers: int
-    cache_dir: Any  # kept as a Path
-
-    def __post_init__(self) -> None:
-        self.cache_dir = Path(self.cache_dir).expanduser()
 
     @abstractmethod
     def texts(self, split: str) -> Iterator[str]:
@@ -88,12 +77,9 @@ class TextData(ABC):
         """Open a split as rows of `plan(corpus, seed, epoch)`; a training split of less than one batch is an error."""
         corpus = self.corpus(split, preprocess)
         planned = PlannedText(corpus, functools.partial(plan, corpus, seed))
-        rows = planned.count(0)
-        if split == "train" and rows < self.batch_size:
-            what = f"{rows} rows of data.max_tokens={self.max_tokens} (it has {corpus.num_tokens} tokens)"
-            cure = "give more text (data.path=), or lower data.batch_size or data.max_tokens"
-            less = f"less than one batch of data.batch_size={self.batch_size}"
-            raise ValueError(f"the training split makes {what}, {less}: {cure}")
+        rows = f"rows of data.max_tokens={self.max_tokens} (of {corpus.num_tokens} tokens)"
+        cure = "give more text (data.path=), or lower data.batch_size or data.max_tokens"
+        self.refuse_too_few(split, planned.count(0), rows, cure)
         return planned
 
 

@@ -67,10 +67,8 @@ class Mixture(TextData):
         corpora = self.corpora(split, preprocess)
         planned = [PlannedText(corpus, functools.partial(plan, corpus, seed)) for corpus in corpora]
         mixed = MixedText(planned, self.weights, seed=seed)
-        if split == "train" and mixed.count(0) < self.batch_size:
-            what = f"{mixed.count(0)} rows, less than one batch of data.batch_size={self.batch_size}"
-            cure = "give the smallest source more text or less weight (data.sources=), or lower data.batch_size"
-            raise ValueError(f"an epoch of this mixture has {what}: {cure}")
+        cure = "give the smallest source more text or less weight (data.sources=), or lower data.batch_size"
+        self.refuse_too_few(split, mixed.count(0), "rows of this mixture in an epoch", cure)
         return mixed
 
 
