@@ -76,7 +76,8 @@ class LabelledImageFiles(LabelledData):
                 names = names or list(tables["train"].class_names) or None
             else:
                 shared = {"decoding": self.decoding, "cache_dir": self.cache_dir, **UNUSED}
-                tables = ImageFolder(path=find_folders(str(folder), self.split.named, of="image"), **shared).tables  # type: ignore[arg-type]
+                folders = find_folders(str(folder), self.split.named, of="image")
+                tables = ImageFolder(path=folders, **shared).tables  # type: ignore[arg-type]
                 names = list(tables["train"].class_names)
             return {name: self._examples(table, name) for name, table in tables.items()}, names
 

@@ -27,7 +27,8 @@ def with_objects(image: np.ndarray, objects: Objects, names: Sequence[str]) -> I
     if objects.scores is not None:
         objects = objects.take(objects.scores >= SHOWN)
     pixels = _coloured(image).astype(np.float32)
-    for number, mask in zip(objects.classes, objects.masks or [], strict=False):
+    masks = zip(objects.classes, objects.masks, strict=True) if objects.masks is not None else ()
+    for number, mask in masks:
         inside = mask.pixels()
         pixels[inside] += VEIL * (np.array(colour(int(number)), np.float32) - pixels[inside])
     picture, scale = _enlarged(pixels.round().astype(np.uint8))
