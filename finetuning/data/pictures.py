@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags
 
-from pretraining.image.data.decode import Decoding, Encoded, decode
+from pretraining.image.data.decode import Decoding, Encoded, decode, opened
 
 
 class Pictures(Sequence):
@@ -33,27 +32,15 @@ def cell_bytes(cell: Any) -> Any:
 
 def size_of(content: Any, name: str) -> tuple[int, int]:
     """Read an image's height and width, as it will be shown, from its first bytes; null or text is an error."""
-    if not isinstance(content, bytes):
-        what = "is null" if content is None else f"is a {type(content).__name__}, and not an encoded image"
-        raise ValueError(f"{name} {what}: drop the row, or give bytes of png, jpeg, ... ({{bytes, path}} or binary)")
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # lies on its side
-            return image.size if turned else (image.height, image.width)
-    except Exception as error:  # decoders raise what they meet in damaged bytes: struct.error, IndexError, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name} is not a readable image ({reason}): repair or remove it") from error
+    with opened(content, name) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # lies on its side
+        return image.size if turned else (image.height, image.width)
 
 
 def levels(content: Any, name: str) -> np.ndarray:
     """Decode a map of whole numbers, one per pixel, of 8 or 16 bits or with a palette. int32 [H, W]"""
-    size_of(content, name)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except Exception as error:  # as above
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name} is not a readable map ({reason}): repair or remove it") from error
+    with opened(content, name, "map") as image:
+        mode, pixels = image.mode, np.asarray(image)
     if pixels.ndim != 2 or pixels.dtype.kind not in "uib":
         raise ValueError(
             f"{name} is an image of mode {mode}, not a map of one whole number per pixel: write it as such"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pretraining.text.data.base import TextData
 
 FRAMED = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}  # RoBERTa's special tokens
-FORMAT = 1  # raised when the same recipe and text would give another tokenizer
+FORMAT = 2  # raised when the same recipe and text would give another tokenizer
 
 
 @dataclass(kw_only=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -57,19 +58,26 @@ class Encoded:
 
 def decode(content: bytes, name: str, decoding: Decoding) -> np.ndarray:
     """Decode one image. uint8 [C, H, W]; `name` is what errors call it."""
-    if not isinstance(content, bytes):
-        what = "is null" if content is None else f"is text ({content!r:.40}), and not an encoded image"
-        raise ValueError(f"{name} {what}: drop the row, or give bytes of png, jpeg, ... ({{bytes, path}} or binary)")
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            picture = _as_shown(image).convert(MODES[decoding.channels])
-    except Exception as error:  # decoders raise what they meet in damaged bytes: struct.error, IndexError, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name} is not a readable image ({reason}): repair or remove it") from error
+    with opened(content, name) as image:
+        picture = _as_shown(image).convert(MODES[decoding.channels])
     if decoding.size is not None and picture.size != (decoding.size, decoding.size):
         picture = _centre_square(picture, decoding.size)
     pixels = np.asarray(picture)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+@contextlib.contextmanager
+def opened(content: Any, name: str, what: str = "image") -> Iterator[Image.Image]:
+    """Open an encoded image; what is none, or is damaged wherever it is read inside, is an error that names it."""
+    if not isinstance(content, bytes):
+        found = "is null" if content is None else f"is no encoded image but {content!r:.40}"
+        raise ValueError(f"{name} {found}: drop the row, or give bytes of png, jpeg, ... ({{bytes, path}} or binary)")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            yield image
+    except Exception as error:  # decoders raise what they meet in damaged bytes: struct.error, IndexError, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name} is not a readable {what} ({reason}): repair or remove it") from error
 
 
 def _as_shown(image: Image.Image) -> Image.Image:
