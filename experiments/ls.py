@@ -190,7 +190,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"ls: {missing} is no directory", file=sys.stderr)
         return 1
     roots = [Path(place) for place in given.places or USUAL]
-    jobs = slurm.queue() if slurm.is_here() else {}
+    jobs = find_jobs(needed=given.cancel or given.resubmit_failed)
     known = [directory for root in roots for directory in find_studies(root)]
     found = [run for root in roots for run in find_runs(root, jobs)]
     if given.cancel:
@@ -207,6 +207,19 @@ def main(arguments: Sequence[str]) -> int:
     if not known and not found:
         print(f"no runs or studies in {' and '.join(map(str, roots))}: give the directories to look in")
     return 0
+
+
+def find_jobs(*, needed: bool) -> dict[str, slurm.Job]:
+    """Ask the cluster, if there is one; one that does not answer is said, and an error where it is `needed`."""
+    if not slurm.is_here():
+        return {}
+    try:
+        return slurm.queue()
+    except StudyError as error:
+        if needed:
+            raise
+        print(f"ls: {str(error).splitlines()[0]}: how jobs are doing is not known", file=sys.stderr)
+        return {}
 
 
 def show(studies: Table | None, found: Sequence[RunStatus], runs: Table | None) -> None:

@@ -164,6 +164,17 @@ def test_without_slurm_the_command_that_continues_a_run_is_said(tmp_path, no_slu
     )
 
 
+def test_a_cluster_that_does_not_answer_is_said_and_needed_only_to_end_or_submit(tmp_path, queue, capsys):
+    make_run(tmp_path / "runs" / "mine")
+    (queue / "squeue").write_text("#!/bin/sh\necho 'no such host' >&2\nexit 1\n")
+    assert ls.main(["runs"]) == 0
+    said = capsys.readouterr()
+    assert "mine" in said.out and said.err == "ls: squeue says: no such host: how jobs are doing is not known\n"
+    for asked in ("--cancel", "--resubmit-failed"):
+        with pytest.raises(StudyError, match=r"^squeue says: no such host$"):
+            ls.main(["runs", asked])
+
+
 def test_columns_are_chosen_and_sorted_by_settings_and_numbers(tmp_path, no_slurm, capsys):
     for rate, value in ((0.001, 2.5), (0.01, 1.5), (0.1, 9.0)):
         run = make_run(tmp_path / "runs" / f"rate_{rate}", done=True)
