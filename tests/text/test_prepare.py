@@ -262,6 +262,6 @@ def test_fewer_rows_than_a_batch_are_refused(tmp_path, preprocess):
     (tmp_path / "a.txt").write_text("alpha beta gamma")
     data = files(tmp_path / "a.txt", tmp_path, validation_share=0, test_share=0)
     with pytest.raises(
-        ValueError, match=r"makes 1 rows of data\.max_tokens=32 .*data\.batch_size=4: give more text \(data\.path=\)"
+        ValueError, match=r"has 1 rows of data\.max_tokens=32 .*data\.batch_size=4: give more text \(data\.path=\)"
     ):
         data.source("train", preprocess, lambda corpus, seed, epoch: pack_documents(corpus, 32), seed=0)
