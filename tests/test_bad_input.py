@@ -96,6 +96,12 @@ def test_an_objective_on_data_of_the_other_modality_is_refused_before_anything_i
     refused([*plain, "backbone=resnet18"], tmp_path, "backbone=TorchvisionBackbone reads image")
 
 
+@pytest.mark.parametrize("part", ["preprocess", "data", "backbone", "objective", "collate", "optimizer", "trainer"])
+def test_a_part_that_says_no_class_or_none_that_is_there_is_named(part, overrides, tmp_path):
+    refused([*overrides, f"~{part}._target_"], tmp_path, f"{part}={{", "has no _target_", "GROUP=NAME")
+    refused([*overrides, f"{part}._target_=pretraining.nothing.There"], tmp_path, "pretraining.nothing")
+
+
 def test_a_path_that_does_not_exist_or_is_empty_is_named(overrides, tmp_path):
     refused([*overrides, f"data.path={tmp_path}/none-*.txt"], tmp_path, "data.path", "none-*.txt")
     empty = tmp_path / "empty.txt"

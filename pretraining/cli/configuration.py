@@ -45,15 +45,16 @@ def instantiate(node: Any, **parts: Any) -> Any:
     import hydra
     from hydra.errors import InstantiationException
 
+    target = target_of(node)
     try:
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
         inspect.signature(make.func).bind(*make.args, **{**make.keywords, **parts})
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):  # of a part inside: it says enough
             raise RunError(str(error.__cause__)) from error
-        raise RunError(f"{node.get('_target_')}: {' '.join(str(error).split())}") from error
+        raise RunError(f"{target}: {' '.join(str(error).split())}") from error
     except TypeError as error:
-        raise RunError(f"{node.get('_target_')}: {error}") from error
+        raise RunError(f"{target}: {error}") from error
     return make(**parts)
 
 
@@ -84,7 +85,10 @@ def class_of(node: Any) -> Any:
     """Find the class that `node` describes."""
     import hydra
 
-    return hydra.utils.get_class(node["_target_"])
+    try:
+        return hydra.utils.get_class(target_of(node))
+    except (ImportError, ValueError) as error:
+        raise RunError(f"_target_={target_of(node)} is no class: {' '.join(str(error).split())}") from error
 
 
 def check_modalities(config: DictConfig) -> None:
@@ -101,7 +105,16 @@ def check_modalities(config: DictConfig) -> None:
 
 def class_name(node: DictConfig) -> str:
     """Read the name of the class that `node` describes."""
-    return node._target_.rpartition(".")[2]
+    return target_of(node).rpartition(".")[2]
+
+
+def target_of(node: Any) -> str:
+    """Read where the class lies that `node` describes; a part without one was not chosen among its group's options."""
+    if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+        return node["_target_"]
+    key = node._get_full_key(None) if OmegaConf.is_config(node) else "a part"
+    cure = "choose one of its options (GROUP=NAME), and set its values one by one"
+    raise RunError(f"{key}={node} has no _target_, which says what it is: {cure}")
 
 
 def this_moment() -> str:
