@@ -30,7 +30,7 @@ class Mode:
     trains = True  # anything at all
 
     def __post_init__(self) -> None:
-        check_fields(self, Mode, "mode")
+        check_fields(self, "mode")
 
     def begin(self, backbone: Backbone) -> None:
         """Decide what trains, before the optimizer is built."""

@@ -78,6 +78,14 @@ FLAG = Kind("give true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("give a text", lambda value: isinstance(value, str) and bool(value))
 ANY_TEXT = Kind("give a text", lambda value: isinstance(value, str))
 GROUP = Kind("give its settings by their names", lambda value: isinstance(value, Mapping))
+COUNT, COUNT_OR_ZERO, SEED = integer(1), integer(0), integer(0, 2**32 - 1)
+POSITIVE, NOT_NEGATIVE, FINITE = number(above=0), number(0), number()
+SHARE, PART, SOME, INNER = number(0, 1), number(0, below=1), number(above=0, high=1), number(above=0, below=1)
+SHARES, NUMBERS, PAIR = either(SHARE, each(SHARE)), each(FINITE), each(POSITIVE, 2)
+CHANNELS, INTERPOLATION = choice(1, 3), choice("bilinear", "bicubic")
+BY_SPLIT = Kind("{train: …, validation: …, test: …}", GROUP.accepts)
+ONE_PATH, PATHS = either(TEXT, BY_SPLIT), either(TEXT, each(TEXT, least=1), BY_SPLIT)
+Ranges = Mapping[str, Mapping[Kind, str]]  # of the settings of a group: "a b" are names, and * is whatever it holds
 
 
 def is_list(value: Any) -> bool:

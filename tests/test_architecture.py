@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    ["errors", "random", "cache", "kinds", "settings", "probes", "distributed", "backbones"],
+    ["errors", "random", "cache", "kinds", "ranges", "settings", "probes", "distributed", "backbones"],
     ["kernels", "optim", "runs"],
     ["engine", "cli"],
     ["data", "modality", "handoff"],

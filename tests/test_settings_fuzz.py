@@ -4,13 +4,13 @@ import functools
 import random
 
 import pytest
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pretraining.cli.compose import compose
-from pretraining.cli.mistakes import keys_of
 from pretraining.errors import RunError
 from pretraining.launch import main
-from pretraining.settings import TABLE
+from pretraining.settings import ranged
 from tests.runs import text_overrides, write_corpus
 
 VALUES = ["-1", "0", "0.5", "1", "2", "2.5", "1e9", "null", "true", "abc", "''", "[1,2]", "[]", "[a]", "{a: 1}", ".nan"]
@@ -43,8 +43,8 @@ def drawn(generator, texts):
 
 @functools.cache
 def settings_of(root, common):
-    there = set(keys_of(compose(common, root)))
-    return [key for key in TABLE if key in there]
+    config = OmegaConf.to_container(compose(common, root))
+    return [key for key, _, _ in ranged(config)]
 
 
 def misspelt(generator, key):

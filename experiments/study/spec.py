@@ -6,8 +6,22 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from pretraining.errors import NoSpaceError
-from pretraining.kinds import FLAG, GROUP, TEXT, Kind, choice, each, integer, is_list, number, optional, refusal
-from pretraining.settings import COUNT, SEED, TABLE
+from pretraining.kinds import (
+    COUNT,
+    FLAG,
+    GROUP,
+    SEED,
+    TEXT,
+    Kind,
+    choice,
+    each,
+    integer,
+    is_list,
+    number,
+    optional,
+    refusal,
+)
+from pretraining.settings import declared
 
 NEVER_PRETRAINED, CLASSICAL, SUPERVISED = REFERENCES = ("never_pretrained", "classical", "supervised")
 FOLDER = re.compile(r"(?!\.)[^/\\\0]+")
@@ -68,7 +82,10 @@ FINETUNE = {
     "shots": optional(_different(each(integer(1), least=1))),
     "metric": optional(TEXT),
 }
-BUDGET = {kind: TABLE[f"budget.{kind}"] for kind in ("steps", "examples", "units", "tokens", "flops", "hours")}
+BUDGET = {
+    kind: declared("pretraining")[f"budget.{kind}"]
+    for kind in ("steps", "examples", "units", "tokens", "flops", "hours")
+}
 TUNE = {
     "trials": COUNT,
     "space": Kind("give at least one setting with its values", lambda value: GROUPS.accepts(value) and bool(value)),

@@ -29,7 +29,7 @@ LABELS: dict[str, Callable[[Scene], Any]] = {
 
 
 @dataclass(kw_only=True)
-class LabelledScenes(LabelledData):
+class CaptionedScenes(LabelledData):
     """Scenes of `least` to `most` digits, `size` pixels to a side: `training` of them to learn from, `examples` to
     select by and `examples` to test on.
 

@@ -96,7 +96,7 @@ class Optimizer(ABC):
     decay_vectors: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, Optimizer, "optimizer")
+        check_fields(self, "optimizer")
 
     @abstractmethod
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

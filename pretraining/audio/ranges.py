@@ -1,0 +1,48 @@
+"""The range of each setting of the wing of recorded sound."""
+
+from pretraining.kinds import (
+    COUNT,
+    FLAG,
+    GROUP,
+    ONE_PATH,
+    PART,
+    POSITIVE,
+    SEED,
+    TEXT,
+    Ranges,
+    choice,
+    each,
+    integer,
+    optional,
+)
+
+READS = {TEXT: "cache_dir", POSITIVE: "min_seconds max_seconds", choice("refuse", "skip"): "on_bad"}
+PREPARES = {COUNT: "sample_rate", FLAG: "normalise"}
+RANGES: Ranges = {
+    "AudioFolder": READS
+    | {
+        ONE_PATH: "path",
+        TEXT: "column cache_dir",
+        choice("mean", "first", "refuse"): "mono",
+    },
+    "SpokenLetters": READS | {integer(10): "size", COUNT: "max_words", SEED: "seed"},
+    "AudioPreprocess": PREPARES,
+    "KMeansUnits": PREPARES | {integer(2): "units", POSITIVE: "sample_seconds"},
+    "RandomUnits": PREPARES
+    | {integer(2): "units", POSITIVE: "sample_seconds", COUNT: "sample_rate width", SEED: "seed"},
+    "SpeechEncoder": {
+        optional(GROUP): "encoder",
+        choice("waves", "log_mel"): "stem",
+        optional(TEXT): "init_from",
+        COUNT: "sample_rate",
+    },
+    "SpeechEncoder.encoder": {
+        TEXT: "model_type",
+        choice("layer", "group"): "feat_extract_norm",
+        FLAG: "conv_bias do_stable_layer_norm",
+        each(COUNT, least=1): "conv_dim conv_kernel conv_stride",
+        COUNT: "hidden_size intermediate_size num_hidden_layers num_attention_heads num_conv_pos_embeddings "
+        "num_conv_pos_embedding_groups",
+        PART: "hidden_dropout attention_dropout activation_dropout feat_proj_dropout layerdrop",
+    },
+}

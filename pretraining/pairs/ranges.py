@@ -1,0 +1,35 @@
+"""The range of each setting of pairs."""
+
+from pretraining.kinds import (
+    CHANNELS,
+    COUNT,
+    GROUP,
+    NUMBERS,
+    PART,
+    PATHS,
+    POSITIVE,
+    TEXT,
+    Ranges,
+    each,
+    integer,
+    optional,
+)
+
+RANGES: Ranges = {
+    "SceneCaptions": {COUNT: "size scenes held_out", integer(1, 4): "least most", TEXT: "cache_dir"},
+    "ImageTextFiles": {PATHS: "path", GROUP: "columns shares decoding", TEXT: "cache_dir"},
+    "ImageTextFiles.columns": {TEXT: "image text"},
+    "ImageTextFiles.shares": {PART: "validation test"},
+    "DualEncoder": {each(TEXT): "locked", GROUP: "towers"},
+    "PairPreprocess": {GROUP: "sides"},
+    "PairCollate": {GROUP: "sides"},
+    "backbone_of": {TEXT: "handoff", optional(TEXT): "tower"},
+    "PreprocessOf": {
+        TEXT: "handoff",
+        optional(TEXT): "tower",
+        optional(COUNT): "size vocab_size",
+        optional(CHANNELS): "channels",
+        optional(NUMBERS): "mean",
+        optional(each(POSITIVE)): "std",
+    },
+}

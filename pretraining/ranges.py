@@ -1,0 +1,56 @@
+"""The range of each setting of a command, and of what every class of a group has, whoever wrote it."""
+
+from pretraining.kinds import (
+    COUNT,
+    COUNT_OR_ZERO,
+    FLAG,
+    GROUP,
+    INNER,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    TEXT,
+    Ranges,
+    choice,
+    each,
+    number,
+    optional,
+)
+
+RANGES: Ranges = {
+    "": {
+        SEED: "seed",
+        TEXT: "resume handoff",
+        optional(TEXT): "name run_dir group from_run",
+        FLAG: "dry_run profile retry_failed",
+        COUNT: "workers",
+        COUNT_OR_ZERO: "overfit_batches",
+        optional(INNER): "ema",
+        choice("train", "validation", "test"): "split",
+        choice("fp32", "bf16"): "precision",
+        each(TEXT): "splits trust",
+        GROUP: "backbone budget collate data logger mode objective optimizer preprocess task trainer",
+    },
+    "budget": {optional(number(1)): "steps", optional(POSITIVE): "examples units tokens flops hours"},
+    "trainer": {
+        choice("cpu", "cuda"): "accelerator",
+        choice("single", "ddp", "fsdp"): "strategy",
+        choice("auto", "fp32", "bf16", "fp64"): "precision",
+        choice("stop", "skip"): "on_nonfinite",
+        COUNT: "devices num_nodes max_steps accumulate log_every keep_last",
+        COUNT_OR_ZERO: "val_every checkpoint_every handoff_every",
+        FLAG: "background_checkpoints compile activation_checkpointing winograd",
+        optional(POSITIVE): "clip_norm",
+        POSITIVE: "timeout",
+    },
+    "logger": {FLAG: "csv progress", GROUP: "wandb"},
+    "logger.wandb": {
+        choice("auto", "online", "offline", "disabled"): "mode",
+        TEXT: "project",
+        each(TEXT): "tags",
+        POSITIVE: "patience",
+        NOT_NEGATIVE: "upload_bytes",
+    },
+    "probe": {POSITIVE: "rate temperature", COUNT: "bank k", FLAG: "pictures"},
+    "data": {COUNT: "batch_size eval_batch_size", COUNT_OR_ZERO: "workers"},
+}
