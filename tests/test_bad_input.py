@@ -60,7 +60,7 @@ def refused(overrides, tmp_path, *texts):
         ("+backbone.config.hidden_act=foo", ["backbone.config", "foo"]),
         ("data=null", ["data=null: give the name of one of its options"]),
         ("~optimizer", ["optimizer.warmup_steps=4", "another override takes optimizer.warmup_steps away"]),
-        ("backbone.pooling=max", ["backbone.pooling=max", "mean, first, pooler, last or class"]),
+        ("backbone.pooling=max", ["backbone.pooling=max", "mean, first, pooler or last"]),
         ("backbone.config.model_type=bertt", ["bertt", "transformers"]),
         ("backbone.config.max_position_embeddings=16", ["data.max_tokens=32", "has positions for 16: lower it"]),
         ("+optimizer.foo=1", ["optimizers.AdamW", "unexpected keyword argument 'foo'"]),
