@@ -10,7 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from pretraining.errors import RunError
-from pretraining.kinds import ANY_TEXT, FLAG, GROUP, TEXT, Kind, choice, each, either, integer, is_list, number, refusal
+from pretraining.kinds import (
+    ANY_TEXT,
+    FLAG,
+    FOLDER,
+    GROUP,
+    TEXT,
+    Kind,
+    choice,
+    each,
+    either,
+    integer,
+    is_list,
+    number,
+    refusal,
+)
 from pretraining.kinds import optional as or_null
 
 OURS = ("pretraining.", "finetuning.")
@@ -25,7 +39,8 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
     "": {
         SEED: "seed",
         TEXT: "resume handoff",
-        or_null(TEXT): "name run_dir group from_run tower",
+        or_null(FOLDER): "name",
+        or_null(TEXT): "run_dir group from_run tower",
         FLAG: "dry_run profile save_model retry_failed",
         COUNT: "workers",
         COUNT_OR_ZERO: "overfit_batches",
@@ -39,7 +54,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         choice("fp32", "bf16"): "precision",
         each(TEXT): "splits trust",
     },
-    "budget": {or_null(number(1)): "steps", or_null(POSITIVE): "examples units tokens flops hours"},
+    "budget": {or_null(COUNT): "steps", or_null(POSITIVE): "examples units tokens flops hours"},
     "trainer": {
         choice("cpu", "cuda"): "accelerator",
         choice("single", "ddp", "fsdp"): "strategy",

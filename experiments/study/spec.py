@@ -1,16 +1,14 @@
 """What a study's yaml may say; anything else is refused before any work."""
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from pretraining.errors import NoSpaceError
-from pretraining.kinds import FLAG, GROUP, TEXT, Kind, choice, each, integer, is_list, number, optional, refusal
+from pretraining.kinds import FLAG, FOLDER, GROUP, TEXT, Kind, choice, each, integer, is_list, number, optional, refusal
 from pretraining.settings import COUNT, SEED, TABLE
 
 NEVER_PRETRAINED, CLASSICAL, SUPERVISED = REFERENCES = ("never_pretrained", "classical", "supervised")
-FOLDER = re.compile(r"(?!\.)[^/\\\0]+")
 GROUPS = Kind(GROUP.wanted, lambda value: GROUP.accepts(value) and all(map(TEXT.accepts, value)))
 
 
@@ -46,7 +44,7 @@ BETWEEN = Kind(
     ),
 )
 STUDY = {
-    "name": Kind("give the name of a folder", lambda value: isinstance(value, str) and bool(FOLDER.fullmatch(value))),
+    "name": FOLDER,
     "question": TEXT,
     "pretrain": GROUPS,
     "finetune": GROUPS,
