@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -77,6 +78,7 @@ def optional(kind: Kind) -> Kind:
 FLAG = Kind("give true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("give a text", lambda value: isinstance(value, str) and bool(value))
 ANY_TEXT = Kind("give a text", lambda value: isinstance(value, str))
+FOLDER = Kind("give the name of a folder", lambda value: TEXT.accepts(value) and not re.search(r"^\.|[/\\\0]", value))
 GROUP = Kind("give its settings by their names", lambda value: isinstance(value, Mapping))
 COUNT, COUNT_OR_ZERO, SEED = integer(1), integer(0), integer(0, 2**32 - 1)
 POSITIVE, NOT_NEGATIVE, FINITE = number(above=0), number(0), number()

@@ -28,7 +28,7 @@ from pretraining.cli.configuration import (
     rerun,
 )
 from pretraining.cli.spawn import needs_ranks, run_ranks
-from pretraining.data.loader import EVALUATION_SEED, EvalLoader, StepLoader, collated
+from pretraining.data.loader import EVALUATION_SEED, EvalLoader, StepLoader, check_batch_size, collated
 from pretraining.data.source import FirstRows, Source, class_count, require_classes
 from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.distributed.environment import process_rank
@@ -165,7 +165,10 @@ def run(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[A
 def prepared(config: DictConfig, steps: int | None = None) -> Run:
     """Build a configuration's parts and decide what it leaves open: precision, steps (unless given) and classes."""
     started = time.perf_counter()
-    parts, settings = build(config), instantiate(config.trainer)
+    settings: TrainerSettings = instantiate(config.trainer)
+    with as_run_errors():
+        check_batch_size(config.data.batch_size, settings.accumulate, settings.ranks)
+    parts = build(config)
     convolves = parts.objective.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     settings.max_steps = steps or steps_of(config.budget, settings, parts, config.data.batch_size)

@@ -4,6 +4,7 @@ from pretraining.kinds import (
     COUNT,
     COUNT_OR_ZERO,
     FLAG,
+    FOLDER,
     GROUP,
     INNER,
     NOT_NEGATIVE,
@@ -13,7 +14,6 @@ from pretraining.kinds import (
     Ranges,
     choice,
     each,
-    number,
     optional,
 )
 
@@ -21,7 +21,8 @@ RANGES: Ranges = {
     "": {
         SEED: "seed",
         TEXT: "resume handoff",
-        optional(TEXT): "name run_dir group from_run",
+        optional(FOLDER): "name",
+        optional(TEXT): "run_dir group from_run",
         FLAG: "dry_run profile retry_failed",
         COUNT: "workers",
         COUNT_OR_ZERO: "overfit_batches",
@@ -31,7 +32,7 @@ RANGES: Ranges = {
         each(TEXT): "splits trust",
         GROUP: "backbone budget collate data logger mode objective optimizer preprocess task trainer",
     },
-    "budget": {optional(number(1)): "steps", optional(POSITIVE): "examples units tokens flops hours"},
+    "budget": {optional(COUNT): "steps", optional(POSITIVE): "examples units tokens flops hours"},
     "trainer": {
         choice("cpu", "cuda"): "accelerator",
         choice("single", "ddp", "fsdp"): "strategy",

@@ -3,6 +3,7 @@ changed.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,23 @@ def refused(overrides, tmp_path, *texts):
 def test_a_wrong_value_is_named_with_what_is_possible(overrides, tmp_path, override, texts, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     refused([*overrides, override], tmp_path, *texts)
+
+
+@pytest.mark.parametrize("timed", ["dry_run=true", "budget.hours=0.01"])
+def test_a_batch_that_does_not_divide_is_refused_where_steps_are_timed_too(overrides, tmp_path, timed):
+    refused([*overrides, timed, "trainer.accumulate=3"], tmp_path, "data.batch_size=8", "6 or 9")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "..", ".hidden"])
+def test_a_name_that_would_lead_elsewhere_is_refused(overrides, name):
+    with pytest.raises(RunError, match=f"name={re.escape(name)}: give the name of a folder, or null"):
+        compose([*overrides, f"name='{name}'"])
+
+
+@pytest.mark.parametrize("steps", ["10.5", "0", "0.5"])
+def test_a_budget_of_a_part_of_a_step_is_refused(overrides, steps):
+    with pytest.raises(RunError, match=f"budget.steps={steps}: give a whole number of at least 1, or null"):
+        compose([*overrides, f"budget.steps={steps}"])
 
 
 def test_two_budgets_are_one_too_many(overrides, tmp_path):

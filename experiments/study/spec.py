@@ -1,6 +1,5 @@
 """What a study's yaml may say; anything else is refused before any work."""
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Set
 from typing import Any
@@ -9,6 +8,7 @@ from pretraining.errors import NoSpaceError
 from pretraining.kinds import (
     COUNT,
     FLAG,
+    FOLDER,
     GROUP,
     SEED,
     TEXT,
@@ -24,7 +24,6 @@ from pretraining.kinds import (
 from pretraining.settings import declared
 
 NEVER_PRETRAINED, CLASSICAL, SUPERVISED = REFERENCES = ("never_pretrained", "classical", "supervised")
-FOLDER = re.compile(r"(?!\.)[^/\\\0]+")
 GROUPS = Kind(GROUP.wanted, lambda value: GROUP.accepts(value) and all(map(TEXT.accepts, value)))
 
 
@@ -60,7 +59,7 @@ BETWEEN = Kind(
     ),
 )
 STUDY = {
-    "name": Kind("give the name of a folder", lambda value: isinstance(value, str) and bool(FOLDER.fullmatch(value))),
+    "name": FOLDER,
     "question": TEXT,
     "pretrain": GROUPS,
     "finetune": GROUPS,

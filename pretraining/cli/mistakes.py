@@ -12,14 +12,23 @@ from omegaconf import DictConfig, OmegaConf
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """Name what is closest to `name`, as a question to end a message with; nothing where nothing is close."""
-    leaf = name.rpartition(".")[2]
+    parent, _, leaf = name.rpartition(".")
     same = [key for key in known if key.rpartition(".")[2] == leaf]
-    near = difflib.get_close_matches(name, same or list(known), 1, 0.0 if same else 0.7)
+    beside = [key for key in known if parent and key.rpartition(".")[0] == parent]
+    if not same and (near := _alike(leaf, beside)):
+        return f"did you mean {' or '.join(near)}?"
+    known = [key for key in known if not (beside and key == parent)]
+    near = difflib.get_close_matches(name, same or known, 1, 0.0 if same else 0.7)
     if not near:
-        leaves = {key.rpartition(".")[2]: key for key in reversed(list(known))}
-        near = [leaves[found] for found in difflib.get_close_matches(leaf, list(leaves), 1, 0.75)]
-        near = near or [key for found, key in leaves.items() if leaf in found.split("_")][:3]
+        near = _alike(leaf, known)
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def _alike(leaf: str, keys: Sequence[str]) -> list[str]:
+    """Find the keys whose last part is close to `leaf`, or has it as one of its words."""
+    leaves = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    near = [leaves[found] for found in difflib.get_close_matches(leaf, list(leaves), 1, 0.75)]
+    return near or [key for found, key in leaves.items() if leaf in found.split("_")][:3]
 
 
 def keys_of(config: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -52,6 +61,8 @@ def explain(error: Exception, overrides: Sequence[str], known: Collection[str]) 
     if "An item is already at" in said:
         return f"{given}: {key} is a setting already: leave the + out"
     if said.startswith(("Could not override", "Could not delete")):
+        inner = re.search(r"full_key: (\S+)", str(error.__cause__))  # of a group that is given with all in it
+        key = inner[1] if inner and inner[1].startswith(f"{key}.") else key
         if key in known:
             return f"{given}: another override takes {key} away, or this command has none"
         guess = did_you_mean(key, known) or "--help lists the settings"
@@ -59,6 +70,8 @@ def explain(error: Exception, overrides: Sequence[str], known: Collection[str]) 
     if lost := re.search(r"Interpolation key '([^']+)' not found", said):
         return f"${{{lost[1]}}}: there is no setting {lost[1]}: {did_you_mean(lost[1], known) or '--help lists them'}"
     if must := re.search(r"You must specify '(\w+)'", said):
+        if mistyped := difflib.get_close_matches(must[1], [_key(given) for given in overrides], 1, 0.75):
+            return f"{mistyped[0]}=: there is no setting {mistyped[0]}: did you mean {must[1]}?"
         options = re.findall(r"^\t(\w+)$", said, re.MULTILINE)
         return f"no value for {must[1]}: give {must[1]}=NAME, one of {_listed(options)}"
     return " ".join(said.split("\nConfig search path")[0].split("\nSet the environment")[0].split())

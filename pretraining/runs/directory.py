@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cache import is_locked, replace_text, room, try_lock
+from pretraining.cache import is_full, is_locked, replace_text, room, try_lock
 from pretraining.distributed.environment import batch_job, process_rank
 from pretraining.errors import RunError
 from pretraining.runs.checkpoint_files import MARKER, newest_valid, read_checkpoint
@@ -58,6 +58,9 @@ class RunDirectory:
             )
         if path.exists() and not path.is_dir():
             raise RunError(f"run_dir={path} is a file: choose another run_dir")
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise RunError(_not_made(path, f"{there} is a file" if there.is_file() else f"{there} is read-only"))
         if path.exists() and not holds_run and any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise RunError(f"run_dir={path} is not empty and holds no run: choose another run_dir")
 
@@ -78,8 +81,7 @@ class RunDirectory:
             refuse_other_config(OmegaConf.load(path / "config.yaml"), config, path)
         continued, made = _continued(path, config, resume), not path.exists()
         with room(path.parent):
-            path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, *continued, _lock=_locked(path), _made=made)
+            run = cls(path, *continued, _lock=_locked(_directory(path)), _made=made)
         if stale:
             _discard(path)
         run.finished = _is_finished(path, config)
@@ -132,6 +134,20 @@ def _locked(path: Path) -> IO[str]:
     json.dump({"host": platform.node(), "pid": os.getpid(), "job": batch_job(), "log": _error_file()}, lock)
     lock.flush()
     return lock
+
+
+def _directory(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise RunError(_not_made(path, error.strerror)) from error
+    return path
+
+
+def _not_made(path: Path, why: str) -> str:
+    return f"run_dir={path} cannot be made or written to ({why}): choose another run_dir"
 
 
 def _in_use(path: Path) -> str:

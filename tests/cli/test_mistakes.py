@@ -21,6 +21,10 @@ def said(*overrides, root="pretrain"):
         ("optimizer.peak_lrr=1", "there is no setting optimizer.peak_lrr: did you mean optimizer.peak_lr?"),
         ("peak_lr=1", "there is no setting peak_lr: did you mean optimizer.peak_lr?"),
         ("lr=1e-3", "there is no setting lr: did you mean optimizer.peak_lr?"),
+        ("optimizer.lr=1e-3", "there is no setting optimizer.lr: did you mean optimizer.peak_lr?"),
+        ("optimizer.warmup=5", "there is no setting optimizer.warmup: did you mean optimizer.warmup_from or "
+                               "optimizer.warmup_steps?"),
+        ("budget={days: 3}", "there is no setting budget.days: --help lists the settings"),
         ("optimiser=adamw", "there is no setting optimiser: did you mean optimizer?"),
         ("objective=mask_language", "there is no such option: did you mean masked_language?"),
         ("trainer=tpu", "there is no such option: choose one of cpu, ddp, fsdp, gpu"),
@@ -58,6 +62,21 @@ def test_settings_of_chosen_options_are_known_and_a_missing_choice_is_listed():
     assert said("handoff=x", "task=docs_topik", root="finetune").endswith("did you mean docs_topic?")
     assert "give task=NAME, one of ade20k, ag_news, " in said("handoff=x", root="finetune")
     assert said("study=firt_look", root="study").endswith("did you mean first_look?")
+    assert said("handoff=x", "tsk=docs_topic", root="finetune").endswith("no setting tsk: did you mean task?")
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ("study.budget.steps=60", "budget", {"steps": 60}),
+        ("study.budget={steps: 60}", "budget", {"steps": 60}),
+        ("study.handoffs={ready: 'hf:some/bert'}", "handoffs", {"ready": "hf:some/bert"}),
+        ("study.tune={trials: 2, space: {seed: [1, 2]}}", "tune", {"trials": 2, "space": {"seed": [1, 2]}}),
+    ],
+)
+def test_what_a_study_leaves_open_is_given_on_the_command_line(given, key, value):
+    study = compose(["study=first_look", given], root="study").study
+    assert {name: part for name, part in study[key].items() if part is not None} == value
 
 
 def ended(*words):

@@ -1,5 +1,7 @@
 """A run that ended before its first step leaves no directory behind, or one that the corrected run may take."""
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -75,3 +77,13 @@ def test_a_run_that_has_not_yet_made_a_step_is_left_alone(tmp_path):
         with pytest.raises(RunError, match="in use by a process that is still running"):
             claim(going.path, OTHER, resume)
     assert OmegaConf.load(going.path / "config.yaml").seed == 1
+
+
+def test_a_directory_that_cannot_be_made_is_named_before_and_after_anything_is_read(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"run_dir=.*/notes.txt/run cannot be made .*notes.txt is a file.*: choose anot"):
+        RunDirectory.refuse_taken(tmp_path / "notes.txt" / "run", resume="none")
+    with pytest.raises(
+        RunError, match=r"run_dir=/proc/run cannot be made or written to \(.*\): choose another run_dir"
+    ):
+        claim(Path("/proc/run"))

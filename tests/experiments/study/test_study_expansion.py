@@ -142,7 +142,7 @@ GRID = {"a": {"overrides": [], "grid": {"x.rate": [0.1, 0.2]}}}
         ({"question": None}, "study.question=null: give a text"),
         ({"workers": "2"}, "study.workers=2: give a whole number of at least 1"),
         ({"budget": 5}, "study.budget=5: give its settings"),
-        ({"budget": {"steps": "many"}}, "study.budget.steps=many: give a number of at least 1"),
+        ({"budget": {"steps": "many"}}, "study.budget.steps=many: give a whole number of at least 1"),
         ({"budget": {"steps": 5, "flops": 1e9}}, "study.budget has steps and flops: give one of them"),
         ({"budget": {"stepps": 5}}, "study.budget has the unknown key 'stepps'"),
         (
