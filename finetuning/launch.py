@@ -33,6 +33,7 @@ from pretraining.handoff import Handoff
 from pretraining.random import seed_everything_at, word
 from pretraining.runs.directory import RunDirectory, refuse_other_config
 from pretraining.runs.provenance import columns, tags
+from pretraining.runs.wandb_logger import WandbHistory
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -157,6 +158,8 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
     metrics, test = finetune(planned, directory, loggers)
     if rank() == 0:
         for logger in loggers:
+            if isinstance(logger, WandbHistory):
+                logger.log_viewed("test/pictures", task.viewed(test, planned.splits["test"]), task.global_step)
             logger.log_metrics({k: v for k, v in metrics.items() if k.startswith("test/")}, task.global_step)
             logger.finalize("success")
         save_results(directory.path, task, test, planned.splits["test"], origin)

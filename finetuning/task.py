@@ -139,6 +139,10 @@ class Task(StepModule):
     def save(self, directory: Path, predictions: Predictions, split: EncodedSplit) -> None:
         """Write what of a test split's predictions fits no table, such as pictures."""
 
+    def viewed(self, predictions: Predictions, split: EncodedSplit) -> list[dict[str, Any]]:
+        """Describe test examples to W&B's viewers of images: what each of its images is made of."""
+        return []
+
     def zero_outputs(self, split: EncodedSplit) -> list[Any]:
         """Compute each row's logits as if its vectors were zero."""
         with torch.no_grad():

@@ -1,6 +1,5 @@
 """Write a study's report: report.html (needs no other file), report.md, results.csv, plots/, tables/."""
 
-import base64
 import csv
 import shlex
 import time
@@ -13,6 +12,7 @@ from experiments.report import plots, words
 from experiments.report.charts import STYLE, standalone
 from experiments.report.compare import compare
 from experiments.report.flags import warnings
+from experiments.report.pictures import embedded
 from experiments.report.sheets import Sheet, every_number, latex, sheets
 from experiments.study.collect import Results, config_difference
 from experiments.study.graph import FINETUNING, PRETRAINING, Node
@@ -53,7 +53,7 @@ def write(results: Results) -> Path:
         "cost_charts": costs,
         "runs": [_entry(results, node) for node in results.study.nodes],
         "environment": {name: value for name, value in (software() | machine).items() if value is not None},
-        "pictures": _pictures(results),
+        "pictures": embedded(results),
         "spent": [words.clock(_seconds(results, command)) for command in (PRETRAINING, FINETUNING)],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
         "chart_style": STYLE,
@@ -67,17 +67,6 @@ def write(results: Results) -> Path:
 def _seconds(results: Results, command: str) -> float:
     nodes = (node for node in results.study.nodes if node.command == command)
     return sum((float(results.states[node.name].get("seconds") or 0) for node in nodes), 0.0)
-
-
-def _pictures(results: Results) -> dict[str, dict[str, str]]:
-    """Embed what the first pretraining of each arm has drawn: arm -> name -> address that holds the picture."""
-    found: dict[str, dict[str, str]] = {}
-    for node in results.nodes(PRETRAINING):
-        drawn = sorted((results.study.run_dir(node) / "pictures").glob("*.png"))
-        if drawn and node.source.arm not in found:
-            encoded = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in drawn}
-            found[node.source.arm] = {name: f"data:image/png;base64,{code}" for name, code in encoded.items()}
-    return found
 
 
 def count_runs(results: Results) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.dense.drawing import side_by_side
+from finetuning.dense.drawing import in_one
 from finetuning.dense.pyramid import example_features
 from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.dense import DenseInputs, Placement
@@ -33,7 +33,7 @@ class Judged(NamedTuple):
 class Dense(Task):
     """A head that reads the whole of a backbone's features; images lie on canvases of `size` pixels.
 
-    `pictures` of the first test images, beside the truth, are drawn into the run directory.
+    `pictures` of the first test images, beside the truth, are drawn into the run directory, and shown by W&B.
     """
 
     cacheable = False
@@ -77,17 +77,35 @@ class Dense(Task):
         return {"per_class": predictions.scores.measured.table(self.names)}
 
     def save(self, directory: Path, predictions: Predictions, split: EncodedSplit) -> None:
-        """Draw the first images: as they are said to be on the left, as they were found on the right."""
+        """Draw the first images, as they are annotated and as they were found."""
         folder = directory / "pictures"
-        for number in range(min(self.pictures, len(split.targets))):
+        for number, image, pair in self._first(predictions, split):
             folder.mkdir(exist_ok=True)
-            image = split.examples.columns["image"][int(split.examples.rows[number])]
-            pair = (self.drawn(image, part[number]) for part in predictions[:2])
-            side_by_side(list(pair)).save(folder / f"{number:04d}.png")
+            drawn = [self.drawn(image, answer) for answer in pair]
+            in_one(drawn, self.legend(pair)).save(folder / f"{number:04d}.png")
+
+    def viewed(self, predictions: Predictions, split: EncodedSplit) -> list[dict[str, Any]]:
+        """Describe the same images to W&B."""
+        names = predictions.scores.names
+        return [self.described(image, names[row], pair) for row, image, pair in self._first(predictions, split)]
+
+    def _first(self, predictions: Predictions, split: EncodedSplit) -> Iterator[tuple[int, np.ndarray, list[Any]]]:
+        """Take the first images [C, H, W], each with what is annotated and what was found."""
+        for row in range(min(self.pictures, len(split.targets))):
+            image = split.examples.columns["image"][int(split.examples.rows[row])]
+            yield row, image, [part[row] for part in predictions[:2]]
 
     @abstractmethod
     def drawn(self, image: np.ndarray, answer: Any) -> Image.Image:
         """Draw what is, or was found, in an image [C, H, W]."""
+
+    @abstractmethod
+    def described(self, image: np.ndarray, name: str, pair: list[Any]) -> dict[str, Any]:
+        """Describe an image [C, H, W], what is annotated and what was found there, as W&B's viewers take it."""
+
+    def legend(self, pair: list[Any]) -> list[tuple[str, int]]:
+        """Name the class numbers that are drawn without their names."""
+        return []
 
 
 class _Taken:

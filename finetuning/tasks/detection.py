@@ -18,6 +18,7 @@ from finetuning.dense.fcos import FCOSDetector, Found
 from finetuning.dense.mask_rcnn import drawn_masks
 from finetuning.dense.objects import Objects
 from finetuning.dense.pyramid import Pyramid
+from finetuning.dense.viewers import with_boxes
 from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.dense import ObjectInputs, Placement
 from finetuning.metrics.detection import evaluate
@@ -118,6 +119,10 @@ class Detection(Dense):
     def drawn(self, image: np.ndarray, answer: Objects) -> Image.Image:
         """Draw boxes, and masks where there are any."""
         return with_objects(image, answer, self.names)
+
+    def described(self, image: np.ndarray, name: str, pair: list[Objects]) -> dict[str, Any]:
+        """Describe boxes, and masks where there are any."""
+        return with_boxes(image, name, pair, self.names)
 
     def listed(self, objects: Objects) -> list[dict[str, Any]]:
         """Write an image's objects as plain data."""

@@ -18,6 +18,7 @@ from finetuning.dense.drawing import with_map
 from finetuning.dense.masks import encode
 from finetuning.dense.objects import Objects
 from finetuning.dense.pyramid import Pyramid, grid_of
+from finetuning.dense.viewers import with_masks
 from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.dense import MapInputs, Placement
 from finetuning.metrics.segmentation import IGNORED, Confusions
@@ -105,6 +106,15 @@ class SemanticSegmentation(Dense):
     def drawn(self, image: np.ndarray, answer: np.ndarray) -> Image.Image:
         """Lay the classes over the image."""
         return with_map(image, answer)
+
+    def described(self, image: np.ndarray, name: str, pair: list[np.ndarray]) -> dict[str, Any]:
+        """Describe both maps."""
+        return with_masks(image, name, [np.asarray(part, np.int64) for part in pair], self.names)
+
+    def legend(self, pair: list[np.ndarray]) -> list[tuple[str, int]]:
+        """Name the classes that are there, or were found."""
+        numbers = np.unique(np.concatenate([np.unique(part) for part in pair]).astype(np.int64))
+        return [(self.names[number], number) for number in numbers.tolist() if number >= 0]
 
     def _mask(self, found: np.ndarray, number: int) -> dict[str, Any]:
         return {"class": self.names[number], **encode(found == number).as_coco()}

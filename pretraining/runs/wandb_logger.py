@@ -151,6 +151,15 @@ class WandbHistory(Logger):
                 self.log_metrics({name: wandb.Image(str(path)) for name, path in paths.items()}, step)
 
     @rank_zero_only
+    def log_viewed(self, name: str, images: list[dict[str, Any]], step: int) -> None:
+        """Add a list of images, each with what W&B makes one of (its pixels, caption, boxes, masks), to a row."""
+        with self._spared():
+            if images and self.experiment is not None:
+                import wandb
+
+                self.log_metrics({name: [wandb.Image(**image) for image in images]}, step)
+
+    @rank_zero_only
     def log_handoff(self, directory: Path) -> None:
         """Log a hand-off as the model artifact that this run made."""
         self.save()

@@ -154,6 +154,10 @@ def finetune(run_dir, config):
     labels = [number % 3 for number in range(TEST_EXAMPLES)]
     guesses = [label if hit else (label + 1) % 3 for label, hit in zip(labels, right, strict=True)]
     write_predictions(run_dir, labels, guesses)
+    if task == "digits":
+        (run_dir / "pictures").mkdir(exist_ok=True)
+        for number in range(3):
+            (run_dir / "pictures" / f"{number:04d}.png").write_bytes(PICTURE)
 
 
 def write_predictions(run_dir, labels, guesses):

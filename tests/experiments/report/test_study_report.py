@@ -68,7 +68,8 @@ def test_the_page_is_well_formed_and_needs_nothing_from_anywhere(written):
     text = written.read_text()
     page = Page(text)
     assert page.addresses[0] == "data:,"
-    assert [address[:22] for address in page.addresses[1:]] == ["data:image/png;base64,"]
+    # One of the pretraining; of the first finetuning of each mode, pretrained and not, the first two of its three.
+    assert [address[:22] for address in page.addresses[1:]] == ["data:image/png;base64,"] * (1 + 2 * 2 * 2)
     for reference in ("http:", "https:", "//cdn", "@import", "url("):
         assert reference not in text
     assert page.count["svg"] >= 10
@@ -78,6 +79,8 @@ def test_the_page_is_well_formed_and_needs_nothing_from_anywhere(written):
     assert "40 steps planned, 40 steps, 163,840 tokens, 4e+10 FLOPs, 0:20 spent" in page.text
     assert "40 steps planned, 40 steps, 2,560 images, 4e+10 FLOPs, 0:20 spent" in page.text
     assert "simclr: views" in page.text
+    for who in ("simclr", "never pretrained (simclr)"):
+        assert page.text.count(f"digits, full, 1 % of labels, {who}: 0001") == 1
 
 
 def test_every_table_and_chart_beside_the_page_is_there(written):
