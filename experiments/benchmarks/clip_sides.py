@@ -133,7 +133,7 @@ class Pairs(torch.utils.data.Dataset[tuple[Tensor, str]]):
 
 
 def plain(turn: Turn, setting: Setting) -> None:
-    """Train transformers' CLIPModel as open_clip trains: both networks, two cross-entropies, clipping, AdamW, a clamp."""
+    """Train transformers' CLIPModel as open_clip trains: both networks, cross-entropies, clipping, AdamW, a clamp."""
     data = Pairs()
     words = tokenizer(data.captions)
     model: Any = their_model(words).to(setting.device)
