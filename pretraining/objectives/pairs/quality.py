@@ -33,7 +33,7 @@ def quality(objective: Any, loader: EvalLoader) -> dict[str, float]:
         classes = _class_vectors(objective, loader)
     objective.train(training)
     with torch.autocast(vectors.device.type, enabled=False):
-        shares = zip((objective.first, objective.second), _recalls(vectors, caption, captions), strict=True)
+        shares = zip((objective.first, objective.second), recalls(vectors, caption, captions), strict=True)
         sides = {objective.first: objective.second, objective.second: objective.first}
         measured = {f"{side}_to_{sides[side]}_recall_1": share for side, share in shares}
         known = labels >= 0
@@ -58,7 +58,7 @@ def _seen(objective: Any, loader: EvalLoader) -> tuple[Tensor, ...]:
     return unit(vectors[..., : objective.width]), *named
 
 
-def _recalls(vectors: Tensor, caption: Tensor, captions: Tensor) -> list[float]:
+def recalls(vectors: Tensor, caption: Tensor, captions: Tensor) -> list[float]:
     """Compute the share of pairs whose first side finds a caption of it, and of those whose caption finds it."""
     different, place = caption.unique(return_inverse=True)
     numbers = torch.arange(len(caption), device=caption.device)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from finetuning.metrics.retrieval import ranks, retrieval
 from pretraining.data.loader import EvalLoader
 from pretraining.objectives.pairs.clip import Clip
+from pretraining.objectives.pairs.quality import recalls
 from pretraining.objectives.pairs.siglip import SigLip
 from pretraining.pairs.data.base import ClassTexts
 from tests.pairs.small import BATCH, CAPTIONS, READ, batch_of, objective
@@ -85,6 +86,22 @@ def test_it_is_recall_at_1_of_the_whole_split_and_the_nearest_mean_of_a_class(ki
     assert found["zero_shot_accuracy"] == pytest.approx(accuracy)
     assert found["classified"] == 6 and found["majority"] == 3 / 6
     assert 0 < found["image_to_text_recall_1"] + found["text_to_image_recall_1"] < 2  # neither says nothing
+
+
+def test_recall_is_that_of_a_slow_search_where_captions_are_shared():
+    """40 pairs, of whose captions each belongs to several: near vectors, so that about half are found."""
+    random = np.random.default_rng(0)
+    caption = random.integers(0, 25, 40)
+    captions = np.stack([caption, random.integers(0, 25, 40), np.full(40, -1)], 1)
+    text = random.normal(size=(25, 6))
+    image = text[captions[:, :2]].sum(1) + 0.7 * random.normal(size=(40, 6))
+    vectors = torch.from_numpy(np.stack([image, text[caption]], 1))
+    different = sorted(set(caption.tolist()))
+    first, _ = ranks(image @ text[different].T, (captions[:, :, None] == different).any(1))
+    back, _ = ranks(text[caption] @ image.T, (caption[:, None, None] == captions).any(2))
+    expected = [float((found == 1).mean()) for found in (first, back)]
+    found = recalls(vectors, torch.from_numpy(caption), torch.from_numpy(captions))
+    assert found == pytest.approx(expected) and 0.3 < min(expected) < max(expected) < 0.95
 
 
 def test_two_ranks_measure_what_one_process_does():
