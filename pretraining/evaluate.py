@@ -20,22 +20,31 @@ from pretraining.cli.configuration import as_run_errors, class_of, compose, exit
 from pretraining.data.loader import EVALUATION_SEED, EvalLoader
 from pretraining.errors import HandoffError, RunError
 from pretraining.handoff import Handoff
-from pretraining.modality import Modality
+from pretraining.modality import Modality, Tower
 from pretraining.objectives.base import Objective
 from pretraining.optim.optimizers import SGD
 
 
-def restored(given: Handoff, packages: tuple[str, ...]) -> tuple[Objective, Any]:
-    """Build the objective and collate that a hand-off was pretrained with, heads included."""
+def recipe_of(given: Handoff, data: Any, packages: tuple[str, ...]) -> Any:
+    """Read how a hand-off was pretrained; data of another kind than its objective learns from are an error."""
     recipe = given.card.get("recipe", {})
     if "objective" not in recipe:
         told = given.path or given.card["origin"]["objective"]
         raise HandoffError(f"{told} does not say which objective it was pretrained with")
     _refuse_foreign(recipe, packages)
-    collate = instantiate(recipe["collate"], preprocess=given.preprocess)
+    kind = class_of(recipe["objective"])
+    if kind.modality not in (None, data.modality):
+        what = f"{kind.__name__} learns from {kind.modality}, but data={data.__name__} is {data.modality}"
+        raise RunError(f"{what}: choose data of the former kind")
+    return recipe
+
+
+def restored(given: Handoff, tower: Tower, recipe: Any) -> tuple[Objective, Any]:
+    """Build the objective and collate that a hand-off, as one `tower`, was pretrained with, heads included."""
+    collate = instantiate(recipe["collate"], preprocess=tower.preprocess)
     flat: dict[str, Any] = {"peak_lr": 1.0, "warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
     idle = SGD(**flat, weight_decay=0.0, momentum=0.0, nesterov=False)
-    objective: Objective = instantiate(recipe["objective"], backbone=given.backbone, optimizer=idle)
+    objective: Objective = instantiate(recipe["objective"], backbone=tower.backbone, optimizer=idle)
     if given.card["origin"]["objective"] == "random":
         return objective, collate
     heads = load_file(f"{given.path}/heads.safetensors") if "heads.safetensors" in given.card["sha256"] else {}
@@ -63,13 +72,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise RunError(f"split={config.split} is unknown: choose train, validation or test")
     modality: Modality = class_of(config.data).modality
     given = handoff.read(config.handoff, modality=modality, trust=config.trust)
-    objective, collate = restored(given, handoff.trusted_packages(modality, config.trust))
+    recipe = recipe_of(given, class_of(config.data), handoff.trusted_packages(modality, config.trust))
+    tower = modality.whole(given.towers)
+    objective, collate = restored(given, tower, recipe)
     with as_run_errors():
         data = instantiate(config.data)
         if modality is not objective.backbone.modality:
             told = f"{type(objective).__name__} learns from {objective.backbone.modality}"
             raise RunError(f"{told}, but data={type(data).__name__} is {modality}")
-        source = modality.source(data, config.split, given.preprocess, collate, seed=EVALUATION_SEED)
+        source = modality.source(data, config.split, tower.preprocess, collate, seed=EVALUATION_SEED)
     size = data.eval_batch_size
     if objective.coupled:  # releases that did not say what they trained with: as the data has it
         size = objective.settings.batch_size = given.card["origin"].get("batch_size", data.batch_size)
@@ -77,6 +88,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         loader = EvalLoader(source, collate, batch_size=size, full_batches=objective.coupled)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         measured = objective.evaluate(loader, config.split)
+        whole = objective.quality(EvalLoader(source, collate, batch_size=data.eval_batch_size))
+    measured |= {f"{config.split}/{name}": value for name, value in whole.items()}
     rows = sum(len(rows) for rows in loader.batches)
     return {**measured, "rows": rows, "handoff": given.path, "digest": given.digest}
 

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from pretraining.budget import affordable_steps as steps_of
 from pretraining.budget import frozen_steps
-from pretraining.callbacks.online_probe import ProbeSettings
 from pretraining.callbacks.standard import standard_callbacks
 from pretraining.cli.configuration import (
     as_run_errors,
@@ -62,7 +61,7 @@ class Parts:
     facts: dict[str, float]  # about the data, that results are read against
     recipe: dict[str, Any] = field(default_factory=dict)  # configuration of objective and collate, for the hand-off
     classes: int | None = None  # of the training data; None without labels
-    probe: ProbeSettings | None = None
+    probe: Any = None  # settings of what watches it
 
 
 @dataclass

@@ -5,6 +5,7 @@ Text, images and each further kind of data answer in a wing of their own.
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from pretraining.backbones.base import Backbone
 from pretraining.cache import key
 from pretraining.data.source import Source
+from pretraining.errors import HandoffError
 
 
 class Preprocess(ABC):
@@ -64,6 +66,12 @@ class Row(NamedTuple):
     flops: float | None = None  # of the forward pass of everything that is computed from it; None: to be measured
 
 
+def named(target: str) -> Any:
+    """Find what "module.name" names; so a wing names what lies above it."""
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 COMPUTES = ("loss", "represent", "coupled_loss", "on_device", "backward_step")  # what a formula is of
 
 
@@ -86,9 +94,12 @@ class Modality(ABC):
 
     name: ClassVar[str]
     unit: ClassVar[str]  # what is counted of a row, in the plural
-    probes: ClassVar[bool] = False  # whether features of untouched validation examples tell how it goes (probe=)
+    probes: ClassVar[str | None] = None  # the option of probe= that tells how it goes on untouched validation examples
     # Readers of home libraries' checkpoints: {scheme: "module.function"} for `handoff=scheme:NAME`, of NAME to a Tower.
     readers: ClassVar[Mapping[str, str]] = {}
+    joins: ClassVar[str | None] = (
+        None  # "module.function" that makes one Tower of those in `towers`; None: there is one
+    )
 
     def __str__(self) -> str:
         return self.name
@@ -125,3 +136,11 @@ class Modality(ABC):
     def towers(self, backbone: Backbone, preprocess: Any) -> dict[str, Tower]:
         """Name the networks that a hand-off holds."""
         return {self.name: Tower(backbone, preprocess)}
+
+    def whole(self, towers: Mapping[str, Tower]) -> Tower:
+        """Make one of what `towers` named: the network that an objective trains, and the preprocessing of its rows."""
+        if self.joins is not None:
+            return named(self.joins)(towers)
+        if len(towers) != 1:
+            raise HandoffError(f"the hand-off holds {', '.join(towers)}, but {self} has one network: give another")
+        return next(iter(towers.values()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -35,6 +35,7 @@ class ProbeSettings:
     `temperature` weighs the neighbours' votes. `pictures`: of embeddings and views, drawn at the end of the run.
     """
 
+    kind: ClassVar[str] = "online"  # its option of probe=
     rate: float = 1e-3
     bank: int = 8192
     k: int = 200

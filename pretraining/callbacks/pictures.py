@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pretraining import probes
 from pretraining.callbacks.online_probe import OnlineProbe
+from pretraining.callbacks.quality import Quality, QualitySettings
 from pretraining.data.loader import EvalLoader
 from pretraining.engine.batch import Step
 from pretraining.engine.callback import StepCallback
@@ -58,6 +59,8 @@ def probing(parts: Any, every: int, ranks: tuple[int, int], directory: Path) -> 
         return []
     data = parts.data
     loader = EvalLoader(parts.validation, parts.collate, batch_size=data.eval_batch_size, ranks=ranks)
+    if isinstance(parts.probe, QualitySettings):
+        return [Quality(loader, every=every)]
     options = {"every": every, "preprocess": parts.preprocess, "classes": parts.classes, "batch_size": data.batch_size}
     probe = OnlineProbe(parts.probe, validation=loader, **options)
     if not parts.probe.pictures:

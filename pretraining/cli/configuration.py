@@ -99,8 +99,11 @@ def check_modalities(config: DictConfig) -> None:
         what = f"objective={names['objective']} learns from {kinds['objective']}, data={names['data']} is"
         what += f" {kinds['data']} and backbone={names['backbone']} reads {kinds['backbone']}"
         raise RunError(f"{what}: choose three of one kind")
-    if config.probe is not None and not kinds["data"].probes:
-        raise RunError(f"probe= is not for {kinds['data']} (data={class_name(config.data)}): set probe=none")
+    wanted = kinds["data"].probes
+    if config.probe is not None and class_of(config.probe).kind != wanted:
+        cure = "set probe=none" if wanted is None else f"set probe={wanted} or probe=none"
+        what = f"probe={class_of(config.probe).kind} is not for {kinds['data']} (data={class_name(config.data)})"
+        raise RunError(f"{what}: {cure}")
 
 
 def class_name(node: DictConfig) -> str:

@@ -43,19 +43,21 @@ def describe_quality(measured: Mapping[str, float], facts: Mapping[str, float], 
     """Write the loss of an evaluation and its probes' accuracies beside what they are read against.
 
     That is what `facts` say of the validation split (unigram entropy), and always answering with the commonest class.
-    With the number of validation `examples`, accuracies have their 95 % intervals.
+    With the number of validation `examples` (of which not all may have a class), shares have their 95 % intervals.
     """
     if "validation/loss" not in measured:
         return ""
     named = {name.partition("/")[2].replace("_", " "): facts[name] for name in facts if name.startswith("validation/")}
     against = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
     parts = [f"validation loss {measured['validation/loss']:.3f}" + (f" ({against})" if against else "")]
-    shares = [name for name in measured if name.startswith("probe/") and name.endswith("_accuracy")]
+    classified = int(measured.get("probe/classified", examples or 0))
+    counts = {"_recall_1": examples, "_accuracy": classified if examples else None}
+    shares = [(name, end) for end in counts for name in measured if name.startswith("probe/") and name.endswith(end)]
     if shares:
-        each = [
-            f"{name[len('probe/') : -len('_accuracy')]} {with_interval(measured[name], examples)}" for name in shares
-        ]
-        parts.append(f"probe: {', '.join(each)} (always one class: {measured['probe/majority']:.3f})")
+        said = {name: name.removeprefix("probe/").removesuffix("_accuracy").replace("_", " ") for name, _ in shares}
+        each = [f"{said[name]} {with_interval(measured[name], counts[end])}" for name, end in shares]
+        known = f" (always one class: {measured['probe/majority']:.3f})" if "probe/majority" in measured else ""
+        parts.append(f"probe: {', '.join(each)}{known}")
     return "  ".join(parts)
 
 

@@ -15,7 +15,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.cache import sha256
 from pretraining.errors import HandoffError
 from pretraining.handoff.write import VERSION, described_part, described_tower
-from pretraining.modality import Modality, Preprocess, Tower
+from pretraining.modality import Modality, Preprocess, Tower, named
 from pretraining.runs.renamed import current
 
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
@@ -187,9 +187,8 @@ def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
         known = "" if modality is None else f", {', '.join(f'{each}:NAME' for each in modality.readers)}"
         cure = f"give a directory written by pretraining{known} or random:DIR"
         raise HandoffError(f"handoff={scheme}:{name} is not read for {modality or 'this'}: {cure}")
-    module, _, function = target.rpartition(".")
     try:
-        tower: Tower = getattr(importlib.import_module(module), function)(name)
+        tower: Tower = named(target)(name)
     except (OSError, ValueError) as error:
         what = f"handoff={scheme}:{name} cannot be read: {' '.join(str(error).split())}"
         raise HandoffError(f"{what}. Give a name or directory that the library knows") from error

@@ -17,7 +17,7 @@ class Image(Modality):
 
     name = "image"
     unit = "images"
-    probes = True
+    probes = "online"
     readers = {"torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint"}  # noqa: RUF012
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pretraining.backbones.base import Backbone
+from pretraining.data.loader import EvalLoader
 from pretraining.distributed.collectives import shard
 from pretraining.engine.batch import Batch, Loss
 from pretraining.engine.step import StepModule
@@ -47,6 +48,10 @@ class Objective(StepModule):
     def heads(self) -> dict[str, Tensor]:
         """Collect the rest of the weights: everything that is not the handed-over network's."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith(f"{self.handed_over}.")}
+
+    def quality(self, loader: EvalLoader) -> dict[str, float]:
+        """Measure what a whole split, not augmented, tells of the network, where an objective has such measures."""
+        return {}
 
     def remarks(self) -> list[str]:
         """Say what a run's last measures mean for whoever reads its end, if they mean trouble."""

@@ -34,9 +34,16 @@ class PairCollate:
             preprocess = self.preprocess.sides[name]
             inputs[name] = preprocess.modality.clean_inputs(batch, preprocess)
             batch.pop("inputs", None)
+        labels = {} if examples.labels is None else {"labels": torch.from_numpy(examples.labels)}
         return {
             "inputs": inputs,
             "sides": batches,
             "caption": torch.from_numpy(examples.caption),
             "captions": torch.from_numpy(examples.captions),
+            **labels,
         }
+
+    def inputs_of(self, name: str, examples: Any, keys: Keys) -> dict[str, Any]:
+        """Make the inputs of examples of one side alone."""
+        preprocess = self.preprocess.sides[name]
+        return preprocess.modality.clean_inputs(self.sides[name](examples, keys), preprocess)

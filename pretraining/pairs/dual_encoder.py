@@ -87,6 +87,11 @@ class DualEncoder(Backbone):
         for tower in self.towers.values():
             tower.set_compute(compiled=compiled, activation_checkpointing=activation_checkpointing, sharded=sharded)
 
+    def take_no_shortcut(self) -> None:
+        """See `Backbone.take_no_shortcut`."""
+        for tower in self.towers.values():
+            tower.take_no_shortcut()
+
     def export(self, directory: Path) -> NoReturn:
         """Refuse: each of the two is exported by itself."""
         raise TypeError("a dual encoder is handed over as two towers: export `towers`")

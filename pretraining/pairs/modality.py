@@ -21,6 +21,8 @@ class Pairs(Modality):
 
     name = "pairs"
     unit = "pairs"
+    probes = "pairs"
+    joins = "pretraining.pairs.towers.joined"
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as it is."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pretraining import handoff
 from pretraining.backbones.base import Backbone
+from pretraining.errors import HandoffError
 from pretraining.image.modality import IMAGE
 from pretraining.modality import Preprocess, Tower
+from pretraining.pairs.dual_encoder import DualEncoder
+from pretraining.pairs.preprocess import PairPreprocess
 from pretraining.text.modality import TEXT
 
 
@@ -39,3 +43,15 @@ class PreprocessOf:
     def fit(self, data: Any) -> Preprocess:
         """Read it."""
         return read_tower(self.handoff, self.tower).preprocess
+
+
+def joined(towers: Mapping[str, Tower]) -> Tower:
+    """Put both networks of a hand-off side by side again."""
+    if len(towers) != 2:
+        raise HandoffError(f"the hand-off holds {', '.join(towers)} alone: give one of pairs, which has two networks")
+
+    def of(name: str) -> Any:
+        return lambda: towers[name].backbone
+
+    backbone = DualEncoder(towers={name: of(name) for name in towers})
+    return Tower(backbone, PairPreprocess(sides={name: tower.preprocess for name, tower in towers.items()}))

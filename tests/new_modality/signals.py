@@ -26,7 +26,7 @@ SAMPLES, STRIDE, NAMES = 32, 4, ["slow", "middle", "fast"]
 class Signals(Modality):
     """What the core asks of signals."""
 
-    name, unit, probes = "signal", "samples", True
+    name, unit, probes = "signal", "samples", "online"
 
     def source(self, data, split, preprocess, collate, *, seed):
         return SignalSource(*made(split))

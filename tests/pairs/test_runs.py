@@ -53,6 +53,46 @@ def test_a_run_counts_pairs_and_tells_what_it_finds(pretrained):
     assert metrics["data/text_cut_share"] == 0.0 and 5 < metrics["validation/scale"] < 20
 
 
+def evaluated(given, *words):
+    from pretraining.evaluate import evaluate
+
+    sizes = [] if "data=digits" in words else ["data.size=32", "data.held_out=16"]
+    words = [f"handoff={given}", *words, *sizes, "data.eval_batch_size=8"]
+    return evaluate(compose(words, root="evaluate"))
+
+
+def test_a_hand_off_is_evaluated_to_what_its_run_saw_at_its_end(pretrained, tmp_path):
+    """Both networks put together again, with their heads: loss, recall of the whole split and zero-shot accuracy."""
+    metrics = json.loads((pretrained / "metrics.json").read_text())
+    found = evaluated(pretrained / "handoff" / "last", "data=digit_scenes", "data.batch_size=8")
+    assert found["rows"] == 16 and found["handoff"] == str((pretrained / "handoff" / "last").resolve())
+    for name in ("loss", "image_to_text", "text_to_image", "scale"):
+        assert found[f"validation/{name}"] == pytest.approx(metrics[f"validation/{name}"], abs=1e-5)
+    for name in ("image_to_text_recall_1", "text_to_image_recall_1", "zero_shot_accuracy", "classified", "majority"):
+        assert found[f"validation/{name}"] == pytest.approx(metrics[f"probe/{name}"])
+    scenes = DigitScenes(size=32).draw("validation", range(16))
+    classes = [scene.classes[0] for scene in scenes if len(scene.classes) == 1]
+    assert metrics["probe/classified"] == len(classes) > 0
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    colours = ("red", "green", "blue", "yellow", "purple", "white")
+    texts = [f"a {size} {colour} {word}" for word in words for size in ("small", "large") for colour in colours]
+    named = F.normalize(texts_in_space(pretrained, texts).view(10, 12, -1).mean(1), dim=-1)
+    seen = images_in_space(pretrained, [scene for scene in scenes if len(scene.classes) == 1])
+    assert metrics["probe/zero_shot_accuracy"] == pytest.approx(np.mean((seen @ named.T).argmax(1).numpy() == classes))
+    drawn = evaluated(f"random:{pretrained / 'handoff' / 'last'}", "data=digit_scenes", "data.batch_size=8")
+    assert drawn["validation/loss"] != found["validation/loss"]
+
+
+def test_what_is_learnt_is_the_same_without_a_probe(pretrained, tmp_path):
+    run = pretrain(tmp_path, "objective=siglip", "probe=none")
+    assert not any(name.startswith("probe/") for name in json.loads((run / "metrics.json").read_text()))
+    ours, theirs = (
+        json.loads((one / "handoff" / "last" / "handoff.json").read_text())["sha256"] for one in (pretrained, run)
+    )
+    weights = [name for name in ours if name.endswith(".safetensors")]
+    assert len(weights) == 3 and all(ours[name] == theirs[name] for name in weights)
+
+
 def test_both_networks_load_by_the_lines_of_the_hand_off_alone(pretrained):
     """Its README's lines need torchvision and transformers, and nothing of this package."""
     given = handoff.read(str(pretrained / "handoff" / "last"))
@@ -202,6 +242,14 @@ def test_what_cannot_be_is_told_in_one_line(pretrained, tmp_path):
         main(compose(["objective=clip", "data=digits", *QUIET, f"run_dir={tmp_path / 'run'}"]))
     with pytest.raises(RunError, match=r"SimCLR learns from image, data=SceneCaptions is pairs"):
         main(compose(["objective=simclr", "data=digit_scenes", "probe=none", *QUIET, f"run_dir={tmp_path / 'run'}"]))
+    with pytest.raises(
+        RunError, match=r"probe=online is not for pairs \(data=SceneCaptions\): set probe=pairs or probe"
+    ):
+        pretrain(tmp_path, "objective=clip", "probe=online")
+    with pytest.raises(RunError, match=r"SigLip learns from pairs, but data=Digits is image: choose data"):
+        evaluated(last, "data=digits")
+    with pytest.raises(HandoffError, match=r"step-1 does not say which objective"):
+        evaluated(alone, "data=digit_scenes", "data.batch_size=8")
     with pytest.raises(RunError, match=r"collate.sides.text.max_tokens=100, but this backbone has positions for 64"):
         pretrain(tmp_path, "objective=clip", "collate.sides.text.max_tokens=100")
 

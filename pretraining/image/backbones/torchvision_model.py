@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
+from pretraining.image.backbones import transformer_parts
 from pretraining.image.backbones.torchvision_construction import built, initialised, lines_of
+from pretraining.image.backbones.transformer_parts import PatchEmbedding
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.kernels import winograd
@@ -66,6 +68,7 @@ class TorchvisionBackbone(Backbone):
             self._take_channels(in_channels)
         self.dim = self._remove_head()
         winograd.adopt(self.model)
+        transformer_parts.adopt(self.model)
 
     def _check(self, weights: str | None) -> None:
         name, stem, layers = self.kwargs["name"], self.kwargs["stem"], self.kwargs["layers"]
@@ -115,7 +118,8 @@ class TorchvisionBackbone(Backbone):
     @property
     def convolves(self) -> bool:
         """ResNets' convolutions were checked in bf16 on CPUs; `_at_safe_precision` sees to the kind that is wrong."""
-        return not isinstance(self.model, ResNet) and super().convolves
+        kinds = (part for part in self.modules() if isinstance(part, nn.Conv2d))
+        return not isinstance(self.model, ResNet) and any(not isinstance(part, PatchEmbedding) for part in kinds)
 
     def forward(
         self,

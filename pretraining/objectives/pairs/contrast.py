@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from pretraining.data.loader import EvalLoader
 from pretraining.distributed.collectives import local
 from pretraining.engine.batch import Term
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.coupled import CoupledObjective
 from pretraining.objectives.losses.pairs import Contrasted, Sides
+from pretraining.objectives.pairs.quality import quality
 from pretraining.optim.optimizers import Optimizer
 from pretraining.pairs.dual_encoder import DualEncoder
 from pretraining.pairs.modality import PAIRS
+from pretraining.probes import unit
 
 
 class Contrast(CoupledObjective):
@@ -65,11 +67,19 @@ class Contrast(CoupledObjective):
     def represent(self, batch: Batch) -> Tensor:
         """Compute both sides' vectors, the first one's times the scale. [B, 2, D], in at least single precision"""
         features = self.backbone(**batch["inputs"])
-        vectors = [self.projections[name](features[name].pooled) for name in (self.first, self.second)]
-        first, second = (
-            F.normalize(part.to(torch.promote_types(part.dtype, torch.float32)), dim=-1) for part in vectors
-        )
+        first, second = (self._in_space(name, features[name].pooled) for name in (self.first, self.second))
         return torch.stack([first * self.logit_scale.to(first.dtype).exp(), second], 1)
+
+    def place(self, side: str, inputs: dict[str, Tensor]) -> Tensor:
+        """Bring examples of one side into the space. [B, D], of unit length"""
+        return self._in_space(side, self.backbone.towers[side](**inputs).pooled)
+
+    def _in_space(self, side: str, pooled: Tensor) -> Tensor:
+        return unit(self.projections[side](pooled))
+
+    def quality(self, loader: EvalLoader) -> dict[str, float]:
+        """Measure whether what is most similar in the whole of a split is right."""
+        return quality(self, loader)
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
         """Contrast this rank's pairs with those of all ranks; in evaluation with those of the batch alone."""

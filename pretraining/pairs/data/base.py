@@ -25,6 +25,14 @@ class PairExamples(NamedTuple):
     sides: dict[str, Any]  # of each, the raw examples of its wing
     caption: np.ndarray  # int64 [B]: the caption in each pair
     captions: np.ndarray  # int64 [B, C]: all captions of the pair's other side; -1 where there are fewer
+    labels: np.ndarray | None = None  # int64 [B]: the class of the pair's other side; -1 where it has none
+
+
+class ClassTexts(NamedTuple):
+    """Classes in words, which a source of pairs may have as its `class_texts`."""
+
+    names: tuple[str, ...]
+    examples: Any  # raw ones of the second side, as many for each class, one class after the other
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,8 +10,9 @@ import numpy as np
 from pretraining.cache import key
 from pretraining.image.data.base import ImageExamples
 from pretraining.image.data.builtin import grey_digits
+from pretraining.image.data.scene_captions import COLOURS, DIGITS, SIZES
 from pretraining.image.data.scenes import DigitScenes
-from pretraining.pairs.data.base import PairData, PairExamples, numbers_of
+from pretraining.pairs.data.base import ClassTexts, PairData, PairExamples, numbers_of
 from pretraining.text.raw import RawTexts
 
 WORDS_IN = 2000  # scenes, whose captions hold all words of the grammar
@@ -52,10 +53,12 @@ class SceneCaptions(PairData):
 
 
 class SceneSource:
-    """A split of scenes, made when they are read."""
+    """A split of scenes, made when they are read. Those of one digit belong to its class."""
 
     def __init__(self, made: DigitScenes, split: str, scenes: int) -> None:
         self.made, self.split, self.scenes = made, split, scenes
+        named = [f"a {size} {colour} {digit}" for digit in DIGITS for size in SIZES for colour in COLOURS]
+        self.class_texts = ClassTexts(DIGITS, RawTexts.of(named))
 
     def count(self, epoch: int) -> int:
         """Count the scenes of an epoch."""
@@ -67,4 +70,5 @@ class SceneSource:
         texts = [scene.caption for scene in scenes]
         numbers = numbers_of([[text] for text in texts], 1)
         images = ImageExamples(np.stack([scene.image for scene in scenes]), None)
-        return PairExamples({"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers)
+        labels = np.array([scene.classes[0] if len(scene.classes) == 1 else -1 for scene in scenes], np.int64)
+        return PairExamples({"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers, labels)
