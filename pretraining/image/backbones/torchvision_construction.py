@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torchvision
@@ -10,9 +11,19 @@ from torchvision.models import VGG, ConvNeXt, EfficientNet, ResNet, VisionTransf
 from torchvision.models.resnet import BasicBlock
 
 
-def initialised(convolution: nn.Conv2d) -> nn.Conv2d:
-    """Draw a convolution's weights as torchvision's ResNets do."""
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+def initialised(convolution: nn.Conv2d, model: nn.Module | None = None) -> nn.Conv2d:
+    """Draw a convolution's weights as torchvision's ResNets do, or as `model` has its first one drawn; no bias.
+
+    A patch embedding by ResNets' rule, which counts its outputs, would hardly tell one patch from another.
+    """
+    if isinstance(model, VisionTransformer):
+        nn.init.trunc_normal_(convolution.weight, std=math.sqrt(1.0 / convolution.weight[0].numel()))
+    elif isinstance(model, ConvNeXt):
+        nn.init.trunc_normal_(convolution.weight, std=0.02)
+    else:
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
     return convolution
 
 

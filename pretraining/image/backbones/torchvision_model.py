@@ -96,7 +96,7 @@ class TorchvisionBackbone(Backbone):
         path, old = next((path, part) for path, part in self.model.named_modules() if isinstance(part, nn.Conv2d))
         arguments: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding")}
         arguments["bias"] = old.bias is not None
-        self.model.set_submodule(path, initialised(nn.Conv2d(channels, old.out_channels, **arguments)))
+        self.model.set_submodule(path, initialised(nn.Conv2d(channels, old.out_channels, **arguments), self.model))
         listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         self._recipe.append(f'model.set_submodule("{path}", torch.nn.Conv2d({channels}, {old.out_channels}, {listed}))')
 

@@ -8,7 +8,6 @@ decoder, P pixels of a patch (channels included).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
+from pretraining.image.backbones.fixed_positions import sine_cosine
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.image.denoising import ImageAutoencoder
 from pretraining.optim.optimizers import Optimizer
@@ -135,15 +135,3 @@ def patches_of(images: Tensor, size: int) -> Tensor:
     count, channels, height, width = images.shape
     grid = images.reshape(count, channels, height // size, size, width // size, size)
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(count, -1, size * size * channels)
-
-
-def sine_cosine(side: int, width: int) -> Tensor:
-    """Encode each cell of a square grid: sine and cosine of the column, then of the row, a quarter of `width` each.
-
-    Frequencies fall from 1 to 1/10,000 (Vaswani et al. 2017, section 3.5). [side * side, width]
-    """
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
-    waves = torch.cat([angles.sin(), angles.cos()], 1)  # [side, width / 2]
-    columns, rows = waves[None].expand(side, -1, -1), waves[:, None].expand(-1, side, -1)
-    return torch.cat([columns, rows], 2).flatten(0, 1).float()

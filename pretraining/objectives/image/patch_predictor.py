@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pretraining.image.backbones.fixed_positions import sine_cosine
 from pretraining.objectives.image.blocks import rectangles
-from pretraining.objectives.image.masked_autoencoder import sine_cosine
 
 CONTEXT_SCALE = (0.85, 1.0)  # of the square around the context (appendix A.1)
 

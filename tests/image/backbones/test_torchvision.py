@@ -148,3 +148,12 @@ def test_the_gradient_under_bf16_on_a_cpu_is_that_of_fp32_even_where_maps_shrink
 def test_an_impossible_architecture_is_refused_with_the_choices(kwargs, message):
     with pytest.raises(ValueError, match=message):
         TorchvisionBackbone(**kwargs)
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("vit_grey", 1 / 8), ("convnext_grey", 0.02)])
+def test_a_first_layer_for_grey_images_is_drawn_as_the_family_draws_it(kind, spread):
+    """By ResNets' rule a patch embedding had a spread of 0.044 for 1/8 and a bias: all patches looked alike to it."""
+    given = {**KINDS, "convnext_grey": ({"name": "convnext_tiny", "in_channels": 1}, 64)}[kind][0]
+    torch.manual_seed(0)
+    first = next(part for part in TorchvisionBackbone(**given).model.modules() if isinstance(part, nn.Conv2d))
+    assert float(first.weight.detach().std()) == pytest.approx(spread, rel=0.1) and not first.bias.any()

@@ -14,13 +14,14 @@ from pretraining.cli.configuration import compose
 from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.errors import RunError
 from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.backbones.fixed_positions import sine_cosine
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.collate import StackImages
 from pretraining.image.data.base import ImageExamples
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.launch import main
 from pretraining.objectives.image.denoising import DenoisingImages
-from pretraining.objectives.image.masked_autoencoder import MaskedAutoencoder, PatchDecoder, patches_of, sine_cosine
+from pretraining.objectives.image.masked_autoencoder import MaskedAutoencoder, PatchDecoder, patches_of
 from pretraining.random import Keys
 from tests.one_step import assert_same_gradient, gradient_of, plain_sgd
 from tests.ranks import in_ranks
