@@ -186,6 +186,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         POSITIVE: "temperature scale",
         each(POSITIVE, least=1): "penalties",
         each(TEXT): "targets",
+        either(choice("last", "all", "best", "weighted"), each(integer(), least=1)): "layers",
     },
     "task": {
         PART: "dropout label_smoothing",
