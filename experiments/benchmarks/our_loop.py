@@ -66,7 +66,7 @@ def train(
     with tempfile.TemporaryDirectory() as directory:
         losses = Losses(Path(directory) / "metrics.csv")
         unit = backbone.modality.unit
-        silent: dict[str, Any] = {"evaluated_every": 0, "step_flops": lambda step: 0.0, "show": False}
+        silent: dict[str, Any] = {"evaluated_every": 0, "step_flops": lambda step: 0.0, "show": False, "facts": {}}
         throughput = Throughput(every=LOG_EVERY, wait_seconds=lambda: loader.wait_seconds, unit=unit, **silent)
         pace = Pace(turn, losses, {"precision": precision, **facts})
         build_trainer(settings, [losses], [throughput, pace], Path(directory)).fit(module, loader)
