@@ -1,8 +1,8 @@
 """`python -m finetuning.export run_dir=DIR [output=DIR]`: a finetuned model as a folder that transformers runs.
 
 transformers fixes each architecture's heads: those of a run with head=native always fit; a linear one fits where the
-architecture has nothing else (BERT's tags and spans; its classes with pooling=pooler). What would give other scores is
-refused.
+architecture has nothing else (BERT's tags and spans; its classes with pooling=pooler), and on speech encoders (by CTC
+with a tokenizer that writes the text, and for classes). What would give other scores is refused.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def export(task: Task, directory: Path) -> Path:
     """Write weights, config and what prepares the inputs."""
     transformers_model(task).save_pretrained(directory)
     task.inputs.save_for_transformers(directory, task.preprocess, task.backbone)
+    task.save_vocabulary(directory)
     share(directory)
     return directory
 
@@ -39,6 +40,9 @@ def transformers_model(task: Task) -> Any:
     """Build transformers' own model of this task with the task's weights, and check that both give the same scores."""
     if task.own_head:
         return task.backbone.model  # with its head and generation_config: transformers' own already
+    if not task.layers.plain:
+        what = f"got a run with mode.layers={task.layers.wanted}, where {task.transformers_class} reads the last layer"
+        raise RunError(f"{what}: finetune with mode.layers=last")
     model = fresh_model(task)
     own = task.backbone.base.state_dict()  # type: ignore[union-attr, operator]
     lacking = [name for name in model.base_model.state_dict() if name not in own]
@@ -46,16 +50,20 @@ def transformers_model(task: Task) -> Any:
         what = f"{type(model).__name__} has {', '.join(lacking[:3])}, which this backbone does not"
         raise RunError(f"{what}: it cannot be written in that form")
     model.base_model.load_state_dict({name: own[name] for name in model.base_model.state_dict()})
-    _fill_head(model, task.head)
+    _fill_head(model, task)
     _compare(task, model)
     return model
 
 
-def _fill_head(model: Any, head: nn.Module) -> None:
-    """Copy the head into what the model has beside its base, layer by layer."""
-    inside = {id(parameter) for parameter in model.base_model.parameters()}
+def _fill_head(model: Any, task: Task) -> None:
+    """Copy the head into what the model has beside its base, layer by layer; what ours has not becomes the identity."""
+    passed = [getattr(model, name) for name in task.inputs.passed_through if hasattr(model, name)]
+    for layer in passed:
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    inside = {id(parameter) for part in (model.base_model, *passed) for parameter in part.parameters()}
     outside = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in inside}
-    ours = list(head.parameters())
+    ours = list(task.head.parameters())
     if [parameter.shape for parameter in outside.values()] != [parameter.shape for parameter in ours]:
         what = f"{type(model).__name__} has a head of {', '.join(outside)}, which is not this run's linear layer"
         raise RunError(f"{what}: finetune with head=native")

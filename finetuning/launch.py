@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits, subset
+from finetuning.layers import LAST
 from finetuning.metrics.reference import describe_result
 from finetuning.modes import Full, Mode
 from finetuning.saving import load_head, save_model, save_results, saved_facts
@@ -120,6 +121,8 @@ def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode
     if config.head not in ("linear", "native"):
         raise RunError(f"got head={config.head}: choose linear or native")
     pooling, layers = config.pooling, None
+    if config.head == "native" and mode.layers != LAST:
+        raise RunError(f"got head=native and mode.layers={mode.layers}: transformers' heads read the last layer alone")
     if config.head == "native":
         layers = native(source.backbone, class_of(config.task))
         if pooling not in (None, layers.pooling):
@@ -208,7 +211,9 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     config = configuration.up_to_date(config)
     asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
     source = handoff.read(str(run_dir / "model" / "last"), **asked)
-    task = build_task(config, source, facts["labels"], Full(layer_decay=1.0, head_steps=0))
+    mode = Full(layer_decay=1.0, head_steps=0)
+    mode.layers = facts.get("layers", LAST)
+    task = build_task(config, source, facts["labels"], mode)
     load_head(task, run_dir, facts["neighbours"])
     task.precision = config.trainer.precision
     return config, task.eval()

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from finetuning.layers import LAST
 from pretraining.backbones.base import Backbone
 from pretraining.distributed.collectives import world_size
 from pretraining.errors import RunError
@@ -28,6 +30,7 @@ class Mode:
     cache = False  # its vectors are computed once, where the task's head reads single ones
     closed_form = False  # the head is fitted to them as a whole, not trained step by step
     trains = True  # anything at all
+    layers: Any = LAST  # of the backbone that the head reads, see `Layers`
 
     def __post_init__(self) -> None:
         check_fields(self, "mode")
@@ -75,10 +78,14 @@ class Full(Mode):
 
 @dataclass(kw_only=True)
 class Frozen(Mode):
-    """Feature extraction: only the head trains; with `cache`, on vectors that are computed once."""
+    """Feature extraction: only the head trains; with `cache`, on vectors that are computed once.
+
+    `layers` says which it reads: last, all, weighted (learnt), best (on validation), or their numbers.
+    """
 
     frozen = True
     cache: bool
+    layers: Any = LAST
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze all."""
@@ -91,6 +98,7 @@ class AsIs(Frozen):
 
     trains = False
     cache: bool = field(default=False, init=False)
+    layers: Any = field(default=LAST, init=False)
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,8 @@ DENSE = {COUNT: "width", optional(each(COUNT, least=1)): "strides", COUNT_OR_ZER
 OBJECTS = DENSE | {COUNT: "width max_detections"}
 AUGMENTED = {optional(COUNT): "size", PAIR: "scale", each(choice("horizontal", "vertical")): "flips"}
 PICTURES = {PATHS: "path", GROUP: "columns", CHANNELS: "channels", optional(each(TEXT, least=1)): "class_names"}
+NUMBERED = each(integer(), least=1)
+READS_FIXED = {either(choice("last", "all", "best"), NUMBERED): "layers"}
 RANGES: Ranges = {
     "": {
         optional(TEXT): "tower",
@@ -40,12 +42,12 @@ RANGES: Ranges = {
     "data": {optional(choice("drop")): "missing", GROUP: "split"},
     "task": {TEXT: "select", PART: "dropout label_smoothing", GROUP: "inputs decoding"},
     # modes
-    "Frozen": {FLAG: "cache"},
+    "Frozen": {either(choice("last", "all", "best", "weighted"), NUMBERED): "layers", FLAG: "cache"},
     "Full": {SOME: "layer_decay", COUNT_OR_ZERO: "head_steps"},
     "GradualUnfreezing": {SOME: "share layer_decay"},
-    "LinearProbe": {each(POSITIVE, least=1): "penalties", FLAG: "standardize"},
+    "LinearProbe": READS_FIXED | {each(POSITIVE, least=1): "penalties", FLAG: "standardize"},
     "Lora": {COUNT: "rank", POSITIVE: "scale", each(TEXT): "targets"},
-    "NearestNeighbours": {COUNT: "k", POSITIVE: "temperature"},
+    "NearestNeighbours": READS_FIXED | {COUNT: "k", POSITIVE: "temperature"},
     "Partial": {COUNT_OR_ZERO: "frozen_blocks", SOME: "layer_decay"},
     # tasks
     "Classification": {optional(choice("balanced")): "class_weights", optional(COUNT): "top"},

@@ -42,7 +42,7 @@ def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
     )
     votes = isinstance(task.head, Neighbours)
     head = {name: getattr(task.head, name) for name in ("k", "temperature", "count")} if votes else None
-    facts = {"labels": task.labels, "neighbours": head}
+    facts = {"labels": task.labels, "neighbours": head, "layers": task.layers.wanted}
     replace_text(directory / "task.json", json.dumps(facts) + "\n")
 
 

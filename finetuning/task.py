@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetuning.best import Best
+from finetuning.best import Best, selected
 from finetuning.data.splits import Examples, Splits
 from finetuning.inputs.base import CachedVectors, EncodedSplit, Inputs
+from finetuning.layers import read_layers
 from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.metrics.reference import Answers, one_answer
 from finetuning.modes import Mode, rest_frozen
@@ -62,6 +63,7 @@ class Task(StepModule):
     problem_type: ClassVar[Any] = None  # None, or a name by which transformers tells tasks of one class apart
     per_position: ClassVar[bool] = False  # the head reads vectors of positions, not the pooled one
     measures: ClassVar[tuple[str, ...] | None] = None  # what may be selected by, so that a study can tell beforehand
+    reads_layers: ClassVar[bool] = True  # the head may read other layers than the last
     own_head: ClassVar[bool] = False  # the backbone is a model with this task's head already
     placeholder: Any  # a valid label
     head: nn.Module
@@ -74,6 +76,7 @@ class Task(StepModule):
         if self.mode.closed_form and not self.cacheable:
             what = f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head reads no single vectors"
             raise RunError(f"{what}: take mode=full, partial or lora")
+        self.layers = read_layers(self)
         self.best = Best()
         self.precision = "fp32"  # of forward passes outside of a trainer
         self.mode.begin(self.backbone)
@@ -143,10 +146,17 @@ class Task(StepModule):
         """Describe test examples to W&B's viewers of images: what each of its images is made of."""
         return []
 
+    def transformers_config(self, outputs: int) -> dict[str, Any]:
+        """Name what transformers' configuration says of the head's outputs, beside the names of classes."""
+        return {}
+
+    def save_vocabulary(self, directory: Path) -> None:
+        """Write what transformers makes a text of outputs with, where they are one."""
+
     def zero_outputs(self, split: EncodedSplit) -> list[Any]:
         """Compute each row's logits as if its vectors were zero."""
         with torch.no_grad():
-            logits = self.head(torch.zeros(1, self.backbone.dim)).numpy()
+            logits = self.head(torch.zeros(1, self.layers.zeros)).numpy()
         return [logits.repeat(len(target), 0) for target in split.targets]
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
@@ -159,7 +169,7 @@ class Task(StepModule):
 
     def features(self, batch: Batch) -> Features:
         """Run the backbone."""
-        return self.backbone(**self.inputs.on_device(batch["inputs"], self.preprocess))
+        return self.layers(self.backbone, self.inputs.on_device(batch["inputs"], self.preprocess))
 
     def logits(self, batch: Batch) -> Tensor:
         """Compute the head's answer to each thing that is to be predicted. [N, ...]"""
@@ -261,11 +271,7 @@ class Task(StepModule):
 
     def selection(self, values: Numbers) -> float:
         """Read the selection metric, so that more is better."""
-        name = f"validation/{self.select.removeprefix('-')}"
-        if name not in values:
-            known = ", ".join(key.removeprefix("validation/") for key in values)
-            raise RunError(f"got task.select={self.select}, which this task does not measure: choose one of {known}")
-        return -values[name] if self.select.startswith("-") else values[name]
+        return selected(self.select, values)
 
     def keep_best(self, values: Numbers) -> None:
         """Keep the weights if they are the best so far by what was measured with them."""

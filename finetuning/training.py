@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from finetuning.closed_form import fit
+from finetuning.closed_form import choose_layer, fit
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits
 from finetuning.inputs.base import CachedVectors, EncodedSplit
@@ -68,9 +68,12 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
     if run.settings.ranks > 1:
         convert_batchnorm(task)
     task.to(run.settings.accelerator)
-    splits = run.splits
+    splits, chosen = run.splits, dict[str, float]()
     if task.mode.cache and task.cacheable:
-        splits = {name: task.cache_vectors(evaluation(part, run.data)) for name, part in splits.items()}
+        cached = {name: task.cache_vectors(evaluation(part, run.data)) for name, part in splits.items()}
+        if task.layers.wanted == "best":
+            cached, chosen = choose_layer(task, cached, lambda part: evaluation(part, run.data))
+        splits = {**cached}
     if task.mode.closed_form:
         cut_back(loggers, directory)
         _fit_closed_form(task, splits, run.data, loggers)
@@ -81,7 +84,8 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
         task.restore_best()
     task.mode.finish(task.backbone)
     task.to(run.settings.accelerator)  # training leaves it on the CPU
-    return measure(task, splits["test"], run.data)
+    outcome = measure(task, splits["test"], run.data)
+    return outcome._replace(metrics=chosen | outcome.metrics)
 
 
 def _train(run: Run, splits: EncodedSplits, directory: RunDirectory, loggers: list[Any]) -> None:
@@ -115,7 +119,7 @@ def _train(run: Run, splits: EncodedSplits, directory: RunDirectory, loggers: li
 def _fit_closed_form(task: Task, splits: EncodedSplits, data: LabelledData, loggers: list[Any]) -> None:
     vectors = splits["train"]
     assert isinstance(vectors, CachedVectors)
-    for step, row in enumerate(fit(task, vectors, evaluation(splits["validation"], data))):
+    for step, row in enumerate(fit(task, task.mode, vectors, evaluation(splits["validation"], data))):
         for logger in loggers:
             logger.log_metrics(row, step)
 

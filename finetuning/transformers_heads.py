@@ -56,8 +56,9 @@ def fresh_model(task: Task) -> Any:
     """Build transformers' model for a task, with the task's classes and fresh weights."""
     import transformers
 
+    class_of_task = task.inputs.transformers_classes.get(task.transformers_class or "", task.transformers_class)
     known, layer = _config(task.backbone), task.head[-1] if isinstance(task.head, nn.Sequential) else None
-    if task.transformers_class is None or not known or not isinstance(layer, nn.Linear):
+    if not class_of_task or not known or not isinstance(layer, nn.Linear):
         what = f"{type(task).__name__} on {task.inputs.modality} with a head of {type(task.head).__name__}"
         raise RunError(f"got a run of {what}, for which transformers has no class")
     config = transformers.AutoConfig.for_model(**known)
@@ -65,12 +66,13 @@ def fresh_model(task: Task) -> Any:
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
     if task.problem_type is not None:
         config.problem_type = task.problem_type
+    config.update(task.transformers_config(layer.out_features) | task.inputs.head_sizes(task.backbone))
     if hasattr(config, "classifier_pooling"):  # ModernBERT's
         poolings = {"mean": "mean", "first": "cls"}
         config.classifier_pooling = poolings.get(task.backbone.kwargs["pooling"], config.classifier_pooling)
-    return getattr(transformers, task.transformers_class).from_config(config).eval()
+    return getattr(transformers, class_of_task).from_config(config).eval()
 
 
 def _config(backbone: Backbone) -> dict[str, Any]:
     """The configuration of the transformers model behind a backbone; empty where there is none."""
-    return backbone.kwargs.get("config", {})
+    return backbone.kwargs.get("config") or backbone.kwargs.get("encoder") or {}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled
@@ -25,6 +26,7 @@ from pretraining.audio.data.recordings import decoded
 from pretraining.audio.geometry import frames_of
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
+from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
@@ -53,6 +55,8 @@ class AudioInputs(Inputs):
 
     modality = AUDIO
     columns = ("audio",)
+    transformers_classes = {"AutoModelForSequenceClassification": "AutoModelForAudioClassification"}  # noqa: RUF012
+    passed_through = ("projector",)
     max_seconds: float
     longer: Literal["cut", "refuse"]
 
@@ -96,3 +100,16 @@ class AudioInputs(Inputs):
             name = file.name if file == path else str(file.relative_to(path))
             clip = EncodedClip(str(file), functools.partial(Path.read_bytes, file), mono)
             yield Unlabelled({"id": number, "file": name}, {"audio": clip})
+
+    def made_up_rows(self, preprocess: AudioPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw two rows of noise, without padding, which transformers' models let change a row (`SpeechEncoder`)."""
+        waves = torch.randn(2, preprocess.sample_rate, generator=torch.Generator().manual_seed(0))
+        return {"waves": waves}, {"input_values": waves}
+
+    def head_sizes(self, backbone: Backbone) -> dict[str, Any]:
+        """Keep the width before the layer of classes."""
+        return {"classifier_proj_size": backbone.dim}
+
+    def save_for_transformers(self, directory: Path, preprocess: AudioPreprocess, backbone: Backbone) -> None:
+        """Write the feature extractor."""
+        preprocess.save(directory)

@@ -97,6 +97,10 @@ class CachedVectors(EncodedSplit):
         places = np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
         return {"vectors": self.flat[torch.from_numpy(places)]}
 
+    def columns(self, chosen: slice) -> CachedVectors:
+        """Take a part of each vector."""
+        return CachedVectors(self.source, self.flat[:, chosen])
+
     def all_targets(self) -> np.ndarray:
         """List every target, in the order of the vectors. [N, ...]"""
         return np.concatenate(self.targets)
@@ -108,6 +112,8 @@ class Inputs(ABC):
 
     modality: ClassVar[Modality]
     columns: ClassVar[tuple[str, ...]]  # of the examples, beside "label"
+    transformers_classes: ClassVar[Mapping[str, str]] = {}  # what a task's class is called for this modality
+    passed_through: ClassVar[tuple[str, ...]] = ()  # linear layers of transformers' heads that ours have not
 
     @abstractmethod
     def encode(self, examples: Examples, targets: list[Any], preprocess: Any, backbone: Backbone) -> EncodedSplit:
@@ -131,6 +137,10 @@ class Inputs(ABC):
     def made_up_rows(self, preprocess: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Make two rows up, one of them shorter: as the backbone's arguments, and as transformers names them."""
         raise RunError(f"transformers has no class that reads {self.modality} as this package does")
+
+    def head_sizes(self, backbone: Backbone) -> dict[str, Any]:
+        """Name what transformers' configuration must say of the layers that are `passed_through`."""
+        return {}
 
     def save_for_transformers(self, directory: Path, preprocess: Any, backbone: Backbone) -> None:
         """Write what a pipeline of transformers prepares its inputs with."""

@@ -43,6 +43,7 @@ class Captions(Task):
 
     term = "cosine_distance"
     cacheable = False
+    reads_layers = False
     placeholder = None
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from finetuning.data.splits import Examples, Splits
@@ -44,7 +44,7 @@ class Classification(Task):
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])
         self.placeholder = self.classes.values[0]
-        self.head = linear_head(self.backbone.dim, self.classes.size, dropout)
+        self.head = self.layers.head(self.classes.size, dropout)
         if class_weights not in (None, "balanced"):
             raise RunError(f"got task.class_weights={class_weights}: choose balanced or null")
         counts = torch.tensor(self.labels["counts"], dtype=torch.float64)
@@ -106,14 +106,6 @@ class Classification(Task):
     def unlabelled_table(self, predictions: Predictions) -> dict[str, Any]:
         """Give each class's score by its name."""
         return super().unlabelled_table(predictions) | {"scores": self.classes.by_name(predictions.scores)}
-
-
-def linear_head(width: int, outputs: int, dropout: float, bias: float = 0.0) -> nn.Sequential:
-    """Make a linear layer after dropout, with small weights and constant biases, as is usual on pretrained encoders."""
-    layer = nn.Linear(width, outputs)
-    nn.init.normal_(layer.weight, std=0.02)
-    nn.init.constant_(layer.bias, bias)
-    return nn.Sequential(nn.Dropout(dropout), layer)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

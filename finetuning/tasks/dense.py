@@ -37,6 +37,7 @@ class Dense(Task):
     """
 
     cacheable = False
+    reads_layers = False
     inputs: DenseInputs
 
     def __init__(self, parts: TaskParts, *, inputs: DenseInputs, select: str, pictures: int) -> None:

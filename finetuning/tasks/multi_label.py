@@ -15,7 +15,6 @@ from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
 from finetuning.metrics.reference import Answers
 from finetuning.task import Predictions, Task, TaskParts
-from finetuning.tasks.classification import linear_head
 from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
@@ -33,7 +32,7 @@ class MultiLabel(Task):
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])
-        self.head = linear_head(self.backbone.dim, self.classes.size, dropout)
+        self.head = self.layers.head(self.classes.size, dropout)
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:

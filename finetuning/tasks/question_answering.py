@@ -18,7 +18,6 @@ from finetuning.inputs.windows import WindowInputs, Windows
 from finetuning.metrics import squad
 from finetuning.metrics.bootstrap import RESAMPLES, Intervals, Numbers, bootstrap
 from finetuning.task import Predictions, Task, TaskParts
-from finetuning.tasks.classification import linear_head
 from pretraining.backbones.base import Features
 from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch
@@ -39,7 +38,7 @@ class QuestionAnswering(Task):
     def __init__(self, parts: TaskParts, *, inputs: WindowInputs, select: str, max_answer: int) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.max_answer = max_answer
-        self.head = linear_head(self.backbone.dim, 2, 0.0)
+        self.head = self.layers.head(2, 0.0)
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:

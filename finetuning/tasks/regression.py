@@ -12,7 +12,6 @@ from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
 from finetuning.metrics.regression import regression
 from finetuning.task import Predictions, Task, TaskParts
-from finetuning.tasks.classification import linear_head
 from pretraining.data.splits import SPLITS
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
@@ -31,7 +30,7 @@ class Regression(Task):
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:
         super().__init__(parts, inputs=inputs, select=select)
-        self.head = linear_head(self.backbone.dim, 1, dropout, bias=self.labels["mean"])
+        self.head = self.layers.head(1, dropout, bias=self.labels["mean"])
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:

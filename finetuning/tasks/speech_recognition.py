@@ -5,9 +5,12 @@ Shapes: B rows, T frames, V symbols: blank, then the characters of the alphabet.
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,12 @@ from finetuning.inputs.base import EncodedSplit
 from finetuning.metrics import recognition
 from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.task import Predictions, Task, TaskParts
-from finetuning.tasks.classification import linear_head
 from finetuning.tasks.ctc import BLANK, CtcDecoding, needed_frames
 from pretraining.backbones.base import Features
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
+PAD, WORD_BORDER = "<pad>", "|"  # as transformers' tokenizers of speech have them
 KEPT = "'"  # beside letters, digits and spaces, where no alphabet is given
 
 
@@ -42,6 +45,7 @@ class SpeechRecognition(Task):
     term = "ctc"  # per character
     cacheable = False
     per_position = True
+    transformers_class = "AutoModelForCTC"
     placeholder: Any = ""
     inputs: AudioInputs
 
@@ -63,7 +67,7 @@ class SpeechRecognition(Task):
             raise RunError(f"got no characters to learn (task.alphabet={alphabet}): give data with transcripts")
         self.numbers = {character: number for number, character in enumerate(self.characters, start=1)}
         self.decoding = decoding
-        self.head = linear_head(self.backbone.dim, 1 + len(self.characters), dropout)
+        self.head = self.layers.head(1 + len(self.characters), dropout)
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
@@ -114,6 +118,25 @@ class SpeechRecognition(Task):
         """Take each row's log probabilities, without padding. [T, V] each"""
         chances = logits.float().log_softmax(-1).cpu().numpy()
         return [row[:count] for row, count in zip(chances, batch["frames"].tolist(), strict=True)]
+
+    def transformers_config(self, outputs: int) -> dict[str, Any]:
+        """Count the symbols; transformers takes padding for blank."""
+        return {"vocab_size": outputs, "pad_token_id": BLANK}
+
+    def save_vocabulary(self, directory: Path) -> None:
+        """Write a tokenizer that joins symbols to a text as greedy decoding does, in one with the feature extractor."""
+        symbols = {PAD: BLANK} | {WORD_BORDER if c == " " else c: number for c, number in self.numbers.items()}
+        if len(symbols) <= len(self.numbers):
+            raise RunError(f"got an alphabet with {WORD_BORDER}, which transformers takes for a space: leave it out")
+        import transformers
+
+        with tempfile.TemporaryDirectory() as place:
+            vocabulary = Path(place) / "vocab.json"
+            vocabulary.write_text(json.dumps(symbols), encoding="utf-8")
+            tokens = {"pad_token": PAD, "unk_token": PAD, "bos_token": None, "eos_token": None}
+            tokenizer = transformers.Wav2Vec2CTCTokenizer(str(vocabulary), word_delimiter_token=WORD_BORDER, **tokens)
+            extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(directory)
+            transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(directory)
 
     def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
         """Say nothing."""

@@ -19,7 +19,6 @@ from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.metrics.reference import Answers
 from finetuning.metrics.tagging import entities, tag_intervals
 from finetuning.task import Predictions, Task, TaskParts
-from finetuning.tasks.classification import linear_head
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
@@ -36,7 +35,7 @@ class Tagging(Task):
     def __init__(self, parts: TaskParts, *, inputs: WordInputs, select: str, dropout: float) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])
-        self.head = linear_head(self.backbone.dim, self.classes.size, dropout)
+        self.head = self.layers.head(self.classes.size, dropout)
         self.entities = all(_ENTITY_TAG.fullmatch(name) for name in self.classes.names)
 
     @classmethod

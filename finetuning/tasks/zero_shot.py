@@ -29,6 +29,8 @@ class ZeroShot(Classification):
     no words.
     """
 
+    reads_layers = False
+
     def __init__(
         self, parts: TaskParts, *, inputs: Inputs, select: str, top: int | None,
         templates: Sequence[str], names: Sequence[str] | None,

@@ -42,6 +42,43 @@ class Backbone(nn.Module, ABC):
     def blocks(self) -> list[nn.Module]:
         """List the parts from input to output, embeddings or stem first; together they hold every parameter."""
 
+    def stack(self) -> list[nn.Module]:
+        """List the layers whose outputs may be read one by one (`hidden_layers`), in the order in which they run."""
+        return []
+
+    @property
+    def layer_widths(self) -> list[int]:
+        """List the widths of the vectors of `hidden_layers`."""
+        return [self.dim] * (len(self.stack()) + 1)
+
+    def of_layer(self, output: Tensor, last: Features) -> Features:
+        """Make features of what a layer of the stack says, pooled as the `last` layer is."""
+        raise NotImplementedError
+
+    def hidden_layers(self, **inputs: Any) -> list[Features]:
+        """Compute the features of what the stack reads (embeddings, or a stem's) and of each of its layers.
+
+        The last ones are those of `forward`.
+        """
+        stack, seen = self.stack(), list[Tensor]()
+
+        def read(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            seen.append(given[0] if given else next(iter(named.values())))
+
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            seen.append(output if isinstance(output, Tensor) else output[0])
+
+        handles = [layer.register_forward_pre_hook(read, with_kwargs=True) for layer in stack[:1]]
+        handles += [layer.register_forward_hook(note) for layer in stack]
+        try:
+            last = self(**inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if stack and len(seen) != len(stack) + 1:
+            raise ValueError(f"{type(self).__name__} runs its {len(stack)} layers {len(seen) - 1} times: read the last")
+        return [*(self.of_layer(output, last) for output in seen[:-1]), last]
+
     def set_compute(self, *, compiled: bool, activation_checkpointing: bool, sharded: bool) -> None:
         """Set how the network is computed; called once, before training.
 

@@ -65,6 +65,11 @@ class SpeechEncoder(Backbone):
             getattr(self.model, MASK).requires_grad_(False)
 
     @property
+    def base(self) -> Any:
+        """The model without a head."""
+        return self.model
+
+    @property
     def convolves(self) -> bool:
         """Convolutions in one dimension have not been checked in bf16 on CPUs, either."""
         return True
@@ -123,10 +128,15 @@ class SpeechEncoder(Backbone):
         with self._blank_padding(valid):
             # The encoder writes zeros over padding in place.
             states = self.model.encoder(hidden.clone(), attention_mask=valid).last_hidden_state
-        if valid is None:
-            return Features(states, states.mean(1))
-        weight = valid[..., None].to(states.dtype)
-        return Features(states, (states * weight).sum(1) / weight.sum(1).clamp(min=1), valid=valid)
+        return _averaged(states, valid)
+
+    def stack(self) -> list[nn.Module]:
+        """See `Backbone.stack`."""
+        return list(self.model.encoder.layers)
+
+    def of_layer(self, output: Tensor, last: Features) -> Features:
+        """See `Backbone.of_layer`."""
+        return _averaged(output, last.valid)
 
     @contextlib.contextmanager
     def _blank_padding(self, valid: Tensor | None) -> Iterator[None]:
@@ -186,6 +196,14 @@ class SpeechEncoder(Backbone):
         return (
             'from pretraining import handoff  # transformers has no such stem\n\nmodel = handoff.read("DIR").backbone'
         )
+
+
+def _averaged(states: Tensor, valid: Tensor | None) -> Features:
+    """Pool frames by their mean over those that hold something."""
+    if valid is None:
+        return Features(states, states.mean(1))
+    weight = valid[..., None].to(states.dtype)
+    return Features(states, (states * weight).sum(1) / weight.sum(1).clamp(min=1), valid=valid)
 
 
 def _fresh(encoder: dict[str, Any] | None) -> Any:

@@ -177,8 +177,33 @@ class TorchvisionBackbone(Backbone):
             kept = (visible + 1)[..., None].expand(-1, -1, tokens.shape[2])
             tokens = torch.cat([tokens[:, :1], tokens.gather(1, kept)], 1)
         tokens = encoder.ln(encoder.layers(encoder.dropout(tokens)))
+        return self._of_tokens(tokens, None if visible is not None else grid)
+
+    def _of_tokens(self, tokens: Tensor, grid: tuple[int, ...] | None) -> Features:
         pooled = tokens[:, 1:].mean(1) if self.kwargs["pooling"] == "mean" else tokens[:, 0]
-        return Features(tokens[:, 1:], pooled, grid=None if visible is not None else grid)
+        return Features(tokens[:, 1:], pooled, grid=grid)
+
+    def stack(self) -> list[nn.Module]:
+        """List a ResNet's stages, or a vision transformer's layers; of other networks the last map alone is read."""
+        model = self.model
+        if isinstance(model, ResNet):
+            return [model.layer1, model.layer2, model.layer3, model.layer4]
+        return list(model.encoder.layers) if isinstance(model, VisionTransformer) else []
+
+    @property
+    def layer_widths(self) -> list[int]:
+        """See `Backbone.layer_widths`: a ResNet's stages grow wider."""
+        if not isinstance(self.model, ResNet):
+            return super().layer_widths
+        last = [[part for part in stage.modules() if isinstance(part, nn.Conv2d)][-1] for stage in self.stack()]
+        return [self.model.conv1.out_channels, *(part.out_channels for part in last)]
+
+    def of_layer(self, output: Tensor, last: Features) -> Features:
+        """See `Backbone.of_layer`."""
+        if isinstance(self.model, VisionTransformer):
+            return self._of_tokens(output, last.grid)
+        cells = output.flatten(2).transpose(1, 2)
+        return Features(cells, cells.mean(1), grid=(output.shape[2], output.shape[3]))
 
     def blocks(self) -> list[nn.Module]:
         """List the stem, each block of each stage, and what follows them."""

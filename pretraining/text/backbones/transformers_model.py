@@ -90,7 +90,26 @@ class TransformersBackbone(Backbone):
             if "position_ids" in taken:
                 inputs["position_ids"] = self._position_ids(document_ids)
             hidden = self._body(**inputs).last_hidden_state
-        return Features(hidden, self._pool(hidden, document_ids), valid=document_ids > 0)
+        real = document_ids > 0
+        return Features(hidden, self._pool(hidden, real), valid=real)
+
+    def stack(self) -> list[nn.Module]:
+        """See `Backbone.stack`; of an encoder–decoder the encoder's."""
+        return max(_stacks(self._body), key=len)
+
+    def of_layer(self, output: Tensor, last: Features) -> Features:
+        """See `Backbone.of_layer`; below the last layer the first token's vector stands for a pooler's."""
+        assert last.valid is not None
+        pooled = output[:, 0] if self.pooling == "pooler" else self._pool(output, last.valid)
+        return Features(output, pooled, valid=last.valid)
+
+    def hidden_layers(self, **inputs: Any) -> list[Features]:
+        """See `Backbone.hidden_layers`; computed by transformers, whose layers say something each."""
+        fast, self._fast = self._fast, None
+        try:
+            return super().hidden_layers(**inputs)
+        finally:
+            self._fast = fast
 
     def at(self, places: Tensor, input_ids: Tensor, document_ids: Tensor) -> Tensor:
         """Compute token vectors at flat `places` [K] of the batch alone. [K, D]"""
@@ -144,14 +163,13 @@ class TransformersBackbone(Backbone):
         start = torch.where(begins, place, 0).cummax(1).values
         return place - start + self._first_position
 
-    def _pool(self, hidden: Tensor, document_ids: Tensor) -> Tensor:
+    def _pool(self, hidden: Tensor, real: Tensor) -> Tensor:
         if self.pooling == "first":
             return hidden[:, 0]
         if self.pooling == "pooler":
             return self.base.pooler(hidden)
-        real = document_ids > 0
         if self.pooling == "last":
-            place = torch.arange(document_ids.shape[1], device=document_ids.device)
+            place = torch.arange(real.shape[1], device=real.device)
             return hidden[torch.arange(len(hidden), device=hidden.device), (real * place).argmax(1)]
         weight = real.to(hidden.dtype)[..., None]
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
@@ -165,9 +183,7 @@ class TransformersBackbone(Backbone):
 
     def blocks(self) -> list[nn.Module]:
         """List embeddings, each layer, and what follows the layers."""
-        lists = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        stacks = [part for part in lists if any(p.numel() for p in part.parameters())]
-        deep = [layer for stack in stacks if len({type(layer) for layer in stack}) == 1 for layer in stack]
+        deep = [layer for stack in _stacks(self.model) for layer in stack]
         inside = {id(parameter) for layer in deep for parameter in layer.parameters()}
         rest = [m for m in self.model.modules() if any(id(p) not in inside for p in m.parameters(recurse=False))]
         first = [module for module in rest if isinstance(module, nn.Embedding)]  # of tokens, and of positions
@@ -219,6 +235,13 @@ def matrix_entries(module: nn.Module, without: Collection[int] = ()) -> int:
         return 0
     own = module.weight.numel() if type(module).__name__ in ("Linear", "Conv1D") else 0  # type: ignore[union-attr, operator]
     return own + sum(matrix_entries(part, without) for part in module.children())
+
+
+def _stacks(model: nn.Module) -> list[list[nn.Module]]:
+    """List the lists of layers of one kind."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    filled = [part for part in lists if any(p.numel() for layer in part for p in layer.parameters())]
+    return [stack for stack in filled if len({type(layer) for layer in stack}) == 1]
 
 
 def _fast(model: Any, architecture: Architecture, impl: Implementation) -> FastEncoder | None:

@@ -1,0 +1,1 @@
+"""Speech in minutes on two cores: what was run is in README.md."""
