@@ -81,6 +81,8 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         either(COUNT, GROUP): "scenes",
         COUNT_OR_ZERO: "workers",
         POSITIVE: "max_bytes",
+        or_null(POSITIVE): "batch_seconds",
+        choice("pad", "crop"): "fit",
         either(TEXT, each(TEXT, least=1), BY_SPLIT): "path",
         or_null(choice("drop")): "missing",
         TEXT: "cache_dir name text image tokens tags source target question context answers",
