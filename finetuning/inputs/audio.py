@@ -43,8 +43,8 @@ class Waves(EncodedSplit):
         return {"inputs": waves, "frames": torch.from_numpy(self.frames[rows])}
 
     def lengths(self) -> np.ndarray:
-        """Count each row's samples."""
-        return np.array([len(row) for row in self.samples])
+        """Count each row's seconds."""
+        return np.array([len(row) for row in self.samples]) / self.preprocess.sample_rate
 
 
 @dataclass(kw_only=True)

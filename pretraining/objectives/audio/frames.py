@@ -42,6 +42,7 @@ class MaskFrames(StackWaves):
 
     def __call__(self, examples: AudioExamples, keys: Keys) -> Batch:
         """Stack rows and hide frames."""
+        examples = examples.cropped(keys)
         batch = super().__call__(examples, keys)
         frames = batch["frames"].numpy()
         mask = span_mask(frames, keys, share=self.share, span=self.span)

@@ -1,4 +1,4 @@
-"""Two ranks take the step of one process, with every objective on audio."""
+"""Two ranks take the step of one process, with every objective on audio, however many rows each has."""
 
 from tests.objectives.audio.small_audio import batch_of, codebook, data2vec, masked_units, wav2vec2
 from tests.one_step import assert_same_gradient, gradient_of
@@ -13,7 +13,7 @@ def batches(rows):
 
 def on_rank(rank, world, path):
     start_group(rank, world)
-    mine = [(0, 1), (2, 3), (4, 5), (6, 7)][2 * rank : 2 * rank + 2]
+    mine = [(0, 1, 2), (3, 4), (5,), (6, 7)][2 * rank : 2 * rank + 2]
     return {name: gradient_of(made(), batches(mine), path, rank=rank, world=world) for name, made in OBJECTIVES.items()}
 
 
