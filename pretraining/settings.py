@@ -127,6 +127,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         or_null(TEXT): "init_from weights",
         or_null(COUNTS): "layers",
         COUNT: "width",
+        PART: "layerdrop",
         each(TEXT): "locked",
     },
     "backbone.config": {
@@ -210,6 +211,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         choice("first", "all"): "align",
         ANY_TEXT: "prefix separator",
     },
+    "task.inputs.masks": {PART: "share channel_share", COUNT: "span channel_span"},
     "task.decoding": {
         COUNT: "max_new_tokens num_beams",
         COUNT_OR_ZERO: "no_repeat_ngram_size",
@@ -220,7 +222,14 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         SEED: "seed",
     },
 }
-FREE = {"", "probe", "backbone.config", "augment", "collate.corruption.noises"}  # null or a list, too
+FREE = {
+    "",
+    "probe",
+    "backbone.config",
+    "augment",
+    "collate.corruption.noises",
+    "task.inputs.masks",
+}  # null or a list, too
 PARTS = {"preprocess.sides": "preprocess", "backbone.towers": "backbone", "collate.sides": "collate"}  # of pairs
 CONTRACT = {"data.batch_size", "data.eval_batch_size", "data.workers"}  # which every data has, whoever wrote it
 TABLE = dict.fromkeys(GROUPS.keys() - FREE, GROUP) | {
