@@ -17,9 +17,9 @@ from pretraining.audio.codebook import at_frames
 from pretraining.audio.collate import StackWaves
 from pretraining.audio.data.base import AudioExamples
 from pretraining.audio.geometry import field_and_hop
+from pretraining.audio.masking import span_mask
 from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Batch
-from pretraining.objectives.audio.masking import span_mask
 from pretraining.random import Keys
 
 
