@@ -101,8 +101,7 @@ def time_steps(overrides: Sequence[str]) -> tuple[int, float]:
     """Count the steps of a pretraining, and time some on this machine."""
     launch, cost = (importlib.import_module(f"pretraining.{name}") for name in ("launch", "cost"))
     planned = launch.prepared(launch.complete(launch.compose(list(overrides))))
-    batch_size = planned.config.data.batch_size
-    return planned.settings.max_steps, cost.seconds_per_step(planned.parts, planned.settings, batch_size)
+    return planned.settings.max_steps, cost.seconds_per_step(planned.parts, planned.settings)
 
 
 def measured_metrics(task: Any) -> Sequence[str] | None:

@@ -84,13 +84,16 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     settings: TrainerSettings = instantiate(config.trainer)
     convolves = source.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
-    settings.max_steps = steps(config, splits)
     task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
+    encoded = encode(task, splits)
+    with as_run_errors():
+        per_step = data.batches(encoded["train"]).rows_per_step
+    settings.max_steps = steps(config, splits, per_step)
     if not task.mode.closed_form:
         task.optimizer.announce(settings.max_steps)
     planned = Run(
         task=task,
-        splits=encode(task, splits),
+        splits=encoded,
         data=data,
         settings=settings,
         seed=config.seed,
@@ -98,6 +101,7 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         show=config.logger.progress,
     )
     found = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
+    found["data.batch_size"] = max(1, round(per_step))
     config = decided(config, found | {"fingerprint": {"data": splits.digest(), "handoff": source.digest or None}})
     lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
     return config, planned, {"handoff": config.handoff, **lineage}
@@ -181,11 +185,11 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
     }
 
 
-def steps(config: DictConfig, splits: Splits) -> int:
+def steps(config: DictConfig, splits: Splits, rows_per_step: float) -> int:
     """Count the optimizer steps: `epochs` over the training examples where given, else trainer.max_steps."""
     count = config.trainer.max_steps
     if config.epochs is not None:
-        count = max(1, math.ceil(config.epochs * splits.train.size / config.data.batch_size))
+        count = max(1, math.ceil(config.epochs * splits.train.size / rows_per_step))
     if config.mode.get("head_steps", 0) >= count:
         what = f"got mode.head_steps={config.mode.head_steps} of {count} steps, which leaves none for the backbone"
         raise RunError(f"{what}: lower it, or take mode=frozen")

@@ -122,14 +122,13 @@ class NearestNeighbours(Frozen):
 
 
 @dataclass(kw_only=True)
-class Partial(Mode):
-    """Embeddings (or stem) and the first `frozen_blocks` blocks after them stay as they are."""
+class Partial(Full):
+    """Embeddings (or stem) and the first `frozen_blocks` blocks after them stay as they are; the rest as in `Full`."""
 
     frozen_blocks: int
-    layer_decay: float
 
     def begin(self, backbone: Backbone) -> None:
-        """Freeze the first blocks."""
+        """Freeze the first blocks, and note what trains."""
         blocks = trainable_blocks(backbone)
         if not 0 <= self.frozen_blocks < len(blocks):
             has = f"but the backbone has {len(blocks) - 1} blocks after its embeddings"
@@ -139,6 +138,7 @@ class Partial(Mode):
         for block in blocks[: self.frozen_blocks + 1]:
             for parameter in block.parameters():
                 parameter.requires_grad_(parameter.requires_grad and id(parameter) in later)
+        super().begin(backbone)
 
 
 @dataclass(kw_only=True)

@@ -28,6 +28,7 @@ OBJECTS = DENSE | {COUNT: "width max_detections"}
 AUGMENTED = {optional(COUNT): "size", PAIR: "scale", each(choice("horizontal", "vertical")): "flips"}
 PICTURES = {PATHS: "path", GROUP: "columns", CHANNELS: "channels", optional(each(TEXT, least=1)): "class_names"}
 NUMBERED = each(integer(), least=1)
+RECORDINGS = {optional(POSITIVE): "batch_seconds"}
 READS_FIXED = {either(choice("last", "all", "best"), NUMBERED): "layers"}
 RANGES: Ranges = {
     "": {
@@ -48,7 +49,7 @@ RANGES: Ranges = {
     "LinearProbe": READS_FIXED | {each(POSITIVE, least=1): "penalties", FLAG: "standardize"},
     "Lora": {COUNT: "rank", POSITIVE: "scale", each(TEXT): "targets"},
     "NearestNeighbours": READS_FIXED | {COUNT: "k", POSITIVE: "temperature"},
-    "Partial": {COUNT_OR_ZERO: "frozen_blocks", SOME: "layer_decay"},
+    "Partial": {COUNT_OR_ZERO: "frozen_blocks head_steps", SOME: "layer_decay"},
     # tasks
     "Classification": {optional(choice("balanced")): "class_weights", optional(COUNT): "top"},
     "QuestionAnswering": {COUNT: "max_answer"},
@@ -68,7 +69,8 @@ RANGES: Ranges = {
         SEED: "seed",
     },
     # what is given to the model
-    "AudioInputs": {POSITIVE: "max_seconds", choice("cut", "refuse"): "longer"},
+    "AudioInputs": {POSITIVE: "max_seconds", choice("cut", "refuse"): "longer", optional(GROUP): "masks"},
+    "SpanMasks": {PART: "share channel_share", COUNT: "span channel_span"},
     "MapInputs": AUGMENTED,
     "ObjectInputs": AUGMENTED,
     "TextInputs": {COUNT: "max_tokens"},
@@ -77,8 +79,9 @@ RANGES: Ranges = {
     "WordInputs": {COUNT: "max_tokens", choice("first", "all"): "align"},
     # data
     "Split": {optional(TEXT): "train validation test", INNER: "validation_fraction test_fraction", SEED: "seed"},
-    "LabelledAudio": {TEXT: "path audio label", choice("mean", "first", "refuse"): "mono"},
-    "LabelledSpokenLetters": {
+    "LabelledAudio": RECORDINGS | {TEXT: "path audio label", choice("mean", "first", "refuse"): "mono"},
+    "LabelledSpokenLetters": RECORDINGS
+    | {
         choice("text", "keyword", "speaker"): "target",
         integer(10): "size",
         COUNT: "max_words",

@@ -93,7 +93,7 @@ def _train(run: Run, splits: EncodedSplits, directory: RunDirectory, loggers: li
     loader = StepLoader(
         source,
         source.collate,
-        batch_size=run.data.batch_size,
+        batch_size=run.data.batches(source),
         accumulate=settings.accumulate,
         max_steps=settings.max_steps,
         seed=run.seed,

@@ -14,7 +14,7 @@ from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
 
 
-def affordable_steps(budget: Any, settings: TrainerSettings, parts: Any, batch_size: int) -> int:
+def affordable_steps(budget: Any, settings: TrainerSettings, parts: Any) -> int:
     """Count the steps that fit `budget` (one of steps, examples, units, flops, hours); without one trainer.max_steps.
 
     Units are those of the modality (tokens, images, seconds of audio), which `budget.tokens` names where it is that.
@@ -27,7 +27,7 @@ def affordable_steps(budget: Any, settings: TrainerSettings, parts: Any, batch_s
     if len(given) > 1:
         raise RunError(f"budget has {', '.join(f'{k}={v}' for k, v in given.items())}: give one of them")
     ((kind, amount),) = given.items()
-    cost = _cost_of_step(kind, parts, settings, batch_size)
+    cost = _cost_of_step(kind, parts, settings)
     number = math.floor(amount / cost + 1e-9)
     if number < 1:
         told = f"budget.{kind}={amount} does not pay for one step, which costs {cost:.3g}"
@@ -45,21 +45,21 @@ def frozen_steps(config: Any) -> int | None:
     return before.trainer.max_steps if OmegaConf.select(before, "budget.hours") == config.budget.hours else None
 
 
-def _cost_of_step(kind: str, parts: Any, settings: TrainerSettings, batch_size: int) -> float:
+def _cost_of_step(kind: str, parts: Any, settings: TrainerSettings) -> float:
     if kind == "steps":
         return 1.0
     if kind == "examples":
-        return float(batch_size)
+        return float(parts.batches.rows_per_step)
     if kind == "flops":
         check_formula(parts)
-        return batch_size * row_flops(parts, settings)
+        return parts.batches.rows_per_step * row_flops(parts, settings)
     if kind == "hours":
         if settings.ranks > 1:
             told = f"budget.hours is measured in one process, but this run has {settings.ranks} ranks"
             raise RunError(f"{told}: give budget.steps, from the seconds per step that a short run of them prints")
-        return seconds_per_step(parts, settings, batch_size) / 3600
+        return seconds_per_step(parts, settings) / 3600
     unit = parts.data.modality.unit
     if kind not in ("units", unit):
         told = f"budget.{kind} is not what this data is counted in"
         raise RunError(f"{told}: give budget.units ({unit}), examples, flops, steps or hours")
-    return batch_size * parts.row.units
+    return parts.batches.rows_per_step * parts.row.units

@@ -41,7 +41,7 @@ def row_flops(parts: Any, settings: TrainerSettings) -> float:
         return each
     # An example costs a + c * n in a step of n examples: comparisons grow with the number of others.
     growth = (measured_flops(parts, more, settings.accumulate) / more - each) / (more - few)
-    return each + growth * (parts.data.batch_size - few * settings.accumulate) / settings.accumulate
+    return each + growth * (parts.batches.rows_per_step - few * settings.accumulate) / settings.accumulate
 
 
 def check_formula(parts: Any) -> None:
@@ -117,12 +117,12 @@ class Served(list[Step]):
     """Steps held in memory: a list of its own type, which Lightning takes for one loader and not for many."""
 
 
-def seconds_per_step(parts: Any, settings: TrainerSettings, batch_size: int, steps: int = 4) -> float:
+def seconds_per_step(parts: Any, settings: TrainerSettings, steps: int = 4) -> float:
     """Time optimizer steps on a copy of the model: the best of `steps`, after one that warms up."""
-    return min(timed(parts, settings, batch_size, steps + 1)[0][1:])
+    return min(timed(parts, settings, steps + 1)[0][1:])
 
 
-def timed(parts: Any, settings: TrainerSettings, batch_size: int, steps: int) -> tuple[list[float], Step]:
+def timed(parts: Any, settings: TrainerSettings, steps: int) -> tuple[list[float], Step]:
     """Time each of the first `steps` steps on a copy of the model; returns the first step, too."""
 
     class Clock(pl.Callback):
@@ -134,7 +134,7 @@ def timed(parts: Any, settings: TrainerSettings, batch_size: int, steps: int) ->
                 torch.cuda.synchronize()
             self.marks.append(time.perf_counter())
 
-    shape = {"batch_size": batch_size, "max_steps": steps, "accumulate": settings.accumulate}
+    shape = {"batch_size": parts.batches, "max_steps": steps, "accumulate": settings.accumulate}
     served = Served(StepLoader(parts.train, parts.collate, **shape, seed=0, ranks=(0, settings.ranks)))
     module, clock = copy.deepcopy(parts.objective), Clock()
     module.settings = StepSettings(seed=0, max_steps=steps, clip_norm=settings.clip_norm)

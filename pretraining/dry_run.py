@@ -20,11 +20,11 @@ EXAMPLES = 3  # shown as text
 
 def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
     """Print shapes, parameters, memory, FLOPs, the estimated time and a few examples."""
-    rows, objective = config.data.batch_size, parts.objective
-    seconds, step = timed(parts, settings, rows, 3)
+    rows, objective = parts.batches.batch_size, parts.objective
+    seconds, step = timed(parts, settings, 3)
     trainable = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     backbone = sum(p.numel() for p in objective.backbone.parameters())
-    per_step = row_flops(parts, settings) * rows
+    per_step = row_flops(parts, settings) * parts.batches.rows_per_step
     best = min(seconds[1:])
     lines = [
         f"objective   {type(objective).__name__} on {type(objective.backbone).__name__}: {trainable:,} trainable "

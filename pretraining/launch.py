@@ -27,7 +27,8 @@ from pretraining.cli.configuration import (
     rerun,
 )
 from pretraining.cli.spawn import needs_ranks, run_ranks
-from pretraining.data.loader import EVALUATION_SEED, EvalLoader, StepLoader, check_batch_size, collated
+from pretraining.data.batches import Batches, batches_of, check_batch_size
+from pretraining.data.loader import EVALUATION_SEED, EvalLoader, StepLoader, collated
 from pretraining.data.source import FirstRows, Source, class_count, require_classes
 from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.distributed.environment import process_rank
@@ -58,6 +59,7 @@ class Parts:
     validation: Source
     data: Any
     row: Row  # an average one of the training data
+    batches: Batches  # which rows each step holds
     facts: dict[str, float]  # about the data, that results are read against
     recipe: dict[str, Any] = field(default_factory=dict)  # configuration of objective and collate, for the hand-off
     classes: int | None = None  # of the training data; None without labels
@@ -76,11 +78,13 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
 
 
-def build(config: DictConfig) -> Parts:
+def build(config: DictConfig, settings: TrainerSettings) -> Parts:
     """Build the parts, data first: their errors come before any training."""
     check_modalities(config)
     with as_run_errors():
         data = instantiate(config.data)
+        if not getattr(data, "varying_steps", False):  # before anything is read
+            check_batch_size(data.batch_size, settings.accumulate, settings.ranks)
         modality: Modality = data.modality
         preprocess = instantiate(config.preprocess).fit(data)
         collate = instantiate(config.collate, preprocess=preprocess)
@@ -110,22 +114,18 @@ def assemble_parts(
 ) -> Parts:
     """Put built parts together with what follows from them."""
     train, validation = sources
-    if objective.coupled and data.batch_size < 2:
-        what = f"data.batch_size={data.batch_size}: {type(objective).__name__} compares the examples of a step"
+    batches = batches_of(train, data.batch_size)
+    if objective.coupled and batches.batch_size < 2:
+        what = f"data.batch_size={batches.batch_size}: {type(objective).__name__} compares the examples of a step"
         raise ValueError(f"{what}: give at least 2")
     first = np.zeros(1, np.int64)
     collated(collate, train.read(0, first), Keys(EVALUATION_SEED, "train", first, first))  # or they do not fit
-    return Parts(
-        objective,
-        preprocess,
-        collate,
-        FirstRows(train, overfit_batches * data.batch_size) if overfit_batches else train,
-        validation,
-        data,
-        data.modality.average_row(objective, train, collate, preprocess),
-        data.modality.facts(train, validation, collate, preprocess),
-        classes=class_count(train),
-    )
+    row = data.modality.average_row(objective, train, collate, preprocess)
+    facts, classes = data.modality.facts(train, validation, collate, preprocess), class_count(train)
+    if overfit_batches:
+        train = FirstRows(train, overfit_batches * batches.batch_size)
+        batches = batches_of(train, batches.batch_size)
+    return Parts(objective, preprocess, collate, train, validation, data, row, batches, facts, classes=classes)
 
 
 # -- one run -----------------------------------------------------------------------------------------------------------
@@ -165,14 +165,13 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
     """Build a configuration's parts and decide what it leaves open: precision, steps (unless given) and classes."""
     started = time.perf_counter()
     settings: TrainerSettings = instantiate(config.trainer)
-    with as_run_errors():
-        check_batch_size(config.data.batch_size, settings.accumulate, settings.ranks)
-    parts = build(config)
+    parts = build(config, settings)
     convolves = parts.objective.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
-    settings.max_steps = steps or steps_of(config.budget, settings, parts, config.data.batch_size)
+    settings.max_steps = steps or steps_of(config.budget, settings, parts)
     parts.objective.optimizer.announce(settings.max_steps)
-    found = {"trainer.precision": settings.precision, "trainer.max_steps": settings.max_steps}
+    found = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
+    found["data.batch_size"] = parts.batches.batch_size
     if "classes" in config.objective:
         found["objective.classes"] = parts.recipe["objective"]["classes"]
     found["fingerprint"] = fingerprint_of(parts.data, parts.preprocess)
@@ -208,7 +207,7 @@ def fit(
         "name": f"{type(objective).__name__}-{type(data).__name__}",
         "objective": _named(objective),
         "backbone": _named(objective.backbone),
-        "data": {**_named(data), "batch_size": data.batch_size},
+        "data": {**_named(data), "batch_size": parts.batches.batch_size},
         "trainer": vars(settings),
         "logger": {"csv": True, "progress": True, "wandb": {"mode": "disabled"}},
         "budget": {},
@@ -261,11 +260,12 @@ def describe(planned: Run) -> str:
 def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:
     """Make this rank's loaders of training steps and of validation batches."""
     data, ranks = parts.data, (process_rank() if settings.ranks > 1 else 0, settings.ranks)
-    length = {"batch_size": data.batch_size, "max_steps": settings.max_steps, "accumulate": settings.accumulate}
+    length = {"batch_size": parts.batches, "max_steps": settings.max_steps, "accumulate": settings.accumulate}
     loader = StepLoader(parts.train, parts.collate, **length, seed=seed, workers=data.workers, ranks=ranks)
     shape = {"batch_size": data.eval_batch_size}
     if parts.objective.coupled:  # compared with as many as in training, in micro-batches, whose size fits in memory
-        shape = {"batch_size": data.batch_size, "full_batches": True, "pieces": settings.accumulate * settings.ranks}
+        pieces = settings.accumulate * settings.ranks
+        shape = {"batch_size": parts.batches.batch_size, "full_batches": True, "pieces": pieces}
     return loader, EvalLoader(parts.validation, parts.collate, **shape, ranks=ranks)
 
 
@@ -281,7 +281,7 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
     steps = StepSettings(config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite)
-    steps.batch_size = parts.data.batch_size
+    steps.batch_size = parts.batches.batch_size
     trainer = train(
         model, loaders[0], settings=settings, run=directory, loggers=loggers, callbacks=callbacks, step_settings=steps
     )

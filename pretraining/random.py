@@ -137,7 +137,7 @@ def permuted(index: np.ndarray, size: int, *, seed: int, epoch: int, stream: str
     return flat.reshape(place.shape)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _round_tables(half: int, seed: int, epoch: int, stream: str) -> np.ndarray:
     """Tabulate the six round functions, of `half` bits each: an epoch's tables are made at once. int64 [6, 2**half]"""
     right = np.tile(np.arange(1 << half, dtype=np.int64), (6, 1))

@@ -50,9 +50,9 @@ def test_it_is_pretrained_and_counted_in_its_own_unit(pretrained):
 def test_budgets_are_given_in_its_unit():
     config = compose([*PRETRAIN, "budget.units=76800"])
     settings = instantiate(config.trainer)
-    assert affordable_steps(config.budget, settings, build(config), config.data.batch_size) == 100
+    assert affordable_steps(config.budget, settings, build(config)) == 100
     with pytest.raises(RunError, match=r"budget\.tokens .*give budget\.units \(samples\)"):
-        affordable_steps({"tokens": 5}, settings, build(config), config.data.batch_size)
+        affordable_steps({"tokens": 5}, settings, build(config))
 
 
 def test_a_dry_run_shows_its_examples(tmp_path, capsys):

@@ -11,11 +11,14 @@ from typing import Any, Literal
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
 from finetuning.data.tables import class_names, find_folders, read_splits
+from finetuning.inputs.base import EncodedSplit
+from pretraining.audio.data.base import batches_by_seconds
 from pretraining.audio.data.clips import Clip, EncodedClip, Mono
 from pretraining.audio.data.files import audio_files
 from pretraining.audio.data.letters import KEYWORDS, spoken
 from pretraining.audio.modality import AUDIO
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.batches import Batches
 from pretraining.data.files import TABLES, kind_of, walk
 from pretraining.data.labels import one_type, present
 from pretraining.data.splits import SPLITS
@@ -24,14 +27,27 @@ from pretraining.errors import RunError
 
 
 @dataclass(kw_only=True)
-class LabelledSpokenLetters(LabelledData):
+class LabelledRecordings(LabelledData):
+    """Recordings with a label each. `batch_seconds`: of audio per optimizer step, as in pretraining."""
+
+    modality = AUDIO
+    batch_seconds: float | None = None
+
+    def batches(self, split: EncodedSplit) -> Batches:
+        """Cut a training split into steps of so many seconds, or of `batch_size` rows."""
+        if self.batch_seconds is None:
+            return super().batches(split)
+        return batches_by_seconds(split.lengths()[split.order], self.batch_seconds)
+
+
+@dataclass(kw_only=True)
+class LabelledSpokenLetters(LabelledRecordings):
     """Utterances of the pretraining data `spoken_letters`, with their text, keyword or speaker as `target`.
 
     `size` of them to train on and a quarter of that to validate and to test. Text and keywords are tested on voices
     that training has not heard; a keyword is one of ten words, said alone.
     """
 
-    modality = AUDIO
     target: Literal["text", "keyword", "speaker"]
     size: int
     max_words: int
@@ -55,7 +71,7 @@ class LabelledSpokenLetters(LabelledData):
 
 
 @dataclass(kw_only=True)
-class LabelledAudio(LabelledData):
+class LabelledAudio(LabelledRecordings):
     """Recordings with a class or a transcript each, at `path`.
 
     - tables (parquet, csv, tsv, jsonl; a file or a directory): `audio` names the column of encoded recordings or of
@@ -64,7 +80,6 @@ class LabelledAudio(LabelledData):
     - NAME.wav beside NAME.txt, or *.trans.txt of lines "NAME transcript": transcripts.
     """
 
-    modality = AUDIO
     path: str
     audio: str
     label: str

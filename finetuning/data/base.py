@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from finetuning.data.splits import Examples, Split, Splits
+from finetuning.inputs.base import EncodedSplit
+from pretraining.data.batches import Batches, EqualBatches
 from pretraining.errors import RunError
 from pretraining.modality import Modality
 
@@ -21,6 +23,10 @@ class LabelledData(ABC):
     eval_batch_size: int
     workers: int
     missing: str | None = None  # rows without a text or label are an error; drop: left out
+
+    def batches(self, split: EncodedSplit) -> Batches:
+        """Cut a training split that is ready for the backbone into steps."""
+        return EqualBatches(split, self.batch_size)
 
     @abstractmethod
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:

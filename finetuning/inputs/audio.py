@@ -17,27 +17,77 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled
+from finetuning.inputs.base import EncodedSplit, Inputs, Picked, Unlabelled
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
 from pretraining.audio.data.files import audio_files
 from pretraining.audio.data.recordings import decoded
 from pretraining.audio.geometry import frames_of
+from pretraining.audio.masking import span_mask
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.backbones.base import Backbone
+from pretraining.data.batches import STREAM
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
+from pretraining.random import Keys
+
+
+@dataclass(kw_only=True)
+class SpanMasks:
+    """What training hides of what the stem makes (Baevski et al. 2020, appendix B; Park et al. 2019, "SpecAugment").
+
+    Spans of `span` frames, `share` of a recording before they overlap, and of `channel_span` channels, `channel_share`
+    of them; 0 hides nothing. The vector that stands for hidden frames is that of pretraining, and stays as it is.
+    """
+
+    share: float
+    span: int
+    channel_share: float
+    channel_span: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1 or not 0 <= self.channel_share < 1 or min(self.span, self.channel_span) < 1:
+            what = f"got task.inputs.masks.share={self.share}, span={self.span}, channel_share={self.channel_share}"
+            told = "give shares of at least 0 and below 1, and spans of at least 1"
+            raise RunError(f"{what} and channel_span={self.channel_span}: {told}")
+
+    @property
+    def hide(self) -> bool:
+        """Whether anything is hidden."""
+        return self.share > 0 or self.channel_share > 0
+
+    def draw(self, frames: np.ndarray, channels: int, keys: Keys) -> dict[str, torch.Tensor]:
+        """Draw a backbone's arguments for rows of so many `frames` [B]: bool [B, T] and [B, channels]."""
+        found = {}
+        if self.share:
+            found["mask"] = span_mask(frames, keys, share=self.share, span=self.span)
+        if self.channel_share:
+            shape = {"share": self.channel_share, "span": self.channel_span, "slot": "channel mask"}
+            found["channel_mask"] = span_mask(np.full_like(frames, channels), keys, **shape)
+        return {name: torch.from_numpy(mask) for name, mask in found.items()}
 
 
 @dataclass(kw_only=True, eq=False)
 class Waves(EncodedSplit):
-    """Recordings in memory, int16 at the rate of the preprocessing; `frames` is how many the backbone makes of each."""
+    """Recordings in memory, int16 at the rate of the preprocessing; `frames` is how many the backbone makes of each.
+
+    `masks` hide some of them in training, of `channels` channels.
+    """
 
     samples: list[np.ndarray]
     frames: np.ndarray  # int64 [rows]
     preprocess: AudioPreprocess
+    masks: SpanMasks | None = None
+    channels: int = 0
+
+    def collate(self, picked: Picked, keys: Keys) -> Batch:
+        """Stack rows, and draw what is hidden of those of training."""
+        batch = super().collate(picked, keys)
+        if self.masks is not None and keys.stream == STREAM:
+            batch["inputs"] |= self.masks.draw(self.frames[picked.rows], self.channels, keys)
+        return batch
 
     def stack(self, rows: np.ndarray) -> Batch:
         """Prepare rows and pad them to [B, N]."""
@@ -45,13 +95,16 @@ class Waves(EncodedSplit):
         return {"inputs": waves, "frames": torch.from_numpy(self.frames[rows])}
 
     def lengths(self) -> np.ndarray:
-        """Count each row's samples."""
-        return np.array([len(row) for row in self.samples])
+        """Count each row's seconds."""
+        return np.array([len(row) for row in self.samples]) / self.preprocess.sample_rate
 
 
 @dataclass(kw_only=True)
 class AudioInputs(Inputs):
-    """Recordings of at most `max_seconds`; `longer` ones are cut at their end and counted, or refused by name."""
+    """Recordings of at most `max_seconds`; `longer` ones are cut at their end and counted, or refused by name.
+
+    `masks`: what training hides of them.
+    """
 
     modality = AUDIO
     columns = ("audio",)
@@ -59,6 +112,7 @@ class AudioInputs(Inputs):
     passed_through = ("projector",)
     max_seconds: float
     longer: Literal["cut", "refuse"]
+    masks: SpanMasks | None = None
 
     def __post_init__(self) -> None:
         if self.longer not in ("cut", "refuse") or not self.max_seconds > 0:
@@ -69,12 +123,15 @@ class AudioInputs(Inputs):
         self, examples: Examples, targets: list[np.ndarray], preprocess: AudioPreprocess, backbone: SpeechEncoder
     ) -> Waves:
         """Decode all recordings; one that cannot be read, or of which the backbone makes no frame, is an error."""
+        if self.masks is not None and self.masks.hide and not getattr(backbone, "hides", False):
+            what = "got task.inputs.masks, but the hand-off has no vector for hidden frames"
+            raise RunError(f"{what}: set their shares to 0, or take a speech encoder that was pretrained with one")
         clips: list[Clip] = examples.column("audio")
         rate, samples, cut = preprocess.sample_rate, [], 0
         longest = round(self.max_seconds * rate)
         for clip, found in zip(clips, decoded(clips, rate), strict=True):
             if isinstance(found, ValueError):
-                raise RunError(str(found)) from found
+                raise RunError(f"{found} (or set data.on_bad=skip where the data has it)") from found
             if len(found) > longest and self.longer == "refuse":
                 what = (
                     f"{clip.name} has {len(found) / rate:.1f} s, more than task.inputs.max_seconds={self.max_seconds}"
@@ -89,7 +146,8 @@ class AudioInputs(Inputs):
             have = f"{cut} of {len(samples)} recordings have more than task.inputs.max_seconds={self.max_seconds}"
             print(f"{have} and were cut", file=sys.stderr)
         frames = frames_of(np.array(list(map(len, samples)), np.int64), backbone.kernels, backbone.strides)
-        return Waves(examples, targets, samples=samples, frames=frames, preprocess=preprocess)
+        shown = {"samples": samples, "frames": frames, "preprocess": preprocess}
+        return Waves(examples, targets, **shown, masks=self.masks, channels=backbone.dim)
 
     def read(self, path: Path, named: Mapping[str, Any], preprocess: AudioPreprocess) -> Iterator[Unlabelled]:
         """Take one recording, or all in a directory and those below it, in the order of their names."""

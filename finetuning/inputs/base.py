@@ -78,7 +78,7 @@ class EncodedSplit(ABC):
         """Stack the rows' `inputs`; `target_positions` [N], in all their positions, where the head reads such."""
 
     def lengths(self) -> np.ndarray:
-        """Tell how expensive each row is, so that evaluation may batch like with like. [rows]"""
+        """Tell how long each row is in its modality's unit, so that batches may hold like with like. [rows]"""
         return np.zeros(len(self.targets), np.int64)
 
 
@@ -100,6 +100,10 @@ class CachedVectors(EncodedSplit):
     def columns(self, chosen: slice) -> CachedVectors:
         """Take a part of each vector."""
         return CachedVectors(self.source, self.flat[:, chosen])
+
+    def lengths(self) -> np.ndarray:
+        """Tell how long each row is."""
+        return self.source.lengths()
 
     def all_targets(self) -> np.ndarray:
         """List every target, in the order of the vectors. [N, ...]"""

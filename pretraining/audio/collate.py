@@ -36,13 +36,14 @@ class StackWaves:
 
     def check(self, source: Any) -> None:
         """Refuse rows that are too short for an objective."""
-        shortest = int(source.lengths.min())
+        shortest = int((source.lengths if source.kept is None else source.kept).min())
         if frames_of(shortest, self.kernels, self.strides) < LEAST_FRAMES:
             what = f"the shortest row has {shortest / source.rate:.3f} s, fewer than {LEAST_FRAMES} frames"
             raise ValueError(f"{what} of this backbone: raise data.min_seconds")
 
     def __call__(self, examples: AudioExamples, keys: Keys) -> Batch:
         """Turn raw rows into tensors, with the `frames` of each. [B]"""
+        examples = examples.cropped(keys)
         rows = [self.preprocess(samples) for samples in examples.each()]
         frames = frames_of(examples.lengths, self.kernels, self.strides)
         seconds = float(examples.lengths.sum()) / self.preprocess.sample_rate

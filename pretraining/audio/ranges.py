@@ -16,7 +16,13 @@ from pretraining.kinds import (
     optional,
 )
 
-READS = {TEXT: "cache_dir", POSITIVE: "min_seconds max_seconds", choice("refuse", "skip"): "on_bad"}
+READS = {
+    TEXT: "cache_dir",
+    POSITIVE: "min_seconds max_seconds",
+    choice("refuse", "skip"): "on_bad",
+    optional(POSITIVE): "batch_seconds",
+    choice("pad", "crop"): "fit",
+}
 PREPARES = {COUNT: "sample_rate", FLAG: "normalise"}
 RANGES: Ranges = {
     "AudioFolder": READS
@@ -35,6 +41,7 @@ RANGES: Ranges = {
         choice("waves", "log_mel"): "stem",
         optional(TEXT): "init_from",
         COUNT: "sample_rate",
+        PART: "layerdrop",
     },
     "SpeechEncoder.encoder": {
         TEXT: "model_type",
@@ -43,6 +50,6 @@ RANGES: Ranges = {
         each(COUNT, least=1): "conv_dim conv_kernel conv_stride",
         COUNT: "hidden_size intermediate_size num_hidden_layers num_attention_heads num_conv_pos_embeddings "
         "num_conv_pos_embedding_groups",
-        PART: "hidden_dropout attention_dropout activation_dropout feat_proj_dropout layerdrop",
+        PART: "hidden_dropout attention_dropout activation_dropout feat_proj_dropout",
     },
 }

@@ -93,6 +93,12 @@ class Backbone(nn.Module, ABC):
             if not isinstance(block, nn.ModuleList):
                 block.compile()
 
+    def begin_step(self, seed: int, step: int) -> None:
+        """Draw what a whole optimizer step shares, on each rank and in each micro-batch, such as layers to leave out.
+
+        A function of the seed and the number of steps before this one.
+        """
+
     def take_no_shortcut(self) -> None:
         """Compute from now on all that a formula of operations counts, padding included."""
 

@@ -19,6 +19,7 @@ class Data(ABC):
     """
 
     modality: ClassVar[Modality]
+    varying_steps: ClassVar[bool] = False  # whether steps have as many rows as their lengths allow, not `batch_size`
     batch_size: int
     eval_batch_size: int
     workers: int

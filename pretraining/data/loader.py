@@ -1,9 +1,8 @@
 """Serves optimizer steps: which examples belong to a step is decided by its place in the run, and by nothing else.
 
-Epochs are keyed permutations of a plan's rows, laid end to end; step s is the next `batch_size` of them, so rows that
-do not fill a step open the next epoch's first. A step is cut into `accumulate` chunks and each chunk into equal shares
-of the ranks: the same examples and draws whatever the workers and ranks, fresh or resumed. The position is three
-integers.
+`Batches` says which rows a step holds. A step is cut into `accumulate` chunks and each chunk into equal shares of the
+ranks (of about as many rows, where steps differ): the same examples and draws whatever the workers and ranks, fresh or
+resumed. The position is three integers.
 """
 
 from __future__ import annotations
@@ -11,31 +10,23 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pretraining.data.batches import STREAM, Batches, Position, batches_of
 from pretraining.data.source import Source
 from pretraining.engine.batch import Batch, Step
 from pretraining.engine.watchdog import heartbeat
-from pretraining.random import Keys, permuted
+from pretraining.random import Keys
 
 Collate = Callable[[Any, Keys], Batch]
 Ranks = tuple[int, int]  # this one, and how many there are
 Examples = TypeVar("Examples", bound=tuple)
 NO_ROWS = "has no rows: give more data (data.path=) or shorter rows (data.max_tokens=)"
 EVALUATION_SEED = 0  # of masks and views in evaluation: the same for each run, so that their losses can be compared
-
-
-class Segment(NamedTuple):
-    """A run of consecutive positions within one epoch's order."""
-
-    epoch: int
-    start: int
-    stop: int
-    size: int  # rows in that epoch
 
 
 def joined(parts: list[Examples]) -> Examples:
@@ -54,34 +45,34 @@ def joined(parts: list[Examples]) -> Examples:
 
 
 class _Steps(Dataset[Step]):
-    """Builds this rank's share of a step from its segments; runs in the workers."""
-
-    stream = "train"
+    """Builds this rank's share of a step from its place; runs in the workers."""
 
     def __init__(
-        self, source: Source, collate: Collate, *, seed: int, accumulate: int, ranks: Ranks, max_steps: int
+        self,
+        source: Source,
+        collate: Collate,
+        *,
+        batches: Batches,
+        seed: int,
+        accumulate: int,
+        ranks: Ranks,
+        max_steps: int,
     ) -> None:
         self.source, self.collate, self.seed, self.max_steps = source, collate, seed, max_steps
-        self.accumulate, (self.rank, self.world) = accumulate, ranks
+        self.batches, self.accumulate, (self.rank, self.world) = batches, accumulate, ranks
 
-    def __getitem__(self, place: tuple[int, list[Segment]]) -> Step:
-        number, segments = place
-        epochs = np.concatenate([np.full(part.stop - part.start, part.epoch, np.int64) for part in segments])
-        rows = np.concatenate([self._rows(part) for part in segments])
-        share = len(rows) // (self.accumulate * self.world)
-        chunks = np.arange(len(rows)).reshape(self.accumulate, self.world, share)[:, self.rank]
-        batches = [self._batch(epochs[chunk], rows[chunk], number / self.max_steps) for chunk in chunks]
-        units = sum(batch.get("units", share) for batch in batches)
-        return Step(number, batches, examples=share * self.accumulate, units=units)
-
-    def _rows(self, part: Segment) -> np.ndarray:
-        positions = np.arange(part.start, part.stop)
-        return permuted(positions, part.size, seed=self.seed, epoch=part.epoch, stream=self.stream)
+    def __getitem__(self, place: tuple[int, Any]) -> Step:
+        number, which = place
+        epochs, rows = self.batches.rows(which, self.seed)
+        chunks = np.array_split(np.arange(len(rows)), self.accumulate * self.world)[self.rank :: self.world]
+        served = [self._batch(epochs[chunk], rows[chunk], number / self.max_steps) for chunk in chunks]
+        units = sum(batch.get("units", len(chunk)) for batch, chunk in zip(served, chunks, strict=True))
+        return Step(number, served, examples=sum(map(len, chunks)), units=units)
 
     def _batch(self, epochs: np.ndarray, rows: np.ndarray, progress: float) -> Batch:
         bounds = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist(), len(rows)]
         parts = [self.source.read(int(epochs[first]), rows[first:last]) for first, last in itertools.pairwise(bounds)]
-        return collated(self.collate, joined(parts), Keys(self.seed, self.stream, epochs, rows, progress))
+        return collated(self.collate, joined(parts), Keys(self.seed, STREAM, epochs, rows, progress))
 
 
 def collated(collate: Collate, examples: Any, keys: Keys) -> Batch:
@@ -92,8 +83,9 @@ def collated(collate: Collate, examples: Any, keys: Keys) -> Batch:
 class StepLoader:
     """Iterates over the steps that remain of a run of `max_steps`; each step once.
 
-    It keeps the position in `state_dict`, counted when a step is handed out (not when a worker prefetched it).
-    `wait_seconds` adds up the time that the consumer spent waiting.
+    `batch_size`: rows of a step, where the source has no `batches` of its own; or `Batches` themselves. The position
+    is kept in `state_dict`, counted when a step is handed out (not when a worker prefetched it). `wait_seconds` adds up
+    the time that the consumer spent waiting.
     """
 
     def __init__(
@@ -101,39 +93,30 @@ class StepLoader:
         source: Source,
         collate: Collate,
         *,
-        batch_size: int,
+        batch_size: int | Batches,
         max_steps: int,
         seed: int,
         accumulate: int = 1,
         workers: int = 0,
         ranks: Ranks = (0, 1),
     ) -> None:
-        check_batch_size(batch_size, accumulate, ranks[1])
         if source.count(0) == 0:
             raise ValueError(f"the training data {NO_ROWS}")
-        self.source, self.batch_size, self.max_steps = source, batch_size, max_steps
-        self.workers, self.wait_seconds = workers, 0.0
-        self._steps = _Steps(source, collate, seed=seed, accumulate=accumulate, ranks=ranks, max_steps=max_steps)
+        self.batches = batch_size if isinstance(batch_size, Batches) else batches_of(source, batch_size)
+        self.batches.check(accumulate, ranks[1])
+        self.max_steps, self.workers, self.wait_seconds = max_steps, workers, 0.0
+        order = {"batches": self.batches, "seed": seed, "accumulate": accumulate, "ranks": ranks}
+        self._steps = _Steps(source, collate, **order, max_steps=max_steps)
         self._position = {"step": 0, "epoch": 0, "consumed": 0}
 
     def __len__(self) -> int:
         return self.max_steps
 
-    def _places(self) -> Iterator[tuple[dict[str, int], tuple[int, list[Segment]]]]:
-        """Walk from the current position: the position after each step, and what the step holds."""
-        step, epoch, consumed = self._position["step"], self._position["epoch"], self._position["consumed"]
-        while step < self.max_steps:
-            segments, wanted = [], self.batch_size
-            while wanted:
-                size = self.source.count(epoch)
-                stop = min(size, consumed + wanted)
-                segments.append(Segment(epoch, consumed, stop, size))
-                wanted -= stop - consumed
-                consumed = stop
-                if consumed == size:
-                    epoch, consumed = epoch + 1, 0
-            yield {"step": step + 1, "epoch": epoch, "consumed": consumed}, (step, segments)
-            step += 1
+    def _places(self) -> Iterator[tuple[Position, tuple[int, Any]]]:
+        """Walk from the current position to the end: the position after each step, and the place of the step."""
+        left = range(self._position["step"], self.max_steps)
+        for step, (after, place) in zip(left, self.batches.walk(self._position), strict=False):
+            yield after, (step, place)
 
     def __iter__(self) -> Iterator[Step]:
         loader = DataLoader(
@@ -161,16 +144,6 @@ class StepLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from a saved position."""
         self._position = {name: int(state[name]) for name in ("step", "epoch", "consumed")}
-
-
-def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
-    """Refuse a batch size that does not divide into equal micro-batches, naming the values near it that do."""
-    unit = accumulate * world
-    if batch_size < 1 or batch_size % unit:
-        below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
-        values = " or ".join(str(value) for value in (below, above) if value)
-        what = f"data.batch_size={batch_size} does not divide into {world} rank(s) x trainer.accumulate={accumulate}"
-        raise ValueError(f"{what}: set data.batch_size to {values}, or change trainer.accumulate")
 
 
 class EvalLoader:

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from pretraining.backbones.base import Backbone
 from pretraining.distributed.collectives import all_reduce_sum, placed_like, rank, whole, world_size
 from pretraining.engine.batch import Batch, Loss, Step, StepSettings
 from pretraining.engine.meter import Meter
@@ -78,6 +79,9 @@ class StepModule(pl.LightningModule, ABC):
         if step.number != self.global_step:
             raise RuntimeError(f"the loader served step {step.number} to a model that has taken {self.global_step}")
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        for part in self.modules():
+            if isinstance(part, Backbone):
+                part.begin_step(self.settings.seed, step.number)
         self.backward_step(step.micro_batches, self.global_counts(step.micro_batches))
         with self.phase("optimizer"):
             self.gradient_norm = clip_by_global_norm(self.parameters(), self.settings.clip_norm)

@@ -40,8 +40,12 @@ SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES if n
 
 @pytest.mark.parametrize("objective", ["wav2vec2", *SLOWER])
 def test_a_run_that_is_killed_and_resumed_ends_bit_for_bit_the_same(objective, cache_dir, tmp_path):
-    """Temperatures, teachers and units are among what must not be lost; every layer has dropout."""
+    """Temperatures, teachers and units are among what must not be lost; every layer has dropout.
+
+    wav2vec 2.0 reads batches by duration, with its checkpoint in the middle of an epoch, and leaves layers out.
+    """
     mine = [*overrides(objective, cache_dir), "resume=auto"]
+    mine += ["data.batch_seconds=12", "backbone.layerdrop=0.3"] if objective == "wav2vec2" else []
     assert finish([*mine, f"run_dir={tmp_path / 'whole'}"]) == 0
     ended = tmp_path / "ended"
     process = start([*mine, f"run_dir={ended}"])

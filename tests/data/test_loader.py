@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.data.loader import EvalLoader, StepLoader, check_batch_size
+from pretraining.data.batches import check_batch_size
+from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.data.source import FirstRows
 from pretraining.random import uniform
 

@@ -22,6 +22,7 @@ from pretraining.audio.data.letters import spoken
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.audio.spectrum import mfcc
+from pretraining.data.batches import LengthBatches
 from pretraining.errors import HandoffError, RunError
 from tests.finetuning.conftest import Finetune
 from tests.objectives.audio.small_audio import encoder
@@ -330,3 +331,17 @@ def test_recordings_too_short_for_their_text_are_counted(
 def test_a_text_task_refuses_a_speech_encoder(finetune: Finetune, audio_handoff: Path) -> None:
     with pytest.raises(RunError, match=r"is for audio, but task=Classification reads text"):
         finetune("task=docs_topic", f"handoff={audio_handoff}")
+
+
+def test_steps_by_duration_serve_each_recording_once_per_epoch(finetune: Finetune, audio_handoff: Path) -> None:
+    """Two epochs, counted from the lengths alone."""
+    words = ["task=spoken_letters", f"handoff={audio_handoff}", "data.size=60", "epochs=2", "trainer.accumulate=2"]
+    run = finetune(*words, "data.batch_seconds=10")
+    seconds = np.array([len(spoken(1, "train", n, longest=4).samples(8000)) for n in range(60)]) / 8000
+    batches = LengthBatches(np.sort(seconds)[::-1], 10.0, "data.batch_seconds")
+    assert numbers(run)["steps"] == 2 * batches.behind[-1] and math.isfinite(numbers(run)["test/ctc"])
+    with pytest.raises(RunError, match=r"data\.batch_seconds=1 holds no row of"):
+        finetune(*words, "data.batch_seconds=1", name="short")
+    cached = finetune(*[word.replace("letters", "keywords") for word in words], "data.batch_seconds=10", "mode=frozen",
+                      name="cached")  # fmt: skip
+    assert 2 < numbers(cached)["steps"] < 2 * 60 / 2

@@ -48,7 +48,7 @@ def test_frozen_parameters_take_no_place_in_the_optimizer(finetune: Finetune, te
             "mode=knn",
         )
     )
-    task.mode = Partial(frozen_blocks=1, layer_decay=1.0)
+    task.mode = Partial(frozen_blocks=1, layer_decay=1.0, head_steps=0)
     task.mode.begin(task.backbone)
     held = {id(parameter) for group in task.mode.groups(task.backbone, HEAD) for parameter in group.parameters}
     assert held == {
@@ -63,7 +63,7 @@ def test_more_frozen_blocks_than_there_are_is_an_error(backbone) -> None:
     with pytest.raises(
         RunError, match=r"mode.frozen_blocks=3, but the backbone has 2 blocks after its embeddings: give 0 to 2"
     ):
-        Partial(frozen_blocks=3, layer_decay=1.0).begin(backbone)
+        Partial(frozen_blocks=3, layer_decay=1.0, head_steps=0).begin(backbone)
 
 
 def test_blocks_are_released_from_the_top_one_at_a_time(backbone) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretraining.audio.backbones.layerdrop import drawn_layers, without_layers
 from pretraining.audio.backbones.log_mel_stem import LogMelStem
 from pretraining.audio.geometry import check_geometry, frames_of
 from pretraining.audio.modality import AUDIO
@@ -33,7 +34,7 @@ class SpeechEncoder(Backbone):
     A row's vectors are the same alone and padded, whatever the stem's norm: one over time (`feat_extract_norm: group`)
     is computed for rows of each length by themselves. `stem=log_mel` puts mel energies in place of the stem's first
     layer, whose kernel and stride are then its window and hop, and its channels the mel bins; such a network is not one
-    that transformers knows. Layers are never skipped at random (`layerdrop`).
+    that transformers knows. Each training step leaves each layer out with probability `layerdrop`.
     """
 
     modality = AUDIO
@@ -46,6 +47,7 @@ class SpeechEncoder(Backbone):
         stem: Stem = "waves",
         init_from: str | None = None,
         sample_rate: int = 16_000,
+        layerdrop: float = 0.0,
     ) -> None:
         super().__init__()
         if stem not in ("waves", "log_mel"):
@@ -59,9 +61,10 @@ class SpeechEncoder(Backbone):
             self.model.feature_extractor = LogMelStem(config.conv_dim, self.kernels, self.strides, sample_rate)
         plain = config.to_diff_dict() | {"model_type": config.model_type}
         plain.pop("transformers_version", None)
-        self.kwargs = {"encoder": plain, "stem": stem, "sample_rate": sample_rate}
+        self.kwargs = {"encoder": plain, "stem": stem, "sample_rate": sample_rate, "layerdrop": layerdrop}
+        self.layerdrop, self.left_out = layerdrop, frozenset[int]()
         # Nothing reads it but objectives that hide frames: an unused parameter to data-parallel backends.
-        if hasattr(self.model, MASK):
+        if self.hides:
             getattr(self.model, MASK).requires_grad_(False)
 
     @property
@@ -74,20 +77,37 @@ class SpeechEncoder(Backbone):
         """Convolutions in one dimension have not been checked in bf16 on CPUs, either."""
         return True
 
+    def begin_step(self, seed: int, step: int) -> None:
+        """Draw the layers that this step leaves out. WavLM's first makes what the others read."""
+        drawn = drawn_layers(seed, step, len(self.model.encoder.layers), self.layerdrop)
+        self.left_out = drawn - {0} if self.model.config.model_type == "wavlm" else drawn
+
+    @property
+    def hides(self) -> bool:
+        """Whether there is a vector that stands for hidden frames."""
+        return hasattr(self.model, MASK)
+
     def learn_mask(self) -> None:
         """Let the vector that stands for hidden frames train, for an objective that hides some."""
-        if not hasattr(self.model, MASK):
+        if not self.hides:
             what = "this checkpoint has no vector for hidden frames (mask_time_prob=0 in its config)"
             raise ValueError(f"{what}: set it above 0 there, or take another backbone.init_from")
         getattr(self.model, MASK).requires_grad_(True)
 
-    def forward(self, waves: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Features:
+    def forward(
+        self,
+        waves: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+    ) -> Features:
         """Compute the frames of waves [B, N], of which each row's first `lengths` count; a pooled vector is their mean.
 
-        Frames where `mask` [B, T] is True are hidden from the encoder.
+        Frames where `mask` [B, T] is True are hidden from the encoder, and so are channels where `channel_mask` [B, D]
+        is.
         """
         frames, valid = self.stem(waves, lengths)
-        return self.encode(self.normed(frames), valid, mask)
+        return self.encode(self.normed(frames), valid, mask, channel_mask)
 
     def stem(self, waves: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run the stem: frames [B, T, C], and which of them hold something (None: all). bool [B, T]"""
@@ -119,13 +139,18 @@ class SpeechEncoder(Backbone):
         norm = getattr(self.model.feature_projection, "layer_norm", None)
         return frames if norm is None else norm(frames)
 
-    def encode(self, normed: Tensor, valid: Tensor | None, mask: Tensor | None) -> Features:
-        """Project frames, hide those where `mask` is True, and run the encoder."""
+    def encode(
+        self, normed: Tensor, valid: Tensor | None, mask: Tensor | None, channel_mask: Tensor | None = None
+    ) -> Features:
+        """Project frames, hide those where `mask` is True and channels where `channel_mask` is, and run the encoder."""
         project = self.model.feature_projection
         hidden = project.dropout(project.projection(normed))
         if mask is not None:
             hidden = torch.where(mask[..., None], getattr(self.model, MASK).to(hidden.dtype), hidden)
-        with self._blank_padding(valid):
+        if channel_mask is not None:
+            hidden = hidden.masked_fill(channel_mask[:, None], 0.0)
+        left_out = self.left_out if self.training else frozenset[int]()
+        with self._blank_padding(valid), without_layers(self.model.encoder, left_out):
             # The encoder writes zeros over padding in place.
             states = self.model.encoder(hidden.clone(), attention_mask=valid).last_hidden_state
         return _averaged(states, valid)
@@ -161,13 +186,13 @@ class SpeechEncoder(Backbone):
         super().set_compute(compiled=compiled, activation_checkpointing=False, sharded=sharded)
 
     def blocks(self) -> list[nn.Module]:
-        """List the stem with everything before the layers, each layer, and what follows them."""
+        """List the stem, the rest before the layers, each layer, and what follows them."""
         model, encoder = self.model, self.model.encoder
         last = [encoder.layer_norm] if getattr(model.config, "do_stable_layer_norm", False) else []
-        first = [model.feature_extractor, model.feature_projection, encoder.pos_conv_embed]
+        first = [model.feature_projection, encoder.pos_conv_embed]
         first += [] if last else [encoder.layer_norm]
-        first += [nn.ParameterList([getattr(model, MASK)])] if hasattr(model, MASK) else []
-        return [nn.ModuleList(first), *encoder.layers, *last]
+        first += [nn.ParameterList([getattr(model, MASK)])] if self.hides else []
+        return [nn.ModuleList([model.feature_extractor]), nn.ModuleList(first), *encoder.layers, *last]
 
     def export(self, directory: Path) -> None:
         """Write config.json and model.safetensors as `save_pretrained` does; the weights alone with another stem."""
@@ -211,8 +236,8 @@ def _fresh(encoder: dict[str, Any] | None) -> Any:
         told = (encoder or {}).get("model_type")
         raise ValueError(f"got backbone.encoder.model_type={told!r}: choose {', '.join(FAMILIES)}")
     if encoder.get("layerdrop"):
-        what = f"got backbone.encoder.layerdrop={encoder['layerdrop']}: skipped layers would differ between ranks"
-        raise ValueError(f"{what}: set it to 0")
+        what = f"got backbone.encoder.layerdrop={encoder['layerdrop']}: transformers' draws would differ between ranks"
+        raise ValueError(f"{what}: set backbone.layerdrop instead")
     return build("encoder", {"layerdrop": 0.0, "attn_implementation": _attention(encoder), **encoder}, None, None, {})
 
 

@@ -17,9 +17,9 @@ from pretraining.audio.codebook import at_frames
 from pretraining.audio.collate import StackWaves
 from pretraining.audio.data.base import AudioExamples
 from pretraining.audio.geometry import field_and_hop
+from pretraining.audio.masking import span_mask
 from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Batch
-from pretraining.objectives.audio.masking import span_mask
 from pretraining.random import Keys
 
 
@@ -42,6 +42,7 @@ class MaskFrames(StackWaves):
 
     def __call__(self, examples: AudioExamples, keys: Keys) -> Batch:
         """Stack rows and hide frames."""
+        examples = examples.cropped(keys)
         batch = super().__call__(examples, keys)
         frames = batch["frames"].numpy()
         mask = span_mask(frames, keys, share=self.share, span=self.span)

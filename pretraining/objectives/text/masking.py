@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from pretraining.objectives.order import lowest, shuffled
+from pretraining.data.order import lowest, shuffled
 from pretraining.random import Keys, bits, integers, uniform
 
 Unit = Literal["token", "whole_word", "span"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pretraining.objectives.order import lowest, shuffled
+from pretraining.data.order import lowest, shuffled
 from pretraining.random import Keys, bits, integers, uniform
 
 

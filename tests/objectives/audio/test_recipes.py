@@ -9,15 +9,15 @@ import pytest
 from pretraining.cli.configuration import CONF, compose
 from pretraining.launch import main
 
-PUBLISHED = {  # rate, steps, clipping, rows, longest row; share hidden, penalty, stem's gradient, width compared
-    "wav2vec2_base_ls960": ((5e-4, 400_000, None, 448, 15.625), (0.65, 10.0, 0.1, 256)),
-    "wav2vec2_large_lv60": ((3e-4, 1_000_000, None, 640, 20.0), (0.65, 0.0, 1.0, 768)),
-    "hubert_base_it1": ((5e-4, 400_000, 10.0, 224, 15.625), (0.8, 10.0, 0.1, 256)),
+PUBLISHED = {  # rate, steps, clipping, seconds per step, longest row; hidden, penalty, stem's gradient, width compared
+    "wav2vec2_base_ls960": ((5e-4, 400_000, None, 64 * 87.5, 15.625), (0.65, 10.0, 0.1, 256)),
+    "wav2vec2_large_lv60": ((3e-4, 1_000_000, None, 128 * 75, 20.0), (0.65, 0.0, 1.0, 768)),
+    "hubert_base_it1": ((5e-4, 400_000, 10.0, 32 * 87.5, 15.625), (0.8, 10.0, 0.1, 256)),
 }
-SIZES = {  # layers, width, heads, norm of the stem, normalised waves
-    "wav2vec2_base_ls960": (12, 768, 12, "group", False),
-    "wav2vec2_large_lv60": (24, 1024, 16, "layer", True),
-    "hubert_base_it1": (12, 768, 12, "group", False),
+SIZES = {  # layers, width, heads, norm of the stem, normalised waves, LayerDrop
+    "wav2vec2_base_ls960": (12, 768, 12, "group", False, 0.05),
+    "wav2vec2_large_lv60": (24, 1024, 16, "layer", True, 0.0),
+    "hubert_base_it1": (12, 768, 12, "group", False, 0.05),
 }
 SMOKES = {
     "masked_units_letters": "masked_units",
@@ -30,17 +30,18 @@ SMOKES = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_has_the_published_numbers(name):
     config = compose([f"experiment={name}", "data.path=anywhere"])
-    (rate, steps, clip, rows, longest), (share, penalty, gradient, width) = PUBLISHED[name]
+    (rate, steps, clip, seconds, longest), (share, penalty, gradient, width) = PUBLISHED[name]
     optimizer, data, objective = config.optimizer, config.data, config.objective
     assert (optimizer.peak_lr, optimizer.warmup_steps, optimizer.schedule) == (rate, 32_000, "linear")
     assert (optimizer.weight_decay, list(optimizer.betas), optimizer.eps) == (0.01, [0.9, 0.98], 1e-6)
     assert (config.trainer.max_steps, config.trainer.clip_norm) == (steps, clip)
-    assert (data.batch_size, data.max_seconds, data.min_seconds) == (rows, longest, 2.0)
+    assert (data.batch_seconds, data.fit, data.max_seconds, data.min_seconds) == (seconds, "crop", longest, 2.0)
     assert (config.collate.share, config.collate.span) == (share, 10)
     assert (objective.penalty_weight, objective.stem_gradient, objective.width) == (penalty, gradient, width)
     encoder = config.backbone.encoder
-    layers, size, heads, norm, normalised = SIZES[name]
+    layers, size, heads, norm, normalised, layerdrop = SIZES[name]
     assert (encoder.num_hidden_layers, encoder.hidden_size, encoder.num_attention_heads) == (layers, size, heads)
+    assert config.backbone.layerdrop == layerdrop
     assert encoder.feat_extract_norm == norm and config.preprocess.normalise == normalised
     assert list(config.collate.kernels) == [10, 3, 3, 3, 3, 2, 2] and list(config.collate.strides) == [5, *[2] * 6]
     assert config.preprocess.sample_rate == 16_000
@@ -60,8 +61,8 @@ def test_one_gpu_and_eight_take_the_same_step(name):
     text = (Path(CONF) / "experiment" / f"{name}.yaml").read_text()
     eight = re.search(r"add  (trainer=ddp trainer\.devices=8 trainer\.accumulate=\d+)", text)
     one, many = (compose([f"experiment={name}", "data.path=x", *more]) for more in ([], eight[1].split()))
-    micro = [config.data.batch_size / config.trainer.devices / config.trainer.accumulate for config in (one, many)]
-    assert all(size == int(size) for size in micro) and micro[1] <= micro[0]
+    micro = [config.data.batch_seconds / config.trainer.devices / config.trainer.accumulate for config in (one, many)]
+    assert one.data.max_seconds <= micro[1] <= micro[0] <= 100
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretraining.budget import affordable_steps
 from pretraining.cli.configuration import CONF, class_of, compose, instantiate
 from pretraining.cost import row_flops
+from pretraining.data.batches import EqualBatches
 from pretraining.engine.batch import Loss
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
@@ -88,7 +89,12 @@ def parts_of(name, objective, flops):
         return rows_without_padding(name, len(rows))[0]
 
     return SimpleNamespace(
-        objective=objective, train=Rows(), collate=collate, row=Row(T, flops), data=SimpleNamespace(batch_size=64)
+        objective=objective,
+        train=Rows(),
+        collate=collate,
+        row=Row(T, flops),
+        data=SimpleNamespace(),
+        batches=EqualBatches(Rows(), 64),
     )
 
 
@@ -202,6 +208,6 @@ def test_a_formula_that_is_off_by_more_than_a_tenth_buys_no_steps(impl):
     settings, budget = TrainerSettings(max_steps=1), {"flops": 1e15, "steps": None}
     wrong = own_parts(own(Miscounted, impl))
     with pytest.raises(RunError, match=r"Miscounted.forward_flops says .* FLOP per row, but .* are measured: mend it"):
-        affordable_steps(budget, settings, wrong, 64)
-    assert affordable_steps({"steps": 7}, settings, wrong, 64) == 7, "there it is not asked"
-    assert affordable_steps(budget, settings, own_parts(own(Counted, impl)), 64) > 1
+        affordable_steps(budget, settings, wrong)
+    assert affordable_steps({"steps": 7}, settings, wrong) == 7, "there it is not asked"
+    assert affordable_steps(budget, settings, own_parts(own(Counted, impl))) > 1

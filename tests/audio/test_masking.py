@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pretraining.objectives.audio.masking import span_mask
+from pretraining.audio.masking import span_mask
 from pretraining.random import Keys
 
 
