@@ -19,6 +19,7 @@ from pretraining.kinds import (
     Ranges,
     choice,
     each,
+    either,
     integer,
     optional,
 )
