@@ -269,13 +269,9 @@ class Task(StepModule):
             return torch.autocast(self.device.type, torch.bfloat16)
         return super().forward_context()
 
-    def selection(self, values: Numbers) -> float:
-        """Read the selection metric, so that more is better."""
-        return selected(self.select, values)
-
     def keep_best(self, values: Numbers) -> None:
         """Keep the weights if they are the best so far by what was measured with them."""
-        value = self.selection(values)
+        value = selected(self.select, values)
         self.best.evaluations_since += 1
         if value > self.best.value:
             weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._moving().items()}

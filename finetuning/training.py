@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from finetuning.best import selected
 from finetuning.closed_form import choose_layer, fit
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits
@@ -54,7 +55,8 @@ def encode(task: Task, splits: Splits) -> EncodedSplits:
     """Make every split ready; what cannot be learnt from, measured or selected by is an error, before any training."""
     encoded = {name: task.encode(getattr(splits, name)) for name in SPLITS}
     measured = task.metrics(task.predict(task.zero_outputs(encoded["validation"]), encoded["validation"]))
-    task.selection({f"validation/{name}": value for name, value in {"loss": 0.0, task.term: 0.0, **measured}.items()})
+    measured = {"loss": 0.0, task.term: 0.0, **measured}
+    selected(task.select, {f"validation/{name}": value for name, value in measured.items()})
     return encoded
 
 
