@@ -28,9 +28,8 @@ DENSE = {COUNT: "width", optional(each(COUNT, least=1)): "strides", COUNT_OR_ZER
 OBJECTS = DENSE | {COUNT: "width max_detections"}
 AUGMENTED = {optional(COUNT): "size", PAIR: "scale", each(choice("horizontal", "vertical")): "flips"}
 PICTURES = {PATHS: "path", GROUP: "columns", CHANNELS: "channels", optional(each(TEXT, least=1)): "class_names"}
-NUMBERED = each(integer(), least=1)
+LAYERS = {either(choice("last", "all", "best", "weighted"), each(integer(), least=1)): "layers"}
 RECORDINGS = {optional(POSITIVE): "batch_seconds"}
-READS_FIXED = {either(choice("last", "all", "best"), NUMBERED): "layers"}
 RANGES: Ranges = {
     "": {
         optional(TEXT): "tower",
@@ -44,12 +43,12 @@ RANGES: Ranges = {
     "data": {optional(choice("drop")): "missing", GROUP: "split"},
     "task": {TEXT: "select", PART: "dropout label_smoothing", GROUP: "inputs decoding"},
     # modes
-    "Frozen": {either(choice("last", "all", "best", "weighted"), NUMBERED): "layers", FLAG: "cache"},
+    "Frozen": LAYERS | {FLAG: "cache"},
     "Full": {SOME: "layer_decay", COUNT_OR_ZERO: "head_steps"},
     "GradualUnfreezing": {SOME: "share layer_decay"},
-    "LinearProbe": READS_FIXED | {each(POSITIVE, least=1): "penalties", FLAG: "standardize"},
+    "LinearProbe": LAYERS | {each(POSITIVE, least=1): "penalties", FLAG: "standardize"},
     "Lora": {COUNT: "rank", POSITIVE: "scale", each(TEXT): "targets"},
-    "NearestNeighbours": READS_FIXED | {COUNT: "k", POSITIVE: "temperature"},
+    "NearestNeighbours": LAYERS | {COUNT: "k", POSITIVE: "temperature"},
     "Partial": {COUNT_OR_ZERO: "frozen_blocks head_steps", SOME: "layer_decay"},
     # tasks
     "Classification": {optional(choice("balanced")): "class_weights", optional(COUNT): "top"},
