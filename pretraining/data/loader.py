@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretraining.data.source import Source
 from pretraining.engine.batch import Batch, Step
 from pretraining.engine.watchdog import heartbeat
+from pretraining.errors import RunError
 from pretraining.random import Keys, permuted
 
 Collate = Callable[[Any, Keys], Batch]
@@ -53,7 +54,7 @@ def joined(parts: list[Examples]) -> Examples:
     return type(parts[0])(*map(join, zip(*parts, strict=True)))
 
 
-class _Steps(Dataset[Step]):
+class _Steps(Dataset[Step | RunError]):
     """Builds this rank's share of a step from its segments; runs in the workers."""
 
     stream = "train"
@@ -64,8 +65,13 @@ class _Steps(Dataset[Step]):
         self.source, self.collate, self.seed, self.max_steps = source, collate, seed, max_steps
         self.accumulate, (self.rank, self.world) = accumulate, ranks
 
-    def __getitem__(self, place: tuple[int, list[Segment]]) -> Step:
-        number, segments = place
+    def __getitem__(self, place: tuple[int, list[Segment]]) -> Step | RunError:
+        try:
+            return self._step(*place)
+        except RunError as error:  # such as a damaged image: torch would bury its words in a worker's traceback
+            return error
+
+    def _step(self, number: int, segments: list[Segment]) -> Step:
         epochs = np.concatenate([np.full(part.stop - part.start, part.epoch, np.int64) for part in segments])
         rows = np.concatenate([self._rows(part) for part in segments])
         share = len(rows) // (self.accumulate * self.world)
@@ -151,6 +157,8 @@ class StepLoader:
             self.wait_seconds += time.perf_counter() - started
             if step is None:
                 return
+            if isinstance(step, RunError):
+                raise step
             self._position = next(places)[0]
             yield step
 
