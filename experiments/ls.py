@@ -9,7 +9,6 @@ python -m experiments.ls runs --resubmit-failed --partition=gpu
 """
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -31,6 +30,7 @@ from experiments.study import slurm
 from experiments.study.collect import flatten, load_study
 from experiments.study.runner import DONE, FAILED, RUNNING, Journal
 from experiments.study.spec import StudyError, exit_code
+from pretraining.cache import read_object
 from pretraining.runs.renamed import current
 
 USUAL = ("runs", "studies")
@@ -95,7 +95,7 @@ def value_reader(run: RunStatus, shared: str) -> Callable[[str], Any]:
     """Make what reads a column of a run: None where it has no such setting or number."""
     numbers = run.path / "metrics.json"
     others = dict(flatten(current(read_config(run.path))))
-    others |= json.loads(numbers.read_text()) if numbers.exists() else {}
+    others |= read_object(numbers) if numbers.exists() else {}
     return (
         others
         | {

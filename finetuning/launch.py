@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Splits, subset
@@ -29,10 +30,10 @@ from pretraining.cli.spawn import needs_ranks, run_ranks
 from pretraining.distributed.collectives import rank
 from pretraining.engine.precision import choose_precision
 from pretraining.engine.trainer import TrainerSettings
-from pretraining.errors import RunError
+from pretraining.errors import RunError, reason_of
 from pretraining.handoff import Handoff
 from pretraining.random import seed_everything_at, word
-from pretraining.runs.directory import RunDirectory, refuse_other_config
+from pretraining.runs.directory import RunDirectory, read_config, refuse_other_config
 from pretraining.runs.provenance import columns, tags
 from pretraining.runs.wandb_logger import WandbHistory
 
@@ -200,7 +201,7 @@ def is_finished(path: Path, config: DictConfig) -> bool:
     """Tell whether `path` holds this very run, done; another configuration is an error."""
     if not (path / "metrics.json").exists():
         return False
-    refuse_other_config(OmegaConf.load(path / "config.yaml"), config, path)
+    refuse_other_config(read_config(path / "config.yaml"), config, path)
     return True
 
 
@@ -210,14 +211,18 @@ def is_finished(path: Path, config: DictConfig) -> bool:
 def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     """Build the task of a finished run, with its finetuned weights."""
     facts = saved_facts(run_dir)
-    config = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(config, DictConfig)
-    config = configuration.up_to_date(config)
+    config = configuration.up_to_date(read_config(run_dir / "config.yaml"))
     asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
     source = handoff.read(str(run_dir / "model" / "last"), **asked)
     mode = Full(layer_decay=1.0, head_steps=0)
     mode.layers = facts.get("layers", LAST)
-    task = build_task(config, source, facts["labels"], mode)
-    load_head(task, run_dir, facts["neighbours"])
+    try:
+        task = build_task(config, source, facts["labels"], mode)
+        load_head(task, run_dir, facts["neighbours"])
+    except (RunError, OmegaConfBaseException):
+        raise
+    except Exception as error:  # what was damaged since may hold anything
+        what = f"run_dir={run_dir} holds a model that its files do not describe ({type(error).__name__}: "
+        raise RunError(f"{what}{reason_of(error)}): restore {run_dir}/model, or finetune again") from error
     task.precision = config.trainer.precision
     return config, task.eval()

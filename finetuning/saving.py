@@ -16,7 +16,7 @@ from finetuning.closed_form import Neighbours
 from finetuning.inputs.base import EncodedSplit
 from finetuning.task import Predictions, Task
 from pretraining import handoff
-from pretraining.cache import replace_file, replace_text
+from pretraining.cache import RESTORE, read_object, replace_file, replace_text
 from pretraining.errors import RunError
 
 
@@ -51,7 +51,10 @@ def saved_facts(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "model" / "task.json"
     if not path.is_file():
         raise RunError(f"run_dir={run_dir} holds no finetuned model: give a finished run's, which had save_model=true")
-    return json.loads(path.read_text("utf-8"))
+    facts = read_object(path)
+    if not isinstance(facts.get("labels"), dict) or not isinstance(facts.get("neighbours", 0), dict | None):
+        raise RunError(f"{path} is damaged (it lacks the labels or the neighbours): {RESTORE}")
+    return facts
 
 
 def load_head(task: Task, run_dir: Path, votes: dict[str, Any] | None) -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from pretraining.cost import check_formula, row_flops, seconds_per_step
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
+from pretraining.runs.directory import read_config
 
 
 def affordable_steps(budget: Any, settings: TrainerSettings, parts: Any) -> int:
@@ -41,7 +42,7 @@ def frozen_steps(config: Any) -> int | None:
     written = Path(config.run_dir) / "config.yaml"
     if config.budget.hours is None or config.resume == "none" or not written.exists():
         return None
-    before = OmegaConf.load(written)
+    before = read_config(written)
     return before.trainer.max_steps if OmegaConf.select(before, "budget.hours") == config.budget.hours else None
 
 

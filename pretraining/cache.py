@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from pretraining.errors import NoSpaceError
+from pretraining.errors import NoSpaceError, RunError, reason_of
 
+RESTORE = "restore it, or take another run"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_IN_WORDS = ("os error 28", "No space left", "unexpected pos")  # of safetensors, arrow and torch
 
@@ -103,6 +104,19 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replace_file(path) as file:
         file.write(text)
+
+
+def read_object(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+    """Read an object that a run wrote, as json or as `parse` has it; one that was damaged since is an error."""
+    try:
+        content = parse(path.read_text("utf-8"))
+    except OSError:
+        raise
+    except Exception as error:  # parsers raise what they meet: ValueError, RecursionError, of yaml their own
+        raise RunError(f"{path} is damaged ({reason_of(error)}): {RESTORE}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged (it holds {type(content).__name__}, not named values): {RESTORE}")
+    return content
 
 
 def try_lock(path: Path) -> IO[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 
@@ -34,6 +35,12 @@ class Preempted(SystemExit):
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient that is not a number, with the step it happened in."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Word what a library raised on one line, without the address of the object that it was given."""
+    told = " ".join(re.sub(r" ?<[\w.]+ object at 0x\w+>", "", str(error)).split())
+    return told[:300] or type(error).__name__
 
 
 def out_of_memory(batch_size: int, ranks: int, accumulate: int, error: BaseException) -> RunError:

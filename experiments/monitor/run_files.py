@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pretraining.cache import read_object
+
 TAIL_BYTES = 8192
 
 
@@ -23,7 +25,7 @@ class Position(NamedTuple):
 def read_config(run_dir: Path) -> dict[str, Any]:
     """Read config.yaml, which a run writes at its start; empty where there is none."""
     path = run_dir / "config.yaml"
-    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    return read_object(path, yaml.safe_load) if path.exists() else {}
 
 
 def trainer_settings(run_dir: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from experiments.study.graph import FINETUNING, PRETRAINING
 from experiments.study.majority import beside, read_majority
 from experiments.study.runner import DONE, RUNNING
 from experiments.study.slurm import Job
-from pretraining.cache import is_locked
+from pretraining.cache import is_locked, read_object
 
 PENDING, STOPPED = "pending", "stopped"
 LOCK = ".lock"
@@ -55,7 +55,7 @@ def read_status(path: Path, jobs: Mapping[str, Job]) -> RunStatus:
     task = read_config(path).get("task") or {}
     select = str(task.get("select", "loss")).removeprefix("-")  # what the run chooses its weights by
     if finished.exists():
-        numbers, metric = json.loads(finished.read_text()), f"{'test' if task else 'validation'}/{select}"
+        numbers, metric = read_object(finished), f"{'test' if task else 'validation'}/{select}"
         status, value = DONE, headline(numbers, metric) + beside(numbers, metric, read_majority(path))
     else:
         goes_on = job is not None and job.goes_on

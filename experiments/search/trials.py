@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.study.spec import StudyError
+from pretraining.cache import read_object
 
 ENDED = "ended"  # what a trial says about itself once it is over
 
@@ -82,7 +82,7 @@ class Trials:
 
 def read_result(run_dir: Path, metric: str, asked: str) -> float:
     """Read what a trial's run reached; `asked` is the option that names the metric."""
-    numbers = json.loads((run_dir / "metrics.json").read_text())
+    numbers = read_object(run_dir / "metrics.json")
     if metric not in numbers:
         raise StudyError(f"{asked}={metric} is not among what pretraining measures: {sorted(numbers)}")
     return float(numbers[metric])

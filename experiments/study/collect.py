@@ -16,7 +16,7 @@ from experiments.study.majority import Majority, read_majority
 from experiments.study.references import read_references, reference_key
 from experiments.study.runner import Journal
 from experiments.study.spec import StudyError
-from pretraining.cache import replace_text
+from pretraining.cache import read_object, replace_text
 from pretraining.runs.renamed import current
 
 FORMAT = 2  # of study.json: another release names runs otherwise
@@ -107,14 +107,14 @@ def save_study(study: Study) -> None:
 def refuse_former_study(directory: Path) -> None:
     """Refuse a directory whose runs another release named: it would take none of them for done."""
     path = directory / "study.json"
-    if path.exists() and json.loads(path.read_text()).get("format") != FORMAT:
+    if path.exists() and read_object(path).get("format") != FORMAT:
         former = f"study_dir={directory} holds a study of another release, whose runs this one would do again"
         raise StudyError(f"{former}: choose another study_dir=, or finish it with the release that began it")
 
 
 def load_study(directory: Path) -> Study:
     """Read study.json back; the directory may have been moved."""
-    content = json.loads((directory / "study.json").read_text())
+    content = read_object(directory / "study.json")
     content.pop("format", None)
     nodes = []
     for raw in content["nodes"]:
@@ -132,13 +132,13 @@ def collect(study: Study) -> Results:
         run_dir = study.run_dir(node)
         if not journal.is_done(node):
             continue
-        found.metrics[node.name] = json.loads((run_dir / "metrics.json").read_text())
+        found.metrics[node.name] = read_object(run_dir / "metrics.json")
         if (run_dir / "config.yaml").exists():
-            config = current(yaml.safe_load((run_dir / "config.yaml").read_text()) or {})
+            config = current(read_object(run_dir / "config.yaml", yaml.safe_load))
             found.configs[node.name] = dict(flatten(config))
         if node.command == PRETRAINING:
             card = run_dir / "handoff" / "last" / "handoff.json"  # of releases that did not say so, it counts tokens
-            unit = json.loads(card.read_text())["origin"].get("unit", "tokens") if card.exists() else "tokens"
+            unit = read_object(card)["origin"].get("unit", "tokens") if card.exists() else "tokens"
             found.units[node.name] = unit
             if (run_dir / "metrics.csv").exists():
                 rows = read_rows(run_dir / "metrics.csv")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.study.graph import FINETUNING, Cell, Resolve, Study, digest
-from pretraining.cache import replace_text
+from pretraining.cache import read_object, replace_text
 
 Fit = Callable[[Sequence[str]], tuple[str, dict[str, float]] | None]
 """Overrides of a finetuning run -> the reference's name and its test metrics; None where a task has none."""
@@ -25,7 +25,7 @@ def reference_key(cell: Cell, seed: int) -> str:
 def read_references(directory: Path) -> dict[str, dict[str, Any]]:
     """Read what was fitted: by key its `name` and `numbers`, or its `error`; neither where a task has none."""
     path = directory / "references.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
 
 
 def fit_references(study: Study, resolve: Resolve, fit: Fit, tell: Callable[[str], None]) -> None:

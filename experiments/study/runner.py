@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from experiments.study.graph import FINETUNING, Node, Study
 from experiments.study.spec import StudyError
-from pretraining.cache import replace_text, try_lock
+from pretraining.cache import read_object, replace_text, try_lock
 
 Run = Callable[[str, Sequence[str]], None]
 """(command, overrides): runs it to its end, or raises."""
@@ -54,7 +54,7 @@ class Journal:
     def read(self, node: Node) -> dict[str, Any]:
         """Read the last state written, or an empty one."""
         path = self.directory / "state" / f"{node.name}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_object(path) if path.exists() else {}
 
     def write(self, node: Node, **state: Any) -> dict[str, Any]:
         """Replace the state; a reader sees the old or the new one, never half."""

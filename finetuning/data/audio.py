@@ -19,7 +19,7 @@ from pretraining.audio.data.letters import KEYWORDS, spoken
 from pretraining.audio.modality import AUDIO
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.batches import Batches
-from pretraining.data.files import TABLES, kind_of, walk
+from pretraining.data.files import TABLES, kind_of, lines, walk
 from pretraining.data.labels import one_type, present
 from pretraining.data.splits import SPLITS
 from pretraining.data.tables import Table
@@ -152,11 +152,10 @@ def _transcripts(folder: Path) -> dict[Path, str]:
     for file in walk(folder):
         if file.suffix != ".txt":
             continue
-        text = file.read_text("utf-8")
         if not file.name.endswith(".trans.txt"):
-            found[file.with_suffix("")] = text.strip()
+            found[file.with_suffix("")] = "".join(lines(file)).strip()
             continue
-        for line in filter(str.strip, text.splitlines()):
+        for line in filter(str.strip, lines(file)):
             name, _, said = line.strip().partition(" ")
             found[file.parent / name] = said.strip()
     return found

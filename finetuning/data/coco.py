@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from finetuning.data.annotations import Part, Record, numbered
 from finetuning.data.pictures import files_encoded, size_of
-from finetuning.dense.masks import Mask, decode, fill
-from pretraining.data.files import lines
+from finetuning.dense.masks import Mask, fill, from_coco
+from pretraining.data.files import lines, parse_json
+from pretraining.errors import reason_of
+
+KEYS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
 
 def read_coco(file: Path, root: Path, *, masks: bool) -> tuple[Part, list[str]]:
     """Read one split, and the names of its categories in the order of their ids."""
     content = _content(file)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = sorted(content["categories"], key=lambda category: (isinstance(category["id"], str), category["id"]))
     names = [str(category["name"]) for category in categories]
     numbers = {category["id"]: number for number, category in enumerate(categories)}
     known = {image["id"] for image in content["images"]}
@@ -42,7 +44,7 @@ def read_coco(file: Path, root: Path, *, masks: bool) -> tuple[Part, list[str]]:
                 size,
                 [_field(annotation, "bbox", place) for annotation in own],
                 numbered([a["category_id"] for a in own], numbers, place, lambda: f"the ids {_some(numbers)}"),
-                crowd=[bool(annotation.get("iscrowd", 0)) for annotation in own],
+                crowd=[_flag(annotation.get("iscrowd", 0), place) for annotation in own],
                 masks=[_mask(annotation, size, place) for annotation in own] if masks else None,
                 name=str(image["file_name"]),
             )
@@ -51,17 +53,19 @@ def read_coco(file: Path, root: Path, *, masks: bool) -> tuple[Part, list[str]]:
 
 
 def _content(file: Path) -> dict[str, list]:
-    try:
-        content = json.loads("".join(lines(file)))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): correct the file") from error
-    for name, keys in {"images": ("id", "file_name"), "annotations": ("image_id",), "categories": ("id",)}.items():
+    content = parse_json("".join(lines(file)), str(file))
+    for name, keys in KEYS.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{file} has no list {name!r}: give COCO's form, {{images, annotations, categories}}")
-        wanted = (*keys, "name") if name == "categories" else (*keys, *(["category_id"] if len(keys) == 1 else []))
+        seen = set()
         for record in content[name]:
-            for key in wanted:
-                _field(record, key, f"{file}, {name}")
+            for key in keys:
+                value, place = _field(record, key, f"{file}, {name}"), f"{file}, {name}"
+                if isinstance(value, bool) or not isinstance(value, (int, str)):
+                    raise ValueError(f"{place} has an entry whose {key} is {value!r:.60}: give a number or text")
+                if key == "id" and value in seen:
+                    raise ValueError(f"{place} has the id {value!r} twice: give each its own")
+                seen.add(value)
     return content
 
 
@@ -69,6 +73,12 @@ def _field(record: Any, key: str, place: str) -> Any:
     if not isinstance(record, dict) or key not in record:
         raise ValueError(f"{place} has an entry without {key!r} ({str(record)[:60]}): complete it")
     return record[key]
+
+
+def _flag(value: Any, place: str) -> bool:
+    if value not in (0, 1):
+        raise ValueError(f"{place} has an annotation whose iscrowd is {value!r:.60}: give 0 or 1")
+    return bool(value)
 
 
 def _folders(file: Path, root: Path) -> list[Path]:
@@ -87,14 +97,14 @@ def _path(name: str, folders: list[Path], file: Path) -> Path:
 
 
 def _mask(annotation: dict[str, Any], size: tuple[int, int], place: str) -> Mask:
-    shape = _field(annotation, "segmentation", place)
+    shape, place = _field(annotation, "segmentation", place), f"{place}, annotation {annotation.get('id')}"
+    if isinstance(shape, dict):
+        return from_coco(shape, place)
     try:
-        if isinstance(shape, dict):
-            return decode((int(shape["size"][0]), int(shape["size"][1])), shape["counts"])
         return fill(shape, size)
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"{place}, annotation {annotation.get('id')} has a segmentation that is neither polygons nor run lengths"
-        raise ValueError(f"{what} ({error}): correct it") from error
+    except (TypeError, ValueError) as error:
+        what = f"{place} has a segmentation that is neither polygons nor run lengths"
+        raise ValueError(f"{what} ({reason_of(error)}): correct it") from error
 
 
 def _some(numbers: dict[Any, int]) -> str:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
@@ -16,6 +14,7 @@ from finetuning.data.tables import class_names, find_folders, find_splits
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import Paths, kind_of, walk
 from pretraining.data.splits import SPLITS
+from pretraining.data.tables import open_parquet
 from pretraining.errors import RunError
 from pretraining.image.data.base import ImageData, ImageSet
 from pretraining.image.data.builtin import Cifar10, Digits
@@ -83,10 +82,8 @@ class LabelledImageFiles(LabelledData):
 
     def _class_names(self, file: Path) -> list[str] | None:
         """Check the columns, and read the names that `datasets` stored beside the labels."""
-        try:
-            schema = pyarrow.parquet.read_schema(file)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise RunError(f"got {file}, which cannot be read as parquet: replace the file") from error
+        with open_parquet(file) as table:
+            schema = table.schema_arrow
         for role, name in self.columns.items():
             if name not in schema.names:
                 there = ", ".join(schema.names)

@@ -18,7 +18,7 @@ from finetuning.data.splits import Examples
 from finetuning.data.tables import CARVE, REMEDY, read_splits
 from finetuning.metrics.segmentation import IGNORED
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import Paths, kind_of, say, walk
+from pretraining.data.files import Paths, first_words, kind_of, say, walk
 from pretraining.data.splits import SPLIT_ALIASES, by_split, described
 from pretraining.image.data.decode import Encoded
 from pretraining.image.modality import IMAGE
@@ -101,10 +101,9 @@ class LabelledMaps(LabelledData):
         tables = read_splits(self.path, self.split.named, named)
         found = {}
         for split, table in tables.items():
-            places = [table.place(row) for row in range(table.size)]
-            pair = (cells_encoded(table.columns[self.columns[key]], places) for key in ("image", "mask"))
-            found[split] = tuple(pair)
-        return found  # type: ignore[return-value]
+            image, mask = (cells_encoded(table, table.columns[self.columns[key]]) for key in ("image", "mask"))
+            found[split] = image, mask
+        return found
 
     def _folders(self, root: Path) -> dict[str, tuple[Encoded, Encoded]]:
         images, maps = (_matching(root, self.files[key], f"data.files.{key}") for key in ("image", "mask"))
@@ -143,7 +142,7 @@ class LabelledMaps(LabelledData):
             file = next((file for file in files if file.is_file()), None)
             if file is None or self.split.named[split] == CARVE:
                 continue
-            found[split] = [line.split()[0] for line in file.read_text("utf-8").splitlines() if line.strip()]
+            found[split] = first_words(file)
             lacking = next((place for place in found[split] if place not in there), None)
             if lacking is not None:
                 raise ValueError(f"{file} lists {lacking}, of which there is no image with a map: complete the data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 from finetuning.data.annotations import Checker, Part, Record, check_classes, numbered
 from finetuning.data.base import LabelledData
 from finetuning.data.coco import read_coco
-from finetuning.data.pictures import cell_bytes, cells_encoded, levels, size_of
+from finetuning.data.pictures import cells_encoded, levels, size_of
 from finetuning.data.splits import Examples
-from finetuning.data.tables import CARVE, find_splits, read_splits
+from finetuning.data.tables import CARVE, class_names, find_splits, read_splits
 from finetuning.data.voc import read_voc
-from finetuning.dense.masks import Mask, decode, encode
+from finetuning.dense.masks import Mask, encode, from_coco
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import Paths, kind_of, walk
+from pretraining.data.files import Paths, first_words, kind_of, walk
 from pretraining.data.splits import SPLIT_ALIASES
 from pretraining.data.tables import Table
 from pretraining.image.modality import IMAGE
@@ -118,8 +117,7 @@ def _voc_files(root: Path, named: Mapping[str, str | None]) -> dict[str, list[Pa
         chosen = [named[split]] if named[split] else list(usual)
         file = next((lists / f"{name}.txt" for name in chosen if (lists / f"{name}.txt").is_file()), None)
         if file is not None and named[split] != CARVE:
-            stems = [line.split()[0] for line in file.read_text("utf-8").splitlines() if line.strip()]
-            found[split] = [root / "Annotations" / f"{stem}.xml" for stem in stems]
+            found[split] = [root / "Annotations" / f"{stem}.xml" for stem in first_words(file)]
             lacking = next((path for path in found[split] if not path.is_file()), None)
             if lacking is not None:
                 raise ValueError(f"{file} lists {lacking.stem}, but there is no {lacking}: complete the data")
@@ -130,13 +128,8 @@ def _names(tables: Mapping[str, Table], column: str | None) -> list[str]:
     """Name the classes of tables: as they do themselves, else by the values that occur; without a column, one class."""
     if column is None:
         return ["object"]
-    metadata = next(iter(tables.values())).metadata
-    feature: Any = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    for key in column.split("."):
-        feature = feature.get(key, {}) if isinstance(feature, dict) else {}
-    feature = feature.get("feature", feature) if isinstance(feature, dict) else {}
-    if isinstance(feature, dict) and "names" in feature:
-        return list(feature["names"])
+    if (stored := class_names(next(iter(tables.values())).metadata, column)) is not None:
+        return stored
     values = {value for table in tables.values() for row in _cells(table, column) for value in row or []}
     if all(isinstance(value, int) for value in values):
         return [str(number) for number in range(max(values, default=-1) + 1)]
@@ -160,32 +153,31 @@ def _cells(table: Table, column: str) -> list[Any]:
 
 def _part(table: Table, columns: Mapping[str, str], numbers: dict[Any, int]) -> Part:
     cells = {key: _cells(table, name) for key, name in columns.items()}
-    places = [table.place(row) for row in range(table.size)]
-    sizes = [size_of(cell_bytes(cell), place) for cell, place in zip(cells["image"], places, strict=True)]
-    records = []
-    for row, (place, size) in enumerate(zip(places, sizes, strict=True)):
+    encoded, records = cells_encoded(table, cells["image"]), []
+    for row, place in enumerate(encoded.names):
+        size = size_of(encoded.read(row), place)
         boxes = cells["boxes"][row] or [] if "boxes" in cells else None
-        masks = _masks(cells["masks"][row], place) if "masks" in cells else None
+        masks = _masks(table, cells["masks"][row], row) if "masks" in cells else None
         count = len(boxes if boxes is not None else masks or [])
         given = cells["classes"][row] or [] if "classes" in cells else [0] * count
         classes = numbered(given, numbers, place, lambda: f"the classes {_some(numbers)}")
         name = str(cells["name"][row]) if "name" in cells else place
         records.append(Record(place, size, boxes, classes, masks=masks, name=name))
-    return Part(cells_encoded(cells["image"], places), records)
+    return Part(encoded, records)
 
 
-def _masks(cell: Any, place: str) -> list[Mask]:
+def _masks(table: Table, cell: Any, row: int) -> list[Mask]:
     """Read masks: a map whose pixels are 0 or the number of their object, from 1; or a list of maps or run lengths."""
     if isinstance(cell, Sequence) and not isinstance(cell, (bytes, str)):
-        return [_mask(part, place) for part in cell]
-    numbers = levels(cell_bytes(cell), place)
+        return [_mask(table, part, row) for part in cell]
+    numbers = levels(table.content(cell, row), table.place(row))
     return [encode(numbers == number) for number in range(1, int(numbers.max()) + 1)]
 
 
-def _mask(part: Any, place: str) -> Mask:
+def _mask(table: Table, part: Any, row: int) -> Mask:
     if isinstance(part, dict) and "counts" in part:
-        return decode((int(part["size"][0]), int(part["size"][1])), part["counts"])
-    return encode(levels(cell_bytes(part), place) > 0)
+        return from_coco(part, table.place(row))
+    return encode(levels(table.content(part, row), table.place(row)) > 0)
 
 
 def _some(numbers: dict[Any, int]) -> str:

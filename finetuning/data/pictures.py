@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags
 
+from pretraining.data.tables import Table
 from pretraining.image.data.decode import Decoding, Encoded, decode, opened
 
 
@@ -23,11 +24,6 @@ class Pictures(Sequence):
 
     def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
         return decode(self.encoded.read(int(row)), self.encoded.names[int(row)], self.decoding)
-
-
-def cell_bytes(cell: Any) -> Any:
-    """Take the bytes of a table's image: bytes, or {bytes, path}."""
-    return cell.get("bytes") if isinstance(cell, dict) else cell
 
 
 def size_of(content: Any, name: str) -> tuple[int, int]:
@@ -54,6 +50,6 @@ def files_encoded(files: Sequence[Path]) -> Encoded:
     return Encoded([str(file) for file in files], lambda row: files[row].read_bytes())
 
 
-def cells_encoded(cells: Sequence[Any], names: Sequence[str]) -> Encoded:
-    """Hold a table's images."""
-    return Encoded(list(names), lambda row: cell_bytes(cells[row]))
+def cells_encoded(table: Table, cells: Sequence[Any]) -> Encoded:
+    """Hold a table's images, a cell each."""
+    return Encoded([table.place(row) for row in range(table.size)], lambda row: table.content(cells[row], row))

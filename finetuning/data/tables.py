@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import TABLES, Paths, find, kind_of, places_of, say
+from pretraining.data.files import TABLES, Paths, find, kind_of, parse_json, places_of, say
 from pretraining.data.folders import split_folders
 from pretraining.data.splits import SPLITS, by_split, described, names_of_splits
 from pretraining.data.tables import MissingColumnError, Table, read_rows, read_table
-from pretraining.errors import RunError
+from pretraining.errors import RunError, reason_of
 
 CARVE = "carve"  # instead of a split's name: take it out of train, even where one of that name exists
 REMEDY = "name them with data.split.train=…, data.split.validation=… and data.split.test=…"
@@ -119,10 +118,18 @@ def refusal(field: str, name: str, value: Any, kind: str, needed: str, place: st
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None, name: str) -> list[str] | None:
-    """Read the class names that `datasets` stored beside a column of integers, or of lists of them."""
-    feature = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get(name)
-    feature = feature.get("feature", feature) if isinstance(feature, dict) else None
-    return list(feature["names"]) if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    """Read the class names that `datasets` stored beside a column of integers, or of lists of them.
+
+    A dot in `name` leads into a column of objects.
+    """
+    stored = (metadata or {}).get(b"huggingface", b"{}").decode("utf-8", "replace")
+    with as_run_errors():
+        described = parse_json(stored, "what datasets stored in the metadata of the data's table", "write it again")
+    for key in ("info", "features", *name.split(".")):
+        described = described.get(key) if isinstance(described, dict) else None
+    described = described.get("feature", described) if isinstance(described, dict) else {}
+    names = described.get("names") if isinstance(described, dict) else None
+    return list(map(str, names)) if isinstance(names, list) else None
 
 
 def _saved(path: Path, named: Mapping[str, str | None], names: list[str]) -> dict[str, Table]:
@@ -130,8 +137,8 @@ def _saved(path: Path, named: Mapping[str, str | None], names: list[str]) -> dic
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        what = f"got data.path={path}, a datasets directory that cannot be read ({_first_line(error)})"
+    except Exception as error:  # what the library meets in damaged descriptions: KeyError, AttributeError, ...
+        what = f"got data.path={path}, a datasets directory that cannot be read ({reason_of(error)})"
         raise RunError(f"{what}: save it again") from error
     if isinstance(loaded, datasets.Dataset):
         loaded = {"all": loaded}
@@ -159,10 +166,6 @@ def _flat(dataset: object, where: str, names: list[str]) -> Table:
     columns = {name: rows[name].to_pylist() for name in names}
     types = {name: str(rows.schema.field(name).type) for name in names}
     return Table.of(where, columns, metadata=rows.schema.metadata or {}, types=types)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def find_folders(root: str, named: Mapping[str, str | None], *, of: str) -> dict[str, str]:

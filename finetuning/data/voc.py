@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetuning.data.annotations import Part, Record
 from finetuning.data.pictures import files_encoded, size_of
+from pretraining.errors import reason_of
 from pretraining.image.data.files import SUFFIXES
 
 
@@ -22,10 +23,11 @@ def read_voc(files: list[Path], root: Path) -> tuple[Part, list[list[str]]]:
         path = _image_of(file, tree, root)
         size = size_of(path.read_bytes(), str(path))
         told = tuple(
-            int(float(tree.findtext(f"size/{name}") or size[axis])) for axis, name in enumerate(("height", "width"))
+            _number(tree, f"size/{name}", file) if tree.findtext(f"size/{name}") else float(side)
+            for name, side in zip(("height", "width"), size, strict=True)
         )
         if told != size and told != (0, 0):
-            what = f"{file} says {told[0]} x {told[1]} pixels, but {path} has {size[0]} x {size[1]}"
+            what = f"{file} says {told[0]:g} x {told[1]:g} pixels, but {path} has {size[0]} x {size[1]}"
             raise ValueError(f"{what}: boxes would not fit; correct either")
         objects = tree.findall("object")
         names.append([_text(thing, "name", file) for thing in objects])
@@ -45,8 +47,8 @@ def _tree(file: Path) -> ElementTree.Element:
         raise ValueError(f"{file} declares entities, which annotations have no use for: remove the declaration")
     try:
         tree = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{file} is not readable as xml ({error}): correct or remove it") from error
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the others of unknown encodings
+        raise ValueError(f"{file} is not readable as xml ({reason_of(error)}): correct or remove it") from error
     if tree.tag != "annotation":
         raise ValueError(f"{file} begins with <{tree.tag}>, not <annotation>: give files in Pascal VOC's form")
     return tree
@@ -67,7 +69,7 @@ def _image_of(file: Path, tree: ElementTree.Element, root: Path) -> Path:
 def _text(thing: ElementTree.Element, name: str, file: Path) -> str:
     text = (thing.findtext(name) or "").strip()
     if not text:
-        raise ValueError(f"{file} has an object without {name}: complete it")
+        raise ValueError(f"{file} has an {thing.tag} without {name}: complete it")
     return text
 
 

@@ -9,12 +9,15 @@ Shapes: H rows, W columns, n masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pretraining.errors import reason_of
+
 FINER = 5  # outlines of polygons than pixels
+FARTHEST = 16  # times the image's longer side: what is farther out is no polygon on it, and would fill the memory
 
 
 class Mask(NamedTuple):
@@ -56,6 +59,16 @@ def decode(size: tuple[int, int], counts: list[int] | str) -> Mask:
     return Mask(size, runs)
 
 
+def from_coco(written: Mapping[str, Any], place: str) -> Mask:
+    """Read {size, counts} as json has it; `place` is what errors call it."""
+    try:
+        height, width = map(int, written["size"])
+        return decode((height, width), written["counts"])
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        what = f"{place} has a mask whose run lengths cannot be read ({reason_of(error)})"
+        raise ValueError(f"{what}: give {{size: [height, width], counts: …}} in COCO's form") from error
+
+
 def to_text(counts: np.ndarray) -> str:
     """Write counts as COCO's string."""
     written = []
@@ -92,6 +105,8 @@ def fill(shape: Sequence[Sequence[float]], size: tuple[int, int]) -> Mask:
         points = np.array(corners, np.float64).reshape(-1, 2)
         if len(points) < 3:
             raise ValueError(f"a polygon of {len(points)} points")
+        if not (np.abs(points) <= FARTHEST * max(size)).all():
+            raise ValueError(f"a polygon with a point at {np.abs(points).max():g}, in {size[0]} x {size[1]} pixels")
         drawn |= _filled(points, size)
     return encode(drawn.reshape(size[::-1]).T)
 

@@ -16,6 +16,7 @@ from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors, instantiate
 from pretraining.data.files import kind_of, say, walk
+from pretraining.data.tables import content_of
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.image.data.decode import Decoding, decode
@@ -99,4 +100,5 @@ def encoded_images(path: Path, column: str) -> Iterator[tuple[dict[str, Any], st
             continue
         source = {"file": name} if len(files) > 1 else {}
         for row, (cell,) in rows_of(file, {"data.columns.image": column}):
-            yield {**source, "id": row}, f"{file}, row {row}", cell["bytes"] if isinstance(cell, dict) else cell
+            place = f"{file}, row {row}"
+            yield {**source, "id": row}, place, content_of(cell, file.parent, place)

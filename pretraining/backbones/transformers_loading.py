@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 
+from pretraining.errors import reason_of
+
 Architecture = Literal["encoder", "causal", "seq2seq"]
 LOADERS = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 
@@ -79,7 +81,13 @@ def read(architecture: Architecture, directory: str, options: dict[str, Any]) ->
 
     quieten()
     loader = getattr(transformers, LOADERS[architecture])
-    model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
+    try:
+        model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
+    except Exception as error:  # the library raises nothing narrower on damaged files
+        what = (
+            f"{directory} cannot be read as a checkpoint of transformers ({type(error).__name__}: {reason_of(error)})"
+        )
+        raise ValueError(f"{what}: fetch it again, or name another") from error
     # A checkpoint written by a masked language model lacks the base model's pooler; everything else must be there.
     missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
     broken = [*missing, *(str(item) for item in report["mismatched_keys"])]

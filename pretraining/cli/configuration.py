@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pretraining.cache import is_full
+from pretraining.cache import RESTORE, is_full
 from pretraining.cli.compose import CONF as CONF
 from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
@@ -24,6 +24,7 @@ from pretraining.distributed.environment import batch_job, restarted
 from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
 from pretraining.runs import snapshot
 from pretraining.runs.csv_logger import CsvHistory
+from pretraining.runs.directory import read_config
 from pretraining.runs.provenance import columns, environment
 from pretraining.runs.provenance import tags as tags_of
 from pretraining.runs.renamed import current, current_overrides
@@ -63,9 +64,11 @@ def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     path = Path(config.from_run) / "config.yaml"
     if not path.is_file():
         raise RunError(f"from_run={config.from_run}: no config.yaml there; give the directory of a run")
-    base = OmegaConf.create(current(OmegaConf.to_container(OmegaConf.load(path))))
+    base = OmegaConf.create(current(OmegaConf.to_container(read_config(path))))
     base.run_dir, base.resume = None, "none"
     OmegaConf.set_struct(base, True)
+    if lacking := [key for key in ("name", "objective", "data", "backbone", "trainer", "seed") if key not in base]:
+        raise RunError(f"{path} is damaged (it lacks {', '.join(lacking)}): {RESTORE}")
     for override in current_overrides(overrides):
         key, _, value = override.lstrip("+").partition("=")
         if key == "from_run":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import json
 import os
 import re
 import sys
@@ -124,7 +125,7 @@ def lines(path: Path) -> Iterator[str]:
                 text = line.decode("utf-8-sig" if position == 0 else "utf-8")
                 if position == 0 and "\r" in text and not text.endswith("\n"):  # no other line end in all of the file
                     yield from re.split(r"(?<=\r)(?!$)", text)
-                else:
+                elif text:  # of the mark of an encoding alone there is nothing left
                     yield text
                 position += len(line)
     except UnicodeDecodeError as error:
@@ -137,6 +138,19 @@ def lines(path: Path) -> Iterator[str]:
             f"{path} cannot be decompressed after {position} bytes of text ({error}): it is damaged or cut short; "
             "fetch it again, or leave it out"
         ) from error
+
+
+def first_words(path: Path) -> list[str]:
+    """Read a list of names: the first word of each line."""
+    return [line.split()[0] for line in lines(path) if line.strip()]
+
+
+def parse_json(text: str, place: str, cure: str = "correct the file") -> Any:
+    """Parse JSON; what is none is an error that says where."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not JSON ({error}): {cure}") from error
 
 
 def _opened(path: Path) -> Any:

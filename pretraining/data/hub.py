@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetsError
+
+from pretraining.errors import reason_of
 
 
 class UnreadableError(FileNotFoundError, ValueError):
@@ -67,9 +68,9 @@ def explained(name: str) -> Iterator[None]:
     """Turn what `datasets` raises about a source that it cannot read into one error that says what to change."""
     try:
         yield
-    except (DatasetsError, OSError, ImportError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # the library's own, and what it meets in damaged descriptions: KeyError, TypeError, ...
+        what = f"data.name={name} cannot be read ({reason_of(error)}): it cannot be loaded"
         raise UnreadableError(
-            f"data.name={name} cannot be read ({reason}): it cannot be loaded; give a local directory, or the name of "
-            "a data set of the hub, as name:configuration where it has several"
+            f"{what}; give a local directory, or the name of a data set of the hub, as name:configuration where it has "
+            "several"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -86,7 +87,7 @@ def _refuse_mixtures(tables: Mapping[str, Table], name: str) -> None:
     for table in tables.values():
         for row, label in enumerate(table.columns[name]):
             for inside, value in _values(label):
-                kind = KINDS.get(type(value))
+                kind = KINDS.get(type(value)) if not isinstance(value, float) or math.isfinite(value) else None
                 known, place = first.setdefault(inside, (value, table.place(row)))
                 if kind is None or (inside and kind == "lists") or KINDS[type(known)] != kind:
                     there = (

@@ -20,6 +20,7 @@ from pretraining.data.batches import STREAM, Batches, Position, batches_of
 from pretraining.data.source import Source
 from pretraining.engine.batch import Batch, Step
 from pretraining.engine.watchdog import heartbeat
+from pretraining.errors import RunError
 from pretraining.random import Keys
 
 Collate = Callable[[Any, Keys], Batch]
@@ -44,7 +45,7 @@ def joined(parts: list[Examples]) -> Examples:
     return type(parts[0])(*map(join, zip(*parts, strict=True)))
 
 
-class _Steps(Dataset[Step]):
+class _Steps(Dataset[Step | RunError]):
     """Builds this rank's share of a step from its place; runs in the workers."""
 
     def __init__(
@@ -61,9 +62,14 @@ class _Steps(Dataset[Step]):
         self.source, self.collate, self.seed, self.max_steps = source, collate, seed, max_steps
         self.batches, self.accumulate, (self.rank, self.world) = batches, accumulate, ranks
 
-    def __getitem__(self, place: tuple[int, Any]) -> Step:
-        number, which = place
-        epochs, rows = self.batches.rows(which, self.seed)
+    def __getitem__(self, place: tuple[int, Any]) -> Step | RunError:
+        try:
+            return self._step(*place)
+        except RunError as error:  # such as a damaged image: torch would bury its words in a worker's traceback
+            return error
+
+    def _step(self, number: int, place: Any) -> Step:
+        epochs, rows = self.batches.rows(place, self.seed)
         chunks = np.array_split(np.arange(len(rows)), self.accumulate * self.world)[self.rank :: self.world]
         served = [self._batch(epochs[chunk], rows[chunk], number / self.max_steps) for chunk in chunks]
         units = sum(batch.get("units", len(chunk)) for batch, chunk in zip(served, chunks, strict=True))
@@ -134,6 +140,8 @@ class StepLoader:
             self.wait_seconds += time.perf_counter() - started
             if step is None:
                 return
+            if isinstance(step, RunError):
+                raise step
             self._position = next(places)[0]
             yield step
 

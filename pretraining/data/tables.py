@@ -5,6 +5,7 @@ Of a csv every value is text as it is written; the other formats have types. Onl
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -18,10 +19,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from pretraining.data.files import kind_of, lines
+from pretraining.data.files import kind_of, lines, parse_json
+from pretraining.errors import RunError, reason_of
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ROWS_PER_BATCH = 1024
+JSON_CURE = ".jsonl has one object per line, .json that or a list of objects; correct the file"
 
 
 class MissingColumnError(ValueError):
@@ -66,6 +69,11 @@ class Table:
         """Say where a row is from."""
         return f"{self.sources[self.source[row]]} {self.number[row]}"
 
+    def content(self, cell: Any, row: int) -> Any:
+        """Take what a cell of a row holds encoded, see `content_of`."""
+        folder = Path(self.sources[self.source[row]].rpartition(",")[0]).parent
+        return content_of(cell, folder, self.place(row))
+
     def take(self, rows: np.ndarray) -> Table:
         """Select some rows."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
@@ -88,7 +96,8 @@ def read_table(paths: Sequence[Path], names: Sequence[str]) -> Table:
     table = Table(columns, sources, np.array(source, np.int64), np.array(number, np.int64), written)
     if kind_of(paths[0]) != ".parquet":
         return table
-    schema = pyarrow.parquet.read_schema(paths[0])
+    with open_parquet(paths[0]) as first:
+        schema = first.schema_arrow
     types = {name: str(schema.field(name).type) for name in names}
     return dataclasses.replace(table, metadata=schema.metadata or {}, types=types)
 
@@ -170,22 +179,12 @@ def _json_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list]]:
 def _json_lines(path: Path) -> Iterator[tuple[int, str, Any]]:
     for number, line in enumerate(lines(path), start=1):
         if not line.isspace():
-            try:
-                yield number, line, json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number} is not JSON ({error}): .jsonl has one object per line, .json that or a "
-                    "list of objects; correct the file"
-                ) from error
+            yield number, line, parse_json(line, f"{path}, line {number}", JSON_CURE)
 
 
 def _json_list(path: Path) -> Iterator[tuple[int, str, Any]]:
     text = "".join(lines(path))
-    try:
-        records = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): correct the file") from error
-    yield from ((number, text, record) for number, record in enumerate(records))
+    yield from ((number, text, record) for number, record in enumerate(parse_json(text, str(path))))
 
 
 def _refuse_surrogates(values: list, place: str) -> None:
@@ -200,17 +199,41 @@ def _refuse_surrogates(values: list, place: str) -> None:
 
 def _parquet_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list]]:
     number = 0
+    with open_parquet(path) as table:
+        _places(str(path), table.schema_arrow.names, names)
+        for batch in table.iter_batches(batch_size=ROWS_PER_BATCH, columns=list(names)):
+            for values in zip(*(batch[name].to_pylist() for name in names), strict=True):
+                yield number, list(values)
+                number += 1
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a parquet file; what is none, or is damaged wherever it is read inside, is an error that names it."""
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            _places(str(path), table.schema_arrow.names, names)
-            for batch in table.iter_batches(batch_size=ROWS_PER_BATCH, columns=list(names)):
-                for values in zip(*(batch[name].to_pylist() for name in names), strict=True):
-                    yield number, list(values)
-                    number += 1
+            yield table
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, after row {number}: text that is not UTF-8: write the file again") from error
-    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} holds text that is not UTF-8: write the file again") from error
+    except (pyarrow.ArrowException, OSError, OverflowError) as error:  # the last for dates that Python has not
         raise ValueError(
-            f"{path} cannot be read as parquet ({str(error).splitlines()[0]}): it is damaged or cut short; "
-            "write it again, or leave it out"
+            f"{path} cannot be read as parquet ({reason_of(error)}): it is damaged or cut short; write it again, or "
+            "leave it out"
         ) from error
+
+
+def content_of(cell: Any, folder: Path, place: str) -> Any:
+    """Take what a cell holds encoded: bytes, or {bytes, path} as `datasets` has them. Without bytes the file is read.
+
+    Its path is seen from `folder`.
+    """
+    if not isinstance(cell, Mapping):
+        return cell
+    content, path = cell.get("bytes"), cell.get("path")
+    if content is not None or not isinstance(path, str):
+        return content
+    try:
+        return (folder / path).read_bytes()
+    except (OSError, ValueError) as error:
+        what = f"{place} names the file {path}, which cannot be read ({folder / path})"
+        raise RunError(f"{what}: correct its path, or drop the row") from error

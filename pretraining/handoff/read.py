@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,20 @@ import torch
 
 from pretraining.backbones.base import Backbone
 from pretraining.cache import sha256
-from pretraining.errors import HandoffError
+from pretraining.errors import HandoffError, RunError, reason_of
 from pretraining.handoff.write import VERSION, described_part, described_tower
 from pretraining.modality import Modality, Preprocess, Tower, named
 from pretraining.runs.renamed import current
+from pretraining.settings import check
 
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
+EACH = "*"
+PART = {"_target_": str, "kwargs": dict}
+CARD = {  # what must be in handoff.json, and of which type
+    "towers": {EACH: {"modality": str, "directory": str, "backbone": PART, "preprocess": PART}},
+    "origin": dict,
+    "sha256": {EACH: str},
+}
 
 
 @dataclass
@@ -69,20 +78,33 @@ def read(
     scheme, colon, name = reference.partition(":")
     if colon and not Path(reference).exists():
         return _from_library(scheme, name, modality)
-    directory, card = _verified(Path(reference))
+    directory, card = verified(Path(reference))
     towers = {}
     for key, described in _wanted(card, tower, directory).items():
-        backbone, place = _built(described["backbone"], packages), directory / described["directory"]
-        try:
+        place = directory / described["directory"]
+        with _explained(f"{directory}/handoff.json describes a {key} tower that cannot be built"):
+            backbone = _built(described["backbone"], packages)
+        with _explained(f"{place}: the weights do not fit the backbone that handoff.json describes"):
             backbone.load(place)
-        except (RuntimeError, KeyError, ValueError) as error:
-            what = f"{place}: the weights do not fit the backbone that handoff.json describes"
-            raise HandoffError(f"{what}: {error}") from error
-        towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
+        with _explained(f"{place}: the preprocessing that handoff.json describes cannot be read"):
+            towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
     return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"))
 
 
-def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn whatever building from a description meets into one line: one that was damaged may hold anything."""
+    try:
+        yield
+    except HandoffError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
+        told = f"{what} ({kind}{reason_of(error)})"
+        raise HandoffError(f"{told}: copy the hand-off again from its origin") from error
+
+
+def verified(path: Path) -> tuple[Path, dict[str, Any]]:
     """Resolve links once, and check version, files and checksums before anything is built."""
     directory = path.resolve()
     if not (directory / "handoff.json").is_file():
@@ -94,11 +116,14 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
         card = json.loads((directory / "handoff.json").read_text("utf-8"))
         version, digests = card["version"], card["sha256"]
         card = _upgraded(card) if version == 2 else card
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise HandoffError(f"{directory}/handoff.json is not readable ({error}): write the hand-off again") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        what = f"{directory}/handoff.json is not readable ({type(error).__name__}: {reason_of(error)})"
+        raise HandoffError(f"{what}: copy the hand-off again from its origin") from error
     if version not in (2, VERSION):
         what = f"{directory} has format version {version}, this release reads 2 and {VERSION}"
         raise HandoffError(f"{what}: use the release that wrote it")
+    if (odd := _odd_part(card, CARD)) is not None:
+        raise HandoffError(f"{directory}/handoff.json has no whole {odd!r}: copy the hand-off again from its origin")
     pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
     if pickled:
         what = f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code"
@@ -113,6 +138,19 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
         if str(Path(described["directory"], "model.safetensors")) not in digests:
             raise HandoffError(f"{directory}/handoff.json does not list model.safetensors: write the hand-off again")
     return directory, card
+
+
+def _odd_part(tree: Any, form: Any, place: str = "") -> str | None:
+    """Name the first part of a card that is not of the form that it must have; None where all are."""
+    if not isinstance(form, dict):
+        return None if isinstance(tree, form) else place
+    if not isinstance(tree, dict) or (EACH in form and not tree):
+        return place
+    for name in tree if EACH in form else form:
+        odd = _odd_part(tree.get(name), form[EACH if EACH in form else name], f"{place}.{name}".lstrip("."))
+        if odd is not None:
+            return odd
+    return None
 
 
 def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
@@ -159,6 +197,7 @@ def _class(described: dict[str, Any], kind: type, packages: tuple[str, ...]) -> 
     found = class_in(packages, described["_target_"])
     if found is None or not issubclass(found, kind):
         raise refused(described["_target_"], kind.__name__)
+    check(described["kwargs"] | {"_target_": described["_target_"]}, kind.__name__.lower())
     return found
 
 
@@ -189,8 +228,8 @@ def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
         raise HandoffError(f"handoff={scheme}:{name} is not read for {modality or 'this'}: {cure}")
     try:
         tower: Tower = named(target)(name)
-    except (OSError, ValueError) as error:
-        what = f"handoff={scheme}:{name} cannot be read: {' '.join(str(error).split())}"
+    except Exception as error:  # of the library, in files that may hold anything
+        what = f"handoff={scheme}:{name} cannot be read: {reason_of(error)}"
         raise HandoffError(f"{what}. Give a name or directory that the library knows") from error
     kind = tower.backbone.modality.name
     card = {"version": VERSION, "towers": {kind: described_tower(tower, ".")}, "recipe": {}, "sha256": {}}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from pretraining.handoff.read import verified
 
 if TYPE_CHECKING:
     from pretraining.objectives.base import Objective
@@ -40,7 +41,7 @@ def _of_handoff(objective: Objective, directory: Path) -> dict[str, Tensor]:
     """Read a hand-off's heads where it was written by the same objective: equal names mean the same only then."""
     from safetensors.torch import load_file
 
-    card = json.loads((directory / "handoff.json").read_text("utf-8"))
+    directory, card = verified(directory)
     same = card["origin"].get("objective") == type(objective).__name__
     return load_file(directory / "heads.safetensors") if same and (directory / "heads.safetensors").is_file() else {}
 

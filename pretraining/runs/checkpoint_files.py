@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 import zipfile
@@ -10,12 +9,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from pretraining.cache import sha256
+from pretraining.cache import read_object, sha256
 from pretraining.errors import RunError
 
 MARKER = "PREEMPTED"  # in the run directory: what a batch script looks for, since launchers garble exit codes
 
-PARTS = {"global_step", "state_dict", "optimizer_states", "loops", "meter", "measured", "average", "skipped"}
+PARTS = {"global_step": int, "state_dict": dict, "optimizer_states": list, "loops": dict, "meter": dict}
+PARTS |= {"measured": dict, "average": object, "skipped": object}
+FACTS = {"sha256", "size", "step", "metric"}
 UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError, zlib.error)
 
 
@@ -36,7 +37,7 @@ def read_checkpoint(path: Path, *, verify: bool = False) -> dict[str, Any]:
         reason = str(error).split("\n")[0].rstrip(".")[:100]
         cure = "give a whole checkpoint, or auto for the newest that is"
         raise RunError(f"resume={path} is damaged or no checkpoint ({reason}): {cure}") from error
-    if not isinstance(content, dict) or not content.keys() >= PARTS:
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
         cure = "give one that a run wrote into its checkpoints/, or start from weights with backbone.init_from="
         raise RunError(f"resume={path} is no checkpoint of a run of ours: {cure}")
     return content
@@ -45,9 +46,10 @@ def read_checkpoint(path: Path, *, verify: bool = False) -> dict[str, Any]:
 def facts_of(path: Path) -> dict[str, Any] | None:
     """Read what the json beside a checkpoint says, or None where there is no whole one."""
     try:
-        return json.loads(path.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):
+        facts = read_object(path.with_suffix(".json"))
+    except (OSError, RunError):
         return None
+    return facts if facts.keys() >= FACTS else None
 
 
 def newest_valid(directory: Path) -> Path | None:

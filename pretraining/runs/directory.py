@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cache import is_full, is_locked, replace_text, room, try_lock
+from pretraining.cache import RESTORE, is_full, is_locked, read_object, replace_text, room, try_lock
 from pretraining.distributed.environment import batch_job, process_rank
 from pretraining.errors import RunError
 from pretraining.runs.checkpoint_files import MARKER, newest_valid, read_checkpoint
@@ -76,9 +76,9 @@ class RunDirectory:
         cls.refuse_taken(path, resume=resume)
         stale = never_stepped(path)
         if stale:
-            stale = resume == "none" or bool(differences(OmegaConf.load(path / "config.yaml"), config))
+            stale = resume == "none" or bool(differences(read_config(path / "config.yaml"), config))
         elif (path / "config.yaml").exists():
-            refuse_other_config(OmegaConf.load(path / "config.yaml"), config, path)
+            refuse_other_config(read_config(path / "config.yaml"), config, path)
         continued, made = _continued(path, config, resume), not path.exists()
         with room(path.parent):
             run = cls(path, *continued, _lock=_locked(_directory(path)), _made=made)
@@ -117,12 +117,20 @@ class RunDirectory:
         self._lock.close()
 
 
+def read_config(path: Path) -> DictConfig:
+    """Read the configuration that a run recorded."""
+    settings = read_object(path, lambda text: OmegaConf.to_container(OmegaConf.create(text), resolve=True))
+    if not settings:
+        raise RunError(f"{path} is damaged (it is empty): {RESTORE}")
+    return OmegaConf.create(settings)
+
+
 def _is_finished(path: Path, config: DictConfig) -> bool:
     try:
-        done = json.loads((path / "metrics.json").read_text("utf-8"))
+        steps = read_object(path / "metrics.json").get("steps", 0)
     except FileNotFoundError:
         return False
-    return int(done.get("steps", 0)) >= config.trainer.max_steps
+    return isinstance(steps, int) and steps >= config.trainer.max_steps
 
 
 def _locked(path: Path) -> IO[str]:

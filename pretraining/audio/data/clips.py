@@ -6,14 +6,18 @@ Shapes: N samples, C channels.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pretraining.errors import reason_of
+
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 Mono = Literal["mean", "first", "refuse"]
+RATES = (1000, 1_000_000)  # samples per second that a recording may have
+BLOCK = 2**18  # samples that are read at once
 UNKNOWN_SIZE = 0x7FFFF000  # what a program that writes into a pipe claims at least
 LACKING = "is not installed: pip install 'pretraining[speech]' (data=spoken_letters needs nothing)"
 
@@ -57,16 +61,23 @@ def decode(content: bytes, name: str) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             rate, announced = file.samplerate, file.frames
-            samples = file.read(dtype="float32", always_2d=True)
+            samples = np.concatenate([np.zeros((0, file.channels), np.float32), *_blocks(file)])
     except (soundfile.SoundFileError, RuntimeError) as error:
-        told = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{name} is not a readable recording ({told}): repair or remove it") from error
+        raise ValueError(f"{name} is not a readable recording ({reason_of(error)}): repair or remove it") from error
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"{name} claims {rate} samples per second, not {RATES[0]} to {RATES[1]}: repair or remove it")
     if len(samples) < announced:
         what = f"{name} is cut short: {len(samples)} of {announced} samples could be decoded"
         raise ValueError(f"{what}; fetch it again or remove it")
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} holds values that are no numbers (NaN or infinite): repair or remove it")
     return samples, rate
+
+
+def _blocks(file: Any) -> Iterator[np.ndarray]:
+    """Read little by little: a damaged header may announce more samples than there is memory for."""
+    while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        yield block
 
 
 def missing_bytes(content: bytes) -> int:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 
 from pretraining.audio.data.base import AudioData
 from pretraining.audio.data.clips import SUFFIXES, EncodedClip, Mono
 from pretraining.data.files import places_of, say, walk
 from pretraining.data.folders import REMEDY, split_folders
 from pretraining.data.splits import SPLITS, by_split, described, missing_shares, stratified
+from pretraining.data.tables import content_of, open_parquet
 
 SHARE = 0.1  # of the training recordings for a split that the data does not have
 
@@ -93,31 +95,22 @@ def audio_files(folder: Path) -> list[Path]:
 
 def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:
     """List the recordings of a parquet table: encoded bytes, or {bytes, path} as `datasets` has them."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path, columns=[column], memory_map=True)
-    except (pyarrow.ArrowException, OSError) as error:
-        told = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{path} has no readable column {column!r} ({told}): set data.column=, or repair it"
-        ) from error
-    if not table.num_columns:
-        there = ", ".join(pyarrow.parquet.read_schema(path).names)
-        raise ValueError(f"{path} has no column {column!r}, only {there}: set data.column to one of them")
-    cells = table[column].combine_chunks()
-    if pyarrow.types.is_struct(cells.type):
-        cells = cells.field("bytes")
-    if not (pyarrow.types.is_binary(cells.type) or pyarrow.types.is_large_binary(cells.type)):
+    with open_parquet(path) as table:
+        there = table.schema_arrow.names
+        if column not in there:
+            raise ValueError(
+                f"{path} has no column {column!r}, only {', '.join(there)}: set data.column to one of them"
+            )
+        cells = table.read(columns=[column])[column]
+    kinds = pyarrow.types
+    if not (kinds.is_struct(cells.type) or kinds.is_binary(cells.type) or kinds.is_large_binary(cells.type)):
         raise ValueError(f"column {column!r} of {path} holds {cells.type}, not encoded recordings: set data.column")
-    return [
-        EncodedClip(f"row {row} of {path}", functools.partial(_cell, cells, row), mono) for row in range(len(cells))
-    ]
+    names = [f"{path}, row {row}" for row in range(len(cells))]
+    return [EncodedClip(name, functools.partial(_cell, cells, row, path), mono) for row, name in enumerate(names)]
 
 
-def _cell(cells: Any, row: int) -> bytes:
-    return cells[row].as_py() or b""
+def _cell(cells: Any, row: int, path: Path) -> bytes:
+    return content_of(cells[row].as_py(), path.parent, f"{path}, row {row}") or b""
 
 
 def _stat(file: Path) -> tuple[int, int]:

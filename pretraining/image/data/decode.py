@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pretraining.cache import build_once, key, reserve
+from pretraining.errors import RunError, reason_of
 
 MODES = {1: "L", 3: "RGB"}
 
@@ -68,16 +69,18 @@ def decode(content: bytes, name: str, decoding: Decoding) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(content: Any, name: str, what: str = "image") -> Iterator[Image.Image]:
-    """Open an encoded image; what is none, or is damaged wherever it is read inside, is an error that names it."""
+    """Open an encoded image; what is none, or is damaged wherever it is read inside, is an error that names it.
+
+    It is a `RunError`, since images that are decoded on demand are met in training.
+    """
     if not isinstance(content, bytes):
         found = "is null" if content is None else f"is no encoded image but {content!r:.40}"
-        raise ValueError(f"{name} {found}: drop the row, or give bytes of png, jpeg, ... ({{bytes, path}} or binary)")
+        raise RunError(f"{name} {found}: drop the row, or give bytes of png, jpeg, ... ({{bytes, path}} or binary)")
     try:
         with Image.open(io.BytesIO(content)) as image:
             yield image
     except Exception as error:  # decoders raise what they meet in damaged bytes: struct.error, IndexError, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name} is not a readable {what} ({reason}): repair or remove it") from error
+        raise RunError(f"{name} is not a readable {what} ({reason_of(error)}): repair or remove it") from error
 
 
 def _as_shown(image: Image.Image) -> Image.Image:
@@ -159,5 +162,5 @@ def _decoded_as(encoded: Encoded, row: int, decoding: Decoding, shape: tuple[int
     if image.shape != shape:
         what = f"{encoded.names[row]} has {image.shape[1]} x {image.shape[2]} pixels"
         what += f", but {encoded.names[0]} has {shape[1]} x {shape[2]}"
-        raise ValueError(f"{what}: set data.decoding.size to bring all images to one size")
+        raise RunError(f"{what}: set data.decoding.size to bring all images to one size")
     return image

@@ -13,7 +13,7 @@ import numpy as np
 from pretraining.cache import sha256
 from pretraining.data.labels import one_type, present
 from pretraining.data.tables import Table as Columns
-from pretraining.data.tables import read_table
+from pretraining.data.tables import content_of, open_parquet, read_table
 from pretraining.image.data.decode import Encoded
 from pretraining.image.data.encoded import Table
 
@@ -21,8 +21,8 @@ from pretraining.image.data.encoded import Table
 def read_parquet(
     splits: Mapping[str, Sequence[Path]], *, image: str, label: str, missing: str | None = None
 ) -> dict[str, Table]:
-    """Open tables whose `image` column holds encoded images, as bytes or as {bytes, path}. Files are identified by
-    their content.
+    """Open tables whose `image` column holds encoded images, as bytes or as {bytes, path}. Tables are identified by
+    their content, files that they name by sizes and times.
 
     The images themselves are read when the first of them is asked for: a run that finds their pixels in the cache never
     does.
@@ -38,18 +38,15 @@ def read_parquet(
         rows = (np.cumsum(sizes) - sizes)[whole[split].source] + whole[split].number
         encoded = _encoded(whole[split], _LazyColumn(list(files), image), rows)
         kept = rows.tobytes() if len(rows) < sizes.sum() else b""
-        identity = hashlib.sha256("".join(map(sha256, files)).encode() + kept).hexdigest()
+        outside = b"".join(_outside(path, image) for path in files)
+        identity = hashlib.sha256("".join(map(sha256, files)).encode() + kept + outside).hexdigest()
         found[split] = Table(encoded, np.array(whole[split].columns[label], np.int64), class_names, identity)
     return found
 
 
 def _check(path: Path, image: str, label: str) -> None:
-    import pyarrow.parquet
-
-    try:
-        there = pyarrow.parquet.read_schema(path).names
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable parquet file ({error}): download it again") from error
+    with open_parquet(path) as table:
+        there = table.schema_arrow.names
     for column in (image, label):
         if column not in there:
             raise ValueError(
@@ -92,15 +89,29 @@ class _LazyColumn:
         """Read one encoded image."""
         with self.lock:
             if self.cells is None:
-                self.cells = self._load()
-        return self.cells[row].as_py()
+                self.cells = [self._load(path) for path in self.files]
+                self.starts = np.cumsum([0, *map(len, self.cells)])
+        place = int(np.searchsorted(self.starts, row, side="right")) - 1
+        file, own = self.files[place], row - int(self.starts[place])
+        return content_of(self.cells[place][own].as_py(), file.parent, f"{file}, row {own}")
 
-    def _load(self) -> Any:
-        import pyarrow.parquet
+    def _load(self, path: Path) -> Any:
+        with open_parquet(path) as table:
+            return table.read(columns=[self.image])[self.image]
 
-        parts = [pyarrow.parquet.read_table(path, columns=[self.image]) for path in self.files]
-        column = pyarrow.concat_tables(parts)[self.image].combine_chunks()
-        return column.field("bytes") if pyarrow.types.is_struct(column.type) else column
+
+def _outside(path: Path, image: str) -> bytes:
+    """Know the files that rows name in place of bytes by their sizes and times."""
+    with open_parquet(path) as table:
+        groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        own = [column.statistics for column in columns if column.path_in_schema == f"{image}.bytes"]
+        if all(facts is not None and facts.has_null_count and not facts.null_count for facts in own):
+            return b""
+        cells = table.read(columns=[f"{image}.path"])[image].to_pylist()
+    files = [path.parent / cell["path"] for cell in cells if cell and cell.get("path")]
+    facts = [(file, file.stat()) for file in files if file.is_file()]
+    return repr([(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in facts]).encode()
 
 
 def hub_tables(parts: Mapping[str, Any], name: str, *, image: str, label: str | None) -> dict[str, Table]:
@@ -147,9 +158,7 @@ def _hub_images(part: Any, name: str, split: str, image: str) -> Encoded:
     encoded = part.cast_column(image, datasets.Image(decode=False))
 
     def read(row: int) -> bytes:
-        cell = encoded[row][image]
-        if cell is None or cell["bytes"] is not None or cell["path"] is None:
-            return cell and cell["bytes"]
-        return Path(cell["path"]).read_bytes()
+        return content_of(encoded[row][image], Path(), names[row])
 
-    return Encoded([f"image {row} of {name} ({split})" for row in range(len(part))], read)
+    names = [f"image {row} of {name} ({split})" for row in range(len(part))]
+    return Encoded(names, read)

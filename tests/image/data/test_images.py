@@ -139,7 +139,7 @@ def test_a_truncated_binary_file_is_named(tmp_path):
 def test_a_truncated_parquet_file_is_named(tmp_path):
     for part in ("train", "test"):
         (tmp_path / f"{part}.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(ValueError, match=r"train.parquet is not a readable parquet file"):
+    with pytest.raises(ValueError, match=r"train.parquet cannot be read as parquet"):
         Cifar10(path=str(tmp_path), **settings(tmp_path)).split("train")
 
 
