@@ -80,6 +80,7 @@ def _goes_on(state: Mapping[str, Any], jobs: Mapping[str, slurm.Job]) -> bool:
 def run_table(found: Sequence[RunStatus], columns: Sequence[str] = COLUMNS, sort: str = "changed") -> Table:
     """Make a table of runs: what is known of each, and settings and numbers by their names; a "-" sorts downwards."""
     # What all paths begin with is said once: where the names differ nothing may be cut.
+    columns = columns if "run" in columns else ("run", *columns)
     shared = os.path.commonpath([run.path.parent for run in found])
     table = _empty_table(f"runs in {shared}", columns)
     known = {run.path: value_reader(run, shared) for run in found}
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.ls", **written)
     parser.add_argument("places", nargs="*", help="directories to look in (runs and studies)")
     parser.add_argument(
-        "--columns", metavar="A,B", help=f"what to show of a run: {', '.join(COLUMNS)}, settings, metrics"
+        "--columns", metavar="A,B", help=f"what to show beside the run: {', '.join(COLUMNS)}, settings, metrics"
     )
     parser.add_argument("--sort", default="changed", metavar="A", help="the column to sort by; --sort=-A: downwards")
     what = parser.add_mutually_exclusive_group()

@@ -151,16 +151,20 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str, 
     xs = [0.0, *(p.x for p in points)]
     across, upward, parts = _plane(xs, heights, x_label, y_label, height, right=16)
     places = _side_by_side([across.place(p.x) for p in points], right=WIDTH - 16)
-    for on_the_left in (True, False):
-        # Names stand beside their points, towards the middle, one below the other where points are level.
-        half = [(p, x) for p, x in zip(points, places, strict=True) if (x > WIDTH / 2) == on_the_left]
-        anchor, aside = ("end", -9) if on_the_left else ("start", 9)
-        names = apart([upward.place(p.y) for p, _ in half], height - BOTTOM)
-        for (p, x), name_y in zip(half, names, strict=True):
-            y = upward.place(p.y)
+    # Names stand beside their points, towards the middle, one below the other where they would meet.
+    asides = [-9 if x > WIDTH / 2 else 9 for x in places]
+    ends = [x + aside * (1 + len(p.name) * LETTER / 9) for p, x, aside in zip(points, places, asides, strict=True)]
+    sides = [[n for n, aside in enumerate(asides) if aside == side] for side in (-9, 9)]
+    if all(sides) and min(ends[n] for n in sides[0]) < max(ends[n] for n in sides[1]):
+        sides = [[*range(len(points))]]
+    for side in sides:
+        names = apart([upward.place(points[n].y) for n in side], height - BOTTOM)
+        for n, name_y in zip(side, names, strict=True):
+            p, x, y, aside = points[n], places[n], upward.place(points[n].y), asides[n]
             whisker = "" if p.low != p.low else _line("whisker", x, upward.place(p.low), x, upward.place(p.high))
             whisker += _line("lead", x, y, x + aside, name_y) if abs(name_y - y) > 4 else ""
             parts.append(f'<g class="{p.style}">{whisker}{_circle("mean", x, y, 5)}</g>')
+            anchor = "end" if aside < 0 else "start"
             parts.append(_text(x + aside, name_y + 4, p.name, kind="small", anchor=anchor))
     return _svg("".join(parts), title, height)
 

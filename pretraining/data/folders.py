@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pretraining.data.files import is_hidden, say
-from pretraining.data.splits import SPLITS, by_split, described, refuse_lone_train
+from pretraining.data.splits import SPLITS, by_split, described, names_of_splits, refuse_lone_train
 
 REMEDY = "say which is which with data.path={train: …, validation: …, test: …}, or take all with data.path={train: …}"
 
@@ -25,7 +25,8 @@ def split_folders(path: str | Mapping[str, str], *, of: str, known: Collection[s
     root, where = _folder(path, "data.path", of), f"data.path={path}"
     names = sorted(part.name for part in root.iterdir() if part.is_dir() and not is_hidden(part.name))
     found = by_split(names, where=where, remedy=REMEDY, known=known) if names else {"train": []}
-    if found.get("train") == names:
+    alone = len(names) == 1 and bool(names_of_splits(names))  # a split whose classes are below, no class
+    if found.get("train") == names and not alone:
         return {"train": root}
     if not known:
         refuse_lone_train(found, names, where=where, remedy=REMEDY)

@@ -144,6 +144,13 @@ def test_folders_of_images_are_found_by_the_same_table(tmp_path):
     assert set(images(root, tmp_path).tables) == {"train", "validation"}
 
 
+@pytest.mark.parametrize("name", ["train", "Train", "photos_train"])
+def test_a_lone_folder_of_training_data_is_a_split_whose_classes_are_below(tmp_path, capfd, name):
+    tables = images(pictures(tmp_path / "a", f"{name}/cat", f"{name}/dog"), tmp_path).tables
+    assert {split: table.class_names for split, table in tables.items()} == {"train": ("cat", "dog")}
+    assert f"train: {name}; validation: cut from train" in capfd.readouterr().err
+
+
 def test_a_class_that_is_called_like_a_split_is_refused_not_taken_for_all_of_the_training_data(tmp_path):
     with pytest.raises(ValueError, match=r"train .*bus, car"):
         images(pictures(tmp_path / "vehicles", "bus", "car", "train"), tmp_path)

@@ -43,6 +43,11 @@ def test_text_that_is_no_text_is_refused(refused) -> None:
     )
 
 
+def test_a_batch_that_does_not_divide_is_refused(refused) -> None:
+    steps = ("mode=full", "trainer.accumulate=3", "data.batch_size=8")
+    refused(texts(30, 0), r"data.batch_size=8 does not divide .* trainer.accumulate=3: set data.batch_size to", *steps)
+
+
 def test_one_class_only_is_refused(refused) -> None:
     refused({"text": ["a b"] * 30, "label": ["same"] * 30}, "one class only .'same'. in the training labels")
 

@@ -190,6 +190,8 @@ def test_columns_are_chosen_and_sorted_by_settings_and_numbers(tmp_path, no_slur
         ["rate_0.1", "0.1", "9"],
         ["goes_on"],  # what has no such number comes last
     ]
+    assert ls.main(["--columns", "validation/loss"]) == 0  # whose is it?
+    assert ["rate_0.01", "1.5"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ls.main(["--sort=-optimizer.peak_lr", "--columns=run"]) == 0
     printed = [line for line in capsys.readouterr().out.splitlines() if "rate_" in line]
     assert [line.strip() for line in printed] == ["rate_0.1", "rate_0.01", "rate_0.001"]

@@ -247,6 +247,14 @@ def test_names_of_points_of_equal_cost_do_not_overlap():
     assert len(set(re.findall(r'cx="([\d.]+)"', svg))) == 3
 
 
+def test_long_names_from_both_sides_of_a_cost_chart_do_not_run_into_each_other():
+    places = {"never pretrained (masking_rate 0.15, masking_rate 0.3)": (0.0, 0.501), "masking_rate 0.3": (12.0, 0.5)}
+    points = [charts.Point(name, "c", x, y, 0.0, 1.0) for name, (x, y) in {**places, "far": (18.0, 0.9)}.items()]
+    svg = charts.scatter(points, title="t", x_label="x", y_label="y")
+    names = [float(re.search(rf'y="([\d.]+)"[^>]*>{re.escape(name)}<', svg)[1]) for name in places]
+    assert abs(names[0] - names[1]) >= charts.TEXT_LINE
+
+
 def test_a_chart_in_a_file_of_its_own_names_each_curve_once():
     lines = [
         charts.Line(name, style, [0.0, 1.0], [2.0, end])
