@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
-from finetuning.data.tables import class_names, find_folders, read_splits
+from finetuning.data.tables import class_names, read_splits
 from finetuning.inputs.base import EncodedSplit
 from pretraining.audio.data.base import batches_by_seconds
-from pretraining.audio.data.clips import Clip, EncodedClip, Mono
-from pretraining.audio.data.files import audio_files
+from pretraining.audio.data.clips import EncodedClip, Mono
+from pretraining.audio.data.files import cell_clip, table_folder
+from pretraining.audio.data.joined import Joining
+from pretraining.audio.data.layouts import Placed, recordings_by_split
 from pretraining.audio.data.letters import KEYWORDS, spoken
+from pretraining.audio.data.recordings import OnBad, check_on_bad, readable
 from pretraining.audio.modality import AUDIO
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.batches import Batches
@@ -75,74 +79,97 @@ class LabelledAudio(LabelledRecordings):
     """Recordings with a class or a transcript each, at `path`.
 
     - tables (parquet, csv, tsv, jsonl; a file or a directory): `audio` names the column of encoded recordings or of
-      files' paths (from the table's folder), `label` that of classes or transcripts;
+      files' paths (from the subfolder `folder`), `label` that of classes or transcripts; without `quotes` a quotation
+      mark in csv is text;
     - path/CLASS/*.wav or path/SPLIT/CLASS/*.wav: classes;
     - NAME.wav beside NAME.txt, or *.trans.txt of lines "NAME transcript": transcripts.
+
+    `split` may name a folder, a glob of folders, or a text file that lists recordings, too; `exclude`: names of folders
+    to leave aside. `on_bad`: whether a recording that cannot be read ends the run or is left out and named.
     """
 
     path: str
     audio: str
     label: str
     mono: Mono
+    on_bad: OnBad = "refuse"
+    exclude: Sequence[str] = ()
+    folder: str = "."
+    quotes: bool = True
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Find recordings and labels."""
-        root = Path(self.path).expanduser()
         with as_run_errors():
-            if root.is_dir() and not any(kind_of(file) in TABLES for file in walk(root)):
-                folders = find_folders(self.path, self.split.named, of="recording")
-                return {split: self._of_folder(Path(folder)) for split, folder in folders.items()}, None
-            columns = {"data.audio": self.audio, "data.label": self.label}
-            tables = read_splits(self.path, self.split.named, columns)
-            tables = present(tables, columns, label=self.label, missing=self.missing)
-            if not any(table.written for table in tables.values()):  # of csv, "7" may be a transcript
-                one_type(tables, self.label)
-        folder = root if root.is_dir() else root.parent
-        found = {split: self._of_table(table, folder) for split, table in tables.items()}
+            check_on_bad(self.on_bad)
+            found, names = self._in_folders() if self._is_folder() else self._in_tables()
+            if self.on_bad == "skip":
+                found = {split: self._readable(part) for split, part in found.items()}
+        return found, names
+
+    def _is_folder(self) -> bool:
+        root = Path(self.path).expanduser()
+        return root.is_dir() and not any(kind_of(file) in TABLES for file in walk(root))
+
+    def _readable(self, examples: Examples) -> Examples:
+        return examples.take(np.array(readable(examples.column("audio")), np.int64))
+
+    def _in_folders(self) -> tuple[dict[str, Examples], None]:
+        parts = recordings_by_split(self.path, self.split.named, self.exclude)
+        return {split: self._of_files(placed) for split, placed in parts.items()}, None
+
+    def _in_tables(self) -> tuple[dict[str, Examples], list[str] | None]:
+        columns = {"data.audio": self.audio, "data.label": self.label}
+        tables = read_splits(self.path, self.split.named, columns, quotes=self.quotes)
+        tables = present(tables, columns, label=self.label, missing=self.missing)
+        if not any(table.written for table in tables.values()):  # of csv, "7" may be a transcript
+            one_type(tables, self.label)
+        found = {split: self._of_table(table) for split, table in tables.items()}
         return found, class_names(next(iter(tables.values())).metadata, self.label)
 
-    def _of_table(self, table: Table, folder: Path) -> Examples:
+    def _of_table(self, table: Table) -> Examples:
+        folder, key = table_folder(self.path) / self.folder, f"data.audio={self.audio}"
         cells = table.columns[self.audio]
-        clips: list[Clip] = [self._of_cell(cell, table.place(row), folder) for row, cell in enumerate(cells)]
+        clips = [cell_clip(cell, table.place(row), folder, self.mono, key) for row, cell in enumerate(cells)]
         return Examples.of(audio=clips, label=table.columns[self.label])._replace(source=table.place)
 
-    def _of_cell(self, cell: Any, place: str, folder: Path) -> EncodedClip:
-        """Take an encoded recording, as bytes or {bytes, path}, or the path of one."""
-        if isinstance(cell, Mapping):
-            cell = cell.get("bytes") or cell.get("path")
-        if isinstance(cell, bytes):
-            return EncodedClip(place, functools.partial(bytes, cell), self.mono)
-        if not isinstance(cell, str):
-            what = f"got data.audio={self.audio}, whose value at {place} is a {type(cell).__name__}"
-            raise RunError(f"{what}: name a column of encoded recordings or of their paths")
-        return self._file(folder / cell, place)
-
-    def _of_folder(self, folder: Path) -> Examples:
-        files = audio_files(folder)
-        if not files:
-            raise RunError(f"got data.path={self.path}, which holds no recording in {folder}: give one that does")
-        texts = _transcripts(folder)
-        labels = (
-            [texts.get(file.with_suffix("")) for file in files] if texts else [_class(file, folder) for file in files]
-        )
-        lacking = [str(file) for file, label in zip(files, labels, strict=True) if label is None]
+    def _of_files(self, placed: list[Placed]) -> Examples:
+        texts: dict[Path, str] = {}
+        for base in dict.fromkeys(each.base for each in placed):
+            texts |= _transcripts(base)
+        spoken_texts = [texts.get(each.file.with_suffix("")) for each in placed]
+        labels = spoken_texts if any(spoken_texts) else [_class(each) for each in placed]
+        lacking = [str(each.file) for each, label in zip(placed, labels, strict=True) if label is None]
         if lacking:
-            what = f"got {len(lacking)} of {len(files)} recordings without a label, such as {lacking[0]}"
+            what = f"got {len(lacking)} of {len(placed)} recordings without a label, such as {lacking[0]}"
             raise RunError(
                 f"{what}: put it into a folder named after its class, or give a transcript of its name (.txt)"
             )
-        return Examples.of(audio=[self._file(file) for file in files], label=labels)
-
-    def _file(self, path: Path, place: str | None = None) -> EncodedClip:
-        if not path.is_file():
-            raise RunError(
-                f"got the recording {path} at {place}, which does not exist: correct data.audio={self.audio}"
-            )
-        return EncodedClip(str(path), path.read_bytes, self.mono)
+        clips = [EncodedClip(str(each.file), each.file.read_bytes, self.mono) for each in placed]
+        return Examples.of(audio=clips, label=labels)
 
 
-def _class(file: Path, folder: Path) -> str | None:
-    parts = file.relative_to(folder).parts
+@dataclass(kw_only=True, eq=False)
+class LabelledJoinedClips(Joining, LabelledRecordings):
+    """Joined clips with their text, or their speaker, as `target`."""
+
+    target: Literal["text", "speaker"]
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """Make all splits up."""
+        self.refuse_names()
+        with as_run_errors():
+            self.check()
+            if self.target not in ("text", "speaker"):
+                raise RunError(f"got data.target={self.target}: choose text or speaker")
+            parts = {split: self.utterances(split) for split in SPLITS}
+        return {
+            split: Examples.of(audio=said, label=[getattr(clip, self.target) for clip in said])
+            for split, said in parts.items()
+        }, None
+
+
+def _class(placed: Placed) -> str | None:
+    parts = placed.file.relative_to(placed.base).parts
     return parts[0] if len(parts) > 1 else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,71 +9,34 @@ from typing import Any
 import pyarrow as pa
 
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import TABLES, Paths, find, kind_of, parse_json, places_of, say
+from pretraining.data.files import TABLES, Paths, parse_json, say
 from pretraining.data.folders import split_folders
-from pretraining.data.splits import SPLITS, by_split, described, names_of_splits
+from pretraining.data.split_files import CARVE, REMEDY, files_of_splits, refuse_name
+from pretraining.data.splits import SPLITS, described, names_of_splits
 from pretraining.data.tables import MissingColumnError, Table, read_rows, read_table
 from pretraining.errors import RunError, reason_of
 
-CARVE = "carve"  # instead of a split's name: take it out of train, even where one of that name exists
-REMEDY = "name them with data.split.train=…, data.split.validation=… and data.split.test=…"
-
 
 def find_splits(path: Paths, named: Mapping[str, str | None], kinds: Collection[str] = TABLES) -> dict[str, list[Path]]:
-    """Find the files of each split. `named` gives a file, glob or stem per split; None means the usual names.
-
-    A single file, or files of which none is named after a split, are all "train".
-    """
-    where = f"data.path={path}"
-    if isinstance(path, str) and not glob.has_magic(path) and not Path(path).expanduser().exists():
-        raise RunError(
-            f"got {where}, which does not exist (seen from {Path.cwd()}): give a file, a directory or a glob"
-        )
+    """Find the files of each split. `named` gives a file, glob or stem per split; None means the usual names."""
     with as_run_errors():
-        files = find(path, key="data.path", kinds=kinds)
-        places = places_of(files)
-        chosen = {
-            split: _named(places, name, split, where) for split, name in named.items() if name not in (None, CARVE)
-        }
-        taken = {file for part in chosen.values() for file in part}
-        rest = [place for place, file in places.items() if file not in taken]
-        usual = {"train": rest} if len(places) == 1 else by_split(rest, where=where, remedy=REMEDY, known=chosen)
-    found = {split: [places[place] for place in part] for split, part in usual.items() if part and named[split] is None}
-    found = {split: chosen.get(split) or found[split] for split in SPLITS if split in {*chosen, *found}}
-    if len(files) > 1 or chosen:
-        names = {file: place for place, file in places.items()}
-        used = {split: [names.get(file, str(file)) for file in part] for split, part in found.items()}
-        say(described(where, used, [names[file] for file in files if all(file not in part for part in found.values())]))
-    return found
+        return files_of_splits(path, named, kinds)
 
 
-def _named(places: Mapping[str, Path], name: str, split: str, where: str) -> list[Path]:
-    """Find what the configuration calls a split: by stem or pattern among the files, else a path of its own."""
-    found = [file for file in places.values() if _stem(file) == name or file.stem == name or file.match(name)]
-    if not found and kind_of(Path(name)) in TABLES and Path(name).expanduser().is_file():
-        found = [Path(name).expanduser()]
-    return found or _refuse_name(split, name, where.removeprefix("data.path="), list(places))
+def read_splits(
+    path: Paths, named: Mapping[str, str | None], columns: Mapping[str, str], *, quotes: bool = True
+) -> dict[str, Table]:
+    """Read columns of every split that `path` holds; `columns` gives their names by configuration key.
 
-
-def _stem(file: Path) -> str:
-    return file.name.partition(".")[0]
-
-
-def _refuse_name(split: str, name: str, where: str, held: list[str]) -> list[Path]:
-    listed = ", ".join(held[:8]) + (" ..." if len(held) > 8 else "")
-    remedy = "name one of them, or null or carve to cut the split from train"
-    raise RunError(f"got data.split.{split}={name}, but {where} holds {listed}: {remedy}")
-
-
-def read_splits(path: Paths, named: Mapping[str, str | None], columns: Mapping[str, str]) -> dict[str, Table]:
-    """Read columns of every split that `path` holds; `columns` gives their names by configuration key."""
+    `quotes`: whether values in csv may be quoted.
+    """
     folder = Path(path).expanduser() if isinstance(path, str) else None
     names = list(columns.values())
     try:
         with as_run_errors():
             if folder and ((folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()):
                 return _saved(folder, named, names)
-            return {split: read_table(files, names) for split, files in find_splits(path, named).items()}
+            return {split: read_table(files, names, quotes=quotes) for split, files in find_splits(path, named).items()}
     except RunError as error:
         if (missing := _missing(error.__cause__, columns)) is not None:
             raise missing from error
@@ -144,7 +106,7 @@ def _saved(path: Path, named: Mapping[str, str | None], names: list[str]) -> dic
         loaded = {"all": loaded}
     for split, name in named.items():
         if name not in (None, CARVE) and name not in loaded:
-            _refuse_name(split, str(name), str(path), list(loaded))
+            refuse_name(split, str(name), str(path), list(loaded))
     usual = names_of_splits(loaded) if len(loaded) > 1 else {"train": next(iter(loaded))}
     found = {
         split: named[split] or usual[split]

@@ -21,7 +21,7 @@ from finetuning.inputs.base import EncodedSplit, Inputs, Picked, Unlabelled
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
-from pretraining.audio.data.files import audio_files
+from pretraining.audio.data.layouts import audio_files
 from pretraining.audio.data.recordings import decoded
 from pretraining.audio.geometry import frames_of
 from pretraining.audio.masking import span_mask

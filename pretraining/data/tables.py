@@ -80,14 +80,14 @@ class Table:
         return dataclasses.replace(self, columns=columns, source=self.source[rows], number=self.number[rows])
 
 
-def read_table(paths: Sequence[Path], names: Sequence[str]) -> Table:
-    """Read columns of files that belong together."""
+def read_table(paths: Sequence[Path], names: Sequence[str], *, quotes: bool = True) -> Table:
+    """Read columns of files that belong together; without `quotes` those of a csv are text like any other."""
     names = list(dict.fromkeys(names))
     columns: dict[str, list] = {name: [] for name in names}
     sources, source, number = [], [], []
     for place, path in enumerate(paths):
         sources.append(f"{path}, {word_of(path)}")
-        for line, values in read_rows(path, names):
+        for line, values in read_rows(path, names, quotes=quotes):
             for name, value in zip(names, values, strict=True):
                 columns[name].append(value)
             source.append(place)
@@ -107,16 +107,17 @@ def word_of(path: Path) -> str:
     return "row" if kind_of(path) == ".parquet" or (kind_of(path) == ".json" and _is_list(path)) else "line"
 
 
-def read_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list]]:
+def read_rows(path: Path, names: Sequence[str], *, quotes: bool = True) -> Iterator[tuple[int, list]]:
     """Read values of the columns `names`, row by row, with the row's number (0, 1, ...) or line (1, 2, ...)."""
     if kind_of(path) in DELIMITERS:
-        return _csv_rows(path, names)
+        return _csv_rows(path, names, quotes)
     return _parquet_rows(path, names) if kind_of(path) == ".parquet" else _json_rows(path, names)
 
 
-def _csv_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list]]:
+def _csv_rows(path: Path, names: Sequence[str], quotes: bool) -> Iterator[tuple[int, list]]:
     csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(_csv_lines(path), delimiter=DELIMITERS[kind_of(path)], strict=True)
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    rows = csv.reader(_csv_lines(path), delimiter=DELIMITERS[kind_of(path)], strict=True, quoting=quoting)
     header: list[str] = []
     places: list[int] = []
     ended = 0

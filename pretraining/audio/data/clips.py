@@ -45,8 +45,13 @@ class EncodedClip:
 
     def samples(self, rate: int) -> np.ndarray:
         """Decode, check, mix and resample."""
+        samples, own = self.as_written()
+        return as_int16(resampled(samples, own, rate), self.name)
+
+    def as_written(self) -> tuple[np.ndarray, int]:
+        """Decode, check and mix: float32 [N] at its own rate, which is returned, too."""
         channels, own = decode(self.read(), self.name)
-        return as_int16(resampled(mixed(channels, self.mono, self.name), own, rate), self.name)
+        return mixed(channels, self.mono, self.name), own
 
 
 def decode(content: bytes, name: str) -> tuple[np.ndarray, int]:

@@ -1,10 +1,11 @@
-"""Recordings of the user's: folders of audio files, and parquet tables that hold them."""
+"""Recordings of the user's: folders of audio files, and tables that hold or name them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,85 +13,136 @@ import numpy as np
 import pyarrow
 
 from pretraining.audio.data.base import AudioData
-from pretraining.audio.data.clips import SUFFIXES, EncodedClip, Mono
-from pretraining.data.files import places_of, say, walk
-from pretraining.data.folders import REMEDY, split_folders
-from pretraining.data.splits import SPLITS, by_split, described, missing_shares, stratified
-from pretraining.data.tables import content_of, open_parquet
+from pretraining.audio.data.clips import EncodedClip, Mono
+from pretraining.audio.data.layouts import recordings_by_split
+from pretraining.data.files import TABLES, kind_of, walk
+from pretraining.data.split_files import files_of_splits
+from pretraining.data.splits import SPLITS, missing_shares, stratified
+from pretraining.data.tables import content_of, open_parquet, read_table
 
 SHARE = 0.1  # of the training recordings for a split that the data does not have
 
 
 @dataclass(kw_only=True, eq=False)
-class AudioFolder(AudioData):
-    """A folder of audio files, however deep: path/**/*.flac, or path/SPLIT/**/*.flac; or of path/SPLIT*.parquet.
+class GivenRecordings(AudioData):
+    """Recordings that exist. A split that is missing is always the same tenth of the training recordings.
 
-    A split that is missing is always the same tenth of the training recordings. `mono` says what becomes of several
-    channels: their mean, the first of them, or an error. `column` names the recordings in tables.
+    `mono` says what becomes of several channels: their mean, the first of them, or an error.
     """
 
-    path: str | Mapping[str, str]
     mono: Mono
-    column: str
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.found = found_files(self.path)
+    @property
+    @abstractmethod
+    def given(self) -> Collection[str]:
+        """Name the splits that the data has."""
+
+    @abstractmethod
+    def listed(self, split: str) -> Sequence[EncodedClip]:
+        """List the recordings of a split that the data has, in a fixed order."""
 
     def clips(self, split: str) -> Sequence[EncodedClip]:
-        """List a split's recordings in the order of their names."""
+        """List a split's recordings, without those of train that stand for others."""
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown: choose {', '.join(SPLITS)}")
-        there = split in self.found
-        clips = self._listed("train" if not there else split)
-        if there and (split != "train" or len(self.found) == len(SPLITS)):
+        there = split in self.given
+        clips = self.listed(split if there else "train")
+        if there and (split != "train" or len(self.given) == len(SPLITS)):
             return clips
-        rows = stratified(np.zeros(len(clips), np.int64), **missing_shares(self.found, validation=SHARE, test=SHARE))
+        rows = stratified(np.zeros(len(clips), np.int64), **missing_shares(self.given, validation=SHARE, test=SHARE))
         if not len(rows[split]):
             raise ValueError(f"{len(clips)} recordings are too few to set some apart for {split}: give more")
         return [clips[row] for row in rows[split]]
 
+
+@dataclass(kw_only=True, eq=False)
+class AudioFolder(GivenRecordings):
+    """A folder of audio files, however deep: path/**/*.flac, or path/SPLIT/**/*.flac; or of path/SPLIT*.parquet.
+
+    `split` says what each split is called: a folder, a glob of folders, a text file that lists recordings, or a table;
+    null: as is usual. `exclude`: names of folders to leave aside. Tables hold recordings in `column`, or their paths
+    from the subfolder `folder`; without `quotes` a quotation mark in csv is text.
+    """
+
+    path: str | Mapping[str, str]
+    column: str
+    split: Mapping[str, str | None] = field(default_factory=dict)
+    exclude: Sequence[str] = ()
+    folder: str = "."
+    quotes: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.tables = tables_of(self.path, self.split)
+        if not self.tables:
+            placed = recordings_by_split(self.path, self.split, self.exclude)
+            self.files = {split: [each.file for each in part] for split, part in placed.items()}
+
+    @property
+    def given(self) -> Collection[str]:
+        """Name the splits that the data has."""
+        return self.tables or self.files
+
     def identity(self, split: str) -> dict[str, Any]:
         """Name the files of all splits by their sizes and times: a carved split depends on those of train."""
-        stats = {name: [(str(file), *_stat(file)) for file in files] for name, files in self.found.items()}
+        stats = {
+            name: [(str(file), *_stat(file)) for file in files] for name, files in (self.tables or self.files).items()
+        }
         return {"files": stats, "split": split, "mono": self.mono, "column": self.column}
 
     @functools.cache  # noqa: B019  # as long as the data
-    def _listed(self, split: str) -> list[EncodedClip]:
+    def listed(self, split: str) -> list[EncodedClip]:
+        """List the recordings of a split in the order of their names, or of the tables' rows."""
+        if not self.tables:
+            return [EncodedClip(str(file), file.read_bytes, self.mono) for file in self.files[split]]
         clips: list[EncodedClip] = []
-        for file in self.found[split]:
-            if file.suffix == ".parquet":
+        folder = table_folder(str(self.path)) / self.folder
+        for file in self.tables[split]:
+            if kind_of(file) == ".parquet":
                 clips += table_clips(file, self.column, self.mono)
-            else:
-                clips.append(EncodedClip(str(file), file.read_bytes, self.mono))
+                continue
+            table = read_table([file], [self.column], quotes=self.quotes)
+            clips += [
+                cell_clip(cell, table.place(row), folder, self.mono, f"data.column={self.column}")
+                for row, cell in enumerate(table.columns[self.column])
+            ]
         return clips
 
 
-def found_files(path: str | Mapping[str, str]) -> dict[str, list[Path]]:
-    """Find the recordings of each split, or the parquet tables that hold them, by the names of folders or tables."""
-    tables = _tables(path) if isinstance(path, str) and Path(path).expanduser().exists() else []
-    if tables:
-        places, where = places_of(tables), f"data.path={path}"
-        found = by_split(list(places), where=where, remedy=REMEDY)
-        used = [place for parts in found.values() for place in parts]
-        say(described(where, found, [place for place in places if place not in used]))
-        return {split: [places[place] for place in parts] for split, parts in found.items()}
-    sets = {split: audio_files(folder) for split, folder in split_folders(path, of="recording").items()}
-    for split, files in sets.items():
-        if not files:
-            what = f"data.path={path} holds no recording in its {split} split (we take {', '.join(SUFFIXES)})"
-            raise FileNotFoundError(f"{what}: set data.path to a folder of recordings")
-    return sets
+def tables_of(path: str | Mapping[str, str], named: Mapping[str, str | None]) -> dict[str, list[Path]]:
+    """Find the tables of each split: parquet, and what else holds a table where `named` calls a split like it."""
+    root = Path(path).expanduser() if isinstance(path, str) else None
+    if root is None or not root.exists():
+        return {}
+    files = walk(root) if root.is_dir() else [root]
+    called = {name for name in named.values() if name is not None}
+    kinds = [".parquet"]
+    if any(kind_of(file) in TABLES and {file.stem, file.name} & called for file in files):
+        kinds = list(TABLES)
+    if not any(kind_of(file) in kinds for file in files):
+        return {}
+    return files_of_splits(str(path), {split: named.get(split) for split in SPLITS}, kinds)
 
 
-def _tables(path: str) -> list[Path]:
+def table_folder(path: str) -> Path:
+    """Find the folder that a table's paths start from."""
     root = Path(path).expanduser()
-    return [file for file in (walk(root) if root.is_dir() else [root]) if file.suffix == ".parquet"]
+    return root if root.is_dir() else root.parent
 
 
-def audio_files(folder: Path) -> list[Path]:
-    """List the audio files below a folder in the order of their names."""
-    return [file for file in walk(folder) if file.suffix.lower() in SUFFIXES]
+def cell_clip(cell: Any, place: str, folder: Path, mono: Mono, key: str) -> EncodedClip:
+    """Take a table's cell: an encoded recording, as bytes or {bytes, path}, or its path. `key` names the column."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return EncodedClip(place, functools.partial(bytes, cell), mono)
+    if not isinstance(cell, str):
+        what = f"got {key}, whose value at {place} is a {type(cell).__name__}"
+        raise ValueError(f"{what}: name a column of encoded recordings or of their paths")
+    file = folder / cell
+    if not file.is_file():
+        raise FileNotFoundError(f"got the recording {file} at {place}, which does not exist: correct {key}")
+    return EncodedClip(str(file), file.read_bytes, mono)
 
 
 def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from pretraining.audio.data.clips import Clip
+from pretraining.audio.data.clips import Clip, EncodedClip, as_int16
 from pretraining.cache import build_once, key, replace_file
 
 FORMAT = 1  # raised when the same recordings would give other samples
 OnBad = Literal["refuse", "skip"]
 SHOWN = 3  # of the recordings that are left out
+C = TypeVar("C")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ def read_recordings(clips: Sequence[Clip], rate: int, cache_dir: Path, identity:
 
     `identity` stands for the content of the clips. A clip that cannot be read is an error, or left out and named.
     """
-    if on_bad not in ("refuse", "skip"):
-        raise ValueError(f"got data.on_bad={on_bad}: choose refuse or skip")
+    check_on_bad(on_bad)
     if not len(clips):
         raise ValueError("the data hold no recordings: give more (data.path=)")
     parts = {"clips": identity, "rate": rate, "on_bad": on_bad, "format": FORMAT}
@@ -52,6 +53,12 @@ def read_recordings(clips: Sequence[Clip], rate: int, cache_dir: Path, identity:
     )
     kept, offsets = (np.load(directory / f"{name}.npy") for name in ("kept", "offsets"))
     return Recordings(np.memmap(directory / "samples.bin", np.int16, "r"), offsets, kept)
+
+
+def check_on_bad(on_bad: str) -> None:
+    """Refuse what `on_bad` cannot be."""
+    if on_bad not in ("refuse", "skip"):
+        raise ValueError(f"got data.on_bad={on_bad}: choose refuse or skip")
 
 
 def _decode_all(clips: Sequence[Clip], rate: int, directory: Path, on_bad: OnBad) -> None:
@@ -66,21 +73,46 @@ def _decode_all(clips: Sequence[Clip], rate: int, directory: Path, on_bad: OnBad
             file.write(found.tobytes())
             lengths.append(len(found))
             kept.append(number)
-        if not kept:
-            raise ValueError(f"none of {len(clips)} recordings can be read; the first: {bad[0]}")
-    if bad:
-        told = "\n  ".join(bad[:SHOWN])
-        print(f"{len(bad)} of {len(clips)} recordings are left out:\n  {told}", file=sys.stderr)
+        refuse_all_bad(kept, bad)
+    tell_left_out(bad, len(clips))
     np.save(directory / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     np.save(directory / "kept.npy", np.array(kept, np.int64))
 
 
-def decoded(clips: Sequence[Clip], rate: int) -> Iterator[np.ndarray | ValueError]:
-    """Decode in threads (the decoders release the interpreter lock), a few clips ahead, in order."""
+def tell_left_out(bad: Sequence[str], count: int) -> None:
+    """Name the first of the recordings that are left out."""
+    if bad:
+        told = "\n  ".join(bad[:SHOWN])
+        print(f"{len(bad)} of {count} recordings are left out:\n  {told}", file=sys.stderr)
 
-    def one(clip: Clip) -> np.ndarray | ValueError:
+
+def refuse_all_bad(kept: Sequence[int], bad: Sequence[str]) -> None:
+    """Refuse recordings of which none can be read."""
+    if not kept:
+        raise ValueError(f"none of {len(bad)} recordings can be read; the first: {bad[0]}")
+
+
+def readable(clips: Sequence[EncodedClip]) -> list[int]:
+    """Number the recordings that can be read, decoding each at its own rate; the others are named."""
+    found = list(each(clips, lambda clip: as_int16(clip.as_written()[0], clip.name).size))
+    bad = [str(error) for error in found if isinstance(error, ValueError)]
+    kept = [number for number, what in enumerate(found) if not isinstance(what, ValueError)]
+    refuse_all_bad(kept, bad)
+    tell_left_out(bad, len(clips))
+    return kept
+
+
+def decoded(clips: Sequence[Clip], rate: int) -> Iterator[np.ndarray | ValueError]:
+    """Decode at `rate` a few clips ahead, in order."""
+    return each(clips, lambda clip: clip.samples(rate))
+
+
+def each(clips: Sequence[C], read: Callable[[C], T]) -> Iterator[T | ValueError]:
+    """Read in threads (the decoders release the interpreter lock); what is wrong with a clip takes its place."""
+
+    def one(clip: C) -> T | ValueError:
         try:
-            return clip.samples(rate)
+            return read(clip)
         except ValueError as error:
             return error
 
