@@ -40,7 +40,7 @@ RANGES: Ranges = {
         choice("stop", "skip"): "on_nonfinite",
         COUNT: "devices num_nodes max_steps accumulate log_every keep_last",
         COUNT_OR_ZERO: "val_every checkpoint_every handoff_every",
-        FLAG: "background_checkpoints compile activation_checkpointing winograd",
+        FLAG: "background_checkpoints compile activation_checkpointing winograd clip_each",
         optional(POSITIVE): "clip_norm",
         POSITIVE: "timeout",
     },

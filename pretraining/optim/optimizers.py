@@ -19,9 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pretraining.distributed.collectives import local, whole
 from pretraining.distributed.environment import process_rank
+from pretraining.optim.schedules import ramp_at
 from pretraining.settings import check_fields
 
-Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
+Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt", "tri_stage"]
 CUT_TO = 0.1  # of a run that is shorter than the warm-up that was stated
 
 
@@ -58,11 +59,13 @@ def scale_at(
     max_steps: int,
     final_fraction: float,
     warmup_from: float | None = None,
+    plateau: float = 0.0,
 ) -> float:
     """Compute the fraction of the peak rate at optimizer step `step`, counted from 0.
 
     Warm-up is linear: from `warmup_from` at step 0 to 1 at `warmup_steps`, or where that is null (step + 1) /
-    warmup_steps, so that the first step already learns. Decay then goes to `final_fraction` at `max_steps`.
+    warmup_steps, so that the first step already learns. Decay then goes to `final_fraction` at `max_steps`; that of
+    tri_stage (Park et al. 2019, "SpecAugment", section 4.2) is exponential, and begins after the share `plateau`.
     """
     if step < warmup_steps:
         if warmup_from is None:
@@ -72,6 +75,9 @@ def scale_at(
         return 1.0
     if schedule == "inverse_sqrt":
         return math.sqrt(max(warmup_steps, 1) / max(step + 1, 1))
+    if schedule == "tri_stage":
+        begin = min(warmup_steps + round(plateau * max_steps), max_steps)
+        return ramp_at(max(0, step - begin), max_steps - begin, first=1.0, last=final_fraction, shape="exponential")
     done = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
     falling = 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
     return final_fraction + (1.0 - final_fraction) * falling
@@ -83,7 +89,8 @@ class Optimizer(ABC):
 
     `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps, or below 1 this share of the
     run's, lead up to it, from `warmup_from` of it (null: one step's share). The rate changes every `hold_steps` steps.
-    `decay_vectors` decays biases and norms, too.
+    The schedule tri_stage stays at the peak for the share `plateau` of the run. `decay_vectors` decays biases and
+    norms, too.
     """
 
     peak_lr: float
@@ -93,10 +100,17 @@ class Optimizer(ABC):
     weight_decay: float
     warmup_from: float | None = None
     hold_steps: int = 1
+    plateau: float = 0.0
     decay_vectors: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "optimizer")
+        if self.schedule == "tri_stage" and not self.final_fraction > 0:
+            what = f"got optimizer.schedule=tri_stage and optimizer.final_fraction={self.final_fraction}"
+            raise ValueError(f"{what}: give a share above 0, to which the rate decays by the same factor each step")
+        if self.schedule != "tri_stage" and self.plateau:
+            what = f"got optimizer.plateau={self.plateau} and optimizer.schedule={self.schedule}"
+            raise ValueError(f"{what}: set optimizer.schedule=tri_stage, which alone stays at its peak")
 
     @abstractmethod
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -133,7 +147,7 @@ class Optimizer(ABC):
         return f"{begin}, then {self.schedule}, at the end {last:.4g}"
 
     def _scale(self, max_steps: int) -> Callable[[int], float]:
-        names = ("schedule", "final_fraction", "warmup_from")
+        names = ("schedule", "final_fraction", "warmup_from", "plateau")
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
         numbers |= {"max_steps": max_steps, "warmup_steps": self.warmup_in(max_steps)}
         return lambda step: scale_at(step // self.hold_steps * self.hold_steps, **numbers)

@@ -21,10 +21,11 @@ WARMUP = Kind("give a whole number of at least 0, or a share below 1", either(CO
 OPTIMIZER = {
     POSITIVE: "peak_lr",
     WARMUP: "warmup_steps",
-    choice("linear", "cosine", "constant", "inverse_sqrt"): "schedule",
-    SHARE: "final_fraction",
+    choice("linear", "cosine", "constant", "inverse_sqrt", "tri_stage"): "schedule",
+    SHARE: "final_fraction plateau",
     NOT_NEGATIVE: "weight_decay",
     optional(SHARE): "warmup_from",
+    optional(NOT_NEGATIVE): "last_weight_decay",
     COUNT: "hold_steps",
     FLAG: "decay_vectors",
 }

@@ -137,3 +137,26 @@ def test_defaults_of_a_class_are_those_of_its_file(name):
     for key, value in fields.items():
         if not isinstance(value.default, type(fields["peak_lr"].default)):
             assert value.default == config[key], key
+
+
+def test_three_stages_are_a_rise_a_plateau_and_an_exponential_fall():
+    """fairseq's tri_stage with phases of 0.2, 0.3 and 0.5 over 20 steps, written out: from 0.01, down to 0.05."""
+    found = rates(20, schedule="tri_stage", warmup_steps=0.2, warmup_from=0.01, plateau=0.3, final_fraction=0.05)
+    rise = [0.01 + 0.99 * step / 4 for step in range(4)]
+    fall = [math.exp(math.log(0.05) / 10 * step) for step in range(10)]
+    assert found == pytest.approx([2.0 * scale for scale in [*rise, *[1.0] * 6, *fall]])
+    assert scale_at(
+        20, schedule="tri_stage", warmup_steps=4, max_steps=20, final_fraction=0.05, plateau=0.3
+    ) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"schedule": "tri_stage"}, "schedule=tri_stage and optimizer.final_fraction=0.0: give a share above 0"),
+        ({"plateau": 0.4}, "plateau=0.4 and optimizer.schedule=cosine: set optimizer.schedule=tri_stage"),
+    ],
+)
+def test_stages_that_cannot_be_are_said(changes, told):
+    with pytest.raises(ValueError, match=told):
+        rates(8, **changes)

@@ -20,6 +20,7 @@ from pretraining.objectives.audio.frames import at_least_single, at_places, pres
 from pretraining.objectives.base import Objective
 from pretraining.objectives.teacher import Teacher
 from pretraining.optim.optimizers import Optimizer
+from pretraining.optim.schedules import Schedule
 
 FLAT_TARGETS, FLAT_GUESSES = 0.1, 0.01  # deviations between frames below which all frames are alike: a collapse
 WARM_UP = 0.1  # share of a run in which it is none
@@ -30,7 +31,8 @@ class Data2VecAudio(Objective):
 
     A target is the mean over the teacher's `top_layers` last layers of what their feed-forward parts add, each
     normalised over the frames of its recording. The teacher is a moving average of the encoder, with `momentum` rising
-    to `last_momentum`; it sees everything. The error is divided by the root of the width, as in fairseq.
+    to `last_momentum`, or as a schedule says; it sees everything. The error is divided by the root of the width, as in
+    fairseq.
     """
 
     modality = AUDIO
@@ -42,7 +44,7 @@ class Data2VecAudio(Objective):
         backbone: Backbone,
         optimizer: Optimizer,
         top_layers: int,
-        momentum: float,
+        momentum: float | Schedule,
         last_momentum: float,
         stem_gradient: float,
     ) -> None:

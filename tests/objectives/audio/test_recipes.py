@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.cli.configuration import CONF, compose
+from pretraining.cli.configuration import CONF, compose, instantiate
 from pretraining.launch import main
+from pretraining.objectives.audio.data2vec_audio import Data2VecAudio
+from tests.objectives.audio.small_audio import encoder
+from tests.one_step import plain_sgd
 
 PUBLISHED = {  # rate, steps, clipping, seconds per step, longest row; hidden, penalty, stem's gradient, width compared
     "wav2vec2_base_ls960": ((5e-4, 400_000, None, 64 * 87.5, 15.625), (0.65, 10.0, 0.1, 256)),
@@ -56,13 +59,44 @@ def test_temperatures_end_where_the_published_factor_ends_them(name):
     assert (config.objective.quantiser.groups, config.objective.quantiser.codes) == (2, 320)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, "data2vec_base"])
 def test_one_gpu_and_eight_take_the_same_step(name):
     text = (Path(CONF) / "experiment" / f"{name}.yaml").read_text()
     eight = re.search(r"add  (trainer=ddp trainer\.devices=8 trainer\.accumulate=\d+)", text)
     one, many = (compose([f"experiment={name}", "data.path=x", *more]) for more in ([], eight[1].split()))
     micro = [config.data.batch_seconds / config.trainer.devices / config.trainer.accumulate for config in (one, many)]
     assert one.data.max_seconds <= micro[1] <= micro[0] <= 100
+
+
+def test_data2vec_has_the_published_numbers():
+    """fairseq, examples/data2vec/config/audio/pretraining/base_librispeech.yaml; 320,000 samples at 16 kHz are 20 s."""
+    config = compose(["experiment=data2vec_base", "data.path=anywhere"])
+    optimizer, data, objective = config.optimizer, config.data, config.objective
+    phases = (optimizer.warmup_steps / config.trainer.max_steps, optimizer.plateau)
+    assert (optimizer.peak_lr, optimizer.schedule, phases) == (5e-4, "tri_stage", (0.03, 0.9))
+    assert (optimizer.warmup_from, optimizer.final_fraction) == (0.01, 0.01)  # defaults of its tri_stage
+    assert (optimizer.weight_decay, list(optimizer.betas), optimizer.eps) == (0.01, [0.9, 0.98], 1e-6)
+    assert (config.trainer.max_steps, config.trainer.clip_norm) == (400_000, None)
+    assert (data.max_seconds, data.min_seconds, config.preprocess.normalise) == (320_000 / 16_000, 2.0, True)
+    assert data.batch_size * 12 == pytest.approx(16 * 3_800_000 / 16_000, rel=0.02)
+    rise = objective.momentum
+    assert (rise.first, rise.last, rise.steps, rise.shape) == (0.999, 0.9999, 30_000, "linear")
+    assert (objective.top_layers, objective.stem_gradient) == (8, 1.0)
+    assert (config.collate.share, config.collate.span) == (0.65, 10)
+    encoder = config.backbone.encoder
+    assert (encoder.num_hidden_layers, encoder.hidden_size, encoder.num_attention_heads) == (12, 768, 12)
+    assert (encoder.num_conv_pos_embeddings, encoder.conv_pos_kernel_size) == (5, 95 // 5)
+    assert encoder.feat_extract_norm == "layer" and not encoder.conv_bias and encoder.feat_proj_dropout == 0.0
+    assert list(config.collate.kernels) == [10, 3, 3, 3, 3, 2, 2] and list(config.collate.strides) == [5, *[2] * 6]
+
+
+def test_a_teacher_s_momentum_may_be_a_schedule_of_its_own():
+    rise = instantiate(compose(["experiment=data2vec_base", "data.path=x"]).objective.momentum)
+    parts = {"backbone": encoder(), "optimizer": plain_sgd(), "top_layers": 1, "stem_gradient": 1.0}
+    assert [rise(step, 400_000) for step in (0, 15_000, 30_000, 400_000)] == pytest.approx(
+        [0.999, 0.99945, 0.9999, 0.9999]
+    )
+    assert Data2VecAudio(**parts, momentum=rise, last_momentum=1.0).teacher.momentum is rise
 
 
 @pytest.mark.slow
