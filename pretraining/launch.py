@@ -279,7 +279,7 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
     steps = StepSettings(config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite)
-    steps.batch_size = parts.data.batch_size
+    steps.batch_size, steps.clip_each = parts.data.batch_size, settings.clip_each
     trainer = train(
         model, loaders[0], settings=settings, run=directory, loggers=loggers, callbacks=callbacks, step_settings=steps
     )
