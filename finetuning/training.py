@@ -113,7 +113,9 @@ def _train(run: Run, splits: EncodedSplits, directory: RunDirectory, loggers: li
         run=directory,
         loggers=kept_open(loggers),
         callbacks=[watch],
-        step_settings=StepSettings(run.seed, settings.max_steps, settings.clip_norm, None, settings.on_nonfinite),
+        step_settings=StepSettings(
+            run.seed, settings.max_steps, settings.clip_norm, None, settings.on_nonfinite, clip_each=settings.clip_each
+        ),
         monitor=None,
     )
 

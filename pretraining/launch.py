@@ -281,7 +281,7 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
     steps = StepSettings(config.seed, settings.max_steps, settings.clip_norm, config.ema, settings.on_nonfinite)
-    steps.batch_size = parts.batches.batch_size
+    steps.batch_size, steps.clip_each = parts.batches.batch_size, settings.clip_each
     trainer = train(
         model, loaders[0], settings=settings, run=directory, loggers=loggers, callbacks=callbacks, step_settings=steps
     )

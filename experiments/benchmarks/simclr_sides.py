@@ -35,25 +35,37 @@ class Setting(NamedTuple):
 
 def ours(turn: Turn, setting: Setting) -> None:
     """Train with this package as its command line does."""
+    from pretraining.objectives.heads import Projector
+    from pretraining.objectives.image.simclr import SimCLR
+
+    projector = Projector(layers=2, hidden=512, output=128, output_norm="full")
+    train_ours(turn, setting, SimCLR, projector=projector, temperature=0.5)
+
+
+def train_ours(
+    turn: Turn, setting: Setting, objective: Any, area: tuple[float, float] = (0.08, 1.0), saturation: float = 0.4,
+    solarise: float | list[float] = 0.0, **parts: Any
+) -> None:  # fmt: skip
+    """Train an objective of this package on two views of each picture; `parts` are what it takes beside the usual."""
     from experiments.benchmarks import our_loop
     from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
     from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
     from pretraining.image.collate import StackImages
     from pretraining.image.data.base import ImageSet, ImageSource
     from pretraining.image.preprocess import ImagePreprocess
-    from pretraining.objectives.heads import Projector
-    from pretraining.objectives.image.simclr import SimCLR
     from pretraining.optim.optimizers import SGD
 
     our_loop.prepare_process()
-    crop, output = Crop(size=SIZE, interpolation="bilinear"), Output(mean=tuple(MEAN), std=tuple(STD))
-    jitter, blur = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1), Blur(probability=0.0, kernel_size=3)
-    views = Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=0.0, output=output)
+    crop, output = Crop(size=SIZE, area=area, interpolation="bilinear"), Output(mean=tuple(MEAN), std=tuple(STD))
+    jitter, blur = (
+        Jitter(brightness=0.4, contrast=0.4, saturation=saturation, hue=0.1),
+        Blur(probability=0.0, kernel_size=3),
+    )
+    views = Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=solarise, output=output)
     schedule: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
     optimizer = SGD(peak_lr=RATE, **LEARNING, **schedule, nesterov=False, decay_vectors=True)
     backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
-    projector = Projector(layers=2, hidden=512, output=128, output_norm="full")
-    module = SimCLR(backbone=backbone, optimizer=optimizer, views=views, projector=projector, temperature=0.5)
+    module = objective(backbone=backbone, optimizer=optimizer, views=views, **parts)
     source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
     collate = StackImages(preprocess=ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD))
     facts = {"channels_last": True}
@@ -84,9 +96,21 @@ def lightly(turn: Turn, setting: Setting) -> None:
 
     layers = list(ResNetGenerator("resnet-18").children())[:-1]
     head = SimCLRProjectionHead(512, 512, 128)
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    network = EachView(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head))
     transform: Any = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
-    _loop(turn, network, NTXentLoss(), transform, setting)
+    train_peer(turn, network, NTXentLoss(), transform, setting)
+
+
+class EachView(nn.Module):
+    """A network that sees one view after the other."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, views: list[Tensor]) -> list[Tensor]:
+        """Compute what the network says of each. [V of [B, D]]"""
+        return [self.network(view) for view in views]
 
 
 def plain(turn: Turn, setting: Setting) -> None:
@@ -102,7 +126,7 @@ def plain(turn: Turn, setting: Setting) -> None:
     steps = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), jitter]
     steps += [transforms.RandomGrayscale(0.2), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     chain = transforms.Compose(steps)
-    _loop(turn, network, _cross_entropy, lambda image: [chain(image), chain(image)], setting)
+    train_peer(turn, EachView(network), _cross_entropy, lambda image: [chain(image), chain(image)], setting)
 
 
 def _cross_entropy(first: Tensor, second: Tensor) -> Tensor:
@@ -112,21 +136,34 @@ def _cross_entropy(first: Tensor, second: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, torch.arange(len(views), device=views.device).roll(len(first)))
 
 
-def _loop(turn: Turn, network: nn.Module, criterion: Any, transform: Any, peer: Setting) -> None:
-    """Train as a tutorial does: a data loader with workers, a forward pass for each view, SGD."""
+def train_peer(
+    turn: Turn,
+    network: nn.Module,
+    criterion: Any,
+    transform: Any,
+    peer: Setting,
+    after: Callable[[], None] | None = None,
+) -> None:
+    """Train as a tutorial does: a data loader with workers, SGD, and what is to be done `after` each step.
+
+    `network` turns a list of views into what `criterion` takes, in single precision.
+    """
     order = torch.channels_last if peer.channels_last else torch.contiguous_format
     network = network.to(peer.device, memory_format=order)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, **LEARNING)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=RATE, **LEARNING)
     shape: dict[str, Any] = {"shuffle": True, "drop_last": True, "persistent_workers": peer.workers > 0}
     shape |= {"num_workers": peer.workers, "pin_memory": peer.device == "cuda"}
     loader = torch.utils.data.DataLoader(Pictures(transform), batch_size=peer.batch, **shape)
     turn.tell({"precision": peer.precision, "channels_last": peer.channels_last, "workers": peer.workers})
     for number, views in enumerate(loader, 1):
-        first, second = (view.to(peer.device, non_blocking=True, memory_format=order) for view in views)
+        views = [view.to(peer.device, non_blocking=True, memory_format=order) for view in views]
         with torch.autocast(peer.device, dtype=torch.bfloat16, enabled=peer.precision == "bf16"):
-            first, second = network(first), network(second)
-        loss = criterion(first.float(), second.float())
+            outputs = network(views)
+        loss = criterion(*(output.float() for output in outputs))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if after is not None:
+            after()
         turn.step(peer.batch, loss.item() if number % LOG_EVERY == 0 else None)

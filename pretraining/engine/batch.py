@@ -39,6 +39,7 @@ class Step(NamedTuple):
 class StepSettings:
     """What a run adds to a module. `ema`: decay of the averaged weights, which are then evaluated and handed over.
 
+    `clip_each`: `clip_norm` is each gradient tensor's own longest, not that of all together.
     `batch_size`: examples of a training step, which losses that compare them are evaluated at.
     """
 
@@ -49,4 +50,5 @@ class StepSettings:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skipped: int = 10
     batch_size: int | None = None
+    clip_each: bool = False
     replay: Path | None = None  # directory that gets the batch of a step whose gradient is not finite

@@ -23,7 +23,7 @@ from pretraining.engine.meter import Meter
 from pretraining.engine.nonfinite import Guard
 from pretraining.engine.timing import PhaseTimer
 from pretraining.engine.watchdog import heartbeat
-from pretraining.optim.optimizers import Optimizer, ParameterGroup, clip_by_global_norm, split_by_decay
+from pretraining.optim.optimizers import Optimizer, ParameterGroup, clip_by_norm, split_by_decay
 from pretraining.random import seed_everything_at
 
 
@@ -84,8 +84,10 @@ class StepModule(pl.LightningModule, ABC):
                 part.begin_step(self.settings.seed, step.number)
         self.backward_step(step.micro_batches, self.global_counts(step.micro_batches))
         with self.phase("optimizer"):
-            self.gradient_norm = clip_by_global_norm(self.parameters(), self.settings.clip_norm)
-            self.guard.check(step, self.gradient_norm, optimizer.optimizer, self.parameters(), self.settings)  # type: ignore[union-attr, arg-type]
+            settings, plain = self.settings, optimizer.optimizer  # type: ignore[union-attr]
+            self.gradient_norm = clip_by_norm(self.parameters(), settings.clip_norm, each=settings.clip_each)
+            self.guard.check(step, self.gradient_norm, plain, self.parameters(), settings)  # type: ignore[arg-type]
+            self.optimizer.set_decay(plain, step.number, settings.max_steps)  # type: ignore[arg-type]
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
             schedule.step()  # type: ignore[union-attr, call-arg]

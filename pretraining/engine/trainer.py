@@ -35,7 +35,8 @@ class TrainerSettings:
     - `accelerator`, `strategy`, `devices`, `num_nodes`: a process per device; ddp copies the weights, fsdp shards them.
     - `precision`: of forward and backward passes; auto takes bf16 where the hardware is faster at it.
     - `max_steps`, `accumulate`: optimizer steps of the run, and micro-batches per step and rank.
-    - `clip_norm`: the largest global norm of a gradient; a longer one is scaled down. None: no limit.
+    - `clip_norm`: the largest norm of a gradient; a longer one is scaled down. None: no limit.
+    - `clip_each`: that is each tensor's own, not that of all together.
     - `log_every`, `val_every`, `checkpoint_every`, `handoff_every`: when to log, evaluate, save and hand over.
     - `keep_last`: newest checkpoints that are kept beside the best. `background_checkpoints`: write a copy of the state
       while training goes on.
@@ -54,6 +55,7 @@ class TrainerSettings:
     max_steps: int = 1000
     accumulate: int = 1
     clip_norm: float | None = None
+    clip_each: bool = False
     log_every: int = 10
     val_every: int = 0
     checkpoint_every: int = 1000

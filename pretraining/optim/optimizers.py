@@ -89,8 +89,9 @@ class Optimizer(ABC):
 
     `peak_lr` is the rate used, after any scaling rule; `warmup_steps` optimizer steps, or below 1 this share of the
     run's, lead up to it, from `warmup_from` of it (null: one step's share). The rate changes every `hold_steps` steps.
-    The schedule tri_stage stays at the peak for the share `plateau` of the run. `decay_vectors` decays biases and
-    norms, too.
+    The schedule tri_stage stays at the peak for the share `plateau` of the run.
+    `decay_vectors` decays biases and norms, too. With `last_weight_decay` the decay goes there from `weight_decay` over
+    the run, on half a cosine (Caron et al. 2021, "Emerging properties in self-supervised vision transformers").
     """
 
     peak_lr: float
@@ -102,6 +103,7 @@ class Optimizer(ABC):
     hold_steps: int = 1
     plateau: float = 0.0
     decay_vectors: bool = False
+    last_weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "optimizer")
@@ -126,6 +128,15 @@ class Optimizer(ABC):
         optimizer = self.make(described)
         scale = self._scale(max_steps)
         return optimizer, LambdaLR(optimizer, [scale if group.scheduled else _unchanged for group in groups])
+
+    def set_decay(self, optimizer: torch.optim.Optimizer, step: int, max_steps: int) -> None:
+        """Give the groups that decay what optimizer step `step` of `max_steps` takes, where that moves."""
+        if self.last_weight_decay is None:
+            return
+        decay = ramp_at(step, max_steps, first=self.weight_decay, last=self.last_weight_decay)
+        for group in optimizer.param_groups:
+            if group["decayed"] or self.decay_vectors:
+                group["weight_decay"] = decay
 
     def warmup_in(self, max_steps: int) -> int:
         """Count the warm-up's steps in a run of `max_steps`, which is no shorter: its peak would not be reached."""
@@ -202,11 +213,15 @@ class Adafactor(Optimizer):
         return torch.optim.Adafactor(groups, lr=self.peak_lr, beta2_decay=self.beta2_decay, d=self.clip_update)
 
 
-def clip_by_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale gradients in place to a joint 2-norm of at most `max_norm`; returns the norm before, unread by the host."""
+def clip_by_norm(parameters: Iterable[nn.Parameter], max_norm: float | None, *, each: bool = False) -> Tensor:
+    """Scale gradients in place to a joint 2-norm of at most `max_norm`; returns the norm before, unread by the host.
+
+    With `each` every tensor by its own norm, as in DINO's code.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
-    gradients = [local(gradient) for gradient in gradients]
     if max_norm is not None:
-        torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0).to(gradients[0].dtype))
+        norms = torch.stack([whole(part) for part in torch._foreach_norm(gradients)]) if each else norm
+        scales = torch.clamp(max_norm / (norms + 1e-6), max=1.0).to(gradients[0].dtype)
+        torch._foreach_mul_([local(gradient) for gradient in gradients], [*scales.unbind()] if each else scales)  # type: ignore[call-overload]
     return norm

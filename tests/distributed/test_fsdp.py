@@ -58,6 +58,9 @@ def test_views_are_compared_and_normalised_over_ranks_that_share_the_weights_as_
     exact = [
         "trainer.precision=fp64",
         f"trainer.accumulate={accumulate}",
+        "trainer.clip_norm=0.05",
+        "trainer.clip_each=true",
+        "optimizer.last_weight_decay=0.4",
         "logger.wandb.mode=disabled",
         "logger.progress=false",
     ]

@@ -7,8 +7,12 @@ import torch
 from torch import nn
 
 from pretraining.cli.configuration import CONF, compose, instantiate
+from pretraining.engine.batch import Loss, Step, StepSettings, Term
+from pretraining.engine.step import StepModule
+from pretraining.engine.trainer import TrainerSettings, build_trainer
 from pretraining.errors import RunError
-from pretraining.optim.optimizers import SGD, scale_at, split_by_decay
+from pretraining.optim.optimizers import SGD, clip_by_norm, scale_at, split_by_decay
+from tests.one_step import Steps
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 
@@ -160,3 +164,56 @@ def test_three_stages_are_a_rise_a_plateau_and_an_exponential_fall():
 def test_stages_that_cannot_be_are_said(changes, told):
     with pytest.raises(ValueError, match=told):
         rates(8, **changes)
+
+
+class Still(StepModule):
+    """A matrix and a vector whose loss is `pull` times their sums: at 0 only decay moves them."""
+
+    def __init__(self, pull=0.0, **changes):
+        shape = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0, "momentum": 0.0, "nesterov": False}
+        super().__init__(optimizer=SGD(**({"peak_lr": 1.0, "weight_decay": 0.04} | shape | changes)))
+        self.matrix, self.vector, self.pull = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3)), pull
+
+    def loss(self, batch):
+        total = self.pull * (self.matrix.sum() + 2.0 * self.vector.sum())
+        return Loss({"sum": Term(total, torch.tensor(1))})
+
+    def counts(self, batch):
+        return {"sum": torch.tensor(1)}
+
+
+def moved(module, steps, directory, **settings):
+    module.double().settings = StepSettings(max_steps=steps, **settings)
+    served = Steps([Step(number, [{}], examples=1, units=1) for number in range(steps)])
+    build_trainer(TrainerSettings(max_steps=steps, precision="fp64"), [], [], directory).fit(module, served)
+    return module
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_weight_decay_moves_on_half_a_cosine_and_spares_what_does_not_decay(vectors, tmp_path):
+    """DINO's cos(0.04 -> 0.4): step k of K multiplies weights by 1 - rate * its decay; here at a gradient of zero."""
+    module = moved(Still(last_weight_decay=0.4, decay_vectors=vectors), 8, tmp_path)
+    expected = 1.0
+    for step in range(8):
+        expected *= 1 - (0.4 - 0.36 * (1 + math.cos(math.pi * step / 8)) / 2)
+    assert module.matrix.flatten().tolist() == pytest.approx([expected] * 6, rel=1e-12)
+    assert module.vector.tolist() == pytest.approx([expected if vectors else 1.0] * 3, rel=1e-12)
+    assert moved(Still(), 8, tmp_path).matrix[0, 0].item() == pytest.approx(0.96**8)
+
+
+def test_a_gradient_is_clipped_as_a_whole_or_tensor_by_tensor(tmp_path):
+    """Norms are root 6 of the matrix's and 2 * root 3 of the vector's: 3.0 leaves the first alone, by itself."""
+    whole = {"matrix": 3 / math.sqrt(18), "vector": 2 * 3 / math.sqrt(18)}
+    for each, expected in ((False, whole), (True, {"matrix": 1.0, "vector": 3 / math.sqrt(3)})):
+        module = moved(Still(1.0, weight_decay=0.0), 1, tmp_path, clip_norm=3.0, clip_each=each)
+        for name, size in expected.items():
+            assert (1 - getattr(module, name)).flatten().tolist() == pytest.approx(
+                [size] * getattr(module, name).numel(), rel=1e-6
+            )
+        assert float(module.gradient_norm) == pytest.approx(math.sqrt(18))
+
+
+def test_no_limit_leaves_gradients_alone():
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([30.0, 40.0])
+    assert clip_by_norm([weight], None, each=True) == 50.0 and weight.grad.tolist() == [30.0, 40.0]
