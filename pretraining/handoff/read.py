@@ -29,6 +29,7 @@ class Handoff:
     card: dict[str, Any]
     path: str  # resolved; "" where there is no directory
     digest: str  # sha256 of handoff.json; "" where there is no directory
+    reference: str = ""  # what it was read by
 
     @property
     def tower(self) -> Tower:
@@ -65,10 +66,10 @@ def read(
     packages = trusted_packages(modality, trust)
     if reference.startswith("random:"):
         known = read(reference.removeprefix("random:"), modality=modality, tower=tower, trust=trust)
-        return _randomised(known, packages, seed)
+        return _randomised(known, packages, seed, reference)
     scheme, colon, name = reference.partition(":")
     if colon and not Path(reference).exists():
-        return _from_library(scheme, name, modality)
+        return _from_library(scheme, name, modality, tower)
     directory, card = _verified(Path(reference))
     towers = {}
     for key, described in _wanted(card, tower, directory).items():
@@ -79,7 +80,7 @@ def read(
             what = f"{place}: the weights do not fit the backbone that handoff.json describes"
             raise HandoffError(f"{what}: {error}") from error
         towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
-    return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"))
+    return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"), reference)
 
 
 def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -170,18 +171,18 @@ def _loaded(described: dict[str, Any], directory: Path, packages: tuple[str, ...
     return _class(described, Preprocess, packages).load(directory, **described["kwargs"])
 
 
-def _randomised(known: Handoff, packages: tuple[str, ...], seed: int) -> Handoff:
+def _randomised(known: Handoff, packages: tuple[str, ...], seed: int, reference: str) -> Handoff:
     """Build the same architecture with fresh weights: what the pretrained ones must beat."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = {name: _built(described_part(old.backbone), packages) for name, old in known.towers.items()}
     towers = {name: Tower(backbone, known.towers[name].preprocess) for name, backbone in fresh.items()}
     origin = {"objective": "random", "seed": seed, "steps": 0, "like": known.card["origin"].get("objective")}
-    return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest)
+    return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest, reference)
 
 
-def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
-    """Read a checkpoint of a home library, as the modality does."""
+def _from_library(scheme: str, name: str, modality: Modality | None, wanted: str | None) -> Handoff:
+    """Read a checkpoint of a home library, as the modality does: a tower of its name."""
     target = None if modality is None else modality.readers.get(scheme)
     if target is None:
         known = "" if modality is None else f", {', '.join(f'{each}:NAME' for each in modality.readers)}"
@@ -193,5 +194,8 @@ def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
         what = f"handoff={scheme}:{name} cannot be read: {' '.join(str(error).split())}"
         raise HandoffError(f"{what}. Give a name or directory that the library knows") from error
     kind = tower.backbone.modality.name
+    if wanted not in (None, kind):
+        raise HandoffError(f"handoff={scheme}:{name} has no tower {wanted!r} for {kind}: set tower={kind}")
     card = {"version": VERSION, "towers": {kind: described_tower(tower, ".")}, "recipe": {}, "sha256": {}}
-    return Handoff({kind: tower}, {**card, "origin": {"objective": f"{scheme}:{name}"}}, "", "")
+    reference = f"{scheme}:{name}"
+    return Handoff({kind: tower}, {**card, "origin": {"objective": reference}}, "", "", reference)
