@@ -6,7 +6,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from pretraining.handoff.write import VERSION, described_part, described_tower
 from pretraining.modality import Modality, Preprocess, Tower, named
 from pretraining.runs.renamed import current
 
+PARTS = ("backbone", "preprocess")
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
 
 
@@ -78,7 +79,7 @@ def read(
             backbone.load(place)
         except (RuntimeError, KeyError, ValueError) as error:
             what = f"{place}: the weights do not fit the backbone that handoff.json describes"
-            raise HandoffError(f"{what}: {error}") from error
+            raise HandoffError(f"{what}: {' '.join(str(error).split())[:300]}") from error
         towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
     return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"), reference)
 
@@ -95,8 +96,15 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
         card = json.loads((directory / "handoff.json").read_text("utf-8"))
         version, digests = card["version"], card["sha256"]
         card = _upgraded(card) if version == 2 else card
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise HandoffError(f"{directory}/handoff.json is not readable ({error}): write the hand-off again") from error
+        places = [PurePath(name) for name in digests]
+        places += [PurePath(described["directory"]) for described in card["towers"].values()]
+        parts = [described[part]["_target_"] for described in card["towers"].values() for part in PARTS]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise HandoffError(f"{directory}/handoff.json is not readable ({told}): write the hand-off again") from error
+    if not parts:
+        raise HandoffError(f"{directory}/handoff.json names no network: write the hand-off again")
+    _refuse_outside(directory, places)
     if version not in (2, VERSION):
         what = f"{directory} has format version {version}, this release reads 2 and {VERSION}"
         raise HandoffError(f"{what}: use the release that wrote it")
@@ -114,6 +122,17 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
         if str(Path(described["directory"], "model.safetensors")) not in digests:
             raise HandoffError(f"{directory}/handoff.json does not list model.safetensors: write the hand-off again")
     return directory, card
+
+
+def _refuse_outside(directory: Path, places: list[PurePath]) -> None:
+    """Refuse a hand-off that would be read from elsewhere: by a path that leaves it, or through a link."""
+    leaving = next((place for place in places if place.is_absolute() or ".." in place.parts), None)
+    if leaving is not None:
+        raise HandoffError(f"{directory}/handoff.json names {leaving}, outside of the hand-off: write it again")
+    links = [path for path in directory.rglob("*") if path.is_symlink() and directory not in path.resolve().parents]
+    if links:
+        what = f"{directory} holds {links[0].name}, a link to {links[0].resolve()}"
+        raise HandoffError(f"{what}: put the files themselves there (cp -rL)")
 
 
 def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +183,11 @@ def _class(described: dict[str, Any], kind: type, packages: tuple[str, ...]) -> 
 
 
 def _built(described: dict[str, Any], packages: tuple[str, ...]) -> Backbone:
-    return _class(described, Backbone, packages)(**described["kwargs"])
+    kind = _class(described, Backbone, packages)
+    try:
+        return kind(**described["kwargs"])
+    except (TypeError, ValueError) as error:
+        raise HandoffError(f"the hand-off describes a {kind.__name__} that cannot be: {error}") from error
 
 
 def _loaded(described: dict[str, Any], directory: Path, packages: tuple[str, ...]) -> Preprocess:

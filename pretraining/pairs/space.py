@@ -55,7 +55,9 @@ class Space:
         asked: dict[str, Any] = {"seed": given.card["origin"]["seed"]} if fresh else {}
         kind = None if given.path else SIDES[others[0]][0]
         second = handoff.read(given.reference, modality=kind, tower=others[0], trust=trust, **asked)
-        own, other = (_projection(weights, side, fresh) for side in (name, others[0]))
+        widths = {name: given.backbone.dim, others[0]: second.backbone.dim}
+        _check_shapes(given.path or given.reference, weights, widths)
+        own, other = (_projection(weights, side, fresh) for side in widths)
         scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
         sides = given.card["recipe"].get("collate", {}).get("sides", {})
         limit = sides.get(others[0], {}).get("max_tokens") or second.backbone.max_tokens
@@ -89,6 +91,18 @@ def _beside(given: Handoff, name: str) -> tuple[list[str], Mapping[str, Tensor]]
     if scheme != "hf" or name not in SIDES or not holds_pair(library):
         return [], {}
     return [other for other in SIDES if other != name], heads_of(library)
+
+
+def _check_shapes(place: str, weights: Mapping[str, Tensor], widths: Mapping[str, int]) -> None:
+    """Refuse projections that do not fit the networks or each other, and scales that are no numbers."""
+    shapes = {side: tuple(weights[f"projections.{side}.weight"].shape) for side in widths}
+    fits = all(len(shape) == 2 and shape[1] == widths[side] for side, shape in shapes.items())
+    numbers = [weights[part] for part in ("logit_scale", "logit_bias") if part in weights]
+    if not fits or len({shape[0] for shape in shapes.values()}) != 1:
+        told = ", ".join(f"{side} {shape} for a network of width {widths[side]}" for side, shape in shapes.items())
+        raise HandoffError(f"{place}/{HEADS} has projections that do not fit ({told}): write the hand-off again")
+    if not all(part.numel() == 1 and bool(part.isfinite()) for part in numbers):
+        raise HandoffError(f"{place}/{HEADS} has a scale or shift that is no number: write the hand-off again")
 
 
 def _projection(weights: Mapping[str, Tensor], side: str, fresh: bool) -> nn.Linear:
