@@ -52,7 +52,11 @@ def restored(given: Handoff, tower: Tower, recipe: Any) -> tuple[Objective, Any]
     if expected != set(heads):
         odd = sorted(expected ^ set(heads))
         raise HandoffError(f"{given.path}/heads.safetensors does not fit the objective: {odd[:5]}")
-    objective.load_state_dict({**objective.state_dict(), **heads})
+    try:
+        objective.load_state_dict({**objective.state_dict(), **heads})
+    except RuntimeError as error:
+        what = " ".join(str(error).split())
+        raise HandoffError(f"{given.path}/heads.safetensors does not fit the objective: {what}") from error
     return objective, collate
 
 

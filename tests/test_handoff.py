@@ -218,8 +218,8 @@ def test_a_hand_off_of_format_version_2_is_read_by_the_classes_former_names(prep
 def test_a_library_that_the_modality_does_not_read_is_refused_with_those_it_does():
     with pytest.raises(handoff.HandoffError, match=r"torchvision:resnet18 is not read for text.*hf:NAME"):
         handoff.read("torchvision:resnet18", modality=TEXT)
-    with pytest.raises(handoff.HandoffError, match=r"hf:x is not read for image.*torchvision:NAME"):
-        handoff.read("hf:x", modality=IMAGE)
+    with pytest.raises(handoff.HandoffError, match=r"mfcc:x is not read for image.*torchvision:NAME, hf:NAME"):
+        handoff.read("mfcc:x", modality=IMAGE)
 
 
 OWN = """

@@ -10,6 +10,7 @@ from pretraining.errors import reason_of
 
 Architecture = Literal["encoder", "causal", "seq2seq"]
 LOADERS = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+PAIRS = {"clip": "CLIPModel", "siglip": "SiglipModel"}  # by model_type: an image and a text network in one
 
 
 def special_tokens(
@@ -77,12 +78,32 @@ def quieten() -> None:
 
 def read(architecture: Architecture, directory: str, options: dict[str, Any]) -> Any:
     """Read a checkpoint of transformers; a weight that is missing or of another shape is an error."""
+    return read_as(LOADERS[architecture], directory, options)
+
+
+def family_of(name: str) -> str:
+    """Read a checkpoint's `model_type`."""
+    import transformers
+
+    return transformers.AutoConfig.from_pretrained(name).model_type
+
+
+def read_pair(name: str) -> Any:
+    """Read transformers' CLIP or SigLIP whole, as `read` does."""
+    family = family_of(name)
+    if family not in PAIRS:
+        raise ValueError(f"{name} holds a {family}, and images are read by {', '.join(PAIRS)}: give one of those")
+    return read_as(PAIRS[family], name, {"attn_implementation": "sdpa"})
+
+
+def read_as(loader: str, directory: str, options: dict[str, Any]) -> Any:
+    """Read a checkpoint by the class of transformers that `loader` names."""
     import transformers
 
     quieten()
-    loader = getattr(transformers, LOADERS[architecture])
+    kind = getattr(transformers, loader)
     try:
-        model, report = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
+        model, report = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
     except Exception as error:  # the library raises nothing narrower on damaged files
         what = (
             f"{directory} cannot be read as a checkpoint of transformers ({type(error).__name__}: {reason_of(error)})"

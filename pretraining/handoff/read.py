@@ -7,7 +7,7 @@ import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Handoff:
     card: dict[str, Any]
     path: str  # resolved; "" where there is no directory
     digest: str  # sha256 of handoff.json; "" where there is no directory
+    reference: str = ""  # what it was read by
 
     @property
     def tower(self) -> Tower:
@@ -74,10 +75,10 @@ def read(
     packages = trusted_packages(modality, trust)
     if reference.startswith("random:"):
         known = read(reference.removeprefix("random:"), modality=modality, tower=tower, trust=trust)
-        return _randomised(known, packages, seed)
+        return _randomised(known, packages, seed, reference)
     scheme, colon, name = reference.partition(":")
     if colon and not Path(reference).exists():
-        return _from_library(scheme, name, modality)
+        return _from_library(scheme, name, modality, tower)
     directory, card = verified(Path(reference))
     towers = {}
     for key, described in _wanted(card, tower, directory).items():
@@ -88,7 +89,7 @@ def read(
             backbone.load(place)
         with _explained(f"{place}: the preprocessing that handoff.json describes cannot be read"):
             towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
-    return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"))
+    return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"), reference)
 
 
 @contextlib.contextmanager
@@ -124,6 +125,7 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
         raise HandoffError(f"{what}: use the release that wrote it")
     if (odd := _odd_part(card, CARD)) is not None:
         raise HandoffError(f"{directory}/handoff.json has no whole {odd!r}: copy the hand-off again from its origin")
+    _refuse_outside(directory, [*digests, *(described["directory"] for described in card["towers"].values())])
     pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
     if pickled:
         what = f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code"
@@ -151,6 +153,17 @@ def _odd_part(tree: Any, form: Any, place: str = "") -> str | None:
         if odd is not None:
             return odd
     return None
+
+
+def _refuse_outside(directory: Path, places: list[str]) -> None:
+    """Refuse a hand-off that would be read from elsewhere: by a path that leaves it, or through a link."""
+    leaving = next((place for place in map(PurePath, places) if place.is_absolute() or ".." in place.parts), None)
+    if leaving is not None:
+        raise HandoffError(f"{directory}/handoff.json names {leaving}, outside of the hand-off: write it again")
+    links = [path for path in directory.rglob("*") if path.is_symlink() and directory not in path.resolve().parents]
+    if links:
+        what = f"{directory} holds {links[0].name}, a link to {links[0].resolve()}"
+        raise HandoffError(f"{what}: put the files themselves there (cp -rL)")
 
 
 def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
@@ -202,25 +215,29 @@ def _class(described: dict[str, Any], kind: type, packages: tuple[str, ...]) -> 
 
 
 def _built(described: dict[str, Any], packages: tuple[str, ...]) -> Backbone:
-    return _class(described, Backbone, packages)(**described["kwargs"])
+    kind = _class(described, Backbone, packages)
+    try:
+        return kind(**described["kwargs"])
+    except (TypeError, ValueError) as error:
+        raise HandoffError(f"the hand-off describes a {kind.__name__} that cannot be: {error}") from error
 
 
 def _loaded(described: dict[str, Any], directory: Path, packages: tuple[str, ...]) -> Preprocess:
     return _class(described, Preprocess, packages).load(directory, **described["kwargs"])
 
 
-def _randomised(known: Handoff, packages: tuple[str, ...], seed: int) -> Handoff:
+def _randomised(known: Handoff, packages: tuple[str, ...], seed: int, reference: str) -> Handoff:
     """Build the same architecture with fresh weights: what the pretrained ones must beat."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = {name: _built(described_part(old.backbone), packages) for name, old in known.towers.items()}
     towers = {name: Tower(backbone, known.towers[name].preprocess) for name, backbone in fresh.items()}
     origin = {"objective": "random", "seed": seed, "steps": 0, "like": known.card["origin"].get("objective")}
-    return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest)
+    return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest, reference)
 
 
-def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
-    """Read a checkpoint of a home library, as the modality does."""
+def _from_library(scheme: str, name: str, modality: Modality | None, wanted: str | None) -> Handoff:
+    """Read a checkpoint of a home library, as the modality does: a tower of its name."""
     target = None if modality is None else modality.readers.get(scheme)
     if target is None:
         known = "" if modality is None else f", {', '.join(f'{each}:NAME' for each in modality.readers)}"
@@ -232,5 +249,8 @@ def _from_library(scheme: str, name: str, modality: Modality | None) -> Handoff:
         what = f"handoff={scheme}:{name} cannot be read: {reason_of(error)}"
         raise HandoffError(f"{what}. Give a name or directory that the library knows") from error
     kind = tower.backbone.modality.name
+    if wanted not in (None, kind):
+        raise HandoffError(f"handoff={scheme}:{name} has no tower {wanted!r} for {kind}: set tower={kind}")
     card = {"version": VERSION, "towers": {kind: described_tower(tower, ".")}, "recipe": {}, "sha256": {}}
-    return Handoff({kind: tower}, {**card, "origin": {"objective": f"{scheme}:{name}"}}, "", "")
+    reference = f"{scheme}:{name}"
+    return Handoff({kind: tower}, {**card, "origin": {"objective": reference}}, "", "", reference)

@@ -18,7 +18,10 @@ class Image(Modality):
     name = "image"
     unit = "images"
     probes = "online"
-    readers = {"torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint"}  # noqa: RUF012
+    readers = {  # noqa: RUF012
+        "torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint",
+        "hf": "pretraining.image.backbones.transformers_vision.read_checkpoint",
+    }
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as it is."""

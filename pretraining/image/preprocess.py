@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pretraining.image.modality import IMAGE
 from pretraining.modality import Preprocess
 
+FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey
 
 
@@ -61,6 +62,39 @@ class ImagePreprocess(Preprocess):
         """Make the preparation that torchvision's first ImageNet weights were trained with."""
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         return cls(size=224, channels=3, mean=mean, std=std, interpolation="bilinear", crop=224 / 256)
+
+    @classmethod
+    def of_transformers(cls, name: str) -> ImagePreprocess:
+        """Take the preparation that a transformers checkpoint describes; of images that are not square, the centre."""
+        from transformers import AutoImageProcessor
+
+        given = AutoImageProcessor.from_pretrained(name)
+        size = dict(given.size)
+        sides = set(dict(given.crop_size).values() if getattr(given, "do_center_crop", False) else size.values())
+        if len(sides) != 1 or given.resample not in FILTERS:
+            what = f"{name} prepares images of {size} by filter {given.resample}"
+            raise ValueError(f"{what}: only squares, bilinear and bicubic, are read")
+        (side,), whole = sides, size.get("shortest_edge", size.get("height"))
+        scale = (given.image_mean, given.image_std) if given.do_normalize else ([0.0] * 3, [1.0] * 3)
+        scaled: dict[str, Any] = {
+            "mean": list(scale[0]),
+            "std": list(scale[1]),
+            "interpolation": FILTERS[given.resample],
+        }
+        return cls(size=side, channels=len(scaled["mean"]), crop=side / whole, **scaled)
+
+    def save_for_transformers(self, directory: Path) -> None:
+        """Write transformers' description of the same preparation."""
+        from transformers import CLIPImageProcessor
+
+        filters = {name: number for number, name in FILTERS.items()}
+        CLIPImageProcessor(
+            size={"shortest_edge": round(self.size / self.crop)},
+            crop_size={"height": self.size, "width": self.size},
+            resample=filters[self.interpolation],
+            image_mean=self.mean,
+            image_std=self.std,
+        ).save_pretrained(directory)
 
     @classmethod
     def load(cls, directory: Path | str, **kwargs: Any) -> ImagePreprocess:

@@ -20,6 +20,7 @@ from pretraining import handoff
 from pretraining.errors import HandoffError
 from pretraining.handoff import Handoff
 from pretraining.modality import Tower
+from pretraining.pairs.checkpoints import SIDES, heads_of, holds_pair
 from pretraining.text.raw import RawTexts, TokeniseTexts
 
 BATCH = 256  # texts that are read at once
@@ -44,19 +45,19 @@ class Space:
         Beside a tower that was drawn anew the other one and the projections are drawn, too.
         """
         (name,) = given.towers
-        others = [other for other in given.card["towers"] if other != name]
-        weights = load_file(Path(given.path) / HEADS) if HEADS in given.card["sha256"] else {}
+        others, weights = _beside(given, name)
         needed = [f"projections.{side}.weight" for side in (name, *others)] + ["logit_scale"]
         if len(others) != 1 or not all(part in weights for part in needed):
-            told = given.path or given.card["origin"].get("objective")
-            cure = "give one of objective=clip or siglip with tower=image"
+            told = given.path or given.reference
+            cure = "give one of objective=clip or siglip, or transformers' CLIP or SigLIP, with tower=image"
             raise HandoffError(f"{told} holds no second network in the same space: {cure}")
         fresh = given.card["origin"].get("objective") == "random"
-        seed = {"seed": given.card["origin"]["seed"]} if fresh else {}
-        second: Any = handoff.read(
-            f"random:{given.path}" if fresh else given.path, tower=others[0], trust=trust, **seed
-        )
-        own, other = (_projection(weights, side, fresh) for side in (name, others[0]))
+        asked: dict[str, Any] = {"seed": given.card["origin"]["seed"]} if fresh else {}
+        kind = None if given.path else SIDES[others[0]][0]
+        second = handoff.read(given.reference, modality=kind, tower=others[0], trust=trust, **asked)
+        widths = {name: given.backbone.dim, others[0]: second.backbone.dim}
+        _check_shapes(given.path or given.reference, weights, widths)
+        own, other = (_projection(weights, side, fresh) for side in widths)
         scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
         sides = given.card["recipe"].get("collate", {}).get("sides", {})
         limit = sides.get(others[0], {}).get("max_tokens") or second.backbone.max_tokens
@@ -79,6 +80,29 @@ class Space:
         """
         vectors = self.texts([template.format(name) for name in names for template in templates])
         return F.normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
+
+
+def _beside(given: Handoff, name: str) -> tuple[list[str], Mapping[str, Tensor]]:
+    """Name the other towers of a hand-off, and read the weights that are no tower's."""
+    if given.path:
+        heads = load_file(Path(given.path) / HEADS) if HEADS in given.card["sha256"] else {}
+        return [other for other in given.card["towers"] if other != name], heads
+    scheme, _, library = given.reference.removeprefix("random:").partition(":")
+    if scheme != "hf" or name not in SIDES or not holds_pair(library):
+        return [], {}
+    return [other for other in SIDES if other != name], heads_of(library)
+
+
+def _check_shapes(place: str, weights: Mapping[str, Tensor], widths: Mapping[str, int]) -> None:
+    """Refuse projections that do not fit the networks or each other, and scales that are no numbers."""
+    shapes = {side: tuple(weights[f"projections.{side}.weight"].shape) for side in widths}
+    fits = all(len(shape) == 2 and shape[1] == widths[side] for side, shape in shapes.items())
+    numbers = [weights[part] for part in ("logit_scale", "logit_bias") if part in weights]
+    if not fits or len({shape[0] for shape in shapes.values()}) != 1:
+        told = ", ".join(f"{side} {shape} for a network of width {widths[side]}" for side, shape in shapes.items())
+        raise HandoffError(f"{place}/{HEADS} has projections that do not fit ({told}): write the hand-off again")
+    if not all(part.numel() == 1 and bool(part.isfinite()) for part in numbers):
+        raise HandoffError(f"{place}/{HEADS} has a scale or shift that is no number: write the hand-off again")
 
 
 def _projection(weights: Mapping[str, Tensor], side: str, fresh: bool) -> nn.Linear:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretraining import handoff
+from pretraining.audio.modality import AUDIO
 from pretraining.backbones.base import Backbone
 from pretraining.errors import HandoffError
 from pretraining.image.modality import IMAGE
@@ -17,9 +18,13 @@ from pretraining.text.modality import TEXT
 
 
 def read_tower(reference: str, tower: str | None) -> Tower:
-    """Read a network: of a hand-off's directory, `hf:NAME` or `torchvision:NAME`."""
+    """Read a network: of a hand-off's directory, `hf:NAME` or `torchvision:NAME`.
+
+    Of hf: the text network of a checkpoint, unless `tower` says image or audio.
+    """
     scheme = reference.partition(":")[0]
-    modality = next((kind for kind in (IMAGE, TEXT) if scheme in kind.readers), None)
+    kinds = [kind for kind in (TEXT, IMAGE, AUDIO) if scheme in kind.readers]
+    modality = next((kind for kind in kinds if kind.name == tower), kinds[0] if kinds else None)
     return handoff.read(reference, modality=modality, tower=tower).tower
 
 

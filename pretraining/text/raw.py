@@ -46,7 +46,7 @@ class TokeniseTexts:
         """Tokenise."""
         first, last = ([] if token is None else [token] for token in (self.preprocess.bos_id, self.preprocess.eos_id))
         rows = [[*first, *ids[: self.room], *last] for ids in self._encode(examples)]
-        width = padded_width(max(map(len, rows)))
+        width = min(padded_width(max(map(len, rows))), self.max_tokens)  # which may be all positions that there are
         ids = np.full((len(rows), width), padding_of(self.preprocess), np.int64)
         real = np.zeros((len(rows), width), np.int64)
         for row, tokens in enumerate(rows):

@@ -56,5 +56,10 @@ def adopt(model: nn.Module) -> None:
         return
     for block in model.encoder.layers:
         block.self_attention.__class__ = SelfAttention  # nothing is drawn or copied
-    if type(model.conv_proj) is nn.Conv2d:
-        model.conv_proj.__class__ = PatchEmbedding
+    embed_by_product(model.conv_proj)
+
+
+def embed_by_product(part: nn.Module) -> None:
+    """Let a convolution whose windows lie side by side be a `PatchEmbedding`."""
+    if type(part) is nn.Conv2d and part.kernel_size == part.stride and part.padding in ((0, 0), "valid"):
+        part.__class__ = PatchEmbedding

@@ -14,14 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone, Features
-from pretraining.backbones.transformers_loading import LOADERS, Architecture, build, quieten, read, special_tokens
+from pretraining.backbones.transformers_loading import (
+    LOADERS,
+    PAIRS,
+    Architecture,
+    build,
+    family_of,
+    quieten,
+    read,
+    read_pair,
+    special_tokens,
+)
 from pretraining.modality import Tower
 from pretraining.text.backbones.fast_encoder import FastEncoder
+from pretraining.text.backbones.siglip_text import SiglipText
 from pretraining.text.cost import TextRow
 from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
 
 Pooling = Literal["mean", "first", "pooler", "last"]
+CAUSAL = ("clip_text_model",)  # encoders whose tokens see nothing later
 Implementation = Literal["transformers", "fast"]
 
 
@@ -148,7 +160,7 @@ class TransformersBackbone(Backbone):
         """Mark which tokens each token sees. bool [B, 1, T, T]; padding sees padding, so that no row of it is empty."""
         same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
         place = torch.arange(document_ids.shape[1], device=document_ids.device)
-        if self.architecture == "causal":
+        if self.architecture == "causal" or self.model.config.model_type in CAUSAL:
             same = same & (place[:, None] >= place[None, :])
         if self.model.config.model_type == "modernbert":
             near = (place[:, None] - place[None, :]).abs() <= self.model.config.local_attention // 2
@@ -261,9 +273,24 @@ def _first_position(model: nn.Module) -> int:
 
 
 def read_checkpoint(name: str) -> Tower:
-    """Read a transformers checkpoint with its tokenizer: a directory, or a name of the hub."""
+    """Read a checkpoint with its tokenizer: a directory, or a name of the hub; of CLIP and SigLIP the text network."""
+    if family_of(name) in PAIRS:
+        return _of_pair(name)
     backbone = TransformersBackbone(config=None, init_from=name, architecture=architecture_of(name))
     return Tower(backbone, TextPreprocess.load(name))
+
+
+def _of_pair(name: str) -> Tower:
+    """Take the text network of a CLIP or SigLIP checkpoint."""
+    model, preprocess = read_pair(name).text_model, TextPreprocess.load(name)
+    config = model.config.to_diff_dict() | {"model_type": model.config.model_type}
+    backbone: Any
+    if config["model_type"] in CAUSAL:
+        backbone = TransformersBackbone(config=config, pooling="last")
+    else:
+        backbone = SiglipText(config=config, pad_id=preprocess.pad_id or 0)
+    backbone.model.load_state_dict(model.state_dict())
+    return Tower(backbone, preprocess)
 
 
 def architecture_of(name: str) -> Architecture:

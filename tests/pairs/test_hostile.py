@@ -1,0 +1,253 @@
+"""Hand-offs of pairs that are half there, altered or hostile: each is refused in one line that says what to do."""
+
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from finetuning import launch as finetuning
+from pretraining import handoff
+from pretraining.cache import sha256
+from pretraining.cli.configuration import compose
+from pretraining.errors import HandoffError
+from pretraining.evaluate import evaluate
+from tests.pairs.test_runs import QUIET, SCENES, finetune, pretrain
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return pretrain(tmp_path_factory.mktemp("whole"), "objective=clip") / "handoff" / "last"
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edited(place, change=lambda card: None, **weights):
+    """Change a card as someone would who knows how it is checked; `weights` are new ones of its files."""
+    for name, tensors in weights.items():
+        save_file(tensors, place / name)
+    card = json.loads((place / "handoff.json").read_text())
+    card["sha256"] |= {name: sha256(place / name) for name in card["sha256"] if (place / name).is_file()}
+    change(card)
+    (place / "handoff.json").write_text(json.dumps(card))
+
+
+def read(place):
+    """Both networks, and each alone: whichever of these is refused, all that follow would be."""
+    return handoff.read(str(place)), handoff.read(str(place), tower="image"), handoff.read(str(place), tower="text")
+
+
+def without_weights(place):
+    (place / "text" / "model.safetensors").unlink()
+
+
+def without_weights_on_the_card(place):
+    (place / "text" / "model.safetensors").unlink()
+    edited(place, lambda card: card["sha256"].pop("text/model.safetensors"))
+
+
+def altered(place):
+    weights = load_file(place / "image" / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, place / "image" / "model.safetensors")
+
+
+def of_other_shapes(place):
+    weights = load_file(place / "image" / "model.safetensors")
+    edited(place, **{"image/model.safetensors": weights | {"class_token": torch.zeros(1, 1, 3)}})
+
+
+def the_others_weights(place):
+    edited(place, **{"image/model.safetensors": load_file(place / "text" / "model.safetensors")})
+
+
+def pickled(place):
+    (place / "text" / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": np.zeros(2)}))
+
+
+def linked_file(place):
+    outside = place.parent / "model.safetensors"
+    (place / "text" / "model.safetensors").rename(outside)
+    (place / "text" / "model.safetensors").symlink_to(outside)
+
+
+def linked_folder(place):
+    (place / "text").rename(place.parent / "text")
+    (place / "text").symlink_to(place.parent / "text")
+
+
+def leaving_folder(place):
+    shutil.copytree(place / "text", place.parent / "elsewhere")
+    name = "../elsewhere/model.safetensors"
+
+    def change(card):
+        card["towers"]["text"]["directory"] = "../elsewhere"
+        card["sha256"][name] = sha256(place / name)
+
+    edited(place, change)
+
+
+def absolute_folder(place):
+    edited(place, lambda card: card["towers"]["text"].update(directory=str(place / "text")))
+
+
+def foreign_class(place):
+    edited(
+        place, lambda card: card["towers"]["text"]["backbone"].update(_target_="subprocess.Popen", kwargs={"args": "x"})
+    )
+
+
+def no_such_backbone(place):
+    edited(place, lambda card: card["towers"]["text"]["backbone"]["kwargs"].update(hidden=3))
+
+
+def no_towers(place):
+    edited(place, lambda card: card.update(towers={}))
+
+
+def a_list_of_towers(place):
+    edited(place, lambda card: card.update(towers=["image", "text"]))
+
+
+def half_a_tower(place):
+    edited(place, lambda card: card["towers"]["text"].pop("preprocess"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (without_weights, r"lacks text/model.safetensors: copy the whole directory again"),
+        (without_weights_on_the_card, r"does not list model.safetensors: write the hand-off again"),
+        (altered, r"image/model.safetensors was altered .*: copy it again"),
+        (of_other_shapes, r"image: the weights do not fit the backbone that handoff.json describes"),
+        (the_others_weights, r"image: the weights do not fit the backbone"),
+        (pickled, r"holds pytorch_model.bin, which may be pickled code: remove it"),
+        (linked_file, r"holds model.safetensors, a link to .*: put the files themselves there"),
+        (linked_folder, r"holds text, a link to .*: put the files themselves there"),
+        (leaving_folder, r"names \.\./elsewhere.*outside of the hand-off: write it again"),
+        (absolute_folder, r"names /.*/text, outside of the hand-off"),
+        (foreign_class, r"asks for 'subprocess.Popen', which is no Backbone of this package: refused"),
+        (no_such_backbone, r"describes a TransformersBackbone that cannot be: .*hidden"),
+        (no_towers, r"names no network: write the hand-off again"),
+        (a_list_of_towers, r"handoff.json is not readable"),
+        (half_a_tower, r"handoff.json is not readable \(KeyError: 'preprocess'\)"),
+    ],
+)
+def test_a_damaged_hand_off_is_refused(copy, damage, told):
+    read(copy)
+    damage(copy)
+    with pytest.raises(HandoffError, match=told) as error:
+        read(copy)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_links_inside_and_to_a_hand_off_are_followed(copy):
+    os.symlink(copy, copy.with_name("link"))
+    (copy / "again").symlink_to("README.md")
+    read(copy.with_name("link"))
+
+
+def heads(place):
+    return load_file(place / "heads.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda own: own.pop("projections.text.weight"), r"holds no second network in the same space"),
+        (lambda own: own.pop("logit_scale"), r"holds no second network in the same space"),
+        (
+            lambda own: own.update({"projections.image.weight": torch.ones(8, 5)}),
+            r"projections that do not fit \(image \(8, 5\) for a network of width 16",
+        ),
+        (
+            lambda own: own.update({"projections.text.weight": torch.ones(7, 16)}),
+            r"projections that do not fit .*text \(7, 16\)",
+        ),
+        (lambda own: own.update(logit_scale=torch.tensor([torch.nan])), r"a scale or shift that is no number"),
+        (lambda own: own.update(logit_scale=torch.ones(3)), r"a scale or shift that is no number"),
+    ],
+)
+def test_a_space_that_is_half_there_is_refused(copy, tmp_path, change, told):
+    own = heads(copy)
+    change(own)
+    edited(copy, **{"heads.safetensors": own})
+    with pytest.raises(HandoffError, match=told):
+        finetune(copy, tmp_path / "run", "task=zero_shot", *SCENES)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda own: own.pop("logit_scale"),
+        lambda own: own.update(more=torch.ones(1)),
+        lambda own: own.update({"projections.text.weight": torch.ones(7, 16)}),
+    ],
+)
+def test_heads_that_are_not_the_objectives_are_not_evaluated(copy, change):
+    own = heads(copy)
+    change(own)
+    edited(copy, **{"heads.safetensors": own})
+    with pytest.raises(HandoffError, match=r"heads.safetensors does not fit the objective") as error:
+        evaluate(compose([f"handoff={copy}", "data=digit_scenes", "data.size=32"], root="evaluate"))
+    assert "\n" not in str(error.value)
+
+
+def test_one_network_is_no_hand_off_of_pairs(copy, tmp_path):
+    edited(copy, lambda card: card["towers"].pop("text"))
+    with pytest.raises(HandoffError, match=r"holds no second network in the same space"):
+        finetune(copy, tmp_path / "run", "task=zero_shot", *SCENES)
+    with pytest.raises(HandoffError, match=r"holds image alone: give one of pairs, which has two networks"):
+        evaluate(compose([f"handoff={copy}", "data=digit_scenes", "data.size=32"], root="evaluate"))
+
+
+# -- a tower is what its weights are -----------------------------------------------------------------------------------
+
+
+def test_a_tower_in_another_task_is_the_same_weights_loaded_by_hand(whole, tmp_path):
+    """A linear probe on tower=image, and on a torchvision model that the weights were put into by hand."""
+    import torchvision
+    from torch import nn
+
+    from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
+    from pretraining.image.modality import IMAGE
+
+    for name, hue in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            noise = np.random.default_rng([number, hue[0]]).integers(-30, 30, (32, 32, 3))
+            picture = np.clip(np.array(hue) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{number}.png")
+    options = {"image_size": 32, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}
+    model = torchvision.models.VisionTransformer(**options)
+    model.heads = nn.Identity()
+    model.load_state_dict(load_file(whole / "image" / "model.safetensors"), strict=True)
+    by_hand = TorchvisionBackbone(name="vision_transformer", options=options)
+    by_hand.model.load_state_dict(model.state_dict())
+    preprocess = handoff.read(str(whole), tower="image").preprocess
+    towers = IMAGE.towers(by_hand, preprocess)
+    alone = handoff.write(tmp_path / "hand" / "step-1", towers=towers, origin={"objective": "hand"}, heads={})
+    task = ["task=image_classification", f"data.path={tmp_path / 'pictures'}", f"data.cache_dir={tmp_path / 'cache'}"]
+    for mode in ("linear_probe", "full"):
+        found = []
+        for number, given in enumerate(([f"handoff={whole}", "tower=image"], [f"handoff={alone}"])):
+            short = ["trainer.max_steps=2", "trainer.val_every=2", "data.batch_size=8"]
+            run = tmp_path / f"{mode}-{number}"
+            finetuning.main(finetuning.compose([*given, *task, *short, *QUIET, f"mode={mode}", f"run_dir={run}"]))
+            found.append(load_file(run / "model" / "last" / "model.safetensors"))
+            found[-1] |= load_file(run / "model" / "last" / "heads.safetensors")
+        assert found[0].keys() == found[1].keys() and len(found[0]) > 10
+        assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tower = handoff.read(str(whole), tower="image").backbone.eval()
+        torch.testing.assert_close(tower(images=images).pooled, model.eval()(images), rtol=0, atol=1e-5)
