@@ -87,6 +87,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         or_null(TEXT): "text_pair references label lists",
         choice("xyxy", "xywh"): "boxes",
         choice(1, 3): "channels",
+        each(choice("swapped", "replaced")): "hard_negatives",
         FLAG: "masks",
         or_null(each(TEXT, least=1)): "class_names",
         each(COUNT_OR_ZERO): "ignore",
