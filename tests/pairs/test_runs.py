@@ -53,6 +53,15 @@ def test_a_run_counts_pairs_and_tells_what_it_finds(pretrained):
     assert metrics["data/text_cut_share"] == 0.0 and 5 < metrics["validation/scale"] < 20
 
 
+def test_false_captions_cost_what_they_cost_and_are_told(tmp_path, pretrained):
+    given = ["objective=siglip", "data.hard_negatives=[swapped,replaced]", "trainer.accumulate=2", "data.batch_size=16"]
+    run = pretrain(tmp_path, *given, "collate.sides.image.augment.crop.area=[0.5,0.9]",
+                   "augment@collate.sides.image.augment=pairs")  # fmt: skip
+    metrics, plain = (json.loads((one / "metrics.json").read_text()) for one in (run, pretrained))
+    assert 0.0 < metrics["validation/false_told"] < 1.0 and "validation/false_told" not in plain
+    assert metrics["pairs"] == 3 * 16 and 1.2 < metrics["flops"] / 2 / plain["flops"] < 4.0
+
+
 def test_both_networks_load_by_the_lines_of_the_hand_off_alone(pretrained):
     """Its README's lines need torchvision and transformers, and nothing of this package."""
     given = handoff.read(str(pretrained / "handoff" / "last"))
