@@ -203,6 +203,18 @@ def test_lists_of_captions_and_captions_of_several_images(tmp_path):
                for colour, _, numbers in found)  # fmt: skip
 
 
+def test_rows_with_a_value_alone(tmp_path):
+    names = pictures(tmp_path)
+    written(tmp_path, [{"image": name, "text": "see", "maker": "one" if number < 20 else "two"}
+                       for number, name in enumerate(names)])  # fmt: skip
+    found = everything(opened(tmp_path, tmp_path, only={"maker": "two"}))
+    assert {colour for part in found.values() for colour, _, _ in part} == set(COLOURS[20:])
+    with pytest.raises(ValueError, match=r"data.only.maker=three: no row of .* has it, but one, two"):
+        opened(tmp_path, tmp_path, only={"maker": "three"})
+    with pytest.raises(ValueError, match=r"no column 'age': set data.only to some of image, maker, text"):
+        opened(tmp_path, tmp_path, only={"age": "3"})
+
+
 def test_splits_are_found_by_the_tables_names(tmp_path):
     names = pictures(tmp_path)
     for split, part in (("train", names[:8]), ("val", names[8:10]), ("test", names[10:20])):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pretraining.data.files import TABLES, Paths, kind_of
 from pretraining.data.labels import present
@@ -22,13 +25,15 @@ class ImageTextFiles(CaptionedImages):
     """Tables (captions.jsonl, .csv, .parquet, ...) with the columns `image` and `text`, or .tar shards.
 
     `image` is a file's path, seen from the table's folder, or holds the image itself (bytes, or {bytes, path}). `text`
-    is a caption or a list of them; rows of the same image add up. In shards an image has its captions beside it, as
-    NAME.txt, or as the key `text` of NAME.json. `path` is a folder, a file, a glob or a list of such, in which files
-    serve the splits that they are named after, or one for each of train, validation and test.
+    is a caption or a list of them; rows of the same image add up. `only` keeps rows with the values that it gives.
+    In shards an image has its captions beside it, as NAME.txt, or as the key `text` of NAME.json. `path` is a folder, a
+    file, a glob or a list of such, in which files serve the splits that they are named after, or one for each of train,
+    validation and test.
     """
 
     path: Paths | Mapping[str, Paths]
     columns: Mapping[str, str]
+    only: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -44,6 +49,8 @@ class ImageTextFiles(CaptionedImages):
         shards = [file for file in files if kind_of(file) == SHARDS]
         if not shards:
             return self._rows(files)
+        if self.only:
+            raise ValueError(f"data.only={dict(self.only)}: shards have no columns; give {{}}")
         if len(shards) < len(files):
             other = next(file for file in files if file not in shards)
             raise ValueError(f"{self.where}: {shards[0]} beside {other}: give shards (.tar) or tables, not both")
@@ -52,11 +59,13 @@ class ImageTextFiles(CaptionedImages):
     def _rows(self, files: list[Path]) -> Iterator[Captioned]:
         image, text = self.columns["image"], self.columns["text"]
         try:
-            table = read_table(files, [image, text])
+            table = read_table(files, [image, text, *self.only])
         except MissingColumnError as error:
             there = ", ".join(error.there)
-            told = f"{error.place} has no column {error.name!r}: set data.columns to two of {there}"
+            cure = "set data.only to some of" if error.name in self.only else "set data.columns to two of"
+            told = f"{error.place} has no column {error.name!r}: {cure} {there}"
             raise ValueError(told) from error
+        table = table.take(np.flatnonzero(_agree(table, self.only)))
         table = present({"": table}, {"data.columns.image": image, "data.columns.text": text}, label=None)[""]
         cells = [_cell(table, row, image, files) for row in range(table.size)]
         known = identities(sorted({cell for cell, _ in cells if isinstance(cell, Path)}))
@@ -66,6 +75,19 @@ class ImageTextFiles(CaptionedImages):
                 yield Captioned(name, place, lambda cell=cell: cell, name, captions)
             else:
                 yield Captioned(name, f"{cell} ({place})", cell.read_bytes, known[cell], captions)
+
+
+def _agree(table: Table, only: Mapping[str, Any]) -> np.ndarray:
+    """Mark rows that have these values. bool [rows]"""
+    found = np.ones(table.size, bool)
+    for name, value in only.items():
+        found &= np.array([cell == value for cell in table.columns[name]], bool)
+        if not found.any():
+            there = sorted({str(cell) for cell in table.columns[name]})
+            raise ValueError(
+                f"data.only.{name}={value}: no row of {table.sources[0]} has it, but {', '.join(there[:8])}"
+            )
+    return found
 
 
 def _cell(table: Table, row: int, column: str, files: list[Path]) -> tuple[Path | bytes, str]:
