@@ -24,7 +24,10 @@ from pretraining.errors import RunError
 from pretraining.random import Keys
 
 OFF_BY = 0.1  # of what is measured, a formula may be
-SAMPLED_EXAMPLES = 4  # of a measured step; losses that compare examples are measured on twice as many, too
+SAMPLED_EXAMPLES = 4  # of a measured step
+COMPARED_EXAMPLES = (
+    32  # where losses compare examples, which are then measured twice over, too: rows may differ in cost
+)
 
 
 def row_flops(parts: Any, settings: TrainerSettings) -> float:
@@ -35,12 +38,12 @@ def row_flops(parts: Any, settings: TrainerSettings) -> float:
     """
     if parts.row.flops is not None:
         return 3.0 * parts.row.flops
-    objective, (few, more) = parts.objective, (SAMPLED_EXAMPLES, 2 * SAMPLED_EXAMPLES)
+    if not parts.objective.coupled:
+        return measured_flops(parts, SAMPLED_EXAMPLES, settings.accumulate) / SAMPLED_EXAMPLES
+    few, more = COMPARED_EXAMPLES, 2 * COMPARED_EXAMPLES
     each = measured_flops(parts, few, settings.accumulate) / few
-    if not objective.coupled:
-        return each
     # An example costs a + c * n in a step of n examples: comparisons grow with the number of others.
-    growth = (measured_flops(parts, more, settings.accumulate) / more - each) / (more - few)
+    growth = (measured_flops(parts, more, settings.accumulate, distinct=few) / more - each) / (more - few)
     return each + growth * (parts.batches.rows_per_step - few * settings.accumulate) / settings.accumulate
 
 
@@ -63,22 +66,22 @@ def check_formula(parts: Any) -> None:
         raise RunError(f"{what} are measured: mend it, or leave it out, and budget.flops takes what is measured")
 
 
-def sampled(parts: Any, examples: int) -> Batch:
-    """Finish a batch of the first `examples` training rows."""
-    rows = np.arange(min(examples, parts.train.count(0)), dtype=np.int64)
+def sampled(parts: Any, examples: int, distinct: int | None = None) -> Batch:
+    """Finish a batch of the first `examples` training rows, or of the first `distinct` ones over and over."""
+    rows = np.arange(min(distinct or examples, parts.train.count(0)), dtype=np.int64)
     rows = np.resize(rows, examples)
     keys = Keys(EVALUATION_SEED, "train", np.zeros_like(rows), rows, 0.5)
     return parts.objective.finished(collated(parts.collate, parts.train.read(0, rows), keys))
 
 
-def measured_flops(parts: Any, examples: int, micro_batches: int) -> float:
+def measured_flops(parts: Any, examples: int, micro_batches: int, distinct: int | None = None) -> float:
     """Count one micro-batch of `examples` training rows, forward and backward, as torch does (`FlopCounterMode`).
 
     The operations run on the meta device, without data; an objective whose work depends on data runs on the rows.
     """
     objective = parts.objective
     with torch.random.fork_rng():
-        batch = sampled(parts, examples)
+        batch = sampled(parts, examples, distinct)
         try:
             return _counted(objective, batch, torch.device("meta"), micro_batches)
         except (NotImplementedError, RuntimeError):  # there are no data on the meta device to depend on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +62,14 @@ class LabelledImageFiles(LabelledData):
     columns: dict[str, str]
     decoding: Decoding
     cache_dir: str
+    tables: dict[str, list[Path]] = field(init=False, repr=False, default_factory=dict)  # that `found` has read
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there."""
         with as_run_errors():
             folder = Path(self.path).expanduser() if isinstance(self.path, str) else None
             if folder is None or not folder.is_dir() or any(kind_of(file) == ".parquet" for file in walk(folder)):
-                files = find_splits(self.path, self.split.named, (".parquet",))
+                files = self.tables = find_splits(self.path, self.split.named, (".parquet",))
                 names = self._class_names(next(iter(files.values()))[0])
                 image, label = self.columns["image"], self.columns["label"]
                 tables = read_parquet(files, image=image, label=label, missing=self.missing)

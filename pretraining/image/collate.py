@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torchvision
 from torch.nn import functional as F
 
 from pretraining.engine.batch import Batch
+from pretraining.image.augment import Views
 from pretraining.image.data.base import ImageExamples
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.random import Keys
@@ -41,6 +43,31 @@ class StackImages:
         rows = torch.cat([originals[None], views]).flatten(0, 1).clamp(0.0, 1.0)
         rows = F.interpolate(rows, scale_factor=max(1, 64 // size), mode="nearest")
         torchvision.utils.save_image(rows, path, nrow=len(images), pad_value=1.0)
+
+
+class AugmentedImages(StackImages):
+    """Hands pixels on; in training, where there is `augment`, with a random view of each as `augmented` inputs.
+
+    Views leave in the preprocessing's size and scale, whatever `augment` says of these.
+    """
+
+    def __init__(self, *, preprocess: ImagePreprocess, augment: Views | None = None) -> None:
+        super().__init__(preprocess=preprocess)
+        if augment is None:
+            self.augment = None
+            return
+        if augment.count != 1:
+            raise ValueError(f"collate.sides.image.augment.count={augment.count}: give 1, one view for each caption")
+        output = dataclasses.replace(augment.output, mean=tuple(preprocess.mean), std=tuple(preprocess.std))
+        crop = dataclasses.replace(augment.crop, size=preprocess.size)
+        self.augment = dataclasses.replace(augment, crop=crop, output=output)
+
+    def __call__(self, examples: ImageExamples, keys: Keys) -> Batch:
+        """Turn raw images into tensors."""
+        batch = super().__call__(examples, keys)
+        if self.augment is None or keys.stream != "train":
+            return batch
+        return batch | {"augmented": {"images": self.augment(batch["images"], keys.to("cpu"))}}
 
 
 class LabelledImages(StackImages):

@@ -10,13 +10,19 @@ from pretraining.kinds import (
     POSITIVE,
     TEXT,
     Ranges,
+    choice,
     each,
     integer,
     optional,
 )
 
 RANGES: Ranges = {
-    "SceneCaptions": {COUNT: "size scenes held_out", integer(1, 4): "least most", TEXT: "cache_dir"},
+    "SceneCaptions": {
+        each(choice("swapped", "replaced")): "hard_negatives",
+        COUNT: "size scenes held_out",
+        integer(1, 4): "least most",
+        TEXT: "cache_dir",
+    },
     "ImageTextFiles": {PATHS: "path", GROUP: "columns shares decoding", TEXT: "cache_dir"},
     "ImageTextFiles.columns": {TEXT: "image text"},
     "ImageTextFiles.shares": {PART: "validation test"},

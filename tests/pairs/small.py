@@ -16,6 +16,7 @@ from tests.one_step import plain_sgd
 
 SIZE, WORDS, BATCH = 8, 20, 8
 CAPTIONS = [["3 4", "5"], ["5"], ["6 7 8"], ["9 4"], ["6 7 8"], ["10", "11", "12"], ["13"], ["14 15 5"]]
+FALSE = {0: ["4 3", "5 5"], 2: ["8 7 6"], 5: ["9 4", "6"], 7: ["5 15 14"]}  # of an image; one of 5's is true of 3
 READ = [0, 0, 0, 0, 0, 2, 0, 0]  # which of its captions is read with each image
 VIT = {"image_size": SIZE, "patch_size": 4, "num_layers": 1, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 16}
 BERT = {
@@ -41,12 +42,14 @@ def objective(kind, **changes):
     return kind(backbone=backbone, optimizer=plain_sgd(), **settings)
 
 
-def batch_of(rows) -> dict:
+def batch_of(rows, hard=False) -> dict:
     rows = list(rows)
     images = np.random.default_rng(0).normal(size=(BATCH, 3, SIZE, SIZE))[rows]
     texts = [CAPTIONS[row][READ[row]] for row in rows]
-    ids = torch.zeros(len(rows), 8, dtype=torch.int64)
-    for row, text in enumerate(texts):
+    false = [FALSE.get(row, []) if hard else [] for row in rows]
+    read = [*texts, *(text for own in false for text in own)]
+    ids = torch.zeros(len(read), 8, dtype=torch.int64)
+    for row, text in enumerate(read):
         tokens = [1, *map(int, text.split()), 2]
         ids[row, : len(tokens)] = torch.tensor(tokens)
     return {
@@ -56,10 +59,11 @@ def batch_of(rows) -> dict:
         },
         "caption": torch.tensor([number_of(text) for text in texts]),
         "captions": torch.from_numpy(numbers_of([CAPTIONS[row] for row in rows], 3)),
+        "false": torch.from_numpy(numbers_of(false, 2)),
     }
 
 
-def split(parts, rows=range(BATCH)) -> list[dict]:
+def split(parts, rows=range(BATCH), hard=False) -> list[dict]:
     rows = list(rows)
     size = len(rows) // parts
-    return [batch_of(rows[start : start + size]) for start in range(0, len(rows), size)]
+    return [batch_of(rows[start : start + size], hard) for start in range(0, len(rows), size)]

@@ -1,21 +1,35 @@
 """Pairs in files: what belongs to what, in which split, and what is refused."""
 
 import csv
+import functools
+import gzip
+import io
 import itertools
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from pretraining.data.loader import joined
+from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
+from pretraining.image.collate import AugmentedImages, StackImages
 from pretraining.image.data.decode import Decoding
+from pretraining.image.data.scenes import DigitScenes
+from pretraining.image.preprocess import ImagePreprocess
+from pretraining.pairs.collate import PairCollate
 from pretraining.pairs.data.base import number_of
 from pretraining.pairs.data.files import ImageTextFiles
+from pretraining.pairs.data.hub import HubImageText
 from pretraining.pairs.data.scenes import SceneCaptions
+from pretraining.pairs.preprocess import PairPreprocess
 from pretraining.random import Keys
+from pretraining.text.raw import TokeniseTexts
+from pretraining.text.tokenizer_recipes import WordPiece
 
 COLOURS = [(k * 8, 255 - k * 8, (k * 70) % 256) for k in range(30)]
 
@@ -51,6 +65,24 @@ def written(folder, rows, kind="jsonl", name="captions"):
     return folder
 
 
+def shards(folder, rows, name="pairs-000000", texts="txt", extra=()):
+    """Write a tar in WebDataset's layout; `rows` are (key, picture's file, caption or captions)."""
+    with tarfile.open(folder / f"{name}.tar", "w") as shard:
+
+        def add(member, content):
+            header = tarfile.TarInfo(member)
+            header.size = len(content)
+            shard.addfile(header, io.BytesIO(content))
+
+        for key, picture, text in rows:
+            add(f"{key}.png", (folder / picture).read_bytes())
+            content = text if texts == "txt" else json.dumps({"text": text, "url": "nowhere"})
+            add(f"{key}.{texts}", content.encode())
+        for member, content in extra:
+            add(member, content)
+    return folder
+
+
 def everything(data):
     """List (colour, caption, all captions' numbers) of every row of every split."""
     rows = {}
@@ -78,6 +110,87 @@ def test_rows_of_an_image_add_up_and_stay_in_one_split(tmp_path, kind):
         assert numbers == [number_of(f"a view of {name}"), number_of(f"this of {name}")]
 
 
+@pytest.mark.parametrize("texts", ["txt", "json"])
+def test_shards_hold_what_their_tables_would(tmp_path, texts):
+    names = pictures(tmp_path)
+    words = [f"see {name}" if texts == "txt" else [f"see {name}", "a colour"] for name in names]
+    rows = [(f"{number:05}", name, text) for number, (name, text) in enumerate(zip(names, words, strict=True))]
+    extra = [("00000.cls", b"3"), ("._00000.txt", b"hidden"), ("README.md", b"hello")]
+    shards(tmp_path, rows[:20], "train-0000", texts, extra)
+    shards(tmp_path, rows[20:25], "train-0001", texts)
+    shards(tmp_path, [("00000", *rows[25][1:]), *rows[26:]], "val-0000", texts)
+    data = opened(str(tmp_path / "*.tar"), tmp_path, shares={"validation": 0.0, "test": 0.4})
+    found = everything(data)
+    each = 1 if texts == "txt" else 2
+    assert len(found["validation"]) == 5 * each and len(found["train"]) + len(found["test"]) == 25 * each
+    assert found["train"] and found["test"]
+    seen = {}
+    for colour, text, numbers in itertools.chain(*found.values()):
+        seen.setdefault(colour, []).append(text)
+        own = words[COLOURS.index(colour)]
+        assert numbers == [number_of(one) for one in ([own] if texts == "txt" else own)]
+    assert seen == {colour: [text] if texts == "txt" else text for colour, text in zip(COLOURS, words, strict=True)}
+    known = data.fingerprint()
+    shards(tmp_path, [("00025", names[0], words[0]), *rows[26:]], "val-0000", texts)
+    assert opened(str(tmp_path / "*.tar"), tmp_path, shares={"validation": 0.0, "test": 0.4}).fingerprint() != known
+
+
+@pytest.mark.parametrize(
+    ("extra", "texts", "told"),
+    [
+        ([("7.png", b"x")], "txt", r"p.tar, 7 has no caption \(\.txt or \.json\)"),
+        ([("7.txt", b"a thing")], "txt", r"p.tar, 7 has no image"),
+        ([("7.png", b"x"), ("7.txt", b"  ")], "txt", r"p.tar, 7 has an image, but the caption ''"),
+        ([("7.png", b"x"), ("7.txt", b"\xff")], "txt", r"7.txt is not UTF-8"),
+        ([("7.png", b"x"), ("7.json", b"{")], "json", r"7.json is not JSON"),
+        (
+            [("7.png", b"x"), ("7.json", b'{"caption": "a"}')],
+            "json",
+            r"7.json has no 'text', but caption: set data.col",
+        ),
+    ],
+)
+def test_shards_that_make_no_pair_are_refused_with_their_place(tmp_path, extra, texts, told):
+    names = pictures(tmp_path)
+    shards(tmp_path, [(f"{number}", name, "see") for number, name in enumerate(names[:5])], "p", texts, extra)
+    with pytest.raises(ValueError, match=told):
+        opened(tmp_path / "p.tar", tmp_path)
+
+
+def test_damaged_shards_and_shards_beside_tables_are_refused(tmp_path):
+    names = pictures(tmp_path)
+    shards(tmp_path, [(f"{number}", name, "see") for number, name in enumerate(names)], "p")
+    content = (tmp_path / "p.tar").read_bytes()
+    written(tmp_path, [{"image": name, "text": "see"} for name in names])
+    with pytest.raises(ValueError, match=r"give shards \(\.tar\) or tables, not both"):
+        opened(tmp_path, tmp_path)
+    for damaged in (content[:700], b"no tar at all" * 100, gzip.compress(content)):
+        (tmp_path / "p.tar").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"p.tar cannot be read as a tar file .*: fetch or write it again"):
+            opened(tmp_path / "p.tar", tmp_path)
+
+
+def test_whatever_datasets_loads(tmp_path):
+    names = pictures(tmp_path)
+    cells = [{"picture": {"bytes": (tmp_path / name).read_bytes(), "path": None}, "said": [f"see {name}", "a colour"]}
+             for name in names]  # fmt: skip
+    (tmp_path / "hub").mkdir()
+    for split, part in (("train", cells[:20]), ("test", cells[20:])):
+        pq.write_table(pa.Table.from_pylist(part), tmp_path / "hub" / f"{split}-00000-of-00001.parquet")
+    settings = {"columns": {"image": "picture", "text": "said"}, "decoding": Decoding(size=4), "workers": 0,
+                "shares": {"validation": 0.3, "test": 0.3}, "batch_size": 1, "eval_batch_size": 1,
+                "cache_dir": tmp_path / "cache"}  # fmt: skip
+    data = HubImageText(name=str(tmp_path / "hub"), **settings)
+    found = everything(data)
+    assert len(found["test"]) == 20 and len(found["train"]) + len(found["validation"]) == 40 and found["validation"]
+    for colour, text, numbers in itertools.chain(*found.values()):
+        name = names[COLOURS.index(colour)]
+        assert text in (f"see {name}", "a colour") and numbers == [number_of(f"see {name}"), number_of("a colour")]
+    assert HubImageText(name=str(tmp_path / "hub"), **settings).fingerprint() == data.fingerprint()
+    with pytest.raises(ValueError, match=r"no column 'text', only picture, said: set data.columns.text"):
+        HubImageText(name=str(tmp_path / "hub"), **settings | {"columns": {"image": "picture", "text": "text"}})
+
+
 def test_lists_of_captions_and_captions_of_several_images(tmp_path):
     names = pictures(tmp_path)
     rows = [{"image": name, "text": ["shared", f"only {name}"][: 1 + number % 2]} for number, name in enumerate(names)]
@@ -88,6 +201,18 @@ def test_lists_of_captions_and_captions_of_several_images(tmp_path):
     shared = number_of("shared")
     assert all(numbers[0] == shared and (numbers[1] == -1) == (COLOURS.index(colour) % 2 == 0)
                for colour, _, numbers in found)  # fmt: skip
+
+
+def test_rows_with_a_value_alone(tmp_path):
+    names = pictures(tmp_path)
+    written(tmp_path, [{"image": name, "text": "see", "maker": "one" if number < 20 else "two"}
+                       for number, name in enumerate(names)])  # fmt: skip
+    found = everything(opened(tmp_path, tmp_path, only={"maker": "two"}))
+    assert {colour for part in found.values() for colour, _, _ in part} == set(COLOURS[20:])
+    with pytest.raises(ValueError, match=r"data.only.maker=three: no row of .* has it, but one, two"):
+        opened(tmp_path, tmp_path, only={"maker": "three"})
+    with pytest.raises(ValueError, match=r"no column 'age': set data.only to some of image, maker, text"):
+        opened(tmp_path, tmp_path, only={"age": "3"})
 
 
 def test_splits_are_found_by_the_tables_names(tmp_path):
@@ -174,23 +299,68 @@ def test_what_scenes_are_made_of_names_them():
     assert len(words) == 24 and len(list(scenes().sample("train", 100))) < 10
 
 
+def collate_of(data, image=StackImages, max_tokens=6):
+    preprocess = ImagePreprocess(size=32, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
+    text = WordPiece(vocab_size=100, lowercase=True, sample_bytes=10**6).fit(data)
+    make = {"image": image, "text": functools.partial(TokeniseTexts, max_tokens=max_tokens)}
+    return PairCollate(preprocess=PairPreprocess(sides={"image": preprocess, "text": text}), sides=make)
+
+
+def test_false_captions_stand_behind_the_true_ones_and_are_numbered(tmp_path):
+    data = scenes(cache_dir=tmp_path, hard_negatives=["swapped", "replaced"])
+    read = data.source("train").read(0, np.arange(30))
+    plain = scenes(cache_dir=tmp_path).source("train").read(0, np.arange(30))
+    np.testing.assert_array_equal(read.sides["image"].images, plain.sides["image"].images)
+    made = DigitScenes(size=32).draw("train", range(30))
+    assert [[text for text in own if text] for own in read.false.tolist()] == [
+        [*dict.fromkeys([*scene.negatives.values(), *scene.replaced])] for scene in made
+    ]
+    assert read.false.shape == (30, 6) and 90 < (read.false != "").sum() < 160 and plain.false is None
+    collate = collate_of(data, max_tokens=32)
+    keys = Keys(0, "train", np.zeros(30, np.int64), np.arange(30))
+    batch, clean = collate(read, keys), collate(plain, keys)
+    there = batch["false"] >= 0
+    assert there.tolist() == (read.false != "").tolist()
+    assert batch["false"][there].tolist() == [number_of(text) for text in read.false[there.numpy()]]
+    rows = [collate.sides["text"].preprocess.tokenizer.decode(row[1 : int(real.sum()) - 1]) for row, real in zip(
+        batch["inputs"]["text"]["input_ids"], batch["inputs"]["text"]["document_ids"], strict=True)]  # fmt: skip
+    assert rows == [*read.sides["text"].texts, *read.false[there.numpy()]]
+    assert clean["false"].shape == (30, 0) and len(clean["inputs"]["text"]["input_ids"]) == 30
+    assert joined([read, read]).false.shape == (60, 6)
+    assert data.fingerprint() != scenes(cache_dir=tmp_path).fingerprint()
+    with pytest.raises(ValueError, match=r"data.hard_negatives has 'turned': choose of swapped, replaced"):
+        scenes(hard_negatives=["turned"])
+
+
+def test_pictures_are_augmented_in_training_alone_and_in_the_preprocessings_terms(tmp_path):
+    data = scenes(cache_dir=tmp_path)
+    read = data.source("train").read(0, np.arange(6))
+    settings = {"count": 1, "jitter": Jitter(probability=0.0), "greyscale": 0.0, "blur": Blur(probability=0.0)}
+    settings |= {"solarise": 0.0, "output": Output(mean=(0.0,) * 3, std=(1.0,) * 3), "impl": "tensors"}
+    views = {area: Views(crop=Crop(size=8, area=(area, area), aspect=(1.0, 1.0), flip=0.0), **settings)
+             for area in (1.0, 0.5)}  # fmt: skip
+    batches = {}
+    for area, augment in views.items():
+        collate = collate_of(data, functools.partial(AugmentedImages, augment=augment))
+        for stream in ("train", "validation"):
+            keys = Keys(0, stream, np.zeros(6, np.int64), np.arange(6))
+            batches[area, stream] = collate(read, keys)["inputs"]["image"]["images"]
+    clean = (torch.from_numpy(read.sides["image"].images) / 255.0 - 0.5) / 0.25
+    for case in ((1.0, "train"), (1.0, "validation"), (0.5, "validation")):
+        torch.testing.assert_close(batches[case].contiguous(), clean, atol=1e-4, rtol=0)
+    cropped = batches[0.5, "train"]
+    assert cropped.shape == clean.shape and (cropped - clean).abs().mean() > 0.1
+    with pytest.raises(ValueError, match=r"augment.count=2: give 1"):
+        AugmentedImages(preprocess=collate.preprocess.sides["image"], augment=Views(
+            crop=Crop(size=8), **settings | {"count": 2}))  # fmt: skip
+
+
 def test_a_batch_holds_what_both_networks_read(tmp_path):
-    import functools
-
-    from pretraining.image.collate import StackImages
-    from pretraining.image.preprocess import ImagePreprocess
-    from pretraining.pairs.collate import PairCollate
-    from pretraining.pairs.preprocess import PairPreprocess
-    from pretraining.text.raw import TokeniseTexts
-    from pretraining.text.tokenizer_recipes import WordPiece
-
-    image = ImagePreprocess(size=32, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
     data = scenes(cache_dir=tmp_path)
     read = data.source("validation").read(0, np.arange(4))
     texts = read.sides["text"].texts.tolist()
-    text = WordPiece(vocab_size=100, lowercase=True, sample_bytes=10**6).fit(data)
-    make = {"image": StackImages, "text": functools.partial(TokeniseTexts, max_tokens=6)}
-    collate = PairCollate(preprocess=PairPreprocess(sides={"image": image, "text": text}), sides=make)
+    collate = collate_of(data)
+    text = collate.preprocess.sides["text"]
     batch = collate(read, Keys(0, "validation", np.zeros(4, np.int64), np.arange(4)))
     expected = (read.sides["image"].images / 255.0 - 0.5) / 0.25
     np.testing.assert_allclose(batch["inputs"]["image"]["images"], expected, atol=1e-5)

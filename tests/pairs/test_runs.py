@@ -93,6 +93,15 @@ def test_what_is_learnt_is_the_same_without_a_probe(pretrained, tmp_path):
     assert len(weights) == 3 and all(ours[name] == theirs[name] for name in weights)
 
 
+def test_false_captions_cost_what_they_cost_and_are_told(tmp_path, pretrained):
+    given = ["objective=siglip", "data.hard_negatives=[swapped,replaced]", "trainer.accumulate=2", "data.batch_size=16"]
+    run = pretrain(tmp_path, *given, "collate.sides.image.augment.crop.area=[0.5,0.9]",
+                   "augment@collate.sides.image.augment=pairs")  # fmt: skip
+    metrics, plain = (json.loads((one / "metrics.json").read_text()) for one in (run, pretrained))
+    assert 0.0 < metrics["validation/false_told"] < 1.0 and "validation/false_told" not in plain
+    assert metrics["pairs"] == 3 * 16 and 1.2 < metrics["flops"] / 2 / plain["flops"] < 4.0
+
+
 def test_both_networks_load_by_the_lines_of_the_hand_off_alone(pretrained):
     """Its README's lines need torchvision and transformers, and nothing of this package."""
     given = handoff.read(str(pretrained / "handoff" / "last"))

@@ -13,6 +13,8 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 SIZES = ("small", "large")
 RELATIONS = ("left of", "right of", "above", "below")
 SWAPS = ("colour", "size", "relation")
+VOCABULARY: dict[str, tuple[str, ...]] = {"size": SIZES, "colour": COLOURS, "digit": DIGITS}
+REPLACED = ("size", "colour", "digit", "digit")
 
 
 class Thing(NamedTuple):
@@ -80,3 +82,20 @@ def hard_negatives(claim: Claim, things: Sequence[Thing]) -> dict[str, str]:
     """
     swapped = {what: claim.swapped(what) for what in SWAPS}
     return {what: str(false) for what, false in swapped.items() if false is not None and not false.holds(things)}
+
+
+def replaced(claim: Claim, things: Sequence[Thing], drawn: Sequence[float]) -> list[str]:
+    """Make false captions that differ from a true one in one word of a thing; two of `drawn`, from [0, 1), decide each.
+
+    Half of those words are digits, which have the most to be told from. What happens to be true is left out.
+    """
+    parts, found = ["first"] if claim.second is None else ["first", "second"], []
+    for which, other in zip(drawn[::2], drawn[1::2], strict=True):
+        part, kind = parts[int(which * len(parts))], REPLACED[int(which * len(parts) * len(REPLACED)) % len(REPLACED)]
+        thing, words = getattr(claim, part), VOCABULARY[kind]
+        step = 1 + int(other * (len(words) - 1))
+        fresh = words[(words.index(getattr(thing, kind)) + step) % len(words)]
+        false = claim._replace(**{part: thing._replace(**{kind: fresh})})
+        if not false.holds(things):
+            found.append(str(false))
+    return found

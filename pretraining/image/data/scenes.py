@@ -18,10 +18,20 @@ import numpy as np
 from pretraining.data.splits import stratified
 from pretraining.image.data.base import check_split
 from pretraining.image.data.builtin import grey_digits
-from pretraining.image.data.scene_captions import COLOURS, DIGITS, SIZES, Claim, Thing, hard_negatives, relations
+from pretraining.image.data.scene_captions import (
+    COLOURS,
+    DIGITS,
+    SIZES,
+    Claim,
+    Thing,
+    hard_negatives,
+    relations,
+    replaced,
+)
 from pretraining.random import Keys, integers, uniform, word
 
 MOST = 4  # things
+REPLACED = 3  # false captions with another word, at most
 SIDES = {"small": (0.16, 0.24), "large": (0.32, 0.40)}  # of the canvas
 CUTS = (0.44, 0.56)  # where a canvas may be cut in two, so that the larger things fit into each quarter
 INKS = np.array(
@@ -40,6 +50,7 @@ class Scene(NamedTuple):
     semantic: np.ndarray  # uint8 [S, S]: 0 is canvas, d + 1 the digit d
     things: tuple[Thing, ...]
     claim: Claim
+    drawn: np.ndarray  # float32 [2 R] in [0, 1): what decides about R words to replace
 
     @property
     def caption(self) -> str:
@@ -50,6 +61,11 @@ class Scene(NamedTuple):
     def negatives(self) -> dict[str, str]:
         """Make false captions of the same words, by what was swapped: colour, size or relation."""
         return hard_negatives(self.claim, self.things)
+
+    @property
+    def replaced(self) -> list[str]:
+        """Make false captions that differ in one word."""
+        return replaced(self.claim, self.things, self.drawn.tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +119,8 @@ class DigitScenes:
             things.append(Thing(SIZES[size], COLOURS[colour], DIGITS[digit], tuple(boxes[number].tolist())))
         image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
         classes = np.array([DIGITS.index(thing.digit) for thing in things], np.int64)
-        return Scene(image, boxes, classes, instances, semantic, tuple(things), _claim(things, plan.claim[place]))
+        said = _claim(things, plan.claim[place])
+        return Scene(image, boxes, classes, instances, semantic, tuple(things), said, plan.replaced[place])
 
     def _canvas(self, drawn: np.ndarray, row: int, split: str) -> np.ndarray:
         """Paint a dark canvas of one colour with noise. float32 [3, S, S]"""
@@ -121,6 +138,7 @@ class _Plan(NamedTuple):
     canvas: np.ndarray  # [B, 4]: its colour, and how noisy it is
     cuts: np.ndarray  # [B, 5]
     claim: np.ndarray  # [B, 2]
+    replaced: np.ndarray  # [B, 2 R]
     things: list[dict[str, Any]]  # of each possible thing, arrays [B] or [B, n]
 
     @classmethod
@@ -136,8 +154,9 @@ class _Plan(NamedTuple):
             drawn |= {name: uniform(keys, name, view=number)[:, 0] for name in ("pen", "side")}
             drawn |= {name: uniform(keys, name, size, view=number) for name, size in (("place", 2), ("shade", 3))}
             things.append(drawn)
-        canvas, cuts, claim = (uniform(keys, name, size) for name, size in (("canvas", 4), ("cuts", 5), ("claim", 2)))
-        return cls(sizes, np.asarray(canvas), np.asarray(cuts), np.asarray(claim), things)
+        drawn = {"canvas": 4, "cuts": 5, "claim": 2, "replaced": 2 * REPLACED}
+        canvas, cuts, claim, words = (np.asarray(uniform(keys, name, size)) for name, size in drawn.items())
+        return cls(sizes, canvas, cuts, claim, words, things)
 
 
 def _cells(drawn: np.ndarray, count: int, size: int) -> list[tuple[int, int, int, int]]:

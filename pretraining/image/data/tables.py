@@ -117,7 +117,7 @@ def _outside(path: Path, image: str) -> bytes:
 def hub_tables(parts: Mapping[str, Any], name: str, *, image: str, label: str | None) -> dict[str, Table]:
     """Open the splits of a loaded data set."""
     for split, part in parts.items():
-        _check_part(part, f"data.name={name}", split, image, label)
+        check_part(part, f"data.name={name}", split, {"image": image, "label": label}, image)
     numbers: dict[str, Any] = dict.fromkeys(parts)
     class_names: tuple[str, ...] = ()
     if label is not None:
@@ -130,7 +130,7 @@ def hub_tables(parts: Mapping[str, Any], name: str, *, image: str, label: str | 
         class_names = tuple(stored or numbered(columns, label) or _named_integers(columns, label))
         numbers = {split: np.array(table.columns[label], np.int64) for split, table in columns.items()}
     return {
-        split: Table(_hub_images(part, name, split, image), numbers[split], class_names, f"{part._fingerprint}:{image}")
+        split: Table(hub_images(part, name, split, image), numbers[split], class_names, f"{part._fingerprint}:{image}")
         for split, part in parts.items()
     }
 
@@ -139,8 +139,9 @@ def _named_integers(columns: Mapping[str, Columns], label: str) -> tuple[str, ..
     return _number(columns, label, sorted({value for table in columns.values() for value in table.columns[label]}))
 
 
-def _check_part(part: Any, where: str, split: str, image: str, label: str | None) -> None:
-    for key, column in (("image", image), ("label", label)):
+def check_part(part: Any, where: str, split: str, columns: Mapping[str, str | None], image: str) -> None:
+    """Refuse a split without rows, without one of the `columns` (by the keys that set them), or with text as images."""
+    for key, column in columns.items():
         if column is not None and column not in part.column_names:
             raise ValueError(f"{where} has no column {column!r}, only {', '.join(part.column_names)}: set data.{key}")
     if not len(part):
@@ -152,7 +153,8 @@ def _check_part(part: Any, where: str, split: str, image: str, label: str | None
         )
 
 
-def _hub_images(part: Any, name: str, split: str, image: str) -> Encoded:
+def hub_images(part: Any, name: str, split: str, image: str) -> Encoded:
+    """Open a split's column of encoded images."""
     import datasets
 
     encoded = part.cast_column(image, datasets.Image(decode=False))

@@ -4,12 +4,13 @@ does not grow with the square of the batch.
 Similarities are plain products: whatever scales or shifts them is part of the vectors. So it gets its gradient with
 them, once, however the batch is cut up.
 
-Shapes: n pairs of this rank, N of all ranks, D width, C captions that an example of the first side has at most.
+Shapes: n pairs of this rank, N of all ranks, D width, C captions that an example of the first side has at most,
+K false captions that one has at most, M captions of all ranks: N true ones, then the false ones that there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from pretraining.distributed.collectives import gather_with_gradient
 from pretraining.objectives.losses.nt_xent import refuse_unequal
 
+NUMBERS = ("caption", "captions", "false")
 TILE = 1 << 24  # similarities that are held at once
 
 
@@ -35,24 +37,32 @@ class Sides(NamedTuple):
     """This rank's vectors of both sides with those of all ranks, and which captions belong where."""
 
     own: tuple[Tensor, Tensor]  # [n, D] each
-    all: tuple[Tensor, Tensor]  # [N, D] each
+    all: tuple[Tensor, Tensor]  # [N, D] and [M, D]
     own_caption: Tensor  # int64 [n]
     own_captions: Tensor  # int64 [n, C]
-    all_caption: Tensor  # int64 [N]
+    all_caption: Tensor  # int64 [M]
     all_captions: Tensor  # int64 [N, C]
 
     @classmethod
-    def gathered(cls, vectors: Tensor, caption: Tensor, captions: Tensor, across_ranks: bool) -> Sides:
-        """Gather the vectors [n, 2, D] of all ranks, which must hold as many pairs each."""
+    def gathered(cls, vectors: Tensor, batch: Mapping[str, Tensor], across_ranks: bool) -> Sides:
+        """Gather the vectors [n, 2 + K, D] of all ranks, which must hold as many pairs each.
+
+        `batch` numbers each pair's `caption` [n], all `captions` of its first side [n, C] and its `false` ones [n, K],
+        with -1 where there are fewer. False captions are further ones that examples of the first side are told from,
+        over all ranks, but are looked for by nothing themselves (Yuksekgonul et al. 2023, section 4, NegCLIP).
+        """
         if across_ranks:
             refuse_unequal(vectors)
         gather = gather_with_gradient if across_ranks else lambda tensor: tensor
-        every = gather(vectors)
-        own, others = ((part[:, 0], part[:, 1]) for part in (vectors, every))
-        return cls(own, others, caption, captions, gather(caption), gather(captions))
+        every, caption, captions, false = gather(vectors), *(gather(batch[name]) for name in NUMBERS)
+        first, second, own = every[:, 0], every[:, 1], (vectors[:, 0], vectors[:, 1])
+        if false.shape[1]:
+            there = false >= 0
+            second, caption = torch.cat([second, every[:, 2:][there]]), torch.cat([caption, false[there]])
+        return cls(own, (first, second), batch["caption"], batch["captions"], caption, captions)
 
     def positive_of_first(self, rows: slice) -> Tensor:
-        """Mark, for examples of the first side, whose caption is one of theirs. bool [rows, N]"""
+        """Mark, for examples of the first side, which captions are theirs. bool [rows, M]"""
         return (self.own_captions[rows, :, None] == self.all_caption[None, None]).any(1)
 
     def positive_of_second(self, rows: slice) -> Tensor:

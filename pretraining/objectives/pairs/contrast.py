@@ -1,6 +1,6 @@
 """What objectives share that bring what belongs together into one space and keep it apart from the rest.
 
-Shapes: B pairs of this rank, D width of the shared space.
+Shapes: B pairs of this rank, D width of the shared space, K false captions that a pair has at most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pretraining.distributed.collectives import local
 from pretraining.engine.batch import Term
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.coupled import CoupledObjective
-from pretraining.objectives.losses.pairs import Contrasted, Sides
+from pretraining.objectives.losses.pairs import NUMBERS, Contrasted, Sides
 from pretraining.objectives.pairs.quality import quality
 from pretraining.optim.optimizers import Optimizer
 from pretraining.pairs.dual_encoder import DualEncoder
@@ -65,10 +65,16 @@ class Contrast(CoupledObjective):
         return batch | {"inputs": inputs}
 
     def represent(self, batch: Batch) -> Tensor:
-        """Compute both sides' vectors, the first one's times the scale. [B, 2, D], in at least single precision"""
+        """Compute both sides' vectors, the first one's times the scale. [B, 2, D], in at least single precision
+
+        Behind them stand those of the pair's false captions, [B, 2 + K, D]; zeros where it has fewer.
+        """
         features = self.backbone(**batch["inputs"])
         first, second = (self._in_space(name, features[name].pooled) for name in (self.first, self.second))
-        return torch.stack([first * self.logit_scale.to(first.dtype).exp(), second], 1)
+        both = torch.stack([first * self.logit_scale.to(first.dtype).exp(), second[: len(first)]], 1)
+        there = batch["false"] >= 0
+        false = both.new_zeros(*there.shape, self.width).masked_scatter(there[..., None], second[len(first) :])
+        return torch.cat([both, false], 1)
 
     def place(self, side: str, inputs: dict[str, Tensor]) -> Tensor:
         """Bring examples of one side into the space. [B, D], of unit length"""
@@ -83,15 +89,17 @@ class Contrast(CoupledObjective):
 
     def coupled_loss(self, representations: Tensor, batches: list[Batch]) -> Loss:
         """Contrast this rank's pairs with those of all ranks; in evaluation with those of the batch alone."""
-        caption, captions = (torch.cat([batch[name] for batch in batches]) for name in ("caption", "captions"))
-        found = self.contrast(Sides.gathered(representations, caption, captions, across_ranks=self.training))
-        count = torch.full((), len(caption), device=representations.device, dtype=torch.int64)
+        numbers = {name: torch.cat([batch[name] for batch in batches]) for name in NUMBERS}
+        found = self.contrast(Sides.gathered(representations, numbers, across_ranks=self.training))
+        count = torch.full((), len(representations), device=representations.device, dtype=torch.int64)
         scale = representations.detach()[:, 0, : self.width].norm(dim=1).sum()
         metrics = {
             f"{self.first}_to_{self.second}": Term(found.first_right, count),
             f"{self.second}_to_{self.first}": Term(found.second_right, count),
             "scale": Term(scale, count),
         }
+        if numbers["false"].shape[1]:
+            metrics["false_told"] = _told(representations.detach(), numbers["false"] >= 0)
         return Loss({self.term: Term(found.total, count)}, metrics)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -102,3 +110,10 @@ class Contrast(CoupledObjective):
     def after_step(self, number: int) -> None:
         """Keep the scale in its bounds: clamped here it can come back, which in the forward pass it could not."""
         local(self.logit_scale).clamp_(0.0, self.limit)
+
+
+def _told(representations: Tensor, there: Tensor) -> Term:
+    """Find the share of false captions that are less similar than the pair's true one."""
+    first, second, false = representations[:, :1], representations[:, 1:2], representations[:, 2:]
+    less = (first * false).sum(2) < (first * second).sum(2)
+    return Term((less & there).sum(), there.sum())

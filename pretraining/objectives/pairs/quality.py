@@ -55,7 +55,7 @@ def _seen(objective: Any, loader: EvalLoader) -> tuple[Tensor, ...]:
         rows = slice(None) if share else slice(0)  # repeated to make up the number of batches
         parts.append([part[rows] for part in (vectors, moved["caption"], moved["captions"], labels)])
     vectors, *named = (torch.cat(part) for part in zip(*parts, strict=True))
-    return unit(vectors[..., : objective.width]), *named
+    return unit(vectors[:, :2, : objective.width]), *named
 
 
 def recalls(vectors: Tensor, caption: Tensor, captions: Tensor) -> list[float]:

@@ -39,8 +39,9 @@ class SigLip(Contrast):
     def represent(self, batch: Batch) -> Tensor:
         """Append the shift to the vectors of the first side, and 1 to the others: it is part of their product."""
         vectors = super().represent(batch)
-        shift = self.logit_bias.to(vectors.dtype).expand(len(vectors))
-        return torch.cat([vectors, torch.stack([shift, torch.ones_like(shift)], 1)[..., None]], 2)
+        last = torch.ones_like(vectors[..., :1])
+        last[:, 0] = self.logit_bias.to(vectors.dtype)
+        return torch.cat([vectors, last], 2)
 
     def contrast(self, sides: Sides) -> Contrasted:
         """Sum the logistic losses."""

@@ -1,6 +1,6 @@
 """Pairs in splits, and how a run reads them.
 
-Shapes: B pairs, C captions that an example of the first side has at most.
+Shapes: B pairs, C captions that an example of the first side has at most, K false captions that one has at most.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class PairExamples(NamedTuple):
     caption: np.ndarray  # int64 [B]: the caption in each pair
     captions: np.ndarray  # int64 [B, C]: all captions of the pair's other side; -1 where there are fewer
     labels: np.ndarray | None = None  # int64 [B]: the class of the pair's other side; -1 where it has none
+    false: np.ndarray | None = None  # of str [B, K]: captions that are wrong of it, made to be hard; "" for fewer
 
 
 class ClassTexts(NamedTuple):

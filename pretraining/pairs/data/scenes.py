@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from pretraining.cache import key
 from pretraining.image.data.base import ImageExamples
 from pretraining.image.data.builtin import grey_digits
-from pretraining.image.data.scene_captions import COLOURS, DIGITS, SIZES
-from pretraining.image.data.scenes import DigitScenes
+from pretraining.image.data.scene_captions import COLOURS, DIGITS, SIZES, SWAPS
+from pretraining.image.data.scenes import REPLACED, DigitScenes, Scene
 from pretraining.pairs.data.base import ClassTexts, PairData, PairExamples, numbers_of
 from pretraining.text.raw import RawTexts
 
 WORDS_IN = 2000  # scenes, whose captions hold all words of the grammar
 FORMAT = 1  # raised when the same settings would give other scenes
+Kind = Literal["swapped", "replaced"]
+FALSE: dict[str, tuple[int, Callable[[Scene], Iterable[str]]]] = {  # how many at most, and which
+    "swapped": (len(SWAPS), lambda scene: scene.negatives.values()),
+    "replaced": (REPLACED, lambda scene: scene.replaced),
+}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -24,6 +30,8 @@ class SceneCaptions(PairData):
     """Scenes of `least` to `most` digits, `size` pixels to a side, with a caption each.
 
     `scenes` of them in an epoch of training, and in the other splits `held_out`. Each epoch has scenes of its own.
+    `hard_negatives` are false captions to tell a scene's own from: "swapped" ones of the same words, and "replaced"
+    ones, in which one word is another.
     """
 
     size: int
@@ -31,20 +39,25 @@ class SceneCaptions(PairData):
     most: int
     scenes: int
     held_out: int
+    hard_negatives: Sequence[Kind] = ()
     made: DigitScenes = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        unknown = next((kind for kind in self.hard_negatives if kind not in FALSE), None)
+        if unknown is not None:
+            raise ValueError(f"data.hard_negatives has {unknown!r}: choose of {', '.join(FALSE)}")
         self.made = DigitScenes(size=self.size, least=self.least, most=self.most)
 
     def open(self, split: str) -> SceneSource:
         """Open a split."""
-        return SceneSource(self.made, split, self.scenes if split == "train" else self.held_out)
+        return SceneSource(self.made, split, self.scenes if split == "train" else self.held_out, self.hard_negatives)
 
     def fingerprint(self) -> str:
         """Name what the scenes are made of."""
         pixels, labels = grey_digits()
         sizes = {"scenes": self.scenes, "held_out": self.held_out}
+        sizes |= {"hard_negatives": list(self.hard_negatives)} if self.hard_negatives else {}
         return key({"digits": pixels.tobytes().hex() + labels.tobytes().hex(), **vars(self.made), **sizes, "f": FORMAT})
 
     def texts(self, split: str) -> Iterator[str]:
@@ -55,8 +68,8 @@ class SceneCaptions(PairData):
 class SceneSource:
     """A split of scenes, made when they are read. Those of one digit belong to its class."""
 
-    def __init__(self, made: DigitScenes, split: str, scenes: int) -> None:
-        self.made, self.split, self.scenes = made, split, scenes
+    def __init__(self, made: DigitScenes, split: str, scenes: int, hard_negatives: Sequence[Kind]) -> None:
+        self.made, self.split, self.scenes, self.hard_negatives = made, split, scenes, hard_negatives
         named = [f"a {size} {colour} {digit}" for digit in DIGITS for size in SIZES for colour in COLOURS]
         self.class_texts = ClassTexts(DIGITS, RawTexts.of(named))
 
@@ -71,4 +84,15 @@ class SceneSource:
         numbers = numbers_of([[text] for text in texts], 1)
         images = ImageExamples(np.stack([scene.image for scene in scenes]), None)
         labels = np.array([scene.classes[0] if len(scene.classes) == 1 else -1 for scene in scenes], np.int64)
-        return PairExamples({"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers, labels)
+        return PairExamples(
+            {"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers, labels, self._false(scenes)
+        )
+
+    def _false(self, scenes: Sequence[Scene]) -> np.ndarray | None:
+        if not self.hard_negatives:
+            return None
+        table = np.full((len(scenes), sum(FALSE[kind][0] for kind in self.hard_negatives)), "", object)
+        for row, scene in enumerate(scenes):
+            texts = dict.fromkeys(text for kind in self.hard_negatives for text in FALSE[kind][1](scene))
+            table[row, : len(texts)] = list(texts)
+        return table

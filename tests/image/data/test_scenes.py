@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pretraining.image.data.scene_captions import COLOURS, DIGITS, RELATIONS, SIZES, SWAPS
-from pretraining.image.data.scenes import INKS, MOST, SIDES, DigitScenes, handwriting_rows
+from pretraining.image.data.scenes import INKS, MOST, REPLACED, SIDES, DigitScenes, handwriting_rows
 
 SCENES = DigitScenes().draw("train", range(400))
 
@@ -178,3 +178,31 @@ def test_impossible_scenes_are_refused(wrong, told):
 def test_one_thing_alone_is_named_and_has_no_false_caption():
     for scene in DigitScenes(most=1).draw("validation", range(20)):
         assert len(scene.boxes) == 1 and scene.caption == scene.things[0].name and scene.negatives == {}
+
+
+def test_replaced_captions_differ_in_one_word_and_are_false():
+    words, changed = collections.Counter(), 0
+    for scene in SCENES:
+        assert len(scene.replaced) <= REPLACED
+        for false in scene.replaced:
+            (things, relation), (own, same) = read_caption(false), read_caption(scene.caption)
+            differ = [(one, other) for left, right in zip(things, own, strict=True)
+                      for one, other in zip(left, right, strict=True) if one != other]  # fmt: skip
+            assert relation == same and len(differ) == 1
+            words.update(["digit" if differ[0][0] in DIGITS else "colour" if differ[0][0] in COLOURS else "size"])
+            names = [thing.name for thing in scene.things]
+            told = [" ".join(["a", *thing]) for thing in things]
+            pairs = [(i, j) for i, j in itertools.permutations(range(len(names)), 2) if [names[i], names[j]] == told]
+            if relation:
+                assert not any(stands_apart(scene.things[i].box, relation, scene.things[j].box) for i, j in pairs)
+            else:
+                assert told[0] not in names
+            changed += 1
+    assert changed > 0.9 * REPLACED * len(SCENES)
+    shares = {word: count / changed for word, count in words.items()}
+    assert abs(shares["digit"] - 0.5) < 0.06 and abs(shares["colour"] - 0.25) < 0.06 and shares["size"] > 0.15
+
+
+def stands_apart(box, relation, other):
+    return {"left of": box[2] <= other[0], "right of": box[0] >= other[2], "above": box[3] <= other[1],
+            "below": box[1] >= other[3]}[relation]  # fmt: skip

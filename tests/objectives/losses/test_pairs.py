@@ -30,8 +30,14 @@ def numbers(count=6, several=True):
     return caption, captions
 
 
+def numbered(count=6, several=True, rows=slice(None)):
+    caption, captions = numbers(count, several)
+    false = torch.full((count, 0), -1)
+    return {"caption": caption[rows], "captions": captions[rows], "false": false[rows]}
+
+
 def sides(given, several=True, across_ranks=False) -> Sides:
-    return Sides.gathered(given, *numbers(len(given), several), across_ranks)
+    return Sides.gathered(given, numbered(len(given), several), across_ranks)
 
 
 def belongs(several=True, count=6):
@@ -148,11 +154,10 @@ def over_ranks(rank, world, sizes):
     start_group(rank, world)
     start, count = sum(sizes[:rank]), sizes[rank]
     rows = slice(start, start + count)
-    caption, captions = numbers()
     answers = {}
     for name, loss in LOSSES.items():
         own = vectors()[rows].clone().requires_grad_()
-        found = loss(Sides.gathered(own, caption[rows], captions[rows], across_ranks=True))
+        found = loss(Sides.gathered(own, numbered(rows=rows), across_ranks=True))
         found.total.backward()  # the sum over ranks is what each rank's gradient is of
         answers[name] = (found.total.item(), own.grad.numpy(), found.first_right.item(), found.second_right.item())
     return answers
@@ -173,3 +178,74 @@ def test_two_ranks_are_one_process():
 def test_ranks_that_hold_different_numbers_are_refused():
     with pytest.raises(AssertionError, match=r"ranks contrast \[4, 2\]"):
         in_ranks(over_ranks, 2, (4, 2))
+
+
+# -- false captions ----------------------------------------------------------------------------------------------------
+
+FALSE = [[1000, 1001], [1002, -1], [4, -1], [-1, -1], [1003, -1], [-1, 1004]]  # of image 2 one that is true of 4
+
+
+def with_false(seed=0, rows=slice(None)):
+    given = torch.cat([vectors(seed=seed), vectors(seed=seed + 1)[:, 1:], vectors(seed=seed + 2)[:, 1:]], 1)
+    return given[rows].clone().requires_grad_(), numbered(rows=rows) | {"false": torch.tensor(FALSE)[rows]}
+
+
+def negclip_definition(given, smoothing):
+    """NegCLIP written out: images are told from all captions and all false ones, captions from images alone."""
+    there = torch.tensor(FALSE) >= 0
+    candidates = torch.cat([given[:, 1], given[:, 2:][there]])
+    false = torch.tensor([[number == 4 and image == 4 for number in torch.tensor(FALSE)[there]] for image in range(6)])
+    table = torch.cat([belongs(), false], 1).double()
+    total = 0.0
+    for scores, right in ((given[:, 0] @ candidates.T, table), (given[:, 1] @ given[:, 0].T, belongs().T.double())):
+        target = right / right.sum(1, keepdim=True) * (1 - smoothing) + smoothing / right.shape[1]
+        total = total - 0.5 * (target * scores.log_softmax(1)).sum()
+    return total
+
+
+def sigmoid_with_false(given):
+    there = torch.tensor(FALSE) >= 0
+    total = siglip_loss(sides(given[:, :2])).total
+    for image in range(6):
+        for number, vector in zip(torch.tensor(FALSE)[there].tolist(), given[:, 2:][there], strict=True):
+            right = number == 4 and image == 4
+            total = total + F.softplus((-1.0 if right else 1.0) * (given[image, 0] * vector).sum())
+    return total
+
+
+HARD = {
+    "clip": lambda given: negclip_definition(given, 0.0),
+    "smoothed": lambda given: negclip_definition(given, 0.1),
+    "siglip": sigmoid_with_false,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("tile", [13, 1 << 20])
+def test_images_are_told_from_all_false_captions_which_look_for_none(name, tile):
+    (ours, batch), (theirs, _) = with_false(), with_false()
+    found, expected = LOSSES[name](Sides.gathered(ours, batch, False), tile=tile).total, HARD[name](theirs)
+    found.backward()
+    expected.backward()
+    assert abs(found.item() - expected.item()) < 1e-12
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-12)
+    assert (ours.grad[3, 2:] == 0).all() and (ours.grad[0, 2:].abs().sum(1) > 1e-6).all()
+
+
+def hard_over_ranks(rank, world):
+    start_group(rank, world)
+    own, batch = with_false(rows=slice(3 * rank, 3 * rank + 3))
+    answers = {}
+    for name, loss in LOSSES.items():
+        own.grad = None
+        loss(Sides.gathered(own, batch, across_ranks=True)).total.backward()
+        answers[name] = own.grad.numpy().copy()
+    return answers
+
+
+def test_two_ranks_share_their_false_captions():
+    answers = in_ranks(hard_over_ranks, 2)
+    for name, loss in LOSSES.items():
+        given, batch = with_false()
+        loss(Sides.gathered(given, batch, False)).total.backward()
+        np.testing.assert_allclose(np.concatenate([answer[name] for answer in answers]), given.grad, atol=1e-12)

@@ -11,7 +11,7 @@ from pretraining.engine.trainer import TrainerSettings, build_trainer
 from pretraining.objectives.pairs.clip import Clip
 from pretraining.objectives.pairs.siglip import SigLip
 from tests.one_step import Steps, assert_same_gradient, gradient_of
-from tests.pairs.small import BATCH, CAPTIONS, READ, batch_of, objective, split
+from tests.pairs.small import BATCH, CAPTIONS, FALSE, READ, batch_of, objective, split
 from tests.ranks import in_ranks
 
 KINDS = {"clip": (Clip, {}), "smoothed": (Clip, {"label_smoothing": 0.1}), "siglip": (SigLip, {"logit_bias": -3.0})}
@@ -33,20 +33,23 @@ def definition(model, batch):
     features = model.backbone(**batch["inputs"])
     image, text = (F.normalize(model.projections[name](features[name].pooled), dim=-1) for name in ("image", "text"))
     logits = model.logit_scale.exp() * image @ text.T
-    right = torch.tensor([[CAPTIONS[other][READ[other]] in own for other in range(BATCH)] for own in CAPTIONS])
+    texts = [CAPTIONS[row][READ[row]] for row in range(BATCH)]
+    texts += [false for row in range(BATCH) for false in FALSE.get(row, [])][: logits.shape[1] - BATCH]
+    right = torch.tensor([[text in own for text in texts] for own in CAPTIONS])
     if isinstance(model, SigLip):
         return -F.logsigmoid(torch.where(right, 1.0, -1.0) * (logits + model.logit_bias)).sum() / BATCH
     total = 0.0
-    for scores, target in ((logits, right.double()), (logits.T, right.T.double())):
+    for scores, target in ((logits, right.double()), (logits[:, :BATCH].T, right[:, :BATCH].T.double())):
         target = target / target.sum(1, keepdim=True)
-        target = (1 - model.label_smoothing) * target + model.label_smoothing / BATCH
+        target = (1 - model.label_smoothing) * target + model.label_smoothing / target.shape[1]
         total = total - 0.5 * (target * scores.log_softmax(1)).sum(1).mean()
     return total
 
 
+@pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_one_step_is_minus_the_gradient_of_the_definition(tmp_path, name):
-    model, batch = made(name).double().train(), batch_of(range(BATCH))
+def test_one_step_is_minus_the_gradient_of_the_definition(tmp_path, name, hard):
+    model, batch = made(name).double().train(), batch_of(range(BATCH), hard)
     definition(model, batch).backward()
     expected = {key: part.grad.numpy() for key, part in model.named_parameters() if part.requires_grad}
     found = gradient_of(made(name), [batch], tmp_path)
@@ -54,25 +57,26 @@ def test_one_step_is_minus_the_gradient_of_the_definition(tmp_path, name):
     assert all(abs(expected[scalar]).min() > 1e-3 for scalar in SCALARS[name])
 
 
+@pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_micro_batches_give_the_gradient_of_the_whole_step_with_scale_and_shift(tmp_path, name):
-    whole = gradient_of(made(name), split(1), tmp_path)
+def test_micro_batches_give_the_gradient_of_the_whole_step_with_scale_and_shift(tmp_path, name, hard):
+    whole = gradient_of(made(name), split(1, hard=hard), tmp_path)
     assert set(SCALARS[name]) <= set(whole)
     for parts in (2, 4):
-        assert_same_gradient(whole, gradient_of(made(name), split(parts), tmp_path), 1e-10)
+        assert_same_gradient(whole, gradient_of(made(name), split(parts, hard=hard), tmp_path), 1e-10)
 
 
-def of_rank(rank, world, name, tmp_path, parts):
+def of_rank(rank, world, name, tmp_path, parts, hard):
     step = BATCH // parts
     chunks = [list(range(BATCH))[start : start + step] for start in range(0, BATCH, step)]
     own = [chunk[rank * step // world : (rank + 1) * step // world] for chunk in chunks]
-    return gradient_of(made(name), [batch_of(rows) for rows in own], tmp_path / str(rank), rank=rank, world=world)
+    return gradient_of(made(name), [batch_of(rows, hard) for rows in own], tmp_path / str(rank), rank=rank, world=world)
 
 
-@pytest.mark.parametrize(("name", "parts"), [("clip", 1), ("siglip", 2)])
-def test_two_ranks_take_the_step_of_one_process(tmp_path, name, parts):
-    whole = gradient_of(made(name), split(1), tmp_path)
-    for found in in_ranks(of_rank, 2, name, tmp_path, parts):
+@pytest.mark.parametrize(("name", "parts", "hard"), [("clip", 1, False), ("siglip", 2, False), ("clip", 2, True)])
+def test_two_ranks_take_the_step_of_one_process(tmp_path, name, parts, hard):
+    whole = gradient_of(made(name), split(1, hard=hard), tmp_path)
+    for found in in_ranks(of_rank, 2, name, tmp_path, parts, hard):
         assert_same_gradient(whole, found, 1e-10)
 
 
@@ -82,8 +86,15 @@ def test_evaluation_is_of_a_batch_by_itself_and_names_what_was_found():
     with torch.no_grad():
         found, expected = model.loss(batch), float(definition(model, batch))
     assert abs(float(found.terms["clip"].total) / BATCH - expected) < 1e-10
-    assert set(found.metrics) == {"image_to_text", "text_to_image", "scale"}
+    assert set(found.metrics) == {"image_to_text", "text_to_image", "scale", "false_told"}
+    assert found.metrics["false_told"].count == 0  # there are none
     assert abs(float(found.metrics["scale"].total) / BATCH - 3.0) < 1e-5
+    hard = batch_of(range(BATCH), hard=True)
+    with torch.no_grad():
+        vectors, told = model.represent(hard), model.loss(hard).metrics["false_told"]
+    less = [float(vectors[row, 0] @ vectors[row, 2 + place]) < float(vectors[row, 0] @ vectors[row, 1])
+            for row, own in FALSE.items() for place in range(len(own))]  # fmt: skip
+    assert (told.total, told.count) == (sum(less), 6) and (vectors[1, 2:] == 0).all()
     scale = made("siglip").double().eval().loss(batch_of(range(3))).metrics["scale"]
     assert float(scale.total) / 3 == pytest.approx(3)
 
@@ -111,7 +122,7 @@ def test_scale_and_shift_have_no_decay_and_stay_in_single_precision():
         batch = batch_of(range(4))
         batch["inputs"]["image"]["images"] = batch["inputs"]["image"]["images"].float()
         represented = model.represent(batch)
-    assert represented.dtype == torch.float32 and represented.shape == (4, 2, 11)
+    assert represented.dtype == torch.float32 and represented.shape == (4, 4, 11)
     torch.testing.assert_close(represented[:, 0, :10].norm(dim=1), torch.full((4,), 3.0))
 
 

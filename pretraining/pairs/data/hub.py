@@ -1,0 +1,50 @@
+"""Pictures with captions that `datasets` loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pretraining.data.files import say
+from pretraining.data.hub import load
+from pretraining.data.splits import described, names_of_splits
+from pretraining.image.data.tables import check_part, hub_images
+from pretraining.pairs.data.captioned import Captioned, CaptionedImages, captions_of, merged
+
+
+@dataclass(kw_only=True, eq=False)
+class HubImageText(CaptionedImages):
+    """Whatever `datasets` loads: a name on the hub or a local directory; `name:configuration` where it has several.
+
+    `columns` name the `image`, and the `text`: a caption or a list of them.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        """Name the data set."""
+        return f"data.name={self.name}"
+
+    def found(self) -> dict[str, list[Captioned]]:
+        """Load the splits."""
+        splits = load(self.name)
+        names = names_of_splits(splits)
+        if "train" not in names:
+            told = f"{self.where} has the splits {', '.join(splits)}, but no train"
+            raise ValueError(f"{told}: choose another data set")
+        unused = [part for part in splits if part not in names.values()]
+        say(described(self.where, {split: [part] for split, part in names.items()}, unused))
+        return {split: merged(self._rows(splits[part], split)) for split, part in names.items()}
+
+    def _rows(self, part: Any, split: str) -> Iterator[Captioned]:
+        image, text = self.columns["image"], self.columns["text"]
+        roles = {"columns.image": image, "columns.text": text}
+        check_part(part, self.where, split, roles, image)
+        encoded = hub_images(part, self.name, split, image)
+        for row, cell in enumerate(part[text][:]):
+            place, identity = f"{encoded.names[row]}", f"{part._fingerprint}:{image}:{row}"
+            captions = captions_of(cell, place)
+            yield Captioned(f"{split} {row}", place, lambda row=row: encoded.read(row), identity, captions)

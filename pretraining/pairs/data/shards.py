@@ -1,0 +1,84 @@
+"""Shards in WebDataset's layout: tar files whose members of the same name, up to its first dot, are one example."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pretraining.data.files import is_hidden
+from pretraining.image.data.files import SUFFIXES
+from pretraining.pairs.data.captioned import Captioned, captions_of, identities
+
+TEXTS = (".txt", ".json")
+
+
+class Member(NamedTuple):
+    """A file inside of a shard."""
+
+    shard: Path
+    name: str
+    start: int  # of its content, in bytes
+    size: int
+
+    def read(self) -> bytes:
+        """Read it alone."""
+        with self.shard.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
+    """List the images with captions: of each NAME.txt one, of NAME.json those under `column`; members that are
+    neither are left aside. Images are read when they are asked for.
+    """
+    known = identities(files)
+    for file in files:
+        for name, parts in _examples(file).items():
+            image, text = (next((parts[kind] for kind in kinds if kind in parts), None) for kinds in (SUFFIXES, TEXTS))
+            if image is None and text is None:
+                continue
+            place = f"{file}, {name}"
+            if image is None or text is None:
+                lacks = "image" if image is None else "caption (.txt or .json)"
+                raise ValueError(f"{place} has no {lacks}: write the shard again, or drop the example")
+            captions = captions_of(_text(text, column), place)
+            identity = f"{known[file]},{image.name}"
+            yield Captioned(f"{file.name}/{name}", f"{place}", image.read, identity, captions)
+
+
+def _examples(file: Path) -> dict[str, dict[str, Member]]:
+    """Bring members together: by name up to the first dot, then by the rest of it in small letters."""
+    found: dict[str, dict[str, Member]] = {}
+    try:
+        with tarfile.open(file, "r:") as shard:
+            for member in shard:
+                path = PurePosixPath(member.name)
+                if member.isfile() and not any(map(is_hidden, path.parts)):
+                    stem, dot, rest = path.name.partition(".")
+                    parts = found.setdefault(str(path.parent / stem), {})
+                    parts[(dot + rest).lower()] = Member(file, member.name, member.offset_data, member.size)
+    except tarfile.TarError as error:
+        cure = "fetch or write it again, uncompressed"
+        raise ValueError(f"{file} cannot be read as a tar file ({error}): {cure}") from error
+    return found
+
+
+def _text(member: Member, column: str) -> object:
+    place = f"{member.shard}, {member.name}"
+    try:
+        text = member.read().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place} is not UTF-8 ({error.reason}): write it again") from error
+    if not member.name.lower().endswith(".json"):
+        return text.strip()
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON ({error}): write it again") from error
+    if not isinstance(record, dict) or column not in record:
+        there = ", ".join(record) if isinstance(record, dict) else "no object"
+        raise ValueError(f"{place} has no {column!r}, but {there}: set data.columns.text")
+    return record[column]
