@@ -8,6 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pretraining.image.data.scene_captions import COLOURS, DIGITS, RELATIONS, SIZES, SWAPS
+from pretraining.image.data.scene_images import SceneImages
 from pretraining.image.data.scenes import INKS, MOST, SIDES, DigitScenes, handwriting_rows
 
 SCENES = DigitScenes().draw("train", range(400))
@@ -178,3 +179,26 @@ def test_impossible_scenes_are_refused(wrong, told):
 def test_one_thing_alone_is_named_and_has_no_false_caption():
     for scene in DigitScenes(most=1).draw("validation", range(20)):
         assert len(scene.boxes) == 1 and scene.caption == scene.things[0].name and scene.negatives == {}
+
+
+def images(**changed):
+    settings = {"size": 32, "least": 1, "most": 1, "scenes": 40, "held_out": 8, "batch_size": 4, "eval_batch_size": 4}
+    return SceneImages(**settings | {"workers": 0, "cache_dir": "none"} | changed)
+
+
+def test_images_of_one_digit_have_its_class_and_others_have_none():
+    data = images()
+    for split, count in (("train", 40), ("validation", 8), ("test", 8)):
+        found, drawn = data.split(split), DigitScenes(size=32, most=1).draw(split, range(count))
+        assert (found.images == np.stack([scene.image for scene in drawn])).all()
+        assert [DIGITS[label] for label in found.labels] == [scene.things[0].digit for scene in drawn]
+        assert found.class_names == DIGITS
+    several = images(most=3).split("train")
+    assert several.labels is None and several.images.shape == (40, 3, 32, 32)
+    with pytest.raises(ValueError, match="40 images, less than one batch"):
+        images(batch_size=64).source("train")
+
+
+def test_other_scenes_have_another_fingerprint():
+    told = [images(**changed).fingerprint() for changed in ({}, {"most": 2}, {"size": 64}, {"scenes": 41})]
+    assert len({*told, images().fingerprint()}) == 4 and images(batch_size=8).fingerprint() == told[0]
