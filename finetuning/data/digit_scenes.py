@@ -19,7 +19,10 @@ from pretraining.image.modality import IMAGE
 
 @dataclass(kw_only=True)
 class LabelledScenes(LabelledData):
-    """As many scenes as `counts` says of each split; `label`: objects (boxes and masks) or maps (a class per pixel)."""
+    """As many scenes as `counts` says of each split.
+
+    `label`: objects (boxes and masks), maps (a class per pixel), or classes (of scenes of one digit).
+    """
 
     modality = IMAGE
     scenes: DigitScenes
@@ -32,6 +35,9 @@ class LabelledScenes(LabelledData):
         with as_run_errors():
             if self.label not in _LABELS:
                 raise ValueError(f"data.label={self.label}: choose {' or '.join(_LABELS)}")
+            if self.label == "classes" and self.scenes.most > 1:
+                what = f"data.label=classes, but scenes have up to data.scenes.most={self.scenes.most} digits"
+                raise ValueError(f"{what}, of which none is the scene's class: set data.scenes.most=1")
             drawn = {split: self.scenes.draw(split, np.arange(self.counts[split])) for split in SPLITS}
         labelled = _LABELS[self.label]
         found = {}
@@ -47,4 +53,8 @@ def _objects(scene: Scene) -> Objects:
     return Objects(scene.boxes.astype(np.float64), scene.classes, masks=masks)
 
 
-_LABELS = {"objects": _objects, "maps": lambda scene: scene.semantic.astype(np.int64)}
+_LABELS = {
+    "objects": _objects,
+    "maps": lambda scene: scene.semantic.astype(np.int64),
+    "classes": lambda scene: int(scene.classes[0]),
+}

@@ -139,6 +139,43 @@ def test_boxes_that_cannot_be_used_are_counted(box, told, tmp_path, capsys):
         assert label.size == len(drawn()["train"][0].boxes)
 
 
+def test_masks_of_another_size_and_more_or_fewer_than_boxes_are_refused(tmp_path):
+    def first(change):
+        return lambda columns: columns["instances"].__setitem__(0, png(change(drawn()["train"][0].instances)))
+
+    message = r"row 0 has a mask of 96 x 48 pixels, but its image has 48 x 48: give masks of that size"
+    with pytest.raises(RunError, match=message):
+        objects(write_tables(tmp_path / "size", first(lambda pixels: pixels.repeat(2, 0))), masks=True)
+    with pytest.raises(RunError, match=r"row 0 has \d boxes, but \d masks: give one for each box"):
+        objects(
+            write_tables(tmp_path / "count", first(lambda pixels: np.where(pixels, pixels, 9).astype(np.uint8))),
+            masks=True,
+        )
+
+
+def test_category_numbers_that_no_name_is_given_for_are_refused(tmp_path):
+    def numbers(columns):
+        for cell in columns["objects"]:
+            cell["category"] = [5 for _ in cell["category"]]
+
+    root = write_tables(tmp_path / "d", numbers)
+    for split in ("validation", "test"):
+        (root / f"{split}.parquet").unlink()
+    found = objects(root, class_names=NAMES)
+    assert {number for label in found.train.column("label") for number in label.classes} == {5}
+    with pytest.raises(RunError, match=r"has the category 5, but there are the classes zero, one: correct it, or name"):
+        objects(root, class_names=NAMES[:2])
+
+
+def test_classes_that_the_training_maps_lack_are_told(tmp_path, capsys):
+    found = maps(write_tables(tmp_path / "d"), class_names=["canvas", *NAMES, "ten"])
+    assert found.class_names == [*NAMES, "ten"]
+    lacking = {*range(11)} - {int(number) for scene in drawn()["train"] for number in scene.classes}
+    told = ", ".join(found.class_names[number] for number in sorted(lacking))
+    assert len(lacking) > 1
+    assert f"no pixel of the training maps has, so that they cannot be learnt: {told}\n" in capsys.readouterr().err
+
+
 def test_images_without_objects_are_allowed_and_counted(tmp_path, capsys):
     found = objects(write_tables(tmp_path / "d", boxed(lambda boxes: [])), columns=COLUMNS | {"classes": None})
     assert found.train.column("label")[0].boxes.shape == (0, 4) and found.class_names == ["object"]

@@ -118,7 +118,10 @@ SCENES = ["data.counts={train: 12, validation: 6, test: 6}", "data.scenes.size=4
 SHORT = ["trainer.max_steps=6", "trainer.val_every=3", "trainer.log_every=1"]
 
 
-@pytest.mark.parametrize("task", ["digit_scenes_segmentation", "digit_scenes_detection"])
+TASKS = ["digit_scenes_segmentation", "digit_scenes_detection", "digit_scenes_instances"]
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_a_resumed_run_equals_one_that_was_never_stopped(
     task: str, finetune: Finetune, resnet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,9 +161,6 @@ def losses(task: str, handoff: Path, rows: list[int], tmp_path: Path) -> dict[st
     return {name: (float(term.total), float(term.count)) for name, term in terms.items()}
 
 
-TASKS = ["digit_scenes_segmentation", "digit_scenes_detection", "digit_scenes_instances"]
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_the_losses_of_a_batch_are_the_sums_of_its_parts(task: str, resnet: Path, tmp_path: Path) -> None:
     whole = losses(task, resnet, [0, 1, 2, 3], tmp_path)
@@ -170,21 +170,37 @@ def test_the_losses_of_a_batch_are_the_sums_of_its_parts(task: str, resnet: Path
         assert count == sum(part[name][1] for part in parts) > 0
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, "digit_scenes_segmentation task.decoder=linear"])
 @pytest.mark.parametrize("mode", ["frozen", "partial mode.frozen_blocks=2"])
-def test_frozen_parts_do_not_move(task: str, mode: str, finetune: Finetune, resnet: Path) -> None:
+def test_frozen_parts_do_not_move_and_a_fraction_of_the_labels_is_learnt_from(
+    task: str, mode: str, finetune: Finetune, resnet: Path
+) -> None:
+    asked = [*f"task={task}".split(), *f"mode={mode}".split(), "fraction=0.5"]
     steps = ["trainer.max_steps=2", "trainer.val_every=2", "task.width=32"]
-    run = finetune(f"task={task}", f"handoff={resnet}", *f"mode={mode}".split(), *SCENES, *steps)
+    run = finetune(*asked, f"handoff={resnet}", *SCENES, *steps)
+    assert numbers(run)["train_examples"] == 6 and numbers(run)["test_examples"] == 6
     before, after = (load_file(path / "model.safetensors") for path in (resnet, run / "model" / "last"))
     moved = {name for name in before if not before[name].equal(after[name])}
     if mode == "frozen":
         assert not moved
     else:
         assert moved and all(name.startswith(("layer3", "layer4")) for name in moved)
+    head = load_file(run / "model" / "last" / "heads.safetensors")
+    if "linear" in task:  # batch normalisation (Oquab et al. 2023), whose statistics move, and a 1 x 1 convolution
+        assert {name.removeprefix("head.layers.") for name in head if "num_batches" not in name} == {
+            *(f"0.{part}" for part in ("weight", "bias", "running_mean", "running_var")),
+            *(f"2.{part}" for part in ("weight", "bias")),
+        }
+        assert head["head.layers.0.running_mean"].abs().max() > 0 and head["head.layers.2.weight"].shape == (
+            11,
+            128,
+            1,
+            1,
+        )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["digit_scenes_segmentation", "digit_scenes_detection"])
+@pytest.mark.parametrize("task", TASKS)
 def test_two_ranks_learn_and_measure_like_one_process(task: str, finetune: Finetune, resnet: Path) -> None:
     common = [f"task={task}", f"handoff={resnet}", *SCENES, *SHORT, "task.width=32", "optimizer.peak_lr=1e-3"]
     common += ["data.eval_batch_size=2", "task.inputs.scale=[0.7,1.4]"]
@@ -229,3 +245,14 @@ def test_settings_that_mean_nothing_are_refused_before_anything_is_written(
 def test_label_maps_are_needed_where_pixels_are_classified(finetune: Finetune, resnet: Path) -> None:
     with pytest.raises(RunError, match="got objects as labels, but label maps are needed: take task=detection"):
         finetune("task=digit_scenes_segmentation", f"handoff={resnet}", *SCENES, "data.label=objects")
+
+
+def test_scenes_of_one_digit_are_classified(finetune: Finetune, resnet: Path) -> None:
+    counts = ["data.counts={train: 60, validation: 20, test: 20}", "data.scenes.size=48", "shots=2"]
+    run = finetune("task=digit_scenes_classification", f"handoff={resnet}", *counts, "mode=linear_probe")
+    assert (
+        numbers(run)["train_examples"] == 20
+        and json.loads((run / "test_report.json").read_text())["classes"][9] == "nine"
+    )
+    with pytest.raises(RunError, match=r"data.label=classes, but scenes have up to data.scenes.most=2 digits"):
+        finetune("task=digit_scenes_classification", f"handoff={resnet}", "data.scenes.most=2", name="several")

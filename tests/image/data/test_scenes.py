@@ -8,6 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pretraining.image.data.scene_captions import COLOURS, DIGITS, RELATIONS, SIZES, SWAPS
+from pretraining.image.data.scene_images import SceneImages
 from pretraining.image.data.scenes import INKS, MOST, REPLACED, SIDES, DigitScenes, handwriting_rows
 
 SCENES = DigitScenes().draw("train", range(400))
@@ -206,3 +207,26 @@ def test_replaced_captions_differ_in_one_word_and_are_false():
 def stands_apart(box, relation, other):
     return {"left of": box[2] <= other[0], "right of": box[0] >= other[2], "above": box[3] <= other[1],
             "below": box[1] >= other[3]}[relation]  # fmt: skip
+
+
+def images(**changed):
+    settings = {"size": 32, "least": 1, "most": 1, "scenes": 40, "held_out": 8, "batch_size": 4, "eval_batch_size": 4}
+    return SceneImages(**settings | {"workers": 0, "cache_dir": "none"} | changed)
+
+
+def test_images_of_one_digit_have_its_class_and_others_have_none():
+    data = images()
+    for split, count in (("train", 40), ("validation", 8), ("test", 8)):
+        found, drawn = data.split(split), DigitScenes(size=32, most=1).draw(split, range(count))
+        assert (found.images == np.stack([scene.image for scene in drawn])).all()
+        assert [DIGITS[label] for label in found.labels] == [scene.things[0].digit for scene in drawn]
+        assert found.class_names == DIGITS
+    several = images(most=3).split("train")
+    assert several.labels is None and several.images.shape == (40, 3, 32, 32)
+    with pytest.raises(ValueError, match="40 images, less than one batch"):
+        images(batch_size=64).source("train")
+
+
+def test_other_scenes_have_another_fingerprint():
+    told = [images(**changed).fingerprint() for changed in ({}, {"most": 2}, {"size": 64}, {"scenes": 41})]
+    assert len({*told, images().fingerprint()}) == 4 and images(batch_size=8).fingerprint() == told[0]
