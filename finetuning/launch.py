@@ -27,7 +27,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.cli import configuration
 from pretraining.cli.configuration import as_run_errors, class_name, class_of, complete, decided, instantiate
 from pretraining.cli.spawn import needs_ranks, run_ranks
-from pretraining.data.loader import check_batch_size
+from pretraining.data.batches import check_batch_size
 from pretraining.distributed.collectives import rank
 from pretraining.engine.precision import choose_precision
 from pretraining.engine.trainer import TrainerSettings
@@ -80,10 +80,11 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
 def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     """Build a run: the configuration with what was decided on the way, the parts, and where the weights come from."""
     settings: TrainerSettings = instantiate(config.trainer)
-    with as_run_errors():
-        check_batch_size(config.data.batch_size, settings.accumulate, settings.ranks)
-    source = read_handoff(config)
     data: LabelledData = instantiate(config.data)
+    if not data.varying_steps:  # before anything is read
+        with as_run_errors():
+            check_batch_size(data.batch_size, settings.accumulate, settings.ranks)
+    source = read_handoff(config)
     splits = data.splits()
     splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
     convolves = source.backbone.convolves

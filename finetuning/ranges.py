@@ -9,6 +9,7 @@ from pretraining.kinds import (
     FLAG,
     GROUP,
     INNER,
+    NOT_NEGATIVE,
     PAIR,
     PART,
     PATHS,
@@ -56,6 +57,7 @@ RANGES: Ranges = {
     "Detection": OBJECTS,
     "InstanceSegmentation": OBJECTS,
     "SemanticSegmentation": DENSE | {choice("linear", "fpn"): "decoder"},
+    "Retrieval": {FLAG: "space"},
     "SpeechRecognition": {optional(TEXT): "alphabet"},
     "CtcDecoding": {COUNT: "beam"},
     "ZeroShot": {optional(COUNT): "top", each(TEXT, least=1): "templates", optional(each(TEXT)): "names"},
@@ -79,7 +81,35 @@ RANGES: Ranges = {
     "WordInputs": {COUNT: "max_tokens", choice("first", "all"): "align"},
     # data
     "Split": {optional(TEXT): "train validation test", INNER: "validation_fraction test_fraction", SEED: "seed"},
-    "LabelledAudio": RECORDINGS | {TEXT: "path audio label", choice("mean", "first", "refuse"): "mono"},
+    "LabelledAudio": RECORDINGS
+    | {
+        TEXT: "path audio label folder",
+        choice("mean", "first", "refuse"): "mono",
+        choice("refuse", "skip"): "on_bad",
+        FLAG: "quotes",
+        each(TEXT): "exclude",
+    },
+    "LabelledJoinedClips": RECORDINGS
+    | {
+        integer(10): "size",
+        COUNT: "min_words max_words",
+        NOT_NEGATIVE: "longest_gap",
+        choice("apart", "shared"): "speakers",
+        SEED: "seed",
+        PATHS: "path",
+        TEXT: "audio text speaker",
+        choice("mean", "first", "refuse"): "mono",
+        choice("text", "speaker"): "target",
+    },
+    "ImagesByClass": {
+        PATHS: "path",
+        GROUP: "columns decoding",
+        TEXT: "cache_dir",
+        optional(TEXT): "role queries candidates",
+    },
+    "ImagesByClass.columns": {TEXT: "image label"},
+    "JudgedTexts": {PATHS: "path", GROUP: "columns", INNER: "selecting"},
+    "JudgedTexts.columns": {TEXT: "id text query document relevance"},
     "LabelledSpokenLetters": RECORDINGS
     | {
         choice("text", "keyword", "speaker"): "target",

@@ -37,6 +37,11 @@ class LabelledRecordings(LabelledData):
     modality = AUDIO
     batch_seconds: float | None = None
 
+    @property
+    def varying_steps(self) -> bool:  # type: ignore[override]
+        """Whether steps have as many rows as `batch_seconds` hold."""
+        return self.batch_seconds is not None
+
     def batches(self, split: EncodedSplit) -> Batches:
         """Cut a training split into steps of so many seconds, or of `batch_size` rows."""
         if self.batch_seconds is None:

@@ -22,6 +22,7 @@ class LabelledData(ABC):
     batch_size: int
     eval_batch_size: int
     workers: int
+    varying_steps: ClassVar[bool] = False  # whether steps have as many rows as their lengths allow, not `batch_size`
     missing: str | None = None  # rows without a text or label are an error; drop: left out
 
     def batches(self, split: EncodedSplit) -> Batches:

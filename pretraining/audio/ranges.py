@@ -4,8 +4,10 @@ from pretraining.kinds import (
     COUNT,
     FLAG,
     GROUP,
+    NOT_NEGATIVE,
     ONE_PATH,
     PART,
+    PATHS,
     POSITIVE,
     SEED,
     TEXT,
@@ -23,14 +25,28 @@ READS = {
     optional(POSITIVE): "batch_seconds",
     choice("pad", "crop"): "fit",
 }
+MONO = choice("mean", "first", "refuse")
+JOINS = {
+    integer(10): "size",
+    COUNT: "min_words max_words",
+    NOT_NEGATIVE: "longest_gap",
+    choice("apart", "shared"): "speakers",
+    SEED: "seed",
+}
 PREPARES = {COUNT: "sample_rate", FLAG: "normalise"}
 RANGES: Ranges = {
     "AudioFolder": READS
     | {
         ONE_PATH: "path",
-        TEXT: "column cache_dir",
-        choice("mean", "first", "refuse"): "mono",
+        TEXT: "column folder cache_dir",
+        FLAG: "quotes",
+        GROUP: "split",
+        each(TEXT): "exclude",
+        MONO: "mono",
     },
+    "AudioFolder.split": {optional(TEXT): "train validation test"},
+    "HubAudio": READS | {TEXT: "name column cache_dir", MONO: "mono"},
+    "JoinedClips": READS | JOINS | {PATHS: "path", TEXT: "audio text speaker cache_dir", MONO: "mono"},
     "SpokenLetters": READS | {integer(10): "size", COUNT: "max_words", SEED: "seed"},
     "AudioPreprocess": PREPARES,
     "KMeansUnits": PREPARES | {integer(2): "units", POSITIVE: "sample_seconds"},

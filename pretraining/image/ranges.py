@@ -29,6 +29,7 @@ RANGES: Ranges = {
     "ImageFolder": {ONE_PATH: "path", GROUP: "decoding", TEXT: "cache_dir"},
     "HubImages": {GROUP: "decoding", TEXT: "name image cache_dir", optional(TEXT): "label"},
     "DigitScenes": {COUNT: "size", integer(1, 4): "least most", SEED: "seed"},
+    "SceneImages": {COUNT: "size scenes held_out", integer(1, 4): "least most", TEXT: "cache_dir"},
     "Decoding": {CHANNELS: "channels", optional(COUNT): "size", NOT_NEGATIVE: "max_cache_gb"},
     "ImagePreprocess": {
         COUNT: "size",
@@ -46,6 +47,17 @@ RANGES: Ranges = {
         choice("class", "mean"): "pooling",
         optional(TEXT): "weights",
         optional(GROUP): "options",
+    },
+    "FixedPositions": {
+        GROUP: "options",
+        COUNT: "in_channels",
+        choice("class", "mean"): "pooling",
+        FLAG: "frozen_patches",
+    },
+    "TransformersVision": {GROUP: "config", COUNT: "in_channels"},
+    "TransformersVision.config": {
+        TEXT: "model_type",
+        COUNT: "image_size patch_size hidden_size num_hidden_layers num_attention_heads intermediate_size",
     },
     "Views": {
         optional(GROUP): "crop jitter blur output",
