@@ -136,9 +136,9 @@ def half_a_tower(place):
         (absolute_folder, r"names /.*/text, outside of the hand-off"),
         (foreign_class, r"asks for 'subprocess.Popen', which is no Backbone of this package: refused"),
         (no_such_backbone, r"describes a TransformersBackbone that cannot be: .*hidden"),
-        (no_towers, r"names no network: write the hand-off again"),
-        (a_list_of_towers, r"handoff.json is not readable"),
-        (half_a_tower, r"handoff.json is not readable \(KeyError: 'preprocess'\)"),
+        (no_towers, r"has no whole 'towers'"),
+        (a_list_of_towers, r"handoff.json has no whole 'towers'"),
+        (half_a_tower, r"handoff.json has no whole 'towers.text.preprocess'"),
     ],
 )
 def test_a_damaged_hand_off_is_refused(copy, damage, told):
