@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
-from pretraining.errors import NoSpaceError
+from pretraining.errors import HandoffError, NoSpaceError, RunError
 from pretraining.kinds import FLAG, FOLDER, GROUP, TEXT, Kind, choice, each, integer, is_list, number, optional, refusal
 from pretraining.settings import COUNT, SEED, TABLE
 
@@ -20,7 +20,7 @@ def exit_code(command: str, work: Callable[[], int]) -> int:
     """Carry out a command's work; a mistake of its user is printed as one line and has the exit code 2."""
     try:
         return work()
-    except StudyError as error:
+    except (StudyError, RunError, HandoffError) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
     except NoSpaceError as error:
