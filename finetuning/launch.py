@@ -77,8 +77,7 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
 def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     """Build a run: the configuration with what was decided on the way, the parts, and where the weights come from."""
     settings: TrainerSettings = instantiate(config.trainer)
-    with as_run_errors():
-        check_batch_size(config.data.batch_size, settings.accumulate, settings.ranks)
+    check_batch_size(config.data.batch_size, settings.accumulate, settings.ranks)
     source = read_handoff(config)
     data: LabelledData = instantiate(config.data)
     splits = data.splits()

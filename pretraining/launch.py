@@ -166,8 +166,7 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
     """Build a configuration's parts and decide what it leaves open: precision, steps (unless given) and classes."""
     started = time.perf_counter()
     settings: TrainerSettings = instantiate(config.trainer)
-    with as_run_errors():
-        check_batch_size(config.data.batch_size, settings.accumulate, settings.ranks)
+    check_batch_size(config.data.batch_size, settings.accumulate, settings.ranks)
     parts = build(config)
     convolves = parts.objective.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretraining.data.source import Source
 from pretraining.engine.batch import Batch, Step
 from pretraining.engine.watchdog import heartbeat
+from pretraining.errors import RunError
 from pretraining.random import Keys, permuted
 
 Collate = Callable[[Any, Keys], Batch]
@@ -170,7 +171,7 @@ def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
         values = " or ".join(str(value) for value in (below, above) if value)
         what = f"data.batch_size={batch_size} does not divide into {world} rank(s) x trainer.accumulate={accumulate}"
-        raise ValueError(f"{what}: set data.batch_size to {values}, or change trainer.accumulate")
+        raise RunError(f"{what}: set data.batch_size to {values}, or change trainer.accumulate")
 
 
 class EvalLoader:

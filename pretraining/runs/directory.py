@@ -143,7 +143,7 @@ def make_directory(path: Path, key: str = "run_dir") -> Path:
     except OSError as error:
         if is_full(error):
             raise
-        raise RunError(_not_made(path, error.strerror, key)) from error
+        raise RunError(_not_made(path, error.strerror or str(error), key)) from error
     return path
 
 
