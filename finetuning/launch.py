@@ -82,8 +82,7 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     settings: TrainerSettings = instantiate(config.trainer)
     data: LabelledData = instantiate(config.data)
     if not data.varying_steps:  # before anything is read
-        with as_run_errors():
-            check_batch_size(data.batch_size, settings.accumulate, settings.ranks)
+        check_batch_size(data.batch_size, settings.accumulate, settings.ranks)
     source = read_handoff(config)
     splits = data.splits()
     splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.study.spec import StudyError
 from pretraining.cache import read_object
+from pretraining.runs.directory import make_directory
 
 ENDED = "ended"  # what a trial says about itself once it is over
 
@@ -33,7 +34,7 @@ class Trials:
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        journal.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(journal.parent, "--directory")
         self.optuna, self.states, self.space = optuna, optuna.trial.TrialState, space
         storage: Any = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
         if alone and (others := set(optuna.get_all_study_names(storage)) - {name}):

@@ -14,6 +14,7 @@ from experiments.search.trials import ENDED, Trials, read_result
 from experiments.study.graph import digest, override
 from experiments.study.spec import StudyError
 from pretraining.cache import lock, try_lock
+from pretraining.runs.directory import make_directory
 
 
 class Reporter(Logger):
@@ -47,7 +48,7 @@ class Worker:
             "hyperband": optuna.pruners.HyperbandPruner,
             "none": optuna.pruners.NopPruner,
         }
-        (plan.directory / "claims").mkdir(parents=True, exist_ok=True)
+        make_directory(plan.directory / "claims", "--directory")
         name = digest(plan.fixed, plan.space, plan.metric, plan.goal)
         self.plan = plan
         journal, pruner = plan.directory / "trials.log", pruners[plan.pruner]()

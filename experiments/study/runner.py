@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from experiments.study.graph import FINETUNING, Node, Study
 from experiments.study.spec import StudyError
 from pretraining.cache import read_object, replace_text, try_lock
+from pretraining.runs.directory import make_directory
 
 Run = Callable[[str, Sequence[str]], None]
 """(command, overrides): runs it to its end, or raises."""
@@ -219,8 +220,7 @@ class Processes(Executor):
 @contextmanager
 def lock_study(directory: Path) -> Iterator[None]:
     """Refuse a second runner of the study; the kernel frees the lock even after kill -9."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(directory / "lock")
+    lock = try_lock(make_directory(directory, "study_dir") / "lock")
     if lock is None:
         raise StudyError(f"another process runs the study in {directory}: wait for it, or give another study_dir=")
     with lock:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
-from pretraining.errors import NoSpaceError, RunError
+from pretraining.errors import HandoffError, NoSpaceError, RunError
 from pretraining.kinds import (
     COUNT,
     FLAG,
@@ -35,7 +35,7 @@ def exit_code(command: str, work: Callable[[], int]) -> int:
     """Carry out a command's work; a mistake of its user is printed as one line and has the exit code 2."""
     try:
         return work()
-    except (StudyError, RunError) as error:
+    except (StudyError, RunError, HandoffError) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
     except NoSpaceError as error:

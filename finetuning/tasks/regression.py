@@ -35,16 +35,18 @@ class Regression(Task):
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Compute the mean of the training labels; labels that are no numbers are an error."""
-        for name in SPLITS:
-            examples = getattr(splits, name)
-            labels = examples.column("label")
-            odd = [row for row, label in enumerate(labels) if not _is_number(label)]
-            if odd:
-                row = min(odd, key=lambda row: _reads_as_number(labels[row]))  # one "n/a" makes a column text
-                what = f"got {labels[row]!r} among the {name} labels, but numbers are needed, up to {LARGEST:.3g}"
-                raise RunError(
-                    f"{what} ({examples.place(row)}): name another data.label, or take task=text_classification"
-                )
+        parts = {name: getattr(splits, name) for name in SPLITS}
+        odd = [
+            (_reads_as_number(label), label, name, row)
+            for name, examples in parts.items()
+            for row, label in enumerate(examples.column("label"))
+            if not _is_number(label)
+        ]
+        if odd:  # one "n/a" makes a column text, in whatever split it is
+            _, label, name, row = min(odd, key=lambda found: found[0])
+            what = f"got {label!r} among the {name} labels, but numbers are needed, up to {LARGEST:.3g}"
+            where = parts[name].place(row)
+            raise RunError(f"{what} ({where}): name another data.label, or take task=text_classification")
         train = np.array(splits.train.column("label"), float)
         if np.ptp(train) == 0:
             raise RunError(f"got the same number ({train[0]}) as every training label: name another data.label")

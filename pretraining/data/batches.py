@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pretraining.data.source import Source
+from pretraining.errors import RunError
 from pretraining.random import permuted
 
 Position = dict[str, int]  # steps served, the epoch, and how much of it is consumed: rows or steps
@@ -112,7 +113,7 @@ class LengthBatches(Batches):
         fewest = min(len(group) // count for group, count in zip(self.groups, self.counts, strict=True))
         if fewest < accumulate * world:
             what = f"{self.setting} holds only {fewest} of the longest rows, fewer than {world} rank(s)"
-            raise ValueError(f"{what} x trainer.accumulate={accumulate}: raise it, or lower trainer.accumulate")
+            raise RunError(f"{what} x trainer.accumulate={accumulate}: raise it, or lower trainer.accumulate")
 
     def walk(self, position: Position) -> Iterator[tuple[Position, tuple[int, int]]]:
         """Take the next step of an epoch."""
@@ -160,4 +161,4 @@ def check_batch_size(batch_size: int, accumulate: int, world: int) -> None:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
         values = " or ".join(str(value) for value in (below, above) if value)
         what = f"data.batch_size={batch_size} does not divide into {world} rank(s) x trainer.accumulate={accumulate}"
-        raise ValueError(f"{what}: set data.batch_size to {values}, or change trainer.accumulate")
+        raise RunError(f"{what}: set data.batch_size to {values}, or change trainer.accumulate")

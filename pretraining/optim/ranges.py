@@ -41,5 +41,9 @@ RANGES: Ranges = {
         FLAG: "nesterov clip adapt_vectors",
         NOT_NEGATIVE: "eps",
     },
-    "Schedule": {NOT_NEGATIVE: "first last", optional(COUNT_OR_ZERO): "steps", choice("cosine", "linear", "exponential"): "shape"},
+    "Schedule": {
+        NOT_NEGATIVE: "first last",
+        optional(COUNT_OR_ZERO): "steps",
+        choice("cosine", "linear", "exponential"): "shape",
+    },
 }

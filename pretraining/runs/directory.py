@@ -81,7 +81,7 @@ class RunDirectory:
             refuse_other_config(read_config(path / "config.yaml"), config, path)
         continued, made = _continued(path, config, resume), not path.exists()
         with room(path.parent):
-            run = cls(path, *continued, _lock=_locked(_directory(path)), _made=made)
+            run = cls(path, *continued, _lock=_locked(make_directory(path)), _made=made)
         if stale:
             _discard(path)
         run.finished = _is_finished(path, config)
@@ -144,18 +144,19 @@ def _locked(path: Path) -> IO[str]:
     return lock
 
 
-def _directory(path: Path) -> Path:
+def make_directory(path: Path, key: str = "run_dir") -> Path:
+    """Make a directory that the setting `key` names, or refuse the name."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if is_full(error):
             raise
-        raise RunError(_not_made(path, error.strerror)) from error
+        raise RunError(_not_made(path, error.strerror or str(error), key)) from error
     return path
 
 
-def _not_made(path: Path, why: str) -> str:
-    return f"run_dir={path} cannot be made or written to ({why}): choose another run_dir"
+def _not_made(path: Path, why: str, key: str = "run_dir") -> str:
+    return f"{key}={path} cannot be made or written to ({why}): choose another {key}"
 
 
 def _in_use(path: Path) -> str:

@@ -246,6 +246,10 @@ def test_numbers_beyond_float32_and_words_among_numbers_are_named(tmp_path):
     path = csv(tmp_path / "w.csv", [*range(29), "n/a"])
     with pytest.raises(RunError, match=r"'n/a' among .*numbers are needed.*w\.csv, line 31"):
         Regression.collect_labels(text_data(path).splits())
+    for row in (0, 7, 14, 21, 28):  # in whichever split the row is
+        path = csv(tmp_path / "w.csv", [*range(row), "n/a", *range(row, 29)])
+        with pytest.raises(RunError, match=rf"'n/a' among .*w\.csv, line {row + 2}"):
+            Regression.collect_labels(text_data(path).splits())
     numbers = [0.5, 1.25, 3.0, 4.75] * 10
     splits = text_data(csv(tmp_path / "f.csv", numbers)).splits()
     assert np.isclose(Regression.collect_labels(splits)["mean"], np.mean(splits.train.column("label")))

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import pytest
 import yaml
@@ -8,7 +9,8 @@ from rich.console import Console
 from experiments import launch, ls
 from experiments.study.collect import load_study
 from experiments.study.graph import expand
-from experiments.study.spec import StudyError
+from experiments.study.spec import StudyError, exit_code
+from pretraining.errors import RunError
 from pretraining.runs import renamed
 from tests.experiments import fabricated
 
@@ -114,6 +116,25 @@ def test_a_typo_is_one_error_before_any_run(conf, tmp_path, overrides, words):
     with pytest.raises(StudyError, match=words):
         launch.main(overrides, COMMANDS)
     assert not (tmp_path / "studies" / "invented" / "calls.txt").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/study", "notes.txt", "notes.txt/below"])
+def test_a_study_directory_that_cannot_be_made_is_one_line(conf, tmp_path, capfd, place):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert exit_code("study", lambda: start(f"study_dir={place}")) == 2
+    assert re.fullmatch(
+        rf"study: study_dir={place} cannot be made or written to \(.*\): choose another study_dir\n",
+        capfd.readouterr().err,
+    )
+
+
+def test_what_a_pretraining_is_refused_for_when_a_dry_run_times_it_is_one_line(conf, capfd):
+    def refuse(overrides):
+        raise RunError("data.batch_size=8 does not divide")
+
+    refusing = COMMANDS._replace(time=refuse)
+    assert exit_code("study", lambda: launch.main(["study=invented", "dry_run=true"], refusing)) == 2
+    assert capfd.readouterr().err == "study: data.batch_size=8 does not divide\n"
 
 
 def test_a_study_needs_a_question_what_to_pretrain_and_what_to_finetune(conf, tmp_path):
