@@ -9,7 +9,7 @@ from experiments.report import statistics
 from experiments.report.statistics import Interval, mean_interval
 from experiments.study.collect import Results, Values
 from experiments.study.graph import ALL_LABELS, PRETRAINING, Cell
-from experiments.study.majority import Majority
+from finetuning.metrics.reference import Majority
 
 BOOTSTRAP_DRAWS = 1000
 OVER_PRETRAININGS = "pretraining seeds"
