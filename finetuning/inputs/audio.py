@@ -6,7 +6,6 @@ Shapes: B rows, N samples of the longest.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled
+from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled, tell_cut
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
@@ -81,9 +80,7 @@ class AudioInputs(Inputs):
                 raise RunError(f"{what}: remove it")
             cut += len(found) > longest
             samples.append(found[:longest])
-        if cut:
-            have = f"{cut} of {len(samples)} recordings have more than task.inputs.max_seconds={self.max_seconds}"
-            print(f"{have} and were cut", file=sys.stderr)
+        tell_cut(cut, len(samples), f"recordings have more than task.inputs.max_seconds={self.max_seconds}")
         frames = frames_of(np.array(list(map(len, samples)), np.int64), backbone.kernels, backbone.strides)
         return Waves(examples, targets, samples=samples, frames=frames, preprocess=preprocess)
 
