@@ -274,7 +274,8 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     if settings.ranks > 1:
         convert_batchnorm(model)
     compute = {"compiled": settings.compile, "activation_checkpointing": settings.activation_checkpointing}
-    model.backbone.set_compute(**compute, sharded=settings.strategy == "fsdp")
+    with as_run_errors():  # what a backbone has not
+        model.backbone.set_compute(**compute, sharded=settings.strategy == "fsdp")
     origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True), parts.data.modality.unit)
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
