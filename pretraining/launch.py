@@ -287,7 +287,7 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     for remark in model.remarks() if process_rank() == 0 else ():
         print(remark, file=sys.stderr)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    counted = {"steps": trainer.global_step, "parameters": parameters}
+    counted = {"steps": trainer.global_step, "parameters": parameters, **model.optimizer.rates(settings.max_steps)}
     return counted | model.measured | parts.facts | throughput.summary()
 
 
