@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import Unlabelled
+from finetuning.inputs.base import Unlabelled, told_together
 from finetuning.launch import load_run
 from finetuning.task import Task
 from pretraining.cache import replace_file
@@ -142,7 +142,8 @@ def cli() -> None:
     with exit_cleanly(), opened((given := PREDICT.read(sys.argv[1:])).get("output")) as write:
         config, task = load_run(Path(given["run_dir"]))
         try:
-            write(predict(task, read_inputs(task, config.data, given["input"]), config.data.eval_batch_size))
+            with told_together():
+                write(predict(task, read_inputs(task, config.data, given["input"]), config.data.eval_batch_size))
             sys.stdout.flush()
         except BrokenPipeError:  # whoever reads this, such as `head`, has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

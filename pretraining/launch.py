@@ -276,7 +276,8 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     if settings.ranks > 1:
         convert_batchnorm(model)
     compute = {"compiled": settings.compile, "activation_checkpointing": settings.activation_checkpointing}
-    model.backbone.set_compute(**compute, sharded=settings.strategy == "fsdp")
+    with as_run_errors():  # what a backbone has not
+        model.backbone.set_compute(**compute, sharded=settings.strategy == "fsdp")
     origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True), parts.data.modality.unit)
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)
@@ -288,7 +289,7 @@ def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory:
     for remark in model.remarks() if process_rank() == 0 else ():
         print(remark, file=sys.stderr)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    counted = {"steps": trainer.global_step, "parameters": parameters}
+    counted = {"steps": trainer.global_step, "parameters": parameters, **model.optimizer.rates(settings.max_steps)}
     return counted | model.measured | parts.facts | throughput.summary()
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from pretraining import handoff
 from pretraining.cli import configuration
 from pretraining.cli.configuration import compose
+from pretraining.cli.early import ending_on_mistakes
 from pretraining.errors import HandoffError, RunError
 from pretraining.launch import main
 from tests.runs import finish, text_overrides, write_corpus
@@ -118,6 +119,12 @@ def test_an_objective_on_data_of_the_other_modality_is_refused_before_anything_i
 def test_a_part_that_says_no_class_or_none_that_is_there_is_named(part, overrides, tmp_path):
     refused([*overrides, f"~{part}._target_"], tmp_path, f"{part}={{", "has no _target_", "GROUP=NAME")
     refused([*overrides, f"{part}._target_=pretraining.nothing.There"], tmp_path, "pretraining.nothing")
+
+
+def test_what_a_backbone_cannot_compute_is_refused(tmp_path):
+    images = ["objective=simclr", "data=digits", "data.batch_size=16", "trainer.precision=fp32", "probe=none"]
+    images += ["logger.wandb.mode=disabled", "logger.progress=false", "backbone=resnet_tiny"]
+    refused([*images, "trainer.activation_checkpointing=true"], tmp_path, "TorchvisionBackbone has no activation")
 
 
 def test_a_path_that_does_not_exist_or_is_empty_is_named(overrides, tmp_path):
@@ -253,6 +260,36 @@ def test_the_command_line_says_one_line_and_exits_with_2(finished):
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: run_dir=") and "would be shared by every job of this sweep" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "lines"),
+    [
+        ({}, 1),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, 1),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, 0),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, 1),  # on another machine, which may lack what the first has
+        ({"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, 0),
+        ({"RANK": "1", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "local"}, 1),  # kept by who started it
+    ],
+)
+def test_a_mistake_that_all_ranks_find_is_said_by_one_of_each_machine(environment, lines, monkeypatch, capsys):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_LOCALID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for ending in (configuration.exit_cleanly, ending_on_mistakes):
+        with pytest.raises(SystemExit) as ended, ending():
+            raise RunError("no such file")
+        assert ended.value.code == 2 and capsys.readouterr().err == "error: no such file\n" * lines
+
+
+def test_what_one_rank_alone_meets_is_said_by_it(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(configuration, "is_distributed", lambda: True)
+    with pytest.raises(SystemExit), configuration.exit_cleanly():
+        raise RunError("out of memory")
+    assert capsys.readouterr().err == "error: out of memory\n"
 
 
 # -- what a failed start leaves ----------------------------------------------------------------------------------------

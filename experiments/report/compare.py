@@ -1,5 +1,6 @@
 """Compare a study's runs: rows with intervals, contrasts between arms, and costs."""
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from experiments.report import statistics
 from experiments.report.statistics import Interval, mean_interval
 from experiments.study.collect import Results, Values
 from experiments.study.graph import ALL_LABELS, PRETRAINING, Cell
-from experiments.study.majority import Majority
+from finetuning.metrics.reference import Majority
 
 BOOTSTRAP_DRAWS = 1000
 OVER_PRETRAININGS = "pretraining seeds"
@@ -64,6 +65,7 @@ class Cost(NamedTuple):
     planned: str
     unit: str
     spent: dict[str, float]
+    schedule: str  # of the rate of learning; empty for runs of releases that did not say
 
 
 class Comparison(NamedTuple):
@@ -191,7 +193,15 @@ def _cost(results: Results, arm: str) -> Cost:
         known = [float(run[key]) for run in runs if isinstance(run.get(key), int | float)]
         if known:
             spent[key] = sum(known) / len(known)
-    return Cost(arm, len(nodes), _planned(results, nodes[0].name), unit, spent)
+    return Cost(arm, len(nodes), _planned(results, nodes[0].name), unit, spent, _schedule(runs[0]))
+
+
+def _schedule(numbers: Mapping[str, Any]) -> str:
+    """Say how the rate of a run went."""
+    if "schedule/peak_rate" not in numbers:
+        return ""
+    warmup, peak, last = (numbers[f"schedule/{name}"] for name in ("warmup_steps", "peak_rate", "final_rate"))
+    return f"{peak:.4g} after {warmup:,} of {numbers['steps']:,} steps, at the end {last:.4g}"
 
 
 def _planned(results: Results, run: str) -> str:

@@ -37,8 +37,14 @@ def sheets(comparison: Comparison) -> dict[str, Sheet]:
     found["contrasts"] = Sheet(["task, mode, labels", "first", "second", "first − second", "corrected p"], contrasts)
     counted = [[amount(c.spent.get(key)) for key in comparison.cost_columns] for c in comparison.costs]
     spent = zip(comparison.costs, counted, strict=True)
-    rows = [[cost.arm, str(cost.pretrainings), cost.planned, *numbers] for cost, numbers in spent]
-    found["costs"] = Sheet(["objective", "pretrainings", "planned", *comparison.cost_columns.values()], rows)
+    rates = {"learning rate": [cost.schedule or NOTHING for cost in comparison.costs]}
+    rates = rates if any(cost.schedule for cost in comparison.costs) else {}
+    rows = [
+        [cost.arm, str(cost.pretrainings), cost.planned, *(part[row] for part in rates.values()), *numbers]
+        for row, (cost, numbers) in enumerate(spent)
+    ]
+    head = ["objective", "pretrainings", "planned", *rates, *comparison.cost_columns.values()]
+    found["costs"] = Sheet(head, rows)
     return found
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import yaml
 
 from experiments.study.graph import FINETUNING, PRETRAINING, Cell, Node, Study, Weights
-from experiments.study.majority import Majority, read_majority
+from experiments.study.majority import read_majority
 from experiments.study.references import read_references, reference_key
 from experiments.study.runner import Journal
 from experiments.study.spec import StudyError
+from finetuning.metrics.reference import Majority
 from pretraining.cache import read_object, replace_text
 from pretraining.runs.renamed import current
 

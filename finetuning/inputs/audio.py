@@ -6,7 +6,6 @@ Shapes: B rows, N samples of the longest.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Inputs, Picked, Unlabelled
+from finetuning.inputs.base import EncodedSplit, Inputs, Picked, Unlabelled, tell_cut
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
@@ -142,9 +141,7 @@ class AudioInputs(Inputs):
                 raise RunError(f"{what}: remove it")
             cut += len(found) > longest
             samples.append(found[:longest])
-        if cut:
-            have = f"{cut} of {len(samples)} recordings have more than task.inputs.max_seconds={self.max_seconds}"
-            print(f"{have} and were cut", file=sys.stderr)
+        tell_cut(cut, len(samples), f"recordings have more than task.inputs.max_seconds={self.max_seconds}")
         frames = frames_of(np.array(list(map(len, samples)), np.int64), backbone.kernels, backbone.strides)
         shown = {"samples": samples, "frames": frames, "preprocess": preprocess}
         return Waves(examples, targets, **shown, masks=self.masks, channels=backbone.dim)

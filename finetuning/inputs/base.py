@@ -5,9 +5,12 @@ Shapes: B rows, N things to predict (one per row, or one per word).
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +25,31 @@ from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.modality import Modality
 from pretraining.random import Keys
+
+_CUT: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("cut", default=None)
+
+
+def tell_cut(cut: int, count: int, what: str) -> None:
+    """Say how many of `count` examples were cut, and are `what`; within `told_together` not yet."""
+    together = _CUT.get()
+    if together is not None:
+        before = together.get(what, (0, 0))
+        together[what] = before[0] + cut, before[1] + count
+    elif cut:
+        print(f"{cut} of {count} {what} and were cut", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def told_together() -> Iterator[None]:
+    """Say once, at the end, what was cut of examples that are encoded little by little."""
+    token = _CUT.set({})
+    try:
+        yield
+    finally:
+        found = _CUT.get() or {}
+        _CUT.reset(token)
+        for what, (cut, count) in found.items():
+            tell_cut(cut, count, what)
 
 
 class Features(NamedTuple):

@@ -6,7 +6,6 @@ Shapes: B rows, T tokens, N things to predict.
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from finetuning.data.splits import Examples
 from finetuning.data.tables import is_text, refusal, rows_of
-from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled, tell_cut
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import TABLES, find, kind_of, lines, places_of, say
@@ -174,9 +173,7 @@ def tokenized(
 def report_cut(rows: list[list[int]], room: int, key: str, limit: int) -> bool:
     """Say how many rows have more than `room` tokens, which `key`=`limit` leaves them; tells whether any has."""
     over = sum(len(row) > room for row in rows)
-    if over:
-        have = f"{over} of {len(rows)} texts have more than task.inputs.{key}={limit} tokens and were cut"
-        print(have, file=sys.stderr)
+    tell_cut(over, len(rows), f"texts have more than task.inputs.{key}={limit} tokens")
     return over > 0
 
 

@@ -18,13 +18,30 @@ class Answers(NamedTuple):
     predictions: list[str]
 
 
+class Majority(NamedTuple):
+    """The commonest label and its share, the accuracy of always giving it; `only`: what is given, if one answer is."""
+
+    name: str
+    share: float
+    only: str | None
+
+    @classmethod
+    def of(cls, labels: Mapping[str, int], given: Mapping[str, int]) -> Majority:
+        """Find it in how often each label is true, and each answer given."""
+        name, answers = max(labels, key=lambda label: labels[label]), [answer for answer in given if given[answer]]
+        return cls(name, labels[name] / sum(labels.values()), answers[0] if len(answers) == 1 else None)
+
+    def describe(self, what: str = "accuracy ") -> str:
+        """Say what always giving the commonest label would reach; `what` names the metric."""
+        return f"always {self.name!r} would give {what}{self.share:.3f}"
+
+
 def one_answer(answers: Answers | None) -> Numbers:
-    """Compute the share of the commonest label, the accuracy of always giving it, and count the answers given."""
+    """Compute the accuracy of always giving the commonest label, and count the answers given."""
     if answers is None:
         return {}
-    ((_, most),) = Counter(answers.labels).most_common(1)
-    given = float(len(set(answers.predictions)))
-    return {"majority_accuracy": most / len(answers.labels), "classes_predicted": given}
+    labels, given = map(Counter, answers)
+    return {"majority_accuracy": Majority.of(labels, given).share, "classes_predicted": float(len(given))}
 
 
 def describe_result(metrics: Mapping[str, float], name: str, answers: Answers | None) -> str:
@@ -33,11 +50,10 @@ def describe_result(metrics: Mapping[str, float], name: str, answers: Answers | 
     text = "test " + ", ".join(f"{key} {_with_interval(metrics, key)}" for key in shown)
     if answers is None:
         return text
-    ((common, _),) = Counter(answers.labels).most_common(1)
-    what = "accuracy " if len(shown) > 1 else ""
-    text += f"; always {common!r} would give {what}{metrics['test/majority_accuracy']:.3f}"
-    if metrics["test/classes_predicted"] == 1:
-        text += f"\nevery prediction is {answers.predictions[0]!r}: nothing was told apart"
+    majority = Majority.of(*map(Counter, answers))
+    text += f"; {majority.describe('accuracy ' if len(shown) > 1 else '')}"
+    if majority.only is not None:
+        text += f"\nevery prediction is {majority.only!r}: nothing was told apart"
     return text
 
 

@@ -19,8 +19,8 @@ from pretraining.cli.compose import CONF as CONF
 from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
 from pretraining.cli.sweep import Sweep
-from pretraining.distributed.collectives import leave_group
-from pretraining.distributed.environment import batch_job, restarted
+from pretraining.distributed.collectives import is_distributed, leave_group
+from pretraining.distributed.environment import batch_job, restarted, speaks
 from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
 from pretraining.runs import snapshot
 from pretraining.runs.csv_logger import CsvHistory
@@ -180,11 +180,10 @@ def exit_cleanly() -> Iterator[None]:
     except Preempted:  # as all ranks have agreed to
         leave_group()
         raise
-    except (RunError, HandoffError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OmegaConfBaseException as error:  # a setting that was taken away, or that points at one
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+    except (RunError, HandoffError, OmegaConfBaseException) as error:
+        known = isinstance(error, (RunError, HandoffError))  # else of a setting that was taken away, or points at one
+        if speaks() or is_distributed():
+            print(f"error: {error if known else str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(2)
     except (CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)

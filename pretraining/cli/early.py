@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pretraining.cli.help import answer_help
+from pretraining.distributed.environment import speaks
 from pretraining.errors import RunError
 
 
@@ -18,7 +19,8 @@ def ending_on_mistakes() -> Iterator[None]:
     try:
         yield
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if speaks():
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -54,10 +54,11 @@ def explain(error: Exception, overrides: Sequence[str], known: Collection[str]) 
         value = given.partition("=")[2]
         forms = f"a list as {key}=[{value}], a text as {_in_quotes(key, value)}"
         return f"{given}: several values: add -m to run each of them, or write {forms}"
-    if "Config group override" in said:
+    if "Config group override" in said or isinstance(error, TypeError):  # the latter of a list of what is no name
         groups = [given for given in overrides if _key(given) in known and "." not in _key(given)]
-        named = [given for given in groups if not re.search(r"=(?!(null|true|false)$)([A-Za-z_]\w*$|\[)", given)]
-        return f"{(named or overrides)[0]}: give the name of one of its options, as --help lists them"
+        odd = [given for given in groups if not re.search(r"=(?!(null|true|false)$)[A-Za-z_]\w*$", given)]
+        named = [given for given in odd if "=[" not in given]
+        return f"{(named or odd or overrides)[0]}: give the name of one of its options, as --help lists them"
     if "An item is already at" in said:
         return f"{given}: {key} is a setting already: leave the + out"
     if said.startswith(("Could not override", "Could not delete")):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.distributed.environment import SHARED_PRECISION, launched, ranks_started
+from pretraining.distributed.environment import SHARED_PRECISION, SPAWNED, launched, ranks_started
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
 
@@ -53,7 +53,7 @@ def run_ranks(module: str, config: DictConfig, ranks: int) -> int:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        common = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "local"}
+        common = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": SPAWNED}
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
         common.setdefault(SHARED_PRECISION, f"{directory}/precision")
         common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
+SPAWNED = "local"  # how a run's processes are called that it starts itself
 SHARED_PRECISION = "PRETRAINING_PRECISION"  # names a file in which processes agree on what trainer.precision=auto is
 
 
@@ -48,6 +49,15 @@ def job_is_ending() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return shown.stdout.strip() in ("CANCELLED", "COMPLETING")
+
+
+def speaks() -> bool:
+    """Tell whether this process is to say what is wrong before the ranks have met, which all of its machine find.
+
+    The first of a machine does; of those that `cli.spawn` starts all, since it keeps what they say.
+    """
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    return local == "0" or os.environ.get("TORCHELASTIC_RUN_ID") == SPAWNED
 
 
 def process_rank() -> int:

@@ -153,9 +153,15 @@ class Optimizer(ABC):
 
     def describe(self, max_steps: int) -> str:
         """Describe the schedule of a run of `max_steps`: its warm-up, its peak, its last rate."""
-        last = self.peak_lr * self._scale(max_steps)(max_steps)
-        begin = f"peak rate {self.peak_lr:.4g} after {self.warmup_in(max_steps):,} of {max_steps:,} steps"
+        warmup, peak, last = self.rates(max_steps).values()
+        begin = f"peak rate {peak:.4g} after {warmup:,} of {max_steps:,} steps"
         return f"{begin}, then {self.schedule}, at the end {last:.4g}"
+
+    def rates(self, max_steps: int) -> dict[str, float]:
+        """Name the warm-up's steps, the peak and the last rate of a run of `max_steps`."""
+        last = self.peak_lr * self._scale(max_steps)(max_steps)
+        found = {"warmup_steps": self.warmup_in(max_steps), "peak_rate": self.peak_lr, "final_rate": last}
+        return {f"schedule/{name}": value for name, value in found.items()}
 
     def _scale(self, max_steps: int) -> Callable[[int], float]:
         names = ("schedule", "final_fraction", "warmup_from", "plateau")

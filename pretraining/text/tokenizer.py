@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pretraining.modality import Preprocess
@@ -118,7 +119,24 @@ class TextPreprocess(Preprocess):
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             told = f"preprocess: the tokenizer in {directory} has no fast version (tokenizer.json)"
             raise ValueError(f"{told}: convert it with transformers first")
-        return cls(tokenizer=tokenizer)
+        return cls(tokenizer=reading_names_as_text(tokenizer))
+
+
+def reading_names_as_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Keep names of special tokens in texts from being such where they are among the model's own pieces (T5, XLM-R).
+
+    Cut behind its first character, no text has one whole.
+    """
+    backend, known = tokenizer.backend_tokenizer, [*dict.fromkeys(tokenizer.all_special_tokens)]
+    read = zip(known, tokenizer.convert_tokens_to_ids(known), encode_plain(backend, known), strict=True)
+    names = [name for name, own, found in read if own in found and name != tokenizer.unk_token and len(name) > 1]
+    if names:
+        opening = Regex("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names))
+        steps = [
+            step for step in (backend.pre_tokenizer, pre_tokenizers.Split(opening, "isolated")) if step is not None
+        ]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return tokenizer
 
 
 def encode_plain(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

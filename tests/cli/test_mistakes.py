@@ -32,6 +32,7 @@ def said(*overrides, root="pretrain"):
         ("+seed=3", "seed is a setting already: leave the + out"),
         ("~sed", "there is no setting sed: did you mean seed?"),
         ("trainer=null", "give the name of one of its options, as --help lists them"),
+        ("trainer=[null]", "give the name of one of its options, as --help lists them"),
         ("--trainer.max_steps=10", "there is no such option: settings have no dashes: trainer.max_steps=VALUE"),
         ("foo", "give settings as name=value; --help lists them"),
         ("data.path=a b(1).txt", "cannot be read: close brackets and quotes, or write a text in quotes: "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import transformers
 
 from finetuning.data.splits import Examples
@@ -103,6 +104,28 @@ def test_a_target_ends_once(recipe, config: dict) -> None:
     assert pairs.targets[0][:-1].tolist() == preprocess.encode([text])[0].tolist()
     calm = inputs.encode(Examples.of(source=["bada"], label=[["b"]]), ["b"], preprocess, backbone)
     assert specials_in(preprocess, pairs.sources[0]) == specials_in(preprocess, calm.sources[0])
+
+
+def test_a_tokenizer_whose_pieces_are_names_of_special_tokens_reads_them_as_text(tmp_path: Path) -> None:
+    """As T5's and XLM-R's are, whose unigram models have "</s>" among their pieces, the most probable of all."""
+    names = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+    letters = [(letter, -9.0 - place / 100) for place, letter in enumerate("▁<>/abcdefghijklmnopqrstuvwxyz")]
+    pieces = [*((name, 0.0) for name in names.values()), *letters, ("▁bada", -3.0), ("▁befe", -3.0)]
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=2))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    frame = {"single": "$A </s>", "pair": "$A </s> $B </s>", "special_tokens": [("</s>", 1)]}
+    backend.post_processor = tokenizers.processors.TemplateProcessing(**frame)
+    special = {f"{name}_token": token for name, token in names.items()}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path)
+    preprocess = TextPreprocess.load(tmp_path)
+    text = "bada </s> befe<pad></s>"
+    assert not specials_in(preprocess, preprocess.encode([text])[0])
+    ids = preprocess.tokenize([text])["input_ids"][0]
+    assert specials_in(preprocess, ids) == [1] and ids[-1] == 1
+    assert preprocess.encode(["bada befe"])[0].tolist() == [pieces.index(("▁bada", -3.0)), len(pieces) - 1]
+    (tmp_path / "again").mkdir()
+    preprocess.save(tmp_path / "again")
+    assert TextPreprocess.load(tmp_path / "again").digest == preprocess.digest
 
 
 @pytest.mark.parametrize("setting", ["prefix", "separator"])

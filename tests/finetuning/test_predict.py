@@ -290,6 +290,15 @@ def test_what_cannot_be_read_is_one_line_and_leaves_what_was_there(sorter: Path,
         assert kept.read_text() == "before\n" and not list(tmp_path.glob(".*"))
 
 
+def test_what_was_cut_is_told_once_for_all_that_was_read(sorter: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    rows = ["bada " * 40 if row % 2 else "bada" for row in range(2600)]  # read in three parts of 1,024
+    given = write(tmp_path / "long.parquet", {"text": rows})
+    monkeypatch.setattr(sys, "argv", ["predict", f"run_dir={sorter}", f"input={given}", f"output={tmp_path / 'o.csv'}"])
+    cli()
+    told = [line for line in capsys.readouterr().err.splitlines() if "were cut" in line]
+    assert told == ["1300 of 2600 texts have more than task.inputs.max_tokens=32 tokens and were cut"]
+
+
 def test_inputs_are_read_as_they_are_needed(sorter: Path) -> None:
     config, task = load_run(sorter)
     rows, taken = read_inputs(task, config.data, str(Path(config.data.path) / "test.parquet")), []

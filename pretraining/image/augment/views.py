@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pretraining.engine.memory import keep_freed_memory
+from pretraining.errors import RunError
 from pretraining.image.augment.colour import HUE, colour_jitter, greyscale, on_rows, put_rows, solarise
 from pretraining.image.augment.compiled import compute, library
 from pretraining.image.augment.constants import constant
@@ -130,6 +131,10 @@ class Views:
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Compute the rows that `parameters` describes; row r is a view of image r modulo B."""
         batch, channels = images.shape[:2]
+        for name, numbers in (("mean", self.output.mean), ("std", self.output.std)):
+            if len(numbers) not in (1, channels):
+                what = f"augment.output.{name} has {len(numbers)} numbers for images of {channels} channel(s)"
+                raise RunError(f"{what}: give one per channel, as preprocess.{name} has")
         rows, size = len(parameters.flip), self.crop.size
         order = torch.channels_last if self.output.channels_last else torch.contiguous_format
         options = {"dtype": getattr(torch, self.output.dtype), "device": images.device, "memory_format": order}

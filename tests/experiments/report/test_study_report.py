@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -12,11 +13,13 @@ from rich.console import Console
 from experiments.report import charts, plots
 from experiments.report import write as report
 from experiments.report.compare import compare
+from experiments.report.sheets import sheets
 from experiments.report.table import result_table
 from experiments.report.words import describe, describe_cost
 from experiments.study.collect import collect, load_study, save_study
 from experiments.study.graph import expand
 from experiments.study.runner import Here, run_study
+from pretraining.optim.optimizers import AdamW
 from tests.experiments import fabricated
 
 CHROMIUM = shutil.which("chromium")
@@ -121,6 +124,27 @@ def test_a_run_of_a_release_that_counted_no_images_is_told_by_its_examples(tmp_p
     numbers = study.run_dir(simclr) / "metrics.json"
     numbers.write_text(numbers.read_text().replace('"images": 2560', '"tokens": 0'))
     assert "40 steps, 2,560 examples, 4e+10 FLOPs" in describe_cost(compare(collect(study)).costs[1])
+
+
+def test_how_the_rate_went_stands_beside_the_cost(tmp_path):
+    study = finished(tmp_path, finetuning_seeds=[1])
+    assert "learning rate" not in sheets(compare(collect(study)))["costs"].head
+    simclr = next(node for node in study.nodes if node.source.arm == "simclr" and node.cell is None)
+    path = study.run_dir(simclr) / "metrics.json"
+    optimizer = AdamW(
+        peak_lr=0.002,
+        warmup_steps=0.1,
+        schedule="cosine",
+        final_fraction=0.05,
+        weight_decay=0.0,
+        betas=[0.9, 0.9],
+        eps=0,
+    )
+    path.write_text(json.dumps(json.loads(path.read_text()) | optimizer.rates(40)))
+    costs = sheets(compare(collect(study)))["costs"]
+    place = costs.head.index("learning rate")
+    assert [row[place] for row in costs.rows] == ["–", "0.002 after 4 of 40 steps, at the end 0.0001"]
+    assert optimizer.describe(40) == "peak rate 0.002 after 4 of 40 steps, then cosine, at the end 0.0001"
 
 
 def test_a_planted_difference_is_reported_and_a_planted_null_is_not(tmp_path):

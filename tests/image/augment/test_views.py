@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments.benchmarks.augment import same_by_torchvision
+from pretraining.errors import RunError
 from pretraining.image.augment import Blur, Crop, Jitter, Output, Views
 from pretraining.image.augment import views as module
 from pretraining.random import Keys
@@ -87,6 +88,15 @@ def test_the_same_keys_give_the_same_views_as_arrays_or_tensors_and_others_do_no
     assert torch.equal(first, views(originals, keys())) and torch.equal(first, views(originals, keys().to("cpu")))
     assert not torch.isclose(first, views(originals, keys(epoch=1))).all(dim=(1, 2, 3)).any()
     assert not torch.isclose(first[:COUNT], first[COUNT:]).all(dim=(1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_numbers_that_are_not_one_per_channel_are_refused(name):
+    output = {"mean": [0.5] * 3, "std": [0.25] * 3} | {name: [0.5, 0.5]}
+    with pytest.raises(RunError, match=rf"augment.output.{name} has 2 numbers for images of 3 channel\(s\)"):
+        make(output=Output(**output))(images(), keys())
+    one = make(output=Output(**{"mean": [0.5], "std": [0.5]}))(images(), keys())
+    assert torch.equal(one, make(output=Output(mean=[0.5] * 3, std=[0.5] * 3))(images(), keys()))
 
 
 def test_the_pixels_given_are_left_alone():
