@@ -15,6 +15,7 @@ from finetuning.data.tables import class_names, read_splits
 from finetuning.inputs.base import EncodedSplit
 from pretraining.audio.data.base import batches_by_seconds
 from pretraining.audio.data.clips import EncodedClip, Mono
+from pretraining.audio.data.espeak import Speaking
 from pretraining.audio.data.files import cell_clip, table_folder
 from pretraining.audio.data.joined import Joining
 from pretraining.audio.data.layouts import Placed, recordings_by_split
@@ -170,6 +171,21 @@ class LabelledJoinedClips(Joining, LabelledRecordings):
         return {
             split: Examples.of(audio=said, label=[getattr(clip, self.target) for clip in said])
             for split, said in parts.items()
+        }, None
+
+
+@dataclass(kw_only=True, eq=False)
+class LabelledEspeak(Speaking, LabelledRecordings):
+    """Spoken texts, and what they say."""
+
+    def found(self) -> tuple[dict[str, Examples], list[str] | None]:
+        """List what is said in each split."""
+        self.refuse_names()
+        with as_run_errors():
+            self.check()
+            parts = {split: self.utterances(split) for split in SPLITS}
+        return {
+            split: Examples.of(audio=said, label=[clip.text for clip in said]) for split, said in parts.items()
         }, None
 
 

@@ -284,7 +284,7 @@ def test_connected_digits_are_a_task_with_text_or_speaker(laid_out):
         labelled("connected_digits", path, "data.min_words=4", "data.max_words=3").splits()
     with pytest.raises(RunError, match=r"has no column 'who'"):
         labelled("connected_digits", path, "data.speaker=who").splits()
-    with pytest.raises(RunError, match=r"needs 3 speakers, but data\.speaker has yes no: set data\.speakers=shared"):
+    with pytest.raises(RunError, match=r"data\.speaker=speaker has 1 speakers, yes no, for 3 splits"):
         one = [cell(n) for n in range(4)]
         for split in SPLITS:
             write(f"{path}/{split}.parquet", audio=one, text=["a"] * 4, speaker=["yes no"] * 4)

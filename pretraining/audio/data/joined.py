@@ -121,14 +121,8 @@ class Joining:
                 raise ValueError(f"{what} split: set data.speakers=apart")
             return {split: list(_grouped(found[split]).values()) for split in SPLITS}
         every = _grouped([each for part in found.values() for each in part])
-        names = sorted(every)
-        if len(names) < len(SPLITS):
-            what = f"data.speakers=apart needs {len(SPLITS)} speakers, but data.{self.speaker} has {', '.join(names)}"
-            raise ValueError(f"{what}: set data.speakers=shared, or name another column with data.speaker")
-        dealt = permuted(np.arange(len(names)), len(names), seed=self.seed, epoch=0, stream="speakers")
-        share = max(1, len(names) // 6)
-        bounds = {"test": (0, share), "validation": (share, 2 * share), "train": (2 * share, len(names))}
-        return {split: [every[names[place]] for place in np.sort(dealt[a:b])] for split, (a, b) in bounds.items()}
+        parts = dealt(sorted(every), self.seed, f"data.speakers=apart and data.speaker={self.speaker}")
+        return {split: [every[name] for name in names] for split, names in parts.items()}
 
     def _words(self) -> dict[str, list[Word]]:
         """Read the words of each split."""
@@ -161,6 +155,16 @@ class Joining:
             "seed",
         )
         return {"files": stats, "split": split, "format": FORMAT, **{name: getattr(self, name) for name in names}}
+
+
+def dealt(names: Sequence[str], seed: int, what: str) -> dict[str, list[str]]:
+    """Deal speakers out to the splits: a sixth of them, at least one, to validation and to test. `what` names them."""
+    if len(names) < len(SPLITS):
+        raise ValueError(f"{what} has {len(names)} speakers, {', '.join(names)}, for {len(SPLITS)} splits: give more")
+    places = permuted(np.arange(len(names)), len(names), seed=seed, epoch=0, stream="speakers")
+    share = max(1, len(names) // 6)
+    bounds = {"train": (2 * share, len(names)), "validation": (share, 2 * share), "test": (0, share)}
+    return {split: [names[place] for place in np.sort(places[a:b])] for split, (a, b) in bounds.items()}
 
 
 def _grouped(words: Sequence[Word]) -> dict[str, list[Word]]:
