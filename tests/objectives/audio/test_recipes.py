@@ -16,12 +16,15 @@ PUBLISHED = {  # rate, steps, clipping, rows, longest row; share hidden, penalty
     "wav2vec2_base_ls960": ((5e-4, 400_000, None, 448, 15.625), (0.65, 10.0, 0.1, 256)),
     "wav2vec2_large_lv60": ((3e-4, 1_000_000, None, 640, 20.0), (0.65, 0.0, 1.0, 768)),
     "hubert_base_it1": ((5e-4, 400_000, 10.0, 224, 15.625), (0.8, 10.0, 0.1, 256)),
+    "hubert_base_it2": ((5e-4, 400_000, 10.0, 224, 15.625), (0.8, 10.0, 0.1, 256)),
 }
 SIZES = {  # layers, width, heads, norm of the stem, normalised waves
     "wav2vec2_base_ls960": (12, 768, 12, "group", False),
     "wav2vec2_large_lv60": (24, 1024, 16, "layer", True),
     "hubert_base_it1": (12, 768, 12, "group", False),
+    "hubert_base_it2": (12, 768, 12, "group", False),
 }
+MORE = {"hubert_base_it2": ["preprocess.handoff=x"]}
 SMOKES = {
     "masked_units_letters": "masked_units",
     "random_units_letters": "masked_units",
@@ -32,7 +35,7 @@ SMOKES = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_has_the_published_numbers(name):
-    config = compose([f"experiment={name}", "data.path=anywhere"])
+    config = composed(name)
     (rate, steps, clip, rows, longest), (share, penalty, gradient, width) = PUBLISHED[name]
     optimizer, data, objective = config.optimizer, config.data, config.objective
     assert (optimizer.peak_lr, optimizer.warmup_steps, optimizer.schedule) == (rate, 32_000, "linear")
@@ -62,9 +65,22 @@ def test_temperatures_end_where_the_published_factor_ends_them(name):
 def test_one_gpu_and_eight_take_the_same_step(name):
     text = (Path(CONF) / "experiment" / f"{name}.yaml").read_text()
     eight = re.search(r"add  (trainer=ddp trainer\.devices=8 trainer\.accumulate=\d+)", text)
-    one, many = (compose([f"experiment={name}", "data.path=x", *more]) for more in ([], eight[1].split()))
+    one, many = (composed(name, *more) for more in ([], eight[1].split()))
     micro = [config.data.batch_size / config.trainer.devices / config.trainer.accumulate for config in (one, many)]
     assert all(size == int(size) for size in micro) and micro[1] <= micro[0]
+
+
+def composed(name, *more):
+    """Compose a recipe, with what only its user knows made up."""
+    return compose([f"experiment={name}", "data.path=anywhere", *MORE.get(name, []), *more])
+
+
+def test_the_second_iteration_has_units_of_the_first_one_s_sixth_layer():
+    """Hsu et al. 2021, section IV-B: 100 clusters of MFCC, then 500 of what layer 6 says."""
+    first, second = (composed(f"hubert_base_it{number}") for number in (1, 2))
+    assert (first.preprocess.units, second.preprocess.units, second.preprocess.layer) == (100, 500, 6)
+    assert first.preprocess._target_.endswith("KMeansUnits") and second.preprocess._target_.endswith("LayerUnits")
+    assert second.objective.units == 500
 
 
 def test_data2vec_has_the_published_numbers():
