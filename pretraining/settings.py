@@ -109,6 +109,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
     "data.preparation.sentence_splitter": {each(TEXT): "abbreviations"},
     "preprocess": {
         COUNT: "vocab_size sample_bytes sentinels size",
+        COUNT_OR_ZERO: "layer",
         TEXT: "path",
         FLAG: "lowercase",
         choice(1, 3): "channels",
