@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Inputs, Unlabelled
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
@@ -26,9 +26,17 @@ from pretraining.audio.data.recordings import decoded
 from pretraining.audio.geometry import frames_of
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
+from pretraining.audio.spectrum import mfcc
 from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
+
+CLASSICAL_RATE = 16_000  # samples per second that classical features are computed at
+
+
+def _mfcc_statistics(clip: Clip) -> np.ndarray:
+    frames = mfcc(clip.samples(CLASSICAL_RATE).astype(np.float64) / 32768.0, CLASSICAL_RATE)
+    return np.concatenate([frames.mean(0), frames.std(0)])
 
 
 @dataclass(kw_only=True, eq=False)
@@ -90,6 +98,12 @@ class AudioInputs(Inputs):
             print(f"{have} and were cut", file=sys.stderr)
         frames = frames_of(np.array(list(map(len, samples)), np.int64), backbone.kernels, backbone.strides)
         return Waves(examples, targets, samples=samples, frames=frames, preprocess=preprocess)
+
+    def classical(self, train: Examples) -> Features:
+        """Take mean and deviation over time of each recording's MFCC and their differences."""
+        return Features(
+            "MFCC", lambda examples: np.stack([_mfcc_statistics(clip) for clip in examples.column("audio")])
+        )
 
     def read(self, path: Path, named: Mapping[str, Any], preprocess: AudioPreprocess) -> Iterator[Unlabelled]:
         """Take one recording, or all in a directory and those below it, in the order of their names."""
