@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Inputs, Picked, Unlabelled, tell_cut
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Picked, Unlabelled, tell_cut
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
@@ -26,6 +26,7 @@ from pretraining.audio.geometry import frames_of
 from pretraining.audio.masking import span_mask
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
+from pretraining.audio.spectrum import mfcc
 from pretraining.backbones.base import Backbone
 from pretraining.data.batches import STREAM
 from pretraining.engine.batch import Batch
@@ -66,6 +67,14 @@ class SpanMasks:
             shape = {"share": self.channel_share, "span": self.channel_span, "slot": "channel mask"}
             found["channel_mask"] = span_mask(np.full_like(frames, channels), keys, **shape)
         return {name: torch.from_numpy(mask) for name, mask in found.items()}
+
+
+CLASSICAL_RATE = 16_000  # samples per second that classical features are computed at
+
+
+def _mfcc_statistics(clip: Clip) -> np.ndarray:
+    frames = mfcc(clip.samples(CLASSICAL_RATE).astype(np.float64) / 32768.0, CLASSICAL_RATE)
+    return np.concatenate([frames.mean(0), frames.std(0)])
 
 
 @dataclass(kw_only=True, eq=False)
@@ -145,6 +154,12 @@ class AudioInputs(Inputs):
         frames = frames_of(np.array(list(map(len, samples)), np.int64), backbone.kernels, backbone.strides)
         shown = {"samples": samples, "frames": frames, "preprocess": preprocess}
         return Waves(examples, targets, **shown, masks=self.masks, channels=backbone.dim)
+
+    def classical(self, train: Examples) -> Features:
+        """Take mean and deviation over time of each recording's MFCC and their differences."""
+        return Features(
+            "MFCC", lambda examples: np.stack([_mfcc_statistics(clip) for clip in examples.column("audio")])
+        )
 
     def read(self, path: Path, named: Mapping[str, Any], preprocess: AudioPreprocess) -> Iterator[Unlabelled]:
         """Take one recording, or all in a directory and those below it, in the order of their names."""

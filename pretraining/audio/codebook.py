@@ -5,7 +5,9 @@ Shapes: N samples, T spectral frames, D features, E width of a code, K codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +16,7 @@ import numpy as np
 from pretraining.audio.spectrum import HOP, WINDOW, log_mel, mfcc
 
 Kind = Literal["mfcc", "log_mel"]
+LAYER = "layer"  # the kind of `RowUnits`
 FILE = "units.safetensors"
 MEL_BINS, STACKED = 40, 4  # of BEST-RQ's features: log-mel energies of so many frames, side by side
 
@@ -50,6 +53,14 @@ class Codebook:
         # |x - c|^2 without |x|^2, which no comparison needs.
         return (np.square(self.codes).sum(1) - 2.0 * found @ self.codes.T).argmin(1)
 
+    def units_of(self, samples: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray], rate: int) -> np.ndarray:
+        """Name the units of a row as it was read. int64 [T]"""
+        return self.units(prepare(samples), rate)
+
+    def grid(self, rate: int) -> tuple[int, int]:
+        """Count the samples that a unit is of, and those from one unit to the next."""
+        return round(WINDOW * rate), round(HOP * rate)
+
     def save(self, directory: Path) -> None:
         """Write it as safetensors."""
         from safetensors.numpy import save_file
@@ -59,16 +70,57 @@ class Codebook:
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         save_file(whole, directory / FILE, metadata={"kind": self.kind})
 
-    @classmethod
-    def load(cls, directory: Path) -> Codebook | None:
-        """Read what `save` wrote; None where there is nothing."""
-        from safetensors import safe_open
 
-        if not (directory / FILE).is_file():
-            return None
-        with safe_open(directory / FILE, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls(file.metadata()["kind"], **arrays)
+@dataclass(frozen=True)
+class RowUnits:
+    """Units of rows that were named ahead of time, by the `codes` [K, D] nearest to what a network's layer says.
+
+    A row is known by its samples. A unit is of `window` samples and comes every `hop`: the network's frames.
+    """
+
+    codes: np.ndarray
+    window: int
+    hop: int
+    names: np.ndarray | None = None  # uint16: of all rows, one after the other
+    offsets: np.ndarray | None = None  # int64 [R + 1]
+    rows: Mapping[bytes, int] = field(default_factory=dict)  # by their fingerprints
+
+    def units_of(self, samples: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray], rate: int) -> np.ndarray:
+        """Look up the units of a row. int64 [T]"""
+        row = self.rows.get(fingerprint(samples))
+        if row is None or self.names is None or self.offsets is None:
+            what = f"a row of {len(samples) / rate:.2f} s has no units, which were named for the rows of other data"
+            raise ValueError(f"{what}: train with preprocess=layer_units on these, which names them")
+        return self.names[self.offsets[row] : self.offsets[row + 1]].astype(np.int64)
+
+    def grid(self, rate: int) -> tuple[int, int]:
+        """Count the samples that a unit is of, and those from one unit to the next."""
+        return self.window, self.hop
+
+    def save(self, directory: Path) -> None:
+        """Write the codes; the names of rows stay where the data are."""
+        from safetensors.numpy import save_file
+
+        arrays = {"codes": np.ascontiguousarray(self.codes), "grid": np.array([self.window, self.hop])}
+        save_file(arrays, directory / FILE, metadata={"kind": LAYER})
+
+
+def load_codebook(directory: Path) -> Codebook | RowUnits | None:
+    """Read what `save` wrote; None where there is nothing."""
+    from safetensors import safe_open
+
+    if not (directory / FILE).is_file():
+        return None
+    with safe_open(directory / FILE, "numpy") as file:
+        kind, arrays = file.metadata()["kind"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if kind == LAYER:
+        return RowUnits(arrays["codes"], *map(int, arrays["grid"]))
+    return Codebook(kind, **arrays)
+
+
+def fingerprint(samples: np.ndarray) -> bytes:
+    """Tell a row from others by its samples."""
+    return hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).digest()
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
@@ -76,11 +128,13 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def at_frames(units: np.ndarray, count: int, field: int, hop: int, rate: int) -> np.ndarray:
-    """Take the unit whose spectral frame lies nearest to the middle of each of `count` encoder frames. [count]
+def at_frames(units: np.ndarray, count: int, frames: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """Take the unit whose middle lies nearest to that of each of `count` encoder frames. [count]
 
-    An encoder frame sees `field` samples and comes every `hop`: at 16 kHz HuBERT's takes every second unit.
+    `frames` and `grid` are the samples that a frame (a unit) is of, and those from one to the next: at 16 kHz HuBERT's
+    frames take every second unit of MFCC.
     """
+    (field, hop), (window, step) = frames, grid
     middles = np.arange(count) * hop + field / 2
-    nearest = np.floor((middles - round(WINDOW * rate) / 2) / round(HOP * rate) + 0.5).astype(np.int64)
+    nearest = np.floor((middles - window / 2) / step + 0.5).astype(np.int64)
     return units[np.clip(nearest, 0, len(units) - 1)]

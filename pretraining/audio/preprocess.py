@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pretraining.audio.codebook import Codebook
+from pretraining.audio.codebook import Codebook, RowUnits, load_codebook
 from pretraining.audio.modality import AUDIO
 from pretraining.cache import key, replace_text
 from pretraining.modality import Preprocess
@@ -32,7 +32,7 @@ class AudioPreprocess(Preprocess):
     modality = AUDIO
     sample_rate: int
     normalise: bool
-    codebook: Codebook | None = None
+    codebook: Codebook | RowUnits | None = None
 
     def __post_init__(self) -> None:
         if not 1000 <= self.sample_rate <= 192_000:
@@ -67,7 +67,7 @@ class AudioPreprocess(Preprocess):
     @classmethod
     def load(cls, directory: Path | str, **kwargs: Any) -> AudioPreprocess:
         """Read what `save` wrote."""
-        return cls(**kwargs, codebook=Codebook.load(Path(directory)))
+        return cls(**kwargs, codebook=load_codebook(Path(directory)))
 
     @classmethod
     def of_transformers(cls, name: str) -> AudioPreprocess:
@@ -87,6 +87,6 @@ class AudioPreprocess(Preprocess):
         return ((wave - mean) / np.sqrt(variance + VARIANCE_FLOOR)).astype(np.float32)
 
     def units(self, samples: np.ndarray) -> np.ndarray:
-        """Name the unit of each spectral frame of a row. int64 [T]"""
+        """Name the units of a row. int64 [T]"""
         assert self.codebook is not None
-        return self.codebook.units(self(samples), self.sample_rate)
+        return self.codebook.units_of(samples, self, self.sample_rate)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pretraining.audio.codebook import Codebook, Kind, features, unit_length
+from pretraining.audio.codebook import Codebook, Kind, features, load_codebook, unit_length
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.cache import build_once, key
 from pretraining.random import permuted
@@ -46,7 +46,11 @@ class UnitRecipe(ABC):
         directory = build_once(
             data.cache_dir / "units" / key(parts), lambda partial: self.make(self._sampled(data, plain)).save(partial)
         )
-        return AudioPreprocess(**plain.kwargs, codebook=Codebook.load(directory))
+        return AudioPreprocess(**plain.kwargs, codebook=load_codebook(directory))
+
+    def features(self, samples: np.ndarray, plain: AudioPreprocess) -> np.ndarray:
+        """Compute what units of a row are told by. [frames, D]"""
+        return features(plain(samples), self.sample_rate, self.kind)
 
     def _sampled(self, data: AudioData, plain: AudioPreprocess) -> np.ndarray:
         """Compute the features of rows drawn from the training split. [frames, D]"""
@@ -54,7 +58,7 @@ class UnitRecipe(ABC):
         rows = permuted(np.arange(source.count(0)), source.count(0), seed=0, epoch=0, stream="units")
         for row in rows:
             (samples,) = source.read(0, np.array([row])).each()
-            found.append(features(plain(samples), self.sample_rate, self.kind))
+            found.append(self.features(samples, plain))
             seconds += len(samples) / self.sample_rate
             if seconds >= self.sample_seconds:
                 break
@@ -73,11 +77,15 @@ class KMeansUnits(UnitRecipe):
 
     def make(self, found: np.ndarray) -> Codebook:
         """Run mini-batch k-means, with the settings of HuBERT's script."""
-        from sklearn.cluster import MiniBatchKMeans
+        return Codebook(self.kind, np.zeros(found.shape[1]), np.ones(found.shape[1]), means_of(found, self.units))
 
-        settings = {"batch_size": 10_000, "max_iter": 100, "n_init": 5, "tol": 0.0, "max_no_improvement": 100}
-        means = MiniBatchKMeans(self.units, random_state=0, **settings).fit(found).cluster_centers_
-        return Codebook(self.kind, np.zeros(found.shape[1]), np.ones(found.shape[1]), means)
+
+def means_of(found: np.ndarray, count: int) -> np.ndarray:
+    """Run mini-batch k-means over features [frames, D], with the settings of HuBERT's script. [count, D]"""
+    from sklearn.cluster import MiniBatchKMeans
+
+    settings = {"batch_size": 10_000, "max_iter": 100, "n_init": 5, "tol": 0.0, "max_no_improvement": 100}
+    return MiniBatchKMeans(count, random_state=0, **settings).fit(found).cluster_centers_
 
 
 @dataclass(kw_only=True)

@@ -72,10 +72,12 @@ def test_mfcc_are_what_their_definition_says():
 
 def test_units_are_of_the_frame_s_own_place():
     labels = np.arange(200)
-    np.testing.assert_array_equal(at_frames(labels, 99, 400, 320, 16_000), np.arange(99) * 2)  # as HuBERT's label rate
-    assert at_frames(labels, 5, 400, 640, 16_000).tolist() == [0, 4, 8, 12, 16]
+    np.testing.assert_array_equal(
+        at_frames(labels, 99, (400, 320), (400, 160)), np.arange(99) * 2
+    )  # as HuBERT's label rate
+    assert at_frames(labels, 5, (400, 640), (400, 160)).tolist() == [0, 4, 8, 12, 16]
     # 8 kHz, a field of 440 samples: its middle is 220, the window's middle 100 + 80 n
-    assert at_frames(labels, 3, 440, 320, 8000).tolist() == [2, 6, 10]
+    assert at_frames(labels, 3, (440, 320), (200, 80)).tolist() == [2, 6, 10]
 
 
 def test_units_are_the_nearest_codes():

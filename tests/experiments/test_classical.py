@@ -12,6 +12,7 @@ from experiments.classical import STRENGTHS, fit_and_test
 from finetuning.data.splits import subset
 from finetuning.inputs.image import hog
 from finetuning.launch import compose
+from pretraining.audio.spectrum import mfcc
 from pretraining.cli.configuration import instantiate
 from tests.finetuning.conftest import texts, write
 
@@ -96,3 +97,18 @@ def test_tasks_and_modalities_without_one_have_none(tmp_path: Path) -> None:
     search = f"hydra.searchpath=[file://{Path(__file__).parents[1] / 'new_modality' / 'conf'}]"
     found = fit_and_test([search, "task=frequency", *PLACE])
     assert found is not None and found[0] == "spectrum + linear" and found[1]["test/accuracy"] > 0.9
+
+
+def test_recordings_are_told_apart_by_their_cepstra() -> None:
+    """Mean and deviation of MFCC at 16 kHz, whatever the task; transcripts have no such reference."""
+    given = ["task=spoken_keywords", "data.size=60", *PLACE]
+    config = compose(given)
+    splits = instantiate(config.data).splits()
+    features = instantiate(config.task.inputs).classical(splits.train)
+    clip = splits.test.column("audio")[3]
+    frames = mfcc(clip.samples(16_000) / 32768, 16_000)
+    read = features.of(splits.test)
+    np.testing.assert_allclose(read[3], [*frames.mean(0), *frames.std(0)])
+    found = fit_and_test(given)
+    assert found is not None and found[0] == "MFCC + linear" and 0.3 < found[1]["test/accuracy"] <= 1
+    assert fit_and_test(["task=spoken_letters", "data.size=8", *PLACE]) is None

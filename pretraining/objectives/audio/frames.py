@@ -58,10 +58,14 @@ class MaskFrames(StackWaves):
 
     def _codes(self, examples: AudioExamples, frames: np.ndarray) -> np.ndarray:
         """Name the unit of each frame of the backbone. int64 [B, T]"""
-        (field, hop), rate = field_and_hop(self.kernels, self.strides), self.preprocess.sample_rate
+        assert self.preprocess.codebook is not None
+        own, grid = (
+            field_and_hop(self.kernels, self.strides),
+            self.preprocess.codebook.grid(self.preprocess.sample_rate),
+        )
         codes = np.zeros((len(frames), frames.max()), np.int64)
         for row, (samples, count) in enumerate(zip(examples.each(), frames, strict=True)):
-            codes[row, :count] = at_frames(self.preprocess.units(samples), count, field, hop, rate)
+            codes[row, :count] = at_frames(self.preprocess.units(samples), count, own, grid)
         return codes
 
 

@@ -16,12 +16,15 @@ PUBLISHED = {  # rate, steps, clipping, seconds per step, longest row; hidden, p
     "wav2vec2_base_ls960": ((5e-4, 400_000, None, 64 * 87.5, 15.625), (0.65, 10.0, 0.1, 256)),
     "wav2vec2_large_lv60": ((3e-4, 1_000_000, None, 128 * 75, 20.0), (0.65, 0.0, 1.0, 768)),
     "hubert_base_it1": ((5e-4, 400_000, 10.0, 32 * 87.5, 15.625), (0.8, 10.0, 0.1, 256)),
+    "hubert_base_it2": ((5e-4, 400_000, 10.0, 32 * 87.5, 15.625), (0.8, 10.0, 0.1, 256)),
 }
 SIZES = {  # layers, width, heads, norm of the stem, normalised waves, LayerDrop
     "wav2vec2_base_ls960": (12, 768, 12, "group", False, 0.05),
     "wav2vec2_large_lv60": (24, 1024, 16, "layer", True, 0.0),
     "hubert_base_it1": (12, 768, 12, "group", False, 0.05),
+    "hubert_base_it2": (12, 768, 12, "group", False, 0.05),
 }
+MORE = {"hubert_base_it2": ["preprocess.handoff=x"]}
 SMOKES = {
     "masked_units_letters": "masked_units",
     "random_units_letters": "masked_units",
@@ -32,7 +35,7 @@ SMOKES = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_has_the_published_numbers(name):
-    config = compose([f"experiment={name}", "data.path=anywhere"])
+    config = composed(name)
     (rate, steps, clip, seconds, longest), (share, penalty, gradient, width) = PUBLISHED[name]
     optimizer, data, objective = config.optimizer, config.data, config.objective
     assert (optimizer.peak_lr, optimizer.warmup_steps, optimizer.schedule) == (rate, 32_000, "linear")
@@ -63,9 +66,22 @@ def test_temperatures_end_where_the_published_factor_ends_them(name):
 def test_one_gpu_and_eight_take_the_same_step(name):
     text = (Path(CONF) / "experiment" / f"{name}.yaml").read_text()
     eight = re.search(r"add  (trainer=ddp trainer\.devices=8 trainer\.accumulate=\d+)", text)
-    one, many = (compose([f"experiment={name}", "data.path=x", *more]) for more in ([], eight[1].split()))
+    one, many = (composed(name, *more) for more in ([], eight[1].split()))
     micro = [config.data.batch_seconds / config.trainer.devices / config.trainer.accumulate for config in (one, many)]
     assert one.data.max_seconds <= micro[1] <= micro[0] <= 100
+
+
+def composed(name, *more):
+    """Compose a recipe, with what only its user knows made up."""
+    return compose([f"experiment={name}", "data.path=anywhere", *MORE.get(name, []), *more])
+
+
+def test_the_second_iteration_has_units_of_the_first_one_s_sixth_layer():
+    """Hsu et al. 2021, section IV-B: 100 clusters of MFCC, then 500 of what layer 6 says."""
+    first, second = (composed(f"hubert_base_it{number}") for number in (1, 2))
+    assert (first.preprocess.units, second.preprocess.units, second.preprocess.layer) == (100, 500, 6)
+    assert first.preprocess._target_.endswith("KMeansUnits") and second.preprocess._target_.endswith("LayerUnits")
+    assert second.objective.units == 500
 
 
 def test_data2vec_has_the_published_numbers():
@@ -78,7 +94,7 @@ def test_data2vec_has_the_published_numbers():
     assert (optimizer.weight_decay, list(optimizer.betas), optimizer.eps) == (0.01, [0.9, 0.98], 1e-6)
     assert (config.trainer.max_steps, config.trainer.clip_norm) == (400_000, None)
     assert (data.max_seconds, data.min_seconds, config.preprocess.normalise) == (320_000 / 16_000, 2.0, True)
-    assert data.batch_size * 12 == pytest.approx(16 * 3_800_000 / 16_000, rel=0.02)
+    assert (data.batch_seconds, data.fit, config.backbone.layerdrop) == (16 * 3_800_000 / 16_000, "crop", 0.05)
     rise = objective.momentum
     assert (rise.first, rise.last, rise.steps, rise.shape) == (0.999, 0.9999, 30_000, "linear")
     assert (objective.top_layers, objective.stem_gradient) == (8, 1.0)
