@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import textwrap
@@ -25,7 +26,8 @@ def help_text(root: str) -> str:
     text = (CONF / f"{root}.yaml").read_text("utf-8")
     settings = text.partition("\n\n")[2].partition("\nhydra:")[0].rstrip()
     width = max(60, shutil.get_terminal_size((140, 24)).columns)
-    groups = (f"  {group:<12} {', '.join(_options(group))}" for group in _groups(text))
+    groups = [f"  {group:<12} {', '.join(_options(group))}" for group in _groups(text)]
+    told = [f"  {name:<21} {_comment('objective', name)}" for name in _options("objective")]
     lines = [
         text.splitlines()[0].removeprefix("# "),
         "\nSettings (name=value, group.name=value); those of a group are explained in conf/GROUP/OPTION.yaml:\n",
@@ -33,6 +35,9 @@ def help_text(root: str) -> str:
         "\nGroups (group=option):\n",
         *(textwrap.fill(group, width, subsequent_indent=" " * 15) for group in groups),
     ]
+    if "objective" in _groups(text):
+        lines += ["\nWhat objective= has a network learn:\n"]
+        lines += [textwrap.fill(line, width, subsequent_indent=" " * 24) for line in told]
     if "\nhydra:" in text:
         more = "--cfg job shows what a command line adds up to; -m runs every combination of comma-separated values."
         lines.append(f"\n{more}")
@@ -45,6 +50,12 @@ def _groups(text: str) -> Iterator[str]:
         for name in entry if isinstance(entry, dict) else ():
             if "/" not in name:
                 yield name
+
+
+def _comment(group: str, option: str) -> str:
+    """Read what an option's file says of it, in the comment that it opens with."""
+    lines = (CONF / group / f"{option}.yaml").read_text("utf-8").removeprefix("# @package _global_\n").splitlines()
+    return " ".join(line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _options(group: str) -> list[str]:

@@ -26,6 +26,24 @@ def test_help_names_every_setting_and_option(package, found):
     assert "hydra:" not in joined and "_transformers" not in joined
 
 
+def test_help_says_what_each_objective_learns_and_what_an_image_costs_as_readme_has_it():
+    from pathlib import Path
+
+    from pretraining.cli.help import CONF, help_text
+
+    said = " ".join(help_text("pretrain").split())
+    readme = (Path(CONF).parent / "README.md").read_text("utf-8")
+    table = readme.partition("| `objective=` | what the model learns to do | passes |")[2].partition("\n\n")[0]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert len(rows) == 11
+    for name, _, passes, _ in rows:
+        total, gradients = passes.replace("1 + 0.4 (0.4)", "1.4 (0.4)").split(",")[0].split("(")[:2]
+        told = f"An image costs {total.strip()} passes of the network ({gradients.split(')')[0]} with gradients)"
+        assert told in said.partition(f" {name} ")[2][:330], name
+    for name in sorted(path.stem for path in (CONF / "objective").glob("[!_]*.yaml")):
+        assert len(said.partition(f" {name} ")[2]) > 20, name
+
+
 def test_help_imports_nothing_slow():
     code = "import sys\nfrom pretraining.cli.help import help_text\nhelp_text('pretrain')\n"
     assert printed("-c", code + "print({'torch', 'hydra'} & set(sys.modules))").strip() == "set()"

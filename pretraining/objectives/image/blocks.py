@@ -12,7 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from pretraining.random import Keys, uniform
+
 Grid = tuple[int, int]
+ATTEMPTS = 16  # rectangles that are tried per view
 
 
 def rectangles(drawn: Tensor, area: Tensor, grid: Grid, aspect: tuple[float, float]) -> Tensor:
@@ -49,3 +52,12 @@ def block_masks(drawn: Tensor, count: Tensor, grid: Grid, aspect: tuple[float, f
         fits = fresh.sum((1, 2)) <= left
         masks |= fresh & fits[:, None, None]
     return masks
+
+
+def draw_masks(
+    keys: Keys, view: int, grid: Grid, *, chance: float, ratio: tuple[float, float], device: torch.device
+) -> Tensor:
+    """Hide nothing of a view, or with `chance` a share of its patches, uniform in `ratio`. bool [N, H, W]"""
+    drawn = torch.as_tensor(uniform(keys, "hidden", 2 + 4 * ATTEMPTS, view), device=device)
+    share = torch.where(drawn[:, 0] < chance, ratio[0] + (ratio[1] - ratio[0]) * drawn[:, 1], 0.0)
+    return block_masks(drawn[:, 2:].unflatten(1, (ATTEMPTS, 4)), (share * grid[0] * grid[1]).floor(), grid)

@@ -60,8 +60,10 @@ class DINO(TaughtEmbedding):
         self.centre.update()
         self.temperature_now.fill_(self.distillation.teacher_temperature(number + 1, self.settings.max_steps))
 
-    def sharpened(self, scores: Tensor, centre: Centre) -> Tensor:
-        """Turn the teacher's scores into distributions, by the centre of the steps before this one."""
+    @torch.no_grad()
+    def sharpened(self, taught: Tensor, centre: Centre) -> Tensor:
+        """Turn features [N, D] of the teacher into distributions [N, K], by the centre of the steps before this one."""
+        scores = self.teacher.prototypes(self.teacher.projector(taught))
         if self.training:
             centre.note(scores)
         return ((scores - centre.value) / self.temperature_now).softmax(-1)
@@ -72,9 +74,7 @@ class DINO(TaughtEmbedding):
         `seen` [(V + L) * B, D] are the student's features, `taught` [V * B, D] the teacher's.
         """
         projected = self.projector(seen)
-        with torch.no_grad():
-            known = self.teacher.prototypes(self.teacher.projector(taught))
-            targets = self.by_view(self.sharpened(known, self.centre))  # [V, B, K]
+        targets = self.by_view(self.sharpened(taught, self.centre))  # [V, B, K]
         logits = self.by_image(self.prototypes(projected)) / self.distillation.temperature  # [V + L, B, K]
         values = cross_entropy_of_views(targets, logits)
         term = Term(values.sum(), number(len(values), values))

@@ -5,7 +5,7 @@ Shapes: B images of a micro-batch, L patches, K of them in the context, T target
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
-from pretraining.objectives.image.joint import TaughtEmbedding, at_least_single, number
+from pretraining.objectives.image.joint import TaughtEmbedding, at_least_single, number, patches_a_side
 from pretraining.objectives.image.patch_predictor import Asked, Blocks, PatchPredictor
 from pretraining.optim.optimizers import Optimizer
 from pretraining.optim.schedules import Schedule
@@ -46,11 +46,10 @@ class IJEPA(TaughtEmbedding):
         export: Literal["student", "teacher"] | None = None,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
-        model: Any = getattr(backbone, "model", None)
-        if not hasattr(model, "patch_size") or backbone.kwargs["pooling"] != "mean":
-            told = "I-JEPA predicts patches of a vision transformer, whose class token it does not train"
-            raise ValueError(f"{told}: set backbone=vit_tiny and backbone.pooling=mean")
-        self.side, self.blocks = views.crop.size // model.patch_size, blocks
+        told, cure = "I-JEPA predicts patches", "backbone=vit_tiny and backbone.pooling=mean"
+        self.side, self.blocks = patches_a_side(backbone, views, told, cure), blocks
+        if backbone.kwargs["pooling"] != "mean":
+            raise ValueError(f"{told} and does not train the class token of a vision transformer: set {cure}")
         self.predictor = predictor.build(backbone.dim, self.side)
         self.follow(momentum, export)
 

@@ -15,16 +15,13 @@ from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.blocks import block_masks
+from pretraining.objectives.image.blocks import draw_masks
 from pretraining.objectives.image.dino import DINO
-from pretraining.objectives.image.joint import number
+from pretraining.objectives.image.joint import number, patches_a_side
 from pretraining.objectives.losses.distillation import MaskedDistillation
 from pretraining.objectives.memory import Centre
 from pretraining.optim.optimizers import Optimizer
 from pretraining.optim.schedules import Schedule
-from pretraining.random import uniform
-
-ATTEMPTS = 16  # rectangles that are tried per view
 
 
 class IBOT(DINO):
@@ -51,27 +48,19 @@ class IBOT(DINO):
         given: dict[str, Any] = {"backbone": backbone, "optimizer": optimizer, "views": views, "projector": projector}
         given |= {"momentum": momentum, "local_views": local_views, "export": export}
         super().__init__(distillation=distillation, **given)
-        model: Any = getattr(backbone, "model", None)
-        if not hasattr(model, "patch_size"):
-            raise ValueError(
-                "iBOT hides patches of a vision transformer: set backbone=vit_tiny, or take objective=dino"
-            )
-        self.side = views.crop.size // model.patch_size
+        self.side = patches_a_side(backbone, views, "iBOT hides patches", "backbone=vit_tiny, or take objective=dino")
+        self.hiding = distillation.mask_chance, distillation.mask_ratio
         self.mask_token = nn.Parameter(torch.zeros(backbone.dim))
         self.patch_centre = Centre(distillation.prototypes, distillation.centre_momentum)
 
     def on_device(self, batch: Batch) -> Batch:
         """Make the views, and draw what the student does not see of the global ones. [V * B, L]"""
-        settings, side, hidden = self.distillation, self.side, []
-        for view in range(self.views.count):
-            drawn = torch.as_tensor(
-                uniform(batch["keys"], "hidden", 2 + 4 * ATTEMPTS, view), device=batch["images"].device
-            )
-            low, high = settings.mask_ratio
-            ratio = torch.where(drawn[:, 0] < settings.mask_chance, low + (high - low) * drawn[:, 1], 0.0)
-            count = (ratio * side * side).floor()
-            hidden.append(block_masks(drawn[:, 2:].unflatten(1, (ATTEMPTS, 4)), count, (side, side)))
-        return super().on_device(batch) | {"masked": torch.cat(hidden).flatten(1)}
+        keys, device, (chance, ratio) = batch["keys"], batch["images"].device, self.hiding
+        drawn = [
+            draw_masks(keys, view, (self.side, self.side), chance=chance, ratio=ratio, device=device)
+            for view in range(self.views.count)
+        ]
+        return super().on_device(batch) | {"masked": torch.cat(drawn).flatten(1)}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the images, for both terms."""
@@ -97,8 +86,6 @@ class IBOT(DINO):
 
     def of_patches(self, seen: Tensor, taught: Tensor) -> Tensor:
         """Compute the cross-entropy of each patch, from features [N, L, D]. [N, L]"""
-        with torch.no_grad():
-            known = self.teacher.prototypes(self.teacher.projector(taught.flatten(0, 1)))
-            targets = self.sharpened(known, self.patch_centre)
+        targets = self.sharpened(taught.flatten(0, 1), self.patch_centre)
         logs = (self.prototypes(self.projector(seen.flatten(0, 1))) / self.distillation.temperature).log_softmax(-1)
         return -(targets * logs).sum(-1).unflatten(0, seen.shape[:2])

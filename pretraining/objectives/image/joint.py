@@ -181,6 +181,14 @@ class CoupledEmbedding(JointEmbedding, CoupledObjective):
         return Loss(found, self.watch(representations))
 
 
+def patches_a_side(backbone: Backbone, views: Views, told: str, cure: str) -> int:
+    """Count the patches of a view's side, or refuse a network that has no patches, which a method is `told` to need."""
+    model: Any = getattr(backbone, "model", None)
+    if not hasattr(model, "patch_size"):
+        raise ValueError(f"{told} of a vision transformer: set {cure}")
+    return views.crop.size // model.patch_size
+
+
 def precisely(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
     """Compute inside in the precision of the operands, on the device of `tensor`, whatever the network computes in."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -47,18 +47,23 @@ def views(count=2, size=SIZE, **changes):
 def backbone(kind, pooling="class"):
     if kind == "resnet":
         return TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, stem="cifar")
-    shape = {"image_size": SIZE, "patch_size": PATCH, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    if kind == "resnet18":
+        return TorchvisionBackbone(name="resnet18", stem="cifar")
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    if kind == "vit_tiny":
+        sizes = {"num_layers": 12, "num_heads": 3, "hidden_dim": 192, "mlp_dim": 768}
+    shape = {"image_size": SIZE, "patch_size": PATCH, **sizes}
     return TorchvisionBackbone(name="vision_transformer", options=shape, pooling=pooling)
 
 
 def head(kind, layers=2, **changes):
-    norm = {"hidden_norm": "full"} if kind == "resnet" else {"hidden_norm": "none", "bias": True}
+    norm = {"hidden_norm": "full"} if kind.startswith("resnet") else {"hidden_norm": "none", "bias": True}
     return Projector(**({"layers": layers, "hidden": 20, "output": WIDTH} | norm | changes))
 
 
 def plain(kind):
     """Give the last norm of a head for a network with batch statistics."""
-    return {"output_norm": "plain"} if kind == "resnet" else {}
+    return {"output_norm": "plain"} if kind.startswith("resnet") else {}
 
 
 def distillation(kind=Distillation, **changes):

@@ -10,7 +10,7 @@ from torch import nn
 from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.engine.batch import Step, StepSettings
 from pretraining.engine.trainer import TrainerSettings, build_trainer
-from tests.objectives.image.joint_small import BATCH, CASES, CELLS, batch_of, built, split
+from tests.objectives.image.joint_small import BATCH, CASES, CELLS, PATCHES_ALONE, batch_of, built, split
 from tests.one_step import Steps
 from tests.ranks import in_ranks
 
@@ -83,6 +83,39 @@ def test_four_micro_batches_are_one(alone, tmp_path, name):
     """Without batch statistics, which are a micro-batch's."""
     cut = taken(built(name), [split(4, seed) for seed in range(STEPS)], tmp_path)
     assert_same_step(cut, alone[name, "vit"])
+
+
+FULL = [(name, kind) for name in CASES if name not in ("simclr", "moco_v2_symmetric")
+        for kind in ("resnet18", "vit_tiny") if kind == "vit_tiny" or name not in PATCHES_ALONE]  # fmt: skip
+
+
+def sketched(found):
+    """Shrink what a step of millions of weights leaves: of each tensor its norm and two random projections."""
+    loss, *parts = found
+    draws = np.random.default_rng(3)
+    sketches = [{name: (np.linalg.norm(value), [float(draws.standard_normal(value.size) @ value.ravel().astype(float))
+                 for _ in range(2)]) for name, value in sorted(part.items())} for part in parts]  # fmt: skip
+    return loss, sketches
+
+
+def sketched_by_rank(rank, world, directory, cells):
+    steps = [[batch_of(CUTS["whole"][rank][0])]]
+    return {cell: sketched(taken(built(*cell), steps, directory, rank=rank, world=world, sync=True)) for cell in cells}
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_process_on_whole_networks(tmp_path):
+    """ResNet-18 and ViT-Ti, with every objective: loss, gradient, buffers, queue, centre, teacher."""
+    in_two = in_ranks(sketched_by_rank, 2, tmp_path, FULL, timeout=900)
+    for cell in FULL:
+        loss, parts = sketched(taken(built(*cell), [split(1)], tmp_path))
+        assert max(norm for norm, _ in parts[0].values()) > 1e-6
+        for found_loss, found in (answer[cell] for answer in in_two):
+            assert found_loss == pytest.approx(loss, rel=1e-9, abs=1e-9), cell
+            for ours, theirs in zip(parts, found, strict=True):
+                assert ours.keys() == theirs.keys()
+                for name, (norm, projections) in ours.items():
+                    assert theirs[name][1] == pytest.approx(projections, abs=1e-8 * (1 + norm)), (cell, name)
 
 
 @pytest.mark.parametrize("name", CASES)
