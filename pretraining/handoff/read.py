@@ -95,6 +95,9 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         card = json.loads((directory / "handoff.json").read_text("utf-8"))
         version, digests = card["version"], card["sha256"]
+        if version not in (2, VERSION):
+            what = f"{directory} has format version {version}, this release reads 2 and {VERSION}"
+            raise HandoffError(f"{what}: use the release that wrote it")
         card = _upgraded(card) if version == 2 else card
         places = [PurePath(name) for name in digests]
         places += [PurePath(described["directory"]) for described in card["towers"].values()]
@@ -105,9 +108,6 @@ def _verified(path: Path) -> tuple[Path, dict[str, Any]]:
     if not parts:
         raise HandoffError(f"{directory}/handoff.json names no network: write the hand-off again")
     _refuse_outside(directory, places)
-    if version not in (2, VERSION):
-        what = f"{directory} has format version {version}, this release reads 2 and {VERSION}"
-        raise HandoffError(f"{what}: use the release that wrote it")
     pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
     if pickled:
         what = f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code"

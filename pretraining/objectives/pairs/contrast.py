@@ -67,15 +67,13 @@ class Contrast(CoupledObjective):
     def represent(self, batch: Batch) -> Tensor:
         """Compute both sides' vectors, the first one's times the scale. [B, 2, D], in at least single precision"""
         features = self.backbone(**batch["inputs"])
-        first, second = (self._in_space(name, features[name].pooled) for name in (self.first, self.second))
+        vectors = [self.projections[name](features[name].pooled) for name in (self.first, self.second)]
+        first, second = (unit(part) for part in vectors)
         return torch.stack([first * self.logit_scale.to(first.dtype).exp(), second], 1)
 
     def place(self, side: str, inputs: dict[str, Tensor]) -> Tensor:
         """Bring examples of one side into the space. [B, D], of unit length"""
-        return self._in_space(side, self.backbone.towers[side](**inputs).pooled)
-
-    def _in_space(self, side: str, pooled: Tensor) -> Tensor:
-        return unit(self.projections[side](pooled))
+        return unit(self.projections[side](self.backbone.towers[side](**inputs).pooled))
 
     def quality(self, loader: EvalLoader) -> dict[str, float]:
         """Measure whether what is most similar in the whole of a split is right."""

@@ -53,9 +53,9 @@ def _seen(objective: Any, loader: EvalLoader) -> tuple[Tensor, ...]:
             vectors = objective(objective.represent, moved)  # on every rank as often
         labels = moved.get("labels", torch.full_like(moved["caption"], -1))
         rows = slice(None) if share else slice(0)  # repeated to make up the number of batches
-        parts.append([part[rows] for part in (vectors, moved["caption"], moved["captions"], labels)])
-    vectors, *named = (torch.cat(part) for part in zip(*parts, strict=True))
-    return unit(vectors[..., : objective.width]), *named
+        sides = unit(vectors[:, :2, : objective.width])
+        parts.append([part[rows] for part in (sides, moved["caption"], moved["captions"], labels)])
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def recalls(vectors: Tensor, caption: Tensor, captions: Tensor) -> list[float]:

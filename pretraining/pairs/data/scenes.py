@@ -71,4 +71,4 @@ class SceneSource:
         numbers = numbers_of([[text] for text in texts], 1)
         images = ImageExamples(np.stack([scene.image for scene in scenes]), None)
         labels = np.array([scene.classes[0] if len(scene.classes) == 1 else -1 for scene in scenes], np.int64)
-        return PairExamples({"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers, labels)
+        return PairExamples({"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers, labels=labels)
