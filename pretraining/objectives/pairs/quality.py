@@ -86,7 +86,8 @@ def _class_vectors(objective: Any, loader: EvalLoader) -> Tensor | None:
         return None
     count = len(texts.examples[0])
     keys = Keys(EVALUATION_SEED, "validation", np.zeros(count, np.int64), np.arange(count))
-    inputs = {objective.second: loader.collate.inputs_of(objective.second, texts.examples, keys)}
+    collate: Any = loader.collate
+    inputs = {objective.second: collate.inputs_of(objective.second, texts.examples, keys)}
     moved = objective.moved({"inputs": inputs})["inputs"][objective.second]
     with objective.forward_context():
         vectors = objective(objective.place, objective.second, moved)
