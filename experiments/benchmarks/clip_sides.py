@@ -85,7 +85,7 @@ def ours(turn: Turn, setting: Setting) -> None:
     schedule: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
     optimizer = AdamW(peak_lr=RATE, **LEARNING, **schedule)
     module = Clip(backbone=backbone, optimizer=optimizer, width=WIDTH, scale=1 / 0.07, max_scale=100.0)
-    sides = {"image": StackImages, "text": functools.partial(TokeniseTexts, max_tokens=CONTEXT)}
+    sides: dict[str, Any] = {"image": StackImages, "text": functools.partial(TokeniseTexts, max_tokens=CONTEXT)}
     collate = PairCollate(preprocess=preprocess, sides=sides)
     options: dict[str, Any] = {"max_steps": ENDLESS, "clip_norm": CLIP}
     our_loop.train(turn, setting, module, Held(images, captions), collate, facts={"impl": "fast"}, **options)
@@ -139,7 +139,7 @@ def plain(turn: Turn, setting: Setting) -> None:
     model: Any = their_model(words).to(setting.device)
     decayed = [part for name, part in model.named_parameters() if part.ndim >= 2]
     others = [part for name, part in model.named_parameters() if part.ndim < 2]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=RATE, **LEARNING)
     padding: dict[str, Any] = {"padding": "max_length" if setting.padded else "longest"}
     padding |= {"max_length": CONTEXT, "truncation": True, "return_tensors": "pt"}

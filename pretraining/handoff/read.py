@@ -116,13 +116,13 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         card = json.loads((directory / "handoff.json").read_text("utf-8"))
         version, digests = card["version"], card["sha256"]
+        if version not in (2, VERSION):
+            what = f"{directory} has format version {version}, this release reads 2 and {VERSION}"
+            raise HandoffError(f"{what}: use the release that wrote it")
         card = _upgraded(card) if version == 2 else card
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = f"{directory}/handoff.json is not readable ({type(error).__name__}: {reason_of(error)})"
         raise HandoffError(f"{what}: copy the hand-off again from its origin") from error
-    if version not in (2, VERSION):
-        what = f"{directory} has format version {version}, this release reads 2 and {VERSION}"
-        raise HandoffError(f"{what}: use the release that wrote it")
     if (odd := _odd_part(card, CARD)) is not None:
         raise HandoffError(f"{directory}/handoff.json has no whole {odd!r}: copy the hand-off again from its origin")
     _refuse_outside(directory, [*digests, *(described["directory"] for described in card["towers"].values())])

@@ -55,7 +55,7 @@ def as_transformers(towers: dict[str, Tower], heads: dict[str, Tensor]) -> Any:
     width = len(heads["projections.image.weight"])
     model: Any
     if isinstance(image, transformers.CLIPVisionModel) and isinstance(text, transformers.CLIPTextModel):
-        both = {"vision_config": image.config.to_dict(), "text_config": text.config.to_dict()}
+        both: dict[str, Any] = {"vision_config": image.config.to_dict(), "text_config": text.config.to_dict()}
         model = transformers.CLIPModel(transformers.CLIPConfig(**both, projection_dim=width))
         model.vision_model.load_state_dict(image.state_dict())
         model.text_model.load_state_dict(text.state_dict())

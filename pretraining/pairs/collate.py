@@ -13,7 +13,7 @@ import torch
 
 from pretraining.engine.batch import Batch
 from pretraining.pairs.data.base import PairExamples, number_of
-from pretraining.pairs.preprocess import PairPreprocess
+from pretraining.pairs.preprocess import PairPreprocess, chosen
 from pretraining.random import Keys
 from pretraining.text.raw import RawTexts
 
@@ -22,11 +22,9 @@ class PairCollate:
     """Lets each side's collate make its part. `sides` says how to make them, by name, given their preprocessing."""
 
     def __init__(self, *, preprocess: PairPreprocess, sides: Mapping[str, Callable[..., Any]]) -> None:
-        if set(sides) != set(preprocess.sides):
-            what = f"collate.sides are {', '.join(sides)}, and preprocess.sides {', '.join(preprocess.sides)}"
-            raise ValueError(f"{what}: give both the same names")
         self.preprocess = preprocess
-        self.sides = {name: make(preprocess=preprocess.sides[name]) for name, make in sides.items()}
+        own = chosen(sides, preprocess.sides, "collate.sides")
+        self.sides = {name: make(preprocess=preprocess.sides[name]) for name, make in own.items()}
 
     def __call__(self, examples: PairExamples, keys: Keys) -> Batch:
         """Make `inputs` of both sides, clean where a side's collate makes none as `augmented`, and the raw `sides`.

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone, Features
 from pretraining.pairs.modality import PAIRS
+from pretraining.pairs.preprocess import chosen
 
 
 class DualEncoder(Backbone):
     """Two backbones, which share nothing.
 
-    `towers` says how to make each one, by the name of its side; `arguments` are what its modality must tell it.
+    `towers` says how to make each one, by the name of its side; `arguments`, of the sides that the data have, are what
+    its modality must tell it.
     `locked` names those that stay as they are: no gradient, no dropout, no running statistics (LiT, Zhai et al. 2022).
     """
 
@@ -32,12 +34,11 @@ class DualEncoder(Backbone):
         locked: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        told = arguments or {}
+        if told:
+            towers = chosen(towers, told, "backbone.towers")
         if len(towers) != 2:
             raise ValueError(f"backbone.towers has {', '.join(towers) or 'none'}: give two")
-        told = arguments or {}
-        if told and set(told) != set(towers):
-            what = f"backbone.towers are {', '.join(towers)}, and preprocess.sides {', '.join(told)}"
-            raise ValueError(f"{what}: give both the same names")
         unknown = set(locked) - set(towers)
         if unknown or len(locked) == len(towers):
             what = f"backbone.locked={list(locked)}: name one of the towers {', '.join(towers)}"

@@ -54,7 +54,7 @@ class Space:
         fresh = given.card["origin"].get("objective") == "random"
         asked: dict[str, Any] = {"seed": given.card["origin"]["seed"]} if fresh else {}
         kind = None if given.path else SIDES[others[0]][0]
-        second = handoff.read(given.reference, modality=kind, tower=others[0], trust=trust, **asked)
+        second: Any = handoff.read(given.reference, modality=kind, tower=others[0], trust=trust, **asked)
         widths = {name: given.backbone.dim, others[0]: second.backbone.dim}
         _check_shapes(given.path or given.reference, weights, widths)
         own, other = (_projection(weights, side, fresh) for side in widths)

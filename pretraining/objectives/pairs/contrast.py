@@ -78,10 +78,7 @@ class Contrast(CoupledObjective):
 
     def place(self, side: str, inputs: dict[str, Tensor]) -> Tensor:
         """Bring examples of one side into the space. [B, D], of unit length"""
-        return self._in_space(side, self.backbone.towers[side](**inputs).pooled)
-
-    def _in_space(self, side: str, pooled: Tensor) -> Tensor:
-        return unit(self.projections[side](pooled))
+        return unit(self.projections[side](self.backbone.towers[side](**inputs).pooled))
 
     def quality(self, loader: EvalLoader) -> dict[str, float]:
         """Measure whether what is most similar in the whole of a split is right."""

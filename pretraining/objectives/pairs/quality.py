@@ -53,9 +53,9 @@ def _seen(objective: Any, loader: EvalLoader) -> tuple[Tensor, ...]:
             vectors = objective(objective.represent, moved)  # on every rank as often
         labels = moved.get("labels", torch.full_like(moved["caption"], -1))
         rows = slice(None) if share else slice(0)  # repeated to make up the number of batches
-        parts.append([part[rows] for part in (vectors, moved["caption"], moved["captions"], labels)])
-    vectors, *named = (torch.cat(part) for part in zip(*parts, strict=True))
-    return unit(vectors[:, :2, : objective.width]), *named
+        sides = unit(vectors[:, :2, : objective.width])
+        parts.append([part[rows] for part in (sides, moved["caption"], moved["captions"], labels)])
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def recalls(vectors: Tensor, caption: Tensor, captions: Tensor) -> list[float]:
@@ -86,7 +86,8 @@ def _class_vectors(objective: Any, loader: EvalLoader) -> Tensor | None:
         return None
     count = len(texts.examples[0])
     keys = Keys(EVALUATION_SEED, "validation", np.zeros(count, np.int64), np.arange(count))
-    inputs = {objective.second: loader.collate.inputs_of(objective.second, texts.examples, keys)}
+    collate: Any = loader.collate
+    inputs = {objective.second: collate.inputs_of(objective.second, texts.examples, keys)}
     moved = objective.moved({"inputs": inputs})["inputs"][objective.second]
     with objective.forward_context():
         vectors = objective(objective.place, objective.second, moved)

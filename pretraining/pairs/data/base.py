@@ -9,7 +9,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class PairData(Data):
     """Pairs in the splits train, validation and test."""
 
     modality = PAIRS
+    sides: ClassVar[tuple[str, str] | None] = None  # what it has of what is configured; None: all of that
 
     @abstractmethod
     def open(self, split: str) -> Source:

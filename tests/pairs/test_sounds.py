@@ -1,0 +1,103 @@
+"""Audio and text (CLAP): the same objective, networks and tasks, chosen by the data alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from finetuning import launch as finetuning
+from pretraining import handoff
+from pretraining.audio.data.letters import LEXICON, spoken
+from pretraining.cli.configuration import compose
+from pretraining.errors import HandoffError
+from pretraining.evaluate import evaluate
+from pretraining.launch import main
+from pretraining.text.raw import RawTexts, TokeniseTexts
+
+QUIET = ["logger.wandb.mode=disabled", "logger.progress=false", "trainer.precision=fp32"]
+SMALL = ["data.size=160", "data.max_words=1", "data.batch_size=32", "data.eval_batch_size=16", "objective.width=16"]
+ENCODER = ["hidden_size=32", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=32",
+           "conv_dim=[20,32,32]", "hidden_dropout=0.0", "attention_dropout=0.0", "num_conv_pos_embeddings=3",
+           "num_conv_pos_embedding_groups=2"]  # fmt: skip
+BERT = ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=16"]
+SIZES = [f"backbone.towers.audio.encoder.{word}" for word in ENCODER]
+SIZES += [f"backbone.towers.text.config.{word}" for word in BERT]
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory):
+    """A run whose command says what an image run's does, but for the data."""
+    path = tmp_path_factory.mktemp("clap")
+    words = ["objective=clip", "data=spoken_captions", *SMALL, *SIZES, *QUIET, "optimizer.peak_lr=1e-2"]
+    words += ["trainer.max_steps=40", "optimizer.warmup_steps=0", f"data.cache_dir={path / 'cache'}"]
+    return main(compose([*words, f"run_dir={path / 'run'}"]))
+
+
+def test_words_that_are_said_are_learnt_from_nothing_but_the_data(heard):
+    metrics = json.loads((heard / "metrics.json").read_text())
+    assert metrics["pairs"] == 40 * 32 and metrics["flops"] > 0
+    said = [spoken(0, "validation", index, longest=1).text for index in range(16)]
+    chance = np.mean([1 / len(set(said)) for _ in said])
+    assert metrics["probe/audio_to_text_recall_1"] > 3 * chance  # of voices that were not heard in training
+    assert {"validation/audio_to_text", "validation/text_to_audio", "probe/text_to_audio_recall_1"} <= set(metrics)
+
+
+def test_the_hand_off_has_both_networks_and_nothing_of_images(heard):
+    last = heard / "handoff" / "last"
+    given = handoff.read(str(last))
+    assert list(given.towers) == ["audio", "text"] and not (last / "image").exists()
+    assert set(load_file(last / "heads.safetensors")) == {
+        "logit_scale", "projections.audio.weight", "projections.text.weight"}  # fmt: skip
+    words = [f"handoff={last}", "data=spoken_captions", "data.size=160", "data.max_words=1", "data.eval_batch_size=16"]
+    found = evaluate(compose([*words, f"data.cache_dir={heard.parent / 'cache'}"], root="evaluate"))
+    metrics = json.loads((heard / "metrics.json").read_text())
+    assert found["validation/audio_to_text_recall_1"] == metrics["probe/audio_to_text_recall_1"]
+    assert found["validation/loss"] == pytest.approx(metrics["validation/loss"], abs=1e-5)
+
+
+def test_each_network_is_finetuned_and_words_are_told_by_their_names(heard, tmp_path):
+    """Keywords of new voices, zero-shot: the nearest of the text network's vectors, as by hand."""
+    last = heard / "handoff" / "last"
+    task = [f"handoff={last}", "tower=audio", "task=spoken_keywords", *QUIET]
+    short = ["trainer.max_steps=2", "trainer.val_every=2"]
+    finetuning.main(finetuning.compose([*task, *short, f"run_dir={tmp_path / 'tuned'}"]))
+    assert json.loads((tmp_path / "tuned" / "metrics.json").read_text())["test_examples"] > 0
+    zero = [f"handoff={last}", "task=zero_shot_keywords", *QUIET, f"run_dir={tmp_path / 'zero'}"]
+    finetuning.main(finetuning.compose(zero))
+    found = json.loads((tmp_path / "zero" / "metrics.json").read_text())
+    _, loaded = finetuning.load_run(tmp_path / "zero")
+    heads, text = load_file(last / "heads.safetensors"), handoff.read(str(last), tower="text")
+    inputs = TokeniseTexts(preprocess=text.preprocess, max_tokens=32)(RawTexts.of(loaded.classes.names))["inputs"]
+    with torch.no_grad():
+        pooled = text.backbone.eval()(**inputs).pooled
+    expected = F.normalize(F.linear(pooled, heads["projections.text.weight"]), dim=-1)
+    torch.testing.assert_close(loaded.head.classes.detach(), expected, rtol=0, atol=1e-5)
+    assert set(loaded.classes.names) <= set(LEXICON) and found["test/accuracy"] > 0.25  # ten words
+    with pytest.raises(HandoffError, match=r"has no tower 'image': choose tower=audio, text"):
+        finetuning.main(finetuning.compose([f"handoff={last}", "tower=image", "task=digits", *QUIET]))
+
+
+def test_sides_that_nothing_is_configured_for_are_refused(tmp_path):
+    from pretraining.errors import RunError
+
+    words = ["objective=clip", "data=spoken_captions", "~preprocess.sides.audio", *SMALL, *QUIET]
+    with pytest.raises(RunError, match=r"preprocess.sides are image, text, and the data's sides audio, text"):
+        main(compose([*words, "data.sample_rate=8000", f"data.cache_dir={tmp_path}", f"run_dir={tmp_path / 'run'}"]))
+
+
+def test_recordings_are_cut_at_the_longest(tmp_path):
+    from pretraining.pairs.data.sounds import SpokenCaptions
+
+    sizes = {"size": 10, "max_words": 2, "seed": 0, "batch_size": 1, "eval_batch_size": 1, "workers": 0}
+    data = SpokenCaptions(sample_rate=4000, max_seconds=0.5, on_bad="refuse", cache_dir=tmp_path, **sizes)
+    read = data.source("train").read(0, np.array([3, 0]))
+    clip = spoken(0, "train", 3, longest=2)
+    np.testing.assert_array_equal(read.sides["audio"].each()[0], clip.samples(4000)[:2000])
+    assert read.sides["text"].texts[0] == clip.text
+    assert (
+        data.fingerprint()
+        != SpokenCaptions(sample_rate=4000, max_seconds=0.6, on_bad="refuse", cache_dir=tmp_path, **sizes).fingerprint()
+    )
