@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pretraining.cache import key
-from pretraining.image.data.base import ImageData, ImageSet
+from pretraining.image.data.base import ImageData, ImageSet, check_split
 from pretraining.image.data.builtin import grey_digits
 from pretraining.image.data.scene_captions import DIGITS
 from pretraining.image.data.scenes import DigitScenes
@@ -35,6 +35,7 @@ class SceneImages(ImageData):
 
     def split(self, split: str) -> ImageSet:
         """Make a split."""
+        check_split(split)
         drawn = self.made.draw(split, range(self.scenes if split == "train" else self.held_out))
         images = np.stack([scene.image for scene in drawn])
         if self.most > 1:
