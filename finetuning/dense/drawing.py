@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from finetuning.dense.objects import Objects
 
 LEAST, MOST = 256, 512  # pixels of a picture's longer side
-SHOWN = 0.3  # the least score of detections that are drawn
+SHOWN = 0.4  # the least score of detections that are drawn
 VEIL = 0.5  # of a mask's colour over the image
 FONT, LINE, GAP = 13, 18, 4  # pixels
 HEADINGS = ("as annotated", "as found")
