@@ -101,6 +101,15 @@ RANGES: Ranges = {
         choice("mean", "first", "refuse"): "mono",
         choice("text", "speaker"): "target",
     },
+    "LabelledEspeak": RECORDINGS
+    | {
+        integer(10): "size",
+        COUNT: "min_words max_words",
+        each(TEXT, least=1): "voices",
+        each(COUNT_OR_ZERO, 2): "speeds pitches",
+        SEED: "seed",
+        TEXT: "program",
+    },
     "ImagesByClass": {
         PATHS: "path",
         GROUP: "columns decoding",

@@ -171,10 +171,9 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
     settings.max_steps = steps or steps_of(config.budget, settings, parts)
     parts.objective.optimizer.announce(settings.max_steps)
     found = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
-    found["data.batch_size"] = parts.batches.batch_size
+    found |= {"data.batch_size": parts.batches.batch_size, "fingerprint": fingerprint_of(parts.data, parts.preprocess)}
     if "classes" in config.objective:
         found["objective.classes"] = parts.recipe["objective"]["classes"]
-    found["fingerprint"] = fingerprint_of(parts.data, parts.preprocess)
     return Run(decided(config, found), parts, settings, started=started)
 
 

@@ -2,6 +2,7 @@
 
 from pretraining.kinds import (
     COUNT,
+    COUNT_OR_ZERO,
     FLAG,
     GROUP,
     NOT_NEGATIVE,
@@ -33,6 +34,13 @@ JOINS = {
     choice("apart", "shared"): "speakers",
     SEED: "seed",
 }
+SPEAKS = {
+    integer(10): "size",
+    COUNT: "min_words max_words",
+    each(TEXT, least=1): "voices",
+    each(COUNT_OR_ZERO, 2): "speeds pitches",
+    SEED: "seed",
+}
 PREPARES = {COUNT: "sample_rate", FLAG: "normalise"}
 RANGES: Ranges = {
     "AudioFolder": READS
@@ -47,9 +55,12 @@ RANGES: Ranges = {
     "AudioFolder.split": {optional(TEXT): "train validation test"},
     "HubAudio": READS | {TEXT: "name column cache_dir", MONO: "mono"},
     "JoinedClips": READS | JOINS | {PATHS: "path", TEXT: "audio text speaker cache_dir", MONO: "mono"},
+    "Espeak": READS | SPEAKS | {TEXT: "program cache_dir"},
     "SpokenLetters": READS | {integer(10): "size", COUNT: "max_words", SEED: "seed"},
     "AudioPreprocess": PREPARES,
     "KMeansUnits": PREPARES | {integer(2): "units", POSITIVE: "sample_seconds"},
+    "LayerUnits": PREPARES | {TEXT: "handoff", COUNT_OR_ZERO: "layer", integer(2): "units", POSITIVE: "sample_seconds"},
+    "StackWaves": {each(COUNT, least=1): "kernels strides"},
     "RandomUnits": PREPARES
     | {integer(2): "units", POSITIVE: "sample_seconds", COUNT: "sample_rate width", SEED: "seed"},
     "SpeechEncoder": {
