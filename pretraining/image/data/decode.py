@@ -162,5 +162,6 @@ def _decoded_as(encoded: Encoded, row: int, decoding: Decoding, shape: tuple[int
     if image.shape != shape:
         what = f"{encoded.names[row]} has {image.shape[1]} x {image.shape[2]} pixels"
         what += f", but {encoded.names[0]} has {shape[1]} x {shape[2]}"
-        raise RunError(f"{what}: set data.decoding.size to bring all images to one size")
+        side = min(*image.shape[1:], *shape[1:])
+        raise RunError(f"{what}: set data.decoding.size to bring all images to one size, such as {side} here")
     return image
