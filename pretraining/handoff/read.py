@@ -124,7 +124,7 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
         raise HandoffError(f"{what}: use the release that wrote it")
     if (odd := _odd_part(card, CARD)) is not None:
         raise HandoffError(f"{directory}/handoff.json has no whole {odd!r}: copy the hand-off again from its origin")
-    pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
+    pickled = [file.name for file in directory.rglob("*") if file.suffix.lower() in PICKLED]
     if pickled:
         what = f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code"
         raise HandoffError(f"{what}: remove it, weights are safetensors")

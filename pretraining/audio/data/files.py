@@ -13,7 +13,7 @@ import pyarrow
 
 from pretraining.audio.data.base import AudioData
 from pretraining.audio.data.clips import SUFFIXES, EncodedClip, Mono
-from pretraining.data.files import places_of, say, walk
+from pretraining.data.files import kind_of, places_of, say, walk
 from pretraining.data.folders import REMEDY, split_folders
 from pretraining.data.splits import SPLITS, by_split, described, missing_shares, stratified
 from pretraining.data.tables import content_of, open_parquet
@@ -59,7 +59,7 @@ class AudioFolder(AudioData):
     def _listed(self, split: str) -> list[EncodedClip]:
         clips: list[EncodedClip] = []
         for file in self.found[split]:
-            if file.suffix == ".parquet":
+            if kind_of(file) == ".parquet":
                 clips += table_clips(file, self.column, self.mono)
             else:
                 clips.append(EncodedClip(str(file), file.read_bytes, self.mono))
@@ -85,7 +85,7 @@ def found_files(path: str | Mapping[str, str]) -> dict[str, list[Path]]:
 
 def _tables(path: str) -> list[Path]:
     root = Path(path).expanduser()
-    return [file for file in (walk(root) if root.is_dir() else [root]) if file.suffix == ".parquet"]
+    return [file for file in (walk(root) if root.is_dir() else [root]) if kind_of(file) == ".parquet"]
 
 
 def audio_files(folder: Path) -> list[Path]:
