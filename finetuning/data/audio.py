@@ -198,9 +198,9 @@ def _transcripts(folder: Path) -> dict[Path, str]:
     """Read the transcripts of a folder, by the path of their recording without its suffix."""
     found = {}
     for file in walk(folder):
-        if file.suffix != ".txt":
+        if file.suffix.lower() != ".txt":
             continue
-        if not file.name.endswith(".trans.txt"):
+        if not file.name.lower().endswith(".trans.txt"):
             found[file.with_suffix("")] = "".join(lines(file)).strip()
             continue
         for line in filter(str.strip, lines(file)):

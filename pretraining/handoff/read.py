@@ -126,7 +126,7 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
     if (odd := _odd_part(card, CARD)) is not None:
         raise HandoffError(f"{directory}/handoff.json has no whole {odd!r}: copy the hand-off again from its origin")
     _refuse_outside(directory, [*digests, *(described["directory"] for described in card["towers"].values())])
-    pickled = [file.name for file in directory.rglob("*") if file.suffix in PICKLED]
+    pickled = [file.name for file in directory.rglob("*") if file.suffix.lower() in PICKLED]
     if pickled:
         what = f"{directory} holds {', '.join(sorted(pickled))}, which may be pickled code"
         raise HandoffError(f"{what}: remove it, weights are safetensors")

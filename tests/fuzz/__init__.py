@@ -20,30 +20,36 @@ ENCODINGS = ["utf-16", "utf-32", "utf-8-sig", "utf-16-le", "utf-7"]
 VALUE = re.compile(rb'"[^"\n]*"(?!:)|-?\b\d+(\.\d+)?\b|\btrue\b|\bfalse\b|\bnull\b|(?<=>)[^<\n]+(?=<)')
 VALUES = [b"null", b"-1", b"1e999", b"0.5", b"[]", b"{}", b'"x"', b"[[1]]", b"true", b'""', b"9" * 20, b"NaN"]
 OTHERS_WORDS = re.compile(  # of libraries and of Python itself, which tell a user nothing without the place
-    r"codec can't|has no attribute|NoneType|object is not|index out of range|must be (str|int)|not supported between"
-    r"|invalid literal|could not convert|unhashable|Traceback|Errno"
+    r"codec can't|has no attribute|'NoneType' object|object is not|index out of range|must be (str|int)"
+    r"|not supported between|invalid literal|could not convert|unhashable|Traceback|Errno"
 )
 
 
-def ends(overrides, root, run_dir, names=()):
-    """Carry a run out; returns its refusal, or None. What is neither is returned with the word WRONG.
+def said_by(work, shown, names=()):
+    """Carry `work` out; returns its refusal, or None. What is neither is returned with the word WRONG.
 
-    A refusal is one line, which holds one of `names`, if given, where its words are not our own; it leaves nothing.
+    A refusal is one line (but where it lists what a resume may not change), which holds one of `names` where its words
+    are not our own.
     """
-    shown = [word for word in overrides if word not in ONE_STEP][-2:]
     try:
-        MAINS[root](compose([*overrides, f"run_dir={run_dir}"], root))
+        work()
     except (RunError, HandoffError, OmegaConfBaseException) as error:  # the latter for a group that was taken away
         said = str(error) if isinstance(error, ValueError) else str(error).splitlines()[0]
-        clear = said and "\n" not in said and len(said) < 600 and "Errno" not in said
-        if not clear or (OTHERS_WORDS.search(said) and not any(name in said for name in names)):
-            return f"WRONG words {shown}: {said}"
-        return f"WRONG {shown} leaves a directory: {said}" if run_dir.exists() else said
+        clear = said and (("\n" not in said and len(said) < 600) or said.split("\n")[0].endswith("configuration:"))
+        foreign = OTHERS_WORDS.search(said) and not any(name in said for name in names)
+        return f"WRONG words {shown}: {said}" if not clear or foreign else said
     except Exception as error:
         return f"WRONG {shown}: {type(error).__name__}: {error}"
-    finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
     return None
+
+
+def ends(overrides, root, run_dir, names=()):
+    """Carry a run out, see `said_by`; what is refused leaves nothing."""
+    shown = [word for word in overrides if word not in ONE_STEP][-2:]
+    said = said_by(lambda: MAINS[root](compose([*overrides, f"run_dir={run_dir}"], root)), shown, names)
+    left = said is not None and run_dir.exists()
+    shutil.rmtree(run_dir, ignore_errors=True)
+    return f"WRONG {shown} leaves a directory: {said}" if left else said
 
 
 def wrong(said):
