@@ -103,7 +103,7 @@ class Joining:
     def _utterance(self, said: Sequence[Sequence[Word]], split: str, index: int) -> JoinedClip:
         random = np.random.default_rng([self.seed, word(split), index, word("joined")])
         count = int(random.integers(self.min_words, self.max_words + 1))
-        whose = said[random.integers(len(said))]
+        whose = said[int(random.integers(len(said)))]
         words = tuple(whose[place] for place in random.integers(len(whose), size=count))
         gaps = tuple((self.longest_gap * random.random(count - 1)).tolist())
         return JoinedClip(f"utterance {index} of {split}, joined from {words[0].clip.name} and others", words, gaps)
