@@ -91,8 +91,10 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
     encoded = encode(task, splits)
     with as_run_errors():
-        per_step = data.batches(encoded["train"]).rows_per_step
-    settings.max_steps = steps(config, splits, per_step)
+        batches = data.batches(encoded["train"])
+        if task.mode.trains and not task.mode.closed_form:
+            batches.check(settings.accumulate, settings.ranks)
+    settings.max_steps = steps(config, splits, batches.rows_per_step)
     if not task.mode.closed_form:
         task.optimizer.announce(settings.max_steps)
     planned = Run(
@@ -105,7 +107,7 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         show=config.logger.progress,
     )
     found = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
-    found["data.batch_size"] = max(1, round(per_step))
+    found["data.batch_size"] = batches.batch_size
     config = decided(config, found | {"fingerprint": {"data": splits.digest(), "handoff": source.digest or None}})
     lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
     return config, planned, {"handoff": config.handoff, **lineage}

@@ -259,8 +259,8 @@ def describe(planned: Run) -> str:
 def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[StepLoader, EvalLoader]:
     """Make this rank's loaders of training steps and of validation batches."""
     data, ranks = parts.data, (process_rank() if settings.ranks > 1 else 0, settings.ranks)
-    length = {"batch_size": parts.batches, "max_steps": settings.max_steps, "accumulate": settings.accumulate}
-    loader = StepLoader(parts.train, parts.collate, **length, seed=seed, workers=data.workers, ranks=ranks)
+    size: dict[str, Any] = {"batch_size": parts.batches, "accumulate": settings.accumulate, "workers": data.workers}
+    loader = StepLoader(parts.train, parts.collate, **size, max_steps=settings.max_steps, seed=seed, ranks=ranks)
     shape = {"batch_size": data.eval_batch_size}
     if parts.objective.coupled:  # compared with as many as in training, in micro-batches, whose size fits in memory
         pieces = settings.accumulate * settings.ranks

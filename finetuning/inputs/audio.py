@@ -64,8 +64,9 @@ class SpanMasks:
         if self.share:
             found["mask"] = span_mask(frames, keys, share=self.share, span=self.span)
         if self.channel_share:
-            shape = {"share": self.channel_share, "span": self.channel_span, "slot": "channel mask"}
-            found["channel_mask"] = span_mask(np.full_like(frames, channels), keys, **shape)
+            wide = np.full_like(frames, channels)
+            share, span = self.channel_share, self.channel_span
+            found["channel_mask"] = span_mask(wide, keys, share=share, span=span, slot="channel mask")
         return {name: torch.from_numpy(mask) for name, mask in found.items()}
 
 

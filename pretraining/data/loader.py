@@ -111,7 +111,7 @@ class StepLoader:
         self.batches = batch_size if isinstance(batch_size, Batches) else batches_of(source, batch_size)
         self.batches.check(accumulate, ranks[1])
         self.max_steps, self.workers, self.wait_seconds = max_steps, workers, 0.0
-        order = {"batches": self.batches, "seed": seed, "accumulate": accumulate, "ranks": ranks}
+        order: dict[str, Any] = {"batches": self.batches, "seed": seed, "accumulate": accumulate, "ranks": ranks}
         self._steps = _Steps(source, collate, **order, max_steps=max_steps)
         self._position = {"step": 0, "epoch": 0, "consumed": 0}
 

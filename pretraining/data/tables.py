@@ -116,8 +116,8 @@ def read_rows(path: Path, names: Sequence[str], *, quotes: bool = True) -> Itera
 
 def _csv_rows(path: Path, names: Sequence[str], quotes: bool) -> Iterator[tuple[int, list]]:
     csv.field_size_limit(2**31 - 1)
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    rows = csv.reader(_csv_lines(path), delimiter=DELIMITERS[kind_of(path)], strict=True, quoting=quoting)
+    options: dict[str, Any] = {} if quotes else {"quoting": csv.QUOTE_NONE}
+    rows = csv.reader(_csv_lines(path), delimiter=DELIMITERS[kind_of(path)], strict=True, **options)
     header: list[str] = []
     places: list[int] = []
     ended = 0

@@ -102,10 +102,8 @@ class Joining:
 
     def _utterance(self, said: Sequence[Sequence[Word]], split: str, index: int) -> JoinedClip:
         random = np.random.default_rng([self.seed, word(split), index, word("joined")])
-        count, whose = (
-            self.min_words + int(random.random() * (self.max_words - self.min_words + 1)),
-            said[random.integers(len(said))],
-        )
+        count = int(random.integers(self.min_words, self.max_words + 1))
+        whose = said[int(random.integers(len(said)))]
         words = tuple(whose[place] for place in random.integers(len(whose), size=count))
         gaps = tuple((self.longest_gap * random.random(count - 1)).tolist())
         return JoinedClip(f"utterance {index} of {split}, joined from {words[0].clip.name} and others", words, gaps)
