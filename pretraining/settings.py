@@ -127,6 +127,7 @@ GROUPS: dict[str, dict[Kind, str]] = {  # where: what its settings may be
         or_null(COUNTS): "layers",
         COUNT: "width",
         FLAG: "frozen_patches",
+        choice("xavier", "small"): "init",
         each(TEXT): "locked",
     },
     "backbone.config": {
