@@ -44,6 +44,23 @@ def test_matrices_start_as_xavier_has_them():
     assert all(not vector.any() for vector in vectors) and model.class_token.abs().max() < 1e-5
 
 
+def test_small_weights_leave_patches_nearly_as_they_are():
+    """I-JEPA's: 0.02, of what block n adds divided by the root of 2 n, so its output is that of its patches."""
+    network = built(options=SHAPE | {"hidden_dim": 64, "mlp_dim": 256}, init="small")
+    for number, layer in enumerate(network.model.encoder.layers, 1):
+        wide = [*layer.self_attention.in_proj_weight.chunk(3), layer.mlp[0].weight]
+        added = [layer.self_attention.out_proj.weight, layer.mlp[3].weight]
+        for matrix, spread in [(m, 0.02) for m in wide] + [(m, 0.02 / math.sqrt(2 * number)) for m in added]:
+            assert float(matrix.detach().std()) == pytest.approx(spread, rel=0.05)
+    images = torch.randn(2, 3, 32, 32)
+    patches = network.model._process_input(images) + network.model.encoder.pos_embedding[:, 1:]
+    patches = nn.functional.layer_norm(patches, (64,))
+    cosines = nn.functional.cosine_similarity(network(images=images).positions, patches, dim=2)
+    assert cosines.min() > 0.95
+    with pytest.raises(ValueError, match=r"backbone\.init=large is unknown: choose xavier or small"):
+        built(init="large")
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_patches_are_those_that_were_drawn(frozen):
     network = built(frozen_patches=frozen)

@@ -1,5 +1,7 @@
 """Recipes of joint embeddings have solo-learn's numbers, resolved, and their parts are built from them."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from pretraining.cli.configuration import CONF, compose, instantiate
+from pretraining.launch import main
 from pretraining.optim.lars import LARS
 from pretraining.optim.optimizers import split_by_decay
 
@@ -85,7 +88,7 @@ ALL = {
     "augment.jitter.probability": 0.8,
     "augment.greyscale": 0.2,
 }
-DIGITS = ("byol", "simsiam", "vicreg", "barlow_twins", "moco_v2", "moco_v3", "dino", "swav")
+DIGITS = ("byol", "simsiam", "vicreg", "barlow_twins", "moco_v2", "moco_v3", "dino", "swav", "ibot")
 
 
 def composed(name):
@@ -99,6 +102,31 @@ def files(ending):
 
 def test_every_recipe_is_checked_here():
     assert files("_cifar10_solo") == set(PUBLISHED) and files("_digits") == set(DIGITS)
+
+
+def run(name, path, cache_dir, *overrides):
+    given = [f"data.cache_dir={cache_dir}", f"run_dir={path}", "logger.wandb.mode=disabled", "logger.progress=false"]
+    main(compose([f"experiment={name}", *given, *overrides]))
+    return json.loads((path / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_ibot_on_digits_reaches_what_it_announces_and_does_not_collapse(tmp_path, cache_dir, capsys):
+    found = run("ibot_digits", tmp_path / "run", cache_dir)
+    text = (Path(CONF) / "experiment" / "ibot_digits.yaml").read_text()
+    announced = float(re.search(r"validation/loss about ([\d.]+)", text)[1])
+    assert found["validation/loss"] == pytest.approx(announced, rel=0.1)
+    assert found["validation/teacher_divergence"] > 0.6 and found["validation/effective_rank"] > 5
+    assert found["probe/knn_accuracy"] > 0.5 and "collapsed" not in capsys.readouterr().err
+
+
+def test_ibot_s_teacher_tells_digits_apart_after_a_few_steps(tmp_path, cache_dir):
+    """Its fast twin: by more than half a nat, where without batch normalisation in the head it is less than that."""
+    short = ["trainer.max_steps=15", "trainer.val_every=15", "data.batch_size=32", "optimizer.warmup_steps=2"]
+    found = run("ibot_digits", tmp_path / "run", cache_dir, *short)
+    plain = ["objective.projector.hidden_norm=none", "objective.projector.bias=true"]
+    other = run("ibot_digits", tmp_path / "other", cache_dir, *short, *plain)
+    assert found["validation/teacher_divergence"] > 0.5 > other["validation/teacher_divergence"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

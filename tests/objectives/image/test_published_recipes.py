@@ -109,6 +109,7 @@ IMAGENET = {  # epochs, batch, warm-up epochs, peak rate, decay; published; size
                    "augment.count": 1, "augment.jitter.probability": 0.0, "augment.blur.probability": 0.0,
                    "backbone.options.patch_size": 14, "backbone.options.num_layers": 32,
                    "backbone.options.num_heads": 16, "backbone.options.hidden_dim": 1280, "backbone.pooling": "mean",
+                   "backbone.init": "small",
                    "objective.predictor.width": 384, "objective.predictor.layers": 12, "objective.predictor.heads": 16,
                    "objective.blocks.targets": 4, "objective.blocks.scale": [0.15, 0.2],
                    "objective.blocks.aspect": [0.75, 1.5]}),
