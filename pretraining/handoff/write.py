@@ -71,7 +71,7 @@ def _fill(target: Path, towers: Mapping[str, Tower], origin: Json, heads: dict[s
     if heads:
         whole = {name: value.detach().cpu().contiguous().clone() for name, value in heads.items()}
         save_file(whole, target / "heads.safetensors")
-    (target / "README.md").write_text(_card_text(towers, origin), encoding="utf-8")
+    (target / "README.md").write_text(_card_text(towers, origin, heads), encoding="utf-8")
     files = [path for path in sorted(target.rglob("*")) if path.is_file()]
     digests = {str(path.relative_to(target)): sha256(path) for path in files}
     card = {"version": VERSION, "towers": described, "origin": origin, "recipe": recipe, "sha256": digests}
@@ -105,13 +105,16 @@ def _point_last(directory: Path) -> None:
     link.replace(directory.parent / "last")
 
 
-def _card_text(towers: Mapping[str, Tower], origin: dict[str, Any]) -> str:
+def _card_text(towers: Mapping[str, Tower], origin: dict[str, Any], heads: Mapping[str, Tensor]) -> str:
     backbones = [tower.backbone for tower in towers.values()]
     parameters = sum(parameter.numel() for backbone in backbones for parameter in backbone.parameters())
     kinds = " and ".join(type(backbone).__name__ for backbone in backbones)
     facts = "\n".join(f"| {name} | {value} |" for name, value in origin.items() if value not in (None, "", {}))
     places = {name: "DIR" if len(towers) == 1 else f"DIR/{name}" for name in towers}
     usage = "\n".join(tower.backbone.usage().replace("DIR", places[name]) for name, tower in towers.items())
+    if heads and len(towers) > 1:  # what brings their vectors together
+        held = ", ".join(f"{name} {list(part.shape)}" for name, part in sorted(heads.items()))
+        usage += f'\n\nfrom safetensors.torch import load_file\n\nheads = load_file("DIR/heads.safetensors")  # {held}'
     return f"""# {origin.get("objective", "a pretrained backbone")}: {kinds}, {parameters:,} parameters
 
 | | |

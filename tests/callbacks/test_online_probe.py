@@ -196,7 +196,7 @@ def test_without_labels_only_the_geometry_is_measured(tmp_path):
 
 
 def test_it_is_refused_for_text_and_with_numbers_that_mean_nothing(tmp_path):
-    with pytest.raises(RunError, match=r"probe= is not for text \(data=StdlibDocs\): set probe=none"):
+    with pytest.raises(RunError, match=r"probe=online is not for text \(data=StdlibDocs\): set probe=none"):
         main(compose(["probe=online", f"run_dir={tmp_path / 'a'}"]))
     with pytest.raises(RunError, match=r"probe.k=0"):
         main(compose(overrides(tmp_path / "b", "probe.k=0")))

@@ -121,7 +121,13 @@ def test_both_networks_load_by_the_lines_of_the_hand_off_alone(pretrained):
             else:
                 ids = torch.tensor([[5, 6, 7]])
                 own = tower.backbone.eval()(input_ids=ids, document_ids=torch.ones_like(ids)).positions
-                torch.testing.assert_close(model(input_ids=ids).last_hidden_state, own, atol=1e-5, rtol=0)
+                hidden = model(input_ids=ids).last_hidden_state
+                torch.testing.assert_close(hidden, own, atol=1e-5, rtol=0)
+                assert "# a text's vector is the mean of last_hidden_state over its tokens" in usage
+                weight, bias = (scope["heads"][f"projections.text.{part}"] for part in ("weight", "bias"))
+                found = F.normalize(F.linear(hidden.mean(1), weight, bias), dim=-1)
+                expected = in_space(pretrained, "text", input_ids=ids, document_ids=torch.ones_like(ids))
+                torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def in_space(pretrained, side, *inputs, **named):

@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,10 +13,13 @@ from torch.nn import functional as F
 from finetuning import launch as finetuning
 from pretraining import handoff
 from pretraining.audio.data.letters import LEXICON, spoken
+from pretraining.audio.modality import write_wav
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError
 from pretraining.evaluate import evaluate
 from pretraining.launch import main
+from pretraining.pairs.data.base import number_of
+from pretraining.pairs.data.sound_files import AudioTextFiles
 from pretraining.text.raw import RawTexts, TokeniseTexts
 
 QUIET = ["logger.wandb.mode=disabled", "logger.progress=false", "trainer.precision=fp32"]
@@ -101,3 +106,90 @@ def test_recordings_are_cut_at_the_longest(tmp_path):
         data.fingerprint()
         != SpokenCaptions(sample_rate=4000, max_seconds=0.6, on_bad="refuse", cache_dir=tmp_path, **sizes).fingerprint()
     )
+
+
+# -- recordings of one's own -------------------------------------------------------------------------------------------
+
+
+def wave(number, rate=8000):
+    return np.round(8000 * np.sin(np.arange(4000 + 100 * number) * (0.1 + 0.01 * number))).astype(np.int16)
+
+
+def sounds(folder, change=lambda rows: None, kind="jsonl"):
+    rows = []
+    for number in range(20):
+        write_wav(folder / f"{number}.wav", wave(number), 8000)
+        rows.append({"audio": f"{number}.wav", "text": [f"tone {number}", "a tone"]})
+    change(rows)
+    if kind == "jsonl":
+        (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        cells = [row | {"audio": {"bytes": (folder / row["audio"]).read_bytes(), "path": None}} for row in rows]
+        pq.write_table(pa.Table.from_pylist(cells), folder / "captions.parquet")
+    return folder
+
+
+def files(folder, **changes):
+    settings = {"columns": {"audio": "audio", "text": "text"}, "mono": "mean", "on_bad": "refuse", "max_seconds": 1.0}
+    settings |= {"shares": {"validation": 0.2, "test": 0.2}, "batch_size": 1, "eval_batch_size": 1, "workers": 0}
+    return AudioTextFiles(path=str(folder), sample_rate=8000, cache_dir=folder / "cache", **(settings | changes))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_tables_of_recordings_are_read_with_all_their_captions(tmp_path, kind):
+    data = files(sounds(tmp_path, kind=kind))
+    said, known = [], []
+    for split in ("train", "validation", "test"):
+        source = data.source(split)
+        read = source.read(0, np.arange(source.count(0)))
+        said.append({text for text in read.sides["text"].texts if text != "a tone"})
+        for samples, text, own in zip(read.sides["audio"].each(), read.sides["text"].texts, read.captions, strict=True):
+            number = int(text.split()[1]) if text != "a tone" else None
+            known.append(number)
+            assert own[1] == number_of("a tone")
+            if number is not None:
+                loudest = np.abs(wave(number)).max() / 32767  # write_wav writes the loudest at full scale
+                np.testing.assert_allclose(samples * loudest, wave(number)[:8000], atol=2)
+    assert sum(map(len, said)) == 20 and all(said) and len(known) == 40
+    before = data.fingerprint()
+    assert files(tmp_path).fingerprint() == before != files(tmp_path, max_seconds=0.2).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda rows: rows[2].update(audio="gone.wav"), r"line 3: the recording gone.wav does not exist"),
+        (lambda rows: rows[2].update(text=" "), r"line 3 has a recording, but the caption ' '"),
+        (lambda rows: rows[2].update(audio=None), r"1 empty values in column 'audio'"),
+        (lambda rows: [row.pop("text") for row in rows], r"no column 'text': set data.columns to two of audio"),
+        (lambda rows: rows.__delitem__(slice(1, None)), r"1 recordings are too few to set some apart"),
+    ],
+)
+def test_recordings_that_make_no_pair_are_refused(tmp_path, change, told):
+    with pytest.raises(ValueError, match=told):
+        files(sounds(tmp_path, change))
+
+
+def test_a_recording_that_cannot_be_read_is_named_or_left_out(tmp_path, capsys):
+    sounds(tmp_path)
+    (tmp_path / "3.wav").write_bytes((tmp_path / "3.wav").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"3.wav \(.*captions.jsonl, line 4\) is cut short"):
+        [files(tmp_path).source(split) for split in ("train", "validation", "test")]
+    skipping = files(tmp_path, on_bad="skip")
+    assert sum(skipping.source(split).count(0) for split in ("train", "validation", "test")) == 38
+    assert "recordings are left out" in capsys.readouterr().err
+
+
+def test_own_recordings_are_pretrained_on_by_the_command(tmp_path):
+    words = [
+        "objective=siglip",
+        "data=audio_text",
+        f"data.path={sounds(tmp_path)}",
+        *SIZES,
+        *QUIET,
+        "data.batch_size=8",
+    ]
+    words += ["data.eval_batch_size=8", "objective.width=8", "trainer.max_steps=1", "data.shares.test=0.2"]
+    words += ["data.shares.validation=0.2", f"data.cache_dir={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"]
+    metrics = json.loads((main(compose(words)) / "metrics.json").read_text())
+    assert metrics["pairs"] == 8 and "probe/text_to_audio_recall_1" in metrics

@@ -44,7 +44,7 @@ class PatchEmbedding(nn.Conv2d):
         return embedded.permute(0, 3, 1, 2)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _whole(images: int, tokens: int, heads: int) -> Layout:
     """Lay rows out that are full: the batch sizes of a run are few."""
     return lay_out(torch.ones(images, tokens, dtype=torch.int64), heads, keep_padding=False)

@@ -27,6 +27,12 @@ from pretraining.text.cost import TextRow
 from pretraining.text.modality import TEXT
 
 Pooling = Literal["mean", "first", "pooler", "last"]
+POOLED = {  # how the vector of a text is made, in words for whoever loads the network alone
+    "mean": "a text's vector is the mean of last_hidden_state over its tokens, special ones included",
+    "first": "a text's vector is last_hidden_state at its first token",
+    "last": "a text's vector is last_hidden_state at its last token",
+    "pooler": "a text's vector is pooler_output",
+}
 CAUSAL = ("clip_text_model",)  # encoders whose tokens see nothing later
 Implementation = Literal["transformers", "fast"]
 
@@ -231,8 +237,9 @@ class TransformersBackbone(Backbone):
 
     def usage(self) -> str:
         """Write the lines that load it with transformers alone."""
-        loader = LOADERS[self.architecture]
-        return f'import transformers\n\nmodel = transformers.{loader}.from_pretrained("DIR")'
+        loader, pooled = LOADERS[self.architecture], POOLED[self.pooling]
+        lines = f'import transformers\n\nmodel = transformers.{loader}.from_pretrained("DIR")'
+        return f"{lines}\n# {pooled}" if self.architecture == "encoder" else lines
 
 
 def matrix_entries(module: nn.Module, without: Collection[int] = ()) -> int:
