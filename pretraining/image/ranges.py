@@ -53,6 +53,7 @@ RANGES: Ranges = {
         COUNT: "in_channels",
         choice("class", "mean"): "pooling",
         FLAG: "frozen_patches",
+        choice("xavier", "small"): "init",
     },
     "TransformersVision": {GROUP: "config", COUNT: "in_channels"},
     "TransformersVision.config": {

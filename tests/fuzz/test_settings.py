@@ -34,10 +34,8 @@ def drawn(generator, root, words):
     keys = generator.sample(list(ranges), generator.choice([1, 1, 2]))
     if generator.random() < 0.1:
         keys = [misspelt(generator, key) for key in keys]
-    return [
-        f"{key}={generator.choice(values_of(key, ranges.get(key) if generator.random() < 0.5 else None))}"
-        for key in keys
-    ]
+    kinds = [ranges.get(key) if generator.random() < 0.5 else None for key in keys]
+    return [f"{key}={generator.choice(values_of(key, kind))}" for key, kind in zip(keys, kinds, strict=True)]
 
 
 def values_of(key, kind):
