@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.speech_shards
 
 Spoken letters at 16 kHz as FLAC (`--format` takes mp3 and wav, too). `shards` reads rows, prepares them and pads them
-to batches, as a loader does; `files` decodes with libsndfile, then does the same, as a loader without shards does; `write`
-decodes files into shards, which is done once. Rates are hours of audio per minute of one core's processor time.
+to batches, as a loader does; `files` decodes with libsndfile, then does the same, as a loader without shards does;
+`write` decodes files into shards, which is done once. Rates are hours of audio per minute of one core's processor time.
 
 The last line is one JSON object: `ratio_files` is shards over files.
 """
