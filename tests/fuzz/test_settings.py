@@ -25,7 +25,7 @@ SETTINGS = 300
 @functools.cache
 def settings_of(root, words):
     there = set(keys_of(compose(words, root)))
-    return [key for key in TABLE if key in there and key not in FOREVER and not key.startswith("budget.")]
+    return sorted(key for key in TABLE if key in there and key not in FOREVER and not key.startswith("budget."))
 
 
 def drawn(generator, root, words):
