@@ -128,8 +128,9 @@ def reading_names_as_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedToken
     Cut behind its first character, no text has one whole.
     """
     backend, known = tokenizer.backend_tokenizer, [*dict.fromkeys(tokenizer.all_special_tokens)]
-    read = zip(known, tokenizer.convert_tokens_to_ids(known), encode_plain(backend, known), strict=True)
-    names = [name for name, own, found in read if own in found and name != tokenizer.unk_token and len(name) > 1]
+    own, read = {name: tokenizer.convert_tokens_to_ids(name) for name in known}, encode_plain(backend, known)
+    whole = [name for name, ids in zip(known, read, strict=True) if own[name] in ids and len(name) > 1]
+    names = [name for name in whole if name != tokenizer.unk_token]
     if names:
         opening = Regex("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names))
         steps = [

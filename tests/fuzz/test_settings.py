@@ -23,9 +23,15 @@ SETTINGS = 300
 
 
 @functools.cache
+<<<<<<< HEAD
 def ranges_of(root, words):
     known = ranged(OmegaConf.to_container(compose(words, root)))
     return {key: kind for key, _, kind in known if key not in FOREVER and not key.startswith("budget.")}
+=======
+def settings_of(root, words):
+    there = set(keys_of(compose(words, root)))
+    return sorted(key for key in TABLE if key in there and key not in FOREVER and not key.startswith("budget."))
+>>>>>>> i14
 
 
 def drawn(generator, root, words):
