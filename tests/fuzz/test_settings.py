@@ -23,21 +23,15 @@ SETTINGS = 300
 
 
 @functools.cache
-<<<<<<< HEAD
 def ranges_of(root, words):
     known = ranged(OmegaConf.to_container(compose(words, root)))
     return {key: kind for key, _, kind in known if key not in FOREVER and not key.startswith("budget.")}
-=======
-def settings_of(root, words):
-    there = set(keys_of(compose(words, root)))
-    return sorted(key for key in TABLE if key in there and key not in FOREVER and not key.startswith("budget."))
->>>>>>> i14
 
 
 def drawn(generator, root, words):
     """Draw one or two settings that may be wrong, or misspelt."""
     ranges = ranges_of(root, tuple(words))
-    keys = generator.sample(list(ranges), generator.choice([1, 1, 2]))
+    keys = generator.sample(sorted(ranges), generator.choice([1, 1, 2]))
     if generator.random() < 0.1:
         keys = [misspelt(generator, key) for key in keys]
     kinds = [ranges.get(key) if generator.random() < 0.5 else None for key in keys]
