@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ def choose_layer(
 
 def headed(head: nn.Module, width: int) -> nn.Module:
     """Copy a head for vectors of another width."""
-    copied = copy.deepcopy(head)
+    copied: Any = copy.deepcopy(head)
     layer = copied[-1] if isinstance(copied, nn.Sequential) else None
     if isinstance(layer, nn.Linear) and layer.in_features != width:
         other = nn.Linear(width, layer.out_features)

@@ -26,7 +26,8 @@ from experiments.benchmarks.turns import alternate_rates, read_options
 from pretraining.audio.collate import StackWaves
 from pretraining.audio.data.base import AudioExamples, AudioSource
 from pretraining.audio.data.clips import EncodedClip
-from pretraining.audio.data.files import AudioFolder, audio_files
+from pretraining.audio.data.files import AudioFolder
+from pretraining.audio.data.layouts import audio_files
 from pretraining.audio.data.letters import spoken
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.random import Keys
@@ -79,7 +80,10 @@ def main() -> None:
         def write() -> int:
             return int(opened(folder, root / f"cache{next(numbers)}", preprocess).lengths.sum())
 
-        runs = {"shards": functools.partial(batches, functools.partial(source.read, 0)), "write": write}
+        runs: dict[str, Callable[[], int]] = {
+            "shards": functools.partial(batches, functools.partial(source.read, 0)),
+            "write": write,
+        }
         runs["files"] = functools.partial(batches, decoded)
         found = alternate_rates(runs, seconds=given.seconds, rounds=given.rounds)
     hours = {name: [60.0 * rate / RATE / 3600.0 for rate in rates] for name, rates in found.items()}

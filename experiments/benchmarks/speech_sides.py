@@ -127,7 +127,8 @@ class Collate:
         """Make a batch."""
         from transformers.models.wav2vec2 import modeling_wav2vec2 as theirs
 
-        batch = dict(self.extractor.pad(examples, padding=True, return_tensors="pt"))
+        extractor: Any = self.extractor
+        batch = dict(extractor.pad(examples, padding=True, return_tensors="pt"))
         frames = int(self.model._get_feat_extract_output_lengths(batch["input_values"].shape[-1]))
         inside = self.model._get_feature_vector_attention_mask(frames, batch["attention_mask"])
         shape = len(examples), frames
@@ -141,6 +142,7 @@ def plain(turn: Turn, setting: Setting) -> None:
     """Train transformers' model as its example does: padded batches, Gumbel's temperature by the step, AdamW."""
     import transformers
 
+    sdpa: dict[str, Any] = {"attn_implementation": "sdpa"}
     config = transformers.Wav2Vec2Config(
         **setting.encoder,
         num_codevector_groups=GROUPS,
@@ -149,9 +151,10 @@ def plain(turn: Turn, setting: Setting) -> None:
         proj_codevector_dim=WIDTH,
         num_negatives=NEGATIVES,
         feat_quantizer_dropout=QUANTISER_DROPOUT,
-        attn_implementation="sdpa",
+        **sdpa,
     )
-    model = transformers.Wav2Vec2ForPreTraining(config).to(setting.device).train()
+    built: Any = transformers.Wav2Vec2ForPreTraining(config)
+    model = built.to(setting.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, **LEARNING)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     shape: dict[str, Any] = {"num_workers": setting.workers, "persistent_workers": setting.workers > 0}

@@ -46,7 +46,8 @@ class LayerUnits(UnitRecipe):
     def fit(self, data: AudioData) -> AudioPreprocess:
         """Name the rows, or read what was named before."""
         known = handoff.read(self.handoff, modality=AUDIO)
-        self._tower, self._network = known.tower, known.backbone
+        network: Any = known.backbone
+        self._tower, self._network = known.tower, network
         self._check()
         plain = AudioPreprocess(sample_rate=self.sample_rate, normalise=self.normalise)
         own = {"units": self.units, "sample_seconds": self.sample_seconds, "layer": self.layer}

@@ -122,7 +122,9 @@ def test_a_class_of_another_package_has_the_ranges_that_it_inherits():
 
 
 def test_parts_of_parts_are_checked_wherever_they_stand():
-    assert refused("pretrain", "objective=dino", "objective.momentum.shape=stairs").endswith("choose cosine, linear or exponential")
+    assert refused("pretrain", "objective=dino", "objective.momentum.shape=stairs").endswith(
+        "choose cosine, linear or exponential"
+    )
     assert refused("pretrain", "objective=dino", "objective.local_views.crop.size=0").endswith("of at least 1")
     assert refused("pretrain", "objective=byol", "objective.predictor.layers=-1").endswith("of at least 1")
     assert refused("pretrain", "objective=clip", "backbone.towers.image.width=0").endswith("of at least 1")

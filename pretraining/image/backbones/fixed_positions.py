@@ -22,9 +22,8 @@ class FixedPositions(TorchvisionBackbone):
 
     - `xavier`: those of queries, keys and values apart, and of the patch embedding as a linear map (Chen et al. 2021,
       "An empirical study of training self-supervised vision transformers").
-    - `small`: a deviation of 0.02, and what block n adds over the root of 2 n (Assran et al. 2023, I-JEPA): an
-      untrained network hardly changes its patches, so what it says of one can be told from others. Patches are as
-      in torchvision.
+    - `small`: a deviation of 0.02, of what block n adds over the root of 2 n (Assran et al. 2023, I-JEPA): an untrained
+      network hardly changes its patches. The embedding of patches is torchvision's.
 
     With `frozen_patches` the random patch embedding is never trained (Chen et al., section 4.2: it trains more stably).
     """

@@ -69,7 +69,7 @@ class Contrast(CoupledObjective):
 
         Behind them stand those of the pair's false captions, [B, 2 + K, D]; zeros where it has fewer.
         """
-        features = self.backbone(**batch["inputs"])
+        features: Any = self.backbone(**batch["inputs"])
         first, second = (self._in_space(name, features[name].pooled) for name in (self.first, self.second))
         both = torch.stack([first * self.logit_scale.to(first.dtype).exp(), second[: len(first)]], 1)
         there = batch["false"] >= 0
