@@ -69,8 +69,9 @@ class Contrast(CoupledObjective):
 
         Behind them stand those of the pair's false captions, [B, 2 + K, D]; zeros where it has fewer.
         """
-        features: Any = self.backbone(**batch["inputs"])
-        first, second = (self._in_space(name, features[name].pooled) for name in (self.first, self.second))
+        features = self.backbone(**batch["inputs"])
+        vectors = [self.projections[name](features[name].pooled) for name in (self.first, self.second)]
+        first, second = (unit(part) for part in vectors)
         both = torch.stack([first * self.logit_scale.to(first.dtype).exp(), second[: len(first)]], 1)
         there = batch["false"] >= 0
         false = both.new_zeros(*there.shape, self.width).masked_scatter(there[..., None], second[len(first) :])
