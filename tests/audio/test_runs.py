@@ -99,7 +99,7 @@ def test_mistakes_are_named_before_anything_is_trained(cache_dir, tmp_path):
         "0.050 s, fewer than 3 frames",
         "data.min_seconds",
     )
-    refused([*mine, "probe=online"], tmp_path, "probe= is not for audio")
+    refused([*mine, "probe=online"], tmp_path, "probe=online is not for audio")
     units = [*overrides("masked_units", cache_dir), "preprocess=speech"]
     words = [word for word in units if not word.startswith(("preprocess.units", "preprocess.sample_seconds"))]
     refused(words, tmp_path, "objective.units=None", "preprocess=speech_units")
