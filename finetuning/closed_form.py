@@ -104,7 +104,9 @@ def choose_layer(
 def headed(head: nn.Module, width: int) -> nn.Module:
     """Copy a head for vectors of another width."""
     copied = copy.deepcopy(head)
-    layer = copied[-1] if isinstance(copied, nn.Sequential) else None
+    if not isinstance(copied, nn.Sequential):
+        return copied
+    layer = copied[-1]
     if isinstance(layer, nn.Linear) and layer.in_features != width:
         other = nn.Linear(width, layer.out_features)
         nn.init.normal_(other.weight, std=layer.weight.std().item())

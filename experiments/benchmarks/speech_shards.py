@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.speech_shards
 
-Spoken letters at 16 kHz as FLAC (`--format` takes mp3 and wav, too). `shards` reads rows, prepares them and pads them to
-batches, as a loader does; `files` decodes with libsndfile, then does the same, as a loader without shards does; `write`
-decodes files into shards, which is done once. Rates are hours of audio per minute of one core's processor time.
+Spoken letters at 16 kHz as FLAC (`--format` takes mp3 and wav, too). `shards` reads rows, prepares them and pads them
+to batches, as a loader does; `files` decodes with libsndfile, then does the same, as a loader without shards does;
+`write` decodes files into shards, which is done once. Rates are hours of audio per minute of processor time.
 
 The last line is one JSON object: `ratio_files` is shards over files.
 """
@@ -79,7 +79,10 @@ def main() -> None:
         def write() -> int:
             return int(opened(folder, root / f"cache{next(numbers)}", preprocess).lengths.sum())
 
-        runs = {"shards": functools.partial(batches, functools.partial(source.read, 0)), "write": write}
+        runs: dict[str, Callable[[], int]] = {
+            "shards": functools.partial(batches, functools.partial(source.read, 0)),
+            "write": write,
+        }
         runs["files"] = functools.partial(batches, decoded)
         found = alternate_rates(runs, seconds=given.seconds, rounds=given.rounds)
     hours = {name: [60.0 * rate / RATE / 3600.0 for rate in rates] for name, rates in found.items()}

@@ -114,13 +114,14 @@ def load_codebook(directory: Path) -> Codebook | RowUnits | None:
     with safe_open(directory / FILE, "numpy") as file:
         kind, arrays = file.metadata()["kind"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if kind == LAYER:
-        return RowUnits(arrays["codes"], *map(int, arrays["grid"]))
+        window, hop = arrays["grid"].tolist()
+        return RowUnits(arrays["codes"], window, hop)
     return Codebook(kind, **arrays)
 
 
 def fingerprint(samples: np.ndarray) -> bytes:
     """Tell a row from others by its samples."""
-    return hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).digest()
+    return hashlib.blake2b(samples.tobytes(), digest_size=16).digest()
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
