@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +103,10 @@ def choose_layer(
 
 def headed(head: nn.Module, width: int) -> nn.Module:
     """Copy a head for vectors of another width."""
-    copied: Any = copy.deepcopy(head)
-    layer = copied[-1] if isinstance(copied, nn.Sequential) else None
+    copied = copy.deepcopy(head)
+    if not isinstance(copied, nn.Sequential):
+        return copied
+    layer = copied[-1]
     if isinstance(layer, nn.Linear) and layer.in_features != width:
         other = nn.Linear(width, layer.out_features)
         nn.init.normal_(other.weight, std=layer.weight.std().item())

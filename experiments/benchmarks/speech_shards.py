@@ -4,7 +4,7 @@
 
 Spoken letters at 16 kHz as FLAC (`--format` takes mp3 and wav, too). `shards` reads rows, prepares them and pads them
 to batches, as a loader does; `files` decodes with libsndfile, then does the same, as a loader without shards does;
-`write` decodes files into shards, which is done once. Rates are hours of audio per minute of one core's processor time.
+`write` decodes files into shards, which is done once. Rates are hours of audio per minute of processor time.
 
 The last line is one JSON object: `ratio_files` is shards over files.
 """
@@ -26,8 +26,7 @@ from experiments.benchmarks.turns import alternate_rates, read_options
 from pretraining.audio.collate import StackWaves
 from pretraining.audio.data.base import AudioExamples, AudioSource
 from pretraining.audio.data.clips import EncodedClip
-from pretraining.audio.data.files import AudioFolder
-from pretraining.audio.data.layouts import audio_files
+from pretraining.audio.data.files import AudioFolder, audio_files
 from pretraining.audio.data.letters import spoken
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.random import Keys

@@ -127,8 +127,7 @@ class Collate:
         """Make a batch."""
         from transformers.models.wav2vec2 import modeling_wav2vec2 as theirs
 
-        extractor: Any = self.extractor
-        batch = dict(extractor.pad(examples, padding=True, return_tensors="pt"))
+        batch = dict(self.extractor.pad(examples, padding=True, return_tensors="pt"))  # type: ignore[arg-type]
         frames = int(self.model._get_feat_extract_output_lengths(batch["input_values"].shape[-1]))
         inside = self.model._get_feature_vector_attention_mask(frames, batch["attention_mask"])
         shape = len(examples), frames
@@ -142,19 +141,11 @@ def plain(turn: Turn, setting: Setting) -> None:
     """Train transformers' model as its example does: padded batches, Gumbel's temperature by the step, AdamW."""
     import transformers
 
-    sdpa: dict[str, Any] = {"attn_implementation": "sdpa"}
-    config = transformers.Wav2Vec2Config(
-        **setting.encoder,
-        num_codevector_groups=GROUPS,
-        num_codevectors_per_group=CODES,
-        codevector_dim=WIDTH,
-        proj_codevector_dim=WIDTH,
-        num_negatives=NEGATIVES,
-        feat_quantizer_dropout=QUANTISER_DROPOUT,
-        **sdpa,
-    )
-    built: Any = transformers.Wav2Vec2ForPreTraining(config)
-    model = built.to(setting.device).train()
+    quantiser: dict[str, Any] = {"num_codevector_groups": GROUPS, "num_codevectors_per_group": CODES}
+    quantiser |= {"codevector_dim": WIDTH, "proj_codevector_dim": WIDTH, "num_negatives": NEGATIVES}
+    quantiser |= {"feat_quantizer_dropout": QUANTISER_DROPOUT, "attn_implementation": "sdpa"}
+    model: Any = transformers.Wav2Vec2ForPreTraining(transformers.Wav2Vec2Config(**setting.encoder, **quantiser))
+    model = model.to(setting.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, **LEARNING)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     shape: dict[str, Any] = {"num_workers": setting.workers, "persistent_workers": setting.workers > 0}

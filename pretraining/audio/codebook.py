@@ -114,8 +114,8 @@ def load_codebook(directory: Path) -> Codebook | RowUnits | None:
     with safe_open(directory / FILE, "numpy") as file:
         kind, arrays = file.metadata()["kind"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if kind == LAYER:
-        field, hop = map(int, arrays["grid"])
-        return RowUnits(arrays["codes"], field, hop)
+        window, hop = arrays["grid"].tolist()
+        return RowUnits(arrays["codes"], window, hop)
     return Codebook(kind, **arrays)
 
 

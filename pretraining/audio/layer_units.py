@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pretraining.audio.units import UnitRecipe, means_of
 from pretraining.cache import build_once, key, replace_file
 
 if TYPE_CHECKING:
+    from pretraining.audio.backbones.speech_encoder import SpeechEncoder
     from pretraining.audio.data.base import AudioData
 
 FORMAT = 1  # raised when the same recipe and data would give other units
@@ -46,8 +47,7 @@ class LayerUnits(UnitRecipe):
     def fit(self, data: AudioData) -> AudioPreprocess:
         """Name the rows, or read what was named before."""
         known = handoff.read(self.handoff, modality=AUDIO)
-        network: Any = known.backbone
-        self._tower, self._network = known.tower, network
+        self._tower, self._network = known.tower, cast("SpeechEncoder", known.backbone)
         self._check()
         plain = AudioPreprocess(sample_rate=self.sample_rate, normalise=self.normalise)
         own = {"units": self.units, "sample_seconds": self.sample_seconds, "layer": self.layer}
