@@ -46,8 +46,10 @@ def test_a_step_holds_so_many_seconds_padding_included(letters):
     assert letters("validation").batches is None
 
 
-def test_a_crop_gives_all_rows_of_a_step_one_length_and_moves_with_the_epoch(letters):
+def test_a_crop_gives_all_rows_of_a_step_one_length_and_moves_with_the_epoch(letters, capsys):
     source = letters(fit="crop")
+    share = source.kept.sum() / source.lengths.sum()
+    assert f"data.fit=crop keeps {share:.0%} of the audio of each epoch" in capsys.readouterr().err and 0.7 < share < 1
     served = steps(source, max_steps=2 * int(source.batches.behind[-1]))
     assert all("lengths" not in step.micro_batches[0]["inputs"] for step in served)
     widths = {step.micro_batches[0]["inputs"]["waves"].shape[1] for step in served}

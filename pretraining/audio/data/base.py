@@ -19,6 +19,7 @@ from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.cache import key
 from pretraining.data.base import Data
 from pretraining.data.batches import LengthBatches
+from pretraining.data.files import say
 from pretraining.random import Keys, integers
 
 
@@ -139,6 +140,8 @@ class AudioData(Data):
         if split == "train" and self.batch_seconds is not None:
             batches = batches_by_seconds(lengths / rate, self.batch_seconds)
             kept = shortest_alike(batches, lengths) if self.fit == "crop" else None
+            if kept is not None:
+                say(f"data.fit=crop keeps {kept.sum() / lengths.sum():.0%} of the audio of each epoch")
             return AudioSource(recordings, starts, lengths, rate, batches=batches, kept=kept)
         cure = "lower data.batch_size, data.min_seconds or data.max_seconds"
         self.refuse_too_few(split, len(starts), "rows", cure)
