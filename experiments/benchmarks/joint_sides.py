@@ -32,7 +32,7 @@ def ours(method: str, turn: Turn, setting: Setting) -> None:
 
     still, sharp = Schedule(first=MOMENTUM, last=MOMENTUM), Schedule(first=0.04, last=0.04)
     head = Projector(layers=2, hidden=1024, output=256)
-    both = {"projector": head, "predictor": head, "momentum": still}
+    both: dict[str, Any] = {"projector": head, "predictor": head, "momentum": still}
     asymmetric: dict[str, Any] = {"saturation": 0.2, "solarise": [0.0, 0.2]}
     if method == "byol":
         train_ours(turn, setting, BYOL, **both, **asymmetric)
@@ -40,12 +40,16 @@ def ours(method: str, turn: Turn, setting: Setting) -> None:
         train_ours(turn, setting, MoCoV3, **both, temperature=0.2, **asymmetric)
     elif method == "vicreg":
         expander = Projector(layers=3, hidden=2048, output=2048)
-        weights = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
+        weights: dict[str, Any] = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
         train_ours(turn, setting, VICReg, projector=expander, **weights, saturation=0.2, solarise=0.1)
     else:
         told: dict[str, Any] = {"prototypes": PROTOTYPES, "temperature": 0.1, "teacher_temperature": sharp}
         wide = Projector(layers=3, hidden=2048, output=256, activation="gelu", output_bias=True, init_std=0.02)
-        parts = {"projector": wide, "distillation": Distillation(**told, centre_momentum=0.9), "momentum": still}
+        parts: dict[str, Any] = {
+            "projector": wide,
+            "distillation": Distillation(**told, centre_momentum=0.9),
+            "momentum": still,
+        }
         crop: dict[str, Any] = {"area": (0.4, 1.0), "saturation": 0.2, "solarise": [0.0, 0.2]}
         train_ours(turn, setting, DINO, **parts, **crop)
 
