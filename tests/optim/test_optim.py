@@ -13,6 +13,7 @@ from pretraining.engine.trainer import TrainerSettings, build_trainer
 from pretraining.errors import RunError
 from pretraining.optim.optimizers import SGD, clip_by_norm, scale_at, split_by_decay
 from tests.one_step import Steps
+from tests.ranks import in_ranks, start_group
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 
@@ -217,3 +218,24 @@ def test_no_limit_leaves_gradients_alone():
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([30.0, 40.0])
     assert clip_by_norm([weight], None, each=True) == 50.0 and weight.grad.tolist() == [30.0, 40.0]
+
+
+def clipped_shards(rank, world):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    start_group(rank, world)
+    mesh = init_device_mesh("cpu", (world,))
+    weights = [nn.Parameter(distribute_tensor(torch.zeros(4, 2), mesh, [Shard(0)])) for _ in range(2)]
+    for weight, size in zip(weights, (1.0, 10.0), strict=True):
+        weight.grad = distribute_tensor(size * torch.arange(8.0).view(4, 2), mesh, [Shard(0)])
+    norm = clip_by_norm(weights, 20.0, each=True)
+    return float(norm), [weight.grad.full_tensor().numpy() for weight in weights]
+
+
+def test_a_tensor_that_is_shared_out_over_ranks_is_clipped_by_its_whole_norm():
+    """Squares of 0 to 7 add up to 140: norms of 11.8 and 118, of which only the second is above 20."""
+    for norm, (first, second) in in_ranks(clipped_shards, 2):
+        assert norm == pytest.approx(math.sqrt(101 * 140))
+        assert first.flatten().tolist() == pytest.approx(list(range(8)))
+        assert second.flatten().tolist() == pytest.approx([20 / math.sqrt(140) * n for n in range(8)], rel=1e-5)
