@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class ImageTextFiles(CaptionedImages):
         for row, (cell, name) in enumerate(cells):
             captions, place = captions_of(table.columns[text][row], table.place(row)), table.place(row)
             if isinstance(cell, bytes):
-                yield Captioned(name, place, lambda cell=cell: cell, name, captions)
+                yield Captioned(name, place, functools.partial(bytes, cell), name, captions)
             else:
                 yield Captioned(name, f"{cell} ({place})", cell.read_bytes, known[cell], captions)
 

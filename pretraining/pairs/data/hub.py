@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,4 +48,4 @@ class HubImageText(CaptionedImages):
         for row, cell in enumerate(part[text][:]):
             place, identity = f"{encoded.names[row]}", f"{part._fingerprint}:{image}:{row}"
             captions = captions_of(cell, place)
-            yield Captioned(f"{split} {row}", place, lambda row=row: encoded.read(row), identity, captions)
+            yield Captioned(f"{split} {row}", place, functools.partial(encoded.read, row), identity, captions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class SceneCaptions(PairData):
     def fingerprint(self) -> str:
         """Name what the scenes are made of."""
         pixels, labels = grey_digits()
-        sizes = {"scenes": self.scenes, "held_out": self.held_out}
+        sizes: dict[str, Any] = {"scenes": self.scenes, "held_out": self.held_out}
         sizes |= {"hard_negatives": list(self.hard_negatives)} if self.hard_negatives else {}
         return key({"digits": pixels.tobytes().hex() + labels.tobytes().hex(), **vars(self.made), **sizes, "f": FORMAT})
 
