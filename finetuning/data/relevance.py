@@ -156,7 +156,7 @@ class ImagesByClass(LabelledImageFiles):
                 raise RunError(f"got no image with data.role={self.role} of {value!r}, but {sorted(set(roles or []))}")
         labels = []
         for row, own in enumerate(classes):
-            same: Any = np.flatnonzero((classes == own) & candidates) if queries[row] else []
+            same = np.flatnonzero((classes == own) & candidates & queries[row])
             relevant = {str(other): 1.0 for other in same if other != row}
             labels.append(Sought(str(row), bool(queries[row]), bool(candidates[row]), relevant))
         return Examples.of(image=examples.columns["image"], label=labels)

@@ -185,6 +185,6 @@ def test_the_real_sets_are_read(text_handoff, image_handoff, finetune, tmp_path)
     names = pq.read_table(run / "predictions.parquet").to_pydict()["name"]
     assert 1400 + 180 < len(names) < 1400 + 225
     given = ["task.space=false", f"data.cache_dir={tmp_path / 'cache'}"]
-    run = finetune(f"handoff={image_handoff}", "task=emoji", f"data.path={DATA / 'emoji'}", *given)
+    run = finetune(f"handoff={image_handoff}", "task=emoji", f"data.path={DATA / 'emoji'}", *given, name="emoji")
     table = pq.read_table(run / "predictions.parquet").to_pydict()
     assert len(table["name"]) == 349 and sum(rank is not None for rank in table["rank"]) <= 159
