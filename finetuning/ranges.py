@@ -122,7 +122,7 @@ RANGES: Ranges = {
     "LabelledSpokenLetters": RECORDINGS
     | {
         choice("text", "keyword", "speaker"): "target",
-        integer(10): "size",
+        integer(4): "size",
         COUNT: "max_words",
         SEED: "seed",
     },
@@ -134,7 +134,7 @@ RANGES: Ranges = {
         COUNT: "size training examples",
         integer(1, 4): "least most",
     },
-    "LabelledScenes": {GROUP: "scenes counts", choice("objects", "maps"): "label"},
+    "LabelledScenes": {GROUP: "scenes counts", choice("objects", "maps", "classes"): "label"},
     "LabelledScenes.counts": {COUNT: "train validation test"},
     "DocsTopic": {TEXT: "cache_dir"},
     "LabelledCifar10": {TEXT: "path cache_dir"},

@@ -78,13 +78,13 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
 
 
-def build(config: DictConfig, settings: TrainerSettings) -> Parts:
+def build(config: DictConfig) -> Parts:
     """Build the parts, data first: their errors come before any training."""
     check_modalities(config)
     with as_run_errors():
         data = instantiate(config.data)
         if not getattr(data, "varying_steps", False):  # before anything is read
-            check_batch_size(data.batch_size, settings.accumulate, settings.ranks)
+            check_batch_size(data.batch_size, config.trainer.accumulate, instantiate(config.trainer).ranks)
         modality: Modality = data.modality
         preprocess = instantiate(config.preprocess).fit(data)
         collate = instantiate(config.collate, preprocess=preprocess)
@@ -165,7 +165,7 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
     """Build a configuration's parts and decide what it leaves open: precision, steps (unless given) and classes."""
     started = time.perf_counter()
     settings: TrainerSettings = instantiate(config.trainer)
-    parts = build(config, settings)
+    parts = build(config)
     convolves = parts.objective.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     settings.max_steps = steps or steps_of(config.budget, settings, parts)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import types
 import typing
 from pathlib import Path
 
@@ -64,13 +65,16 @@ def settings_in_code():
         if isinstance(kind, type):
             hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)
             for setting, hint in ((name, hints[name]) for name in inspect.signature(kind).parameters):
-                words = [word for part in (hint, *typing.get_args(hint)) for word in words_of(part)]
+                words = words_of(hint)
                 if words and setting != "return":
                     yield module, name, setting, words
 
 
 def words_of(hint):
-    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    """List the words of one setting; null may be another."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [word for part in typing.get_args(hint) for word in words_of(part)]
+    return list(typing.get_args(hint)) if typing.get_origin(hint) is typing.Literal else []
 
 
 def test_words_are_those_that_the_class_takes():

@@ -68,8 +68,7 @@ def checkpoint_seconds(arguments: list[str]) -> tuple[float, float]:
 
     quieten()
     config = compose(arguments)
-    settings = instantiate(config.trainer)
-    parts = build(config, settings)
+    parts, settings = build(config), instantiate(config.trainer)
     steps: list[float] = []
     writes: list[float] = []
 
@@ -120,8 +119,7 @@ def _pass_times(number: int, port: int, arguments: list[str], passes: int, answe
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = compose(arguments)
-    settings = instantiate(config.trainer)
-    parts = build(config, settings)
+    parts, settings = build(config), instantiate(config.trainer)
     cuda = settings.accelerator == "cuda"
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     device = torch.device("cuda", number) if cuda else torch.device("cpu")

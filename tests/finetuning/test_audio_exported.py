@@ -15,6 +15,7 @@ from pretraining.audio.data.letters import KEYWORDS, spoken
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
+from pretraining.random import Keys
 from tests.finetuning.conftest import Finetune
 from tests.objectives.audio.small_audio import ENCODER
 
@@ -49,7 +50,8 @@ def exported(run: Path, directory: Path) -> tuple[torch.Tensor, torch.Tensor, to
     """Export a run; returns our scores and transformers' of the test split, what is real of them, and the folder."""
     config, task = load_run(run)
     encoded = task.encode(instantiate(config.data).splits().test)
-    batch = encoded.collate(encoded.read(0, np.arange(len(encoded.targets))), None)
+    rows = np.arange(len(encoded.targets))
+    batch = encoded.collate(encoded.read(0, rows), Keys(0, "test", np.zeros_like(rows), rows))
     folder = export(task, directory)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     waves = [encoded.samples[row].astype("float32") / 32768 for row in encoded.order]

@@ -73,8 +73,8 @@ def test_another_modality_is_refused_before_the_data_are_read(
     mixed = "task.inputs._target_=finetuning.inputs.image.ImageInputs"
     with pytest.raises(RunError, match=r"is for image, but task=Classification reads image and data=DocsTopic is text"):
         finetune("task=docs_topic", f"handoff={image_handoff}", mixed, "~task.inputs.max_tokens")
-    with pytest.raises(HandoffError, match=r"handoff=hf:x is not read for image: give .* torchvision:NAME"):
-        finetune("task=image_classification", "handoff=hf:x", missing)
+    with pytest.raises(HandoffError, match=r"handoff=mfcc:x is not read for image: give .* torchvision:NAME"):
+        finetune("task=image_classification", "handoff=mfcc:x", missing)
     assert not (tmp_path / "run").exists()
 
 

@@ -157,7 +157,7 @@ def test_what_cannot_be_is_told_in_one_line(text_handoff, image_handoff, finetun
         finetune(f"handoff={text_handoff}", "task=text_retrieval", *words, "mode=full")
     with pytest.raises(RunError, match=r"has no column 'score', but .*: set data.columns"):
         finetune(f"handoff={text_handoff}", "task=text_retrieval", *words, "data.columns.relevance=score")
-    with pytest.raises(RunError, match=r"data.selecting=1.0: give more, or another share"):
+    with pytest.raises(RunError, match=r"data.selecting=1.0: give a number above 0 and below 1"):
         finetune(f"handoff={text_handoff}", "task=text_retrieval", *words, "data.selecting=1.0")
     (tmp_path / "data" / "qrels.jsonl").unlink()
     with pytest.raises(RunError, match=r"holds no table called qrels: give corpus, queries and qrels"):

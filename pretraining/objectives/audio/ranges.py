@@ -1,7 +1,21 @@
 """The range of each setting of objectives on recorded sound."""
 
-from pretraining.kinds import COUNT, GROUP, NOT_NEGATIVE, PART, POSITIVE, SHARE, SOME, Ranges, each, integer, optional
+from pretraining.kinds import (
+    COUNT,
+    GROUP,
+    NOT_NEGATIVE,
+    PART,
+    POSITIVE,
+    SHARE,
+    SOME,
+    Ranges,
+    each,
+    either,
+    integer,
+    optional,
+)
 
+MOMENTUM = either(SHARE, GROUP)
 LEARNS = {COUNT: "width", NOT_NEGATIVE: "penalty_weight stem_gradient"}
 RANGES: Ranges = {
     "objective": {GROUP: "quantiser"},
@@ -10,6 +24,6 @@ RANGES: Ranges = {
     "ProductQuantiser": {COUNT: "groups codes width", PART: "dropout"},
     "Temperature": {POSITIVE: "start end", SHARE: "share"},
     "MaskedUnits": LEARNS | {optional(integer(2)): "units"},
-    "Data2VecAudio": {COUNT: "top_layers", SHARE: "momentum last_momentum", NOT_NEGATIVE: "stem_gradient"},
+    "Data2VecAudio": {COUNT: "top_layers", MOMENTUM: "momentum", SHARE: "last_momentum", NOT_NEGATIVE: "stem_gradient"},
     "MaskFrames": {optional(each(COUNT, least=1)): "kernels strides", SOME: "share", COUNT: "span"},
 }
