@@ -64,8 +64,8 @@ class Evaluation:
     def intervals(self) -> Intervals:
         """Bootstrap all of them over images.
 
-        An image that is drawn twice makes ties, which raise interpolated precision: that bias, the mean of the resampled
-        values less the number itself, is taken off (Efron and Tibshirani 1993, section 10.6).
+        An image that is drawn twice makes ties, which raise interpolated precision: that bias, the mean of what is
+        resampled less the number itself, is taken off (Efron and Tibshirani 1993, section 10.6).
         """
         drawn = drawn_counts(np.full(self.images, 1 / self.images), self.images)[:RESAMPLES]
         resampled = [self.numbers(times) for times in drawn]
