@@ -62,10 +62,18 @@ class Evaluation:
         return _averaged(self.per_class(drawn))
 
     def intervals(self) -> Intervals:
-        """Bootstrap all of them over images."""
+        """Bootstrap all of them over images.
+
+        An image that is drawn twice makes ties, which raise interpolated precision: that bias, the mean of what is
+        resampled less the number itself, is taken off (Efron and Tibshirani 1993, section 10.6).
+        """
         drawn = drawn_counts(np.full(self.images, 1 / self.images), self.images)[:RESAMPLES]
-        values = [self.numbers(times) for times in drawn]
-        return {name: interval(np.array([value[name] for value in values])) for name in values[0]}
+        resampled = [self.numbers(times) for times in drawn]
+        found = {}
+        for name, value in self.numbers().items():
+            values = np.array([numbers[name] for numbers in resampled])
+            found[name] = interval(np.clip(values - (values.mean() - value), 0.0, 1.0))
+        return found
 
     def table(self, names: Sequence[str]) -> dict[str, Any]:
         """Tabulate AP, AP50, AP75 and how many objects there are of each class; null where there are none."""

@@ -186,6 +186,22 @@ def test_a_curve_is_averaged_at_101_recalls():
     assert average_precision(right, 1 - right, 2)[0] == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
+def test_intervals_lie_around_a_low_number_too():
+    """Most detections are wrong: images resampled alone would put nearly all of the interval above the number."""
+    generator = np.random.default_rng(0)
+    truth, found = [], []
+    for _ in range(100):
+        corners, kinds = generator.uniform(0, 90, (3, 2)), generator.integers(0, 10, 3)
+        truth.append(Objects(np.concatenate([corners, corners + 9], 1), kinds))
+        kept = generator.random(3) < 0.8
+        places = np.concatenate([corners[kept], generator.uniform(0, 90, (20, 2))])
+        guessed = np.concatenate([kinds[kept], generator.integers(0, 10, 20)])
+        found.append(Objects(np.concatenate([places, places + 9], 1), guessed, generator.random(len(places))))
+    judged = evaluate(truth, found, classes=10, most=100)
+    value, (low, high) = judged.numbers()["ap50"], judged.intervals()["ap50"]
+    assert value < 0.2 and 0.3 < (value - low) / (high - low) < 0.7
+
+
 def test_run_lengths_are_those_of_pycocotools():
     theirs = pytest.importorskip("pycocotools.mask")
     generator = np.random.default_rng(0)
