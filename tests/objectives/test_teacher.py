@@ -277,7 +277,5 @@ def test_a_schedule_of_another_shape_can_be_its_momentum():
         module.network[0].weight.add_(1.0)
     module.after_step(2)  # 0.5 + 0.5 * 2 / 8
     assert torch.allclose(module.teacher.network[0].weight, before + 0.375, atol=1e-6)
-    with pytest.raises(
-        ValueError, match="cosine, linear or exponential, over null or at least 0 steps: got shape=square"
-    ):
+    with pytest.raises(ValueError, match=r"cosine, linear or exponential, over .* steps: got shape=square"):
         Schedule(first=0.5, last=1.0, shape="square")

@@ -116,7 +116,7 @@ def test_wrong_colour_orders_and_channel_counts_are_refused():
     parameters = views.parameters(keys(), range(1), (40, 56))
     with pytest.raises(ValueError, match="order of colour"):
         views.apply(images(), parameters._replace(order=parameters.order + 1))
-    with pytest.raises(ValueError, match="augment.output.mean has 3 numbers for images of 2 channel"):
+    with pytest.raises(ValueError, match=r"augment\.output\.mean has 3 numbers for images of 2 channel"):
         views.apply(images()[:, :2], parameters)
 
 
