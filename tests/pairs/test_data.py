@@ -135,6 +135,12 @@ def test_images_of_the_same_name_in_several_folders_are_several(tmp_path, kind):
         assert len({split for _, split in seen[colour]}) == 1
 
 
+def test_numbers_are_found_among_the_texts_of_a_csv(tmp_path):
+    rows = [{"image": name, "text": str(5 + number % 2)} for number, name in enumerate(pictures(tmp_path))]
+    found = everything(opened(written(tmp_path, rows, "csv"), tmp_path, only={"text": 5}))
+    assert [text for part in found.values() for _, text, _ in part] == ["5"] * 15
+
+
 @pytest.mark.parametrize("texts", ["txt", "json"])
 def test_shards_hold_what_their_tables_would(tmp_path, texts):
     names = pictures(tmp_path)
