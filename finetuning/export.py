@@ -25,11 +25,12 @@ from finetuning.transformers_heads import fresh_model
 from pretraining.cache import share
 from pretraining.cli.configuration import exit_cleanly
 from pretraining.errors import RunError
+from pretraining.runs.directory import make_directory
 
 
 def export(task: Task, directory: Path) -> Path:
     """Write weights, config and what prepares the inputs."""
-    transformers_model(task).save_pretrained(directory)
+    transformers_model(task).save_pretrained(make_directory(directory, "output"))
     task.inputs.save_for_transformers(directory, task.preprocess, task.backbone)
     task.save_vocabulary(directory)
     share(directory)

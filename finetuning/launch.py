@@ -95,7 +95,7 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         if task.mode.trains and not task.mode.closed_form:
             batches.check(settings.accumulate, settings.ranks)
     settings.max_steps = steps(config, splits, batches.rows_per_step)
-    if not task.mode.closed_form:
+    if task.mode.trains and not task.mode.closed_form:
         task.optimizer.announce(settings.max_steps)
     planned = Run(
         task=task,

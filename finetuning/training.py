@@ -148,6 +148,8 @@ def describe(task: Task, splits: EncodedSplits, max_steps: int) -> str:
     sizes = ", ".join(f"{part.count(0)} {name}" for name, part in splits.items())
     counts = {True: 0, False: 0}
     for parameter in task.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
+        counts[task.mode.trains and parameter.requires_grad] += parameter.numel()
     told = f"data: {sizes} examples; {counts[True]:,} parameters train, {counts[False]:,} are frozen"
-    return told if task.mode.closed_form else f"{told}\nschedule: {task.optimizer.describe(max_steps)}"
+    if task.mode.closed_form or not task.mode.trains:
+        return told
+    return f"{told}\nschedule: {task.optimizer.describe(max_steps)}"

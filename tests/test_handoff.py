@@ -13,6 +13,7 @@ from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.modality import Tower
+from pretraining.pairs.modality import PAIRS
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.data.base import TextFiles
 from pretraining.text.modality import TEXT
@@ -218,6 +219,8 @@ def test_a_hand_off_of_format_version_2_is_read_by_the_classes_former_names(prep
 def test_a_library_that_the_modality_does_not_read_is_refused_with_those_it_does():
     with pytest.raises(handoff.HandoffError, match=r"torchvision:resnet18 is not read for text.*hf:NAME"):
         handoff.read("torchvision:resnet18", modality=TEXT)
+    with pytest.raises(handoff.HandoffError, match=r"hf:x is not read for pairs: .* by pretraining or random:DIR"):
+        handoff.read("hf:x", modality=PAIRS)
     with pytest.raises(handoff.HandoffError, match=r"mfcc:x is not read for image.*torchvision:NAME, hf:NAME"):
         handoff.read("mfcc:x", modality=IMAGE)
 

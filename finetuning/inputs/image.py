@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ class ImageInputs(Inputs):
     def encode(
         self, examples: Examples, targets: list[np.ndarray], preprocess: ImagePreprocess, backbone: Backbone
     ) -> Images:
-        """Leave the images as they are."""
+        """Leave the images as they are; where the network reads larger ones, say so."""
+        if examples.size and (side := min(examples.columns["image"][examples.rows[0]].shape[1:])) < preprocess.size:
+            _say_enlarged(side, preprocess.size)
         return Images(examples, targets)
 
     def on_device(self, inputs: dict[str, Tensor], preprocess: ImagePreprocess) -> dict[str, Tensor]:
@@ -82,6 +85,12 @@ class ImageInputs(Inputs):
         with as_run_errors():
             for shown, name, content in encoded_images(path, named.get("columns", {}).get("image", "image")):
                 yield Unlabelled(shown, {"image": decode(content, name, decoding)})
+
+
+@functools.cache  # once, and not for each split
+def _say_enlarged(side: int, size: int) -> None:
+    told = f"images of {side} pixels to a side are enlarged to the {size} that this network reads"
+    say(f"{told}: where their files have more, give data.decoding.size={size}")
 
 
 def encoded_images(path: Path, column: str) -> Iterator[tuple[dict[str, Any], str, Any]]:

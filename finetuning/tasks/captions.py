@@ -99,6 +99,8 @@ class ImageTextRetrieval(Captions):
 
     def said(self, label: Any) -> list[str]:
         """List an example's captions."""
+        if not isinstance(label, list):
+            raise _odd(self, label, "lists of captions: set data.label=caption, or take task=captioned_files")
         return label
 
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
@@ -147,6 +149,8 @@ class Compositional(Captions):
 
     def said(self, label: Any) -> list[str]:
         """List the true caption and the false ones."""
+        if not isinstance(label, dict):
+            raise _odd(self, label, "a true caption and false ones: set data.label=swap, or take task=compositional")
         return [label["true"], *label["false"].values()]
 
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
@@ -175,6 +179,10 @@ class Compositional(Captions):
         judged = {kind: [own.get(kind) for own in predictions.scores] for kind in kinds}
         truth = [label["true"] for label in predictions.labels]
         return {"label": truth, "prediction": predictions.predictions, **judged}
+
+
+def _odd(task: Task, label: Any, wanted: str) -> RunError:
+    return RunError(f"got labels such as {label!s:.60} for {type(task).__name__}, which reads {wanted}")
 
 
 def swap_accuracy(decisions: Sequence[dict[str, float]]) -> Numbers:

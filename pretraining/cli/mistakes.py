@@ -69,7 +69,10 @@ def explain(error: Exception, overrides: Sequence[str], known: Collection[str]) 
         guess = did_you_mean(key, known) or "--help lists the settings"
         return f"{given}: there is no setting {key}: {guess}"
     if lost := re.search(r"Interpolation key '([^']+)' not found", said):
-        return f"${{{lost[1]}}}: there is no setting {lost[1]}: {did_you_mean(lost[1], known) or '--help lists them'}"
+        guess = did_you_mean(lost[1], [name for name in known if name != lost[1]])  # which this choice of parts lacks
+        taker = re.search(r"full_key: (\S+)", said)
+        cure = f"give {taker[1]} itself, or {lost[1]}" if taker and lost[1] in known else guess or "--help lists them"
+        return f"${{{lost[1]}}}: there is no setting {lost[1]}: {cure}"
     if must := re.search(r"You must specify '(\w+)'", said):
         if mistyped := difflib.get_close_matches(must[1], [_key(given) for given in overrides], 1, 0.75):
             return f"{mistyped[0]}=: there is no setting {mistyped[0]}: did you mean {must[1]}?"

@@ -240,8 +240,8 @@ def _from_library(scheme: str, name: str, modality: Modality | None, wanted: str
     """Read a checkpoint of a home library, as the modality does: a tower of its name."""
     target = None if modality is None else modality.readers.get(scheme)
     if target is None:
-        known = "" if modality is None else f", {', '.join(f'{each}:NAME' for each in modality.readers)}"
-        cure = f"give a directory written by pretraining{known} or random:DIR"
+        known = [] if modality is None else [f"{each}:NAME" for each in modality.readers]
+        cure = f"give a directory written by pretraining{''.join(f', {each}' for each in known)} or random:DIR"
         raise HandoffError(f"handoff={scheme}:{name} is not read for {modality or 'this'}: {cure}")
     try:
         tower: Tower = named(target)(name)

@@ -23,16 +23,17 @@ from pretraining.cli.configuration import exit_cleanly
 from pretraining.errors import HandoffError, RunError
 from pretraining.handoff import Handoff
 from pretraining.pairs.checkpoints import as_transformers, save
+from pretraining.runs.directory import make_directory
 
 
 def export(given: Handoff, directory: Path) -> Path:
     """Write the hand-off's networks and projections; returns the directory."""
-    if directory.exists() and any(directory.iterdir()):
+    if directory.is_dir() and any(directory.iterdir()):
         raise RunError(f"output={directory} holds something already: give a new directory")
     if "heads.safetensors" not in given.card["sha256"]:
         raise HandoffError(f"{given.path or given.reference} holds no projections: give one of objective=clip")
     model = as_transformers(given.towers, load_file(Path(given.path) / "heads.safetensors"))
-    save(model, given.towers, directory)
+    save(model, given.towers, make_directory(directory, "output"))
     share(directory)
     return directory
 

@@ -78,7 +78,7 @@ class Space:
 
         `templates` have "{}" where the name goes. The texts' vectors have unit length before the mean is taken.
         """
-        vectors = self.texts([template.format(name) for name in names for template in templates])
+        vectors = self.texts([template.replace("{}", name) for name in names for template in templates])
         return F.normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
 
 

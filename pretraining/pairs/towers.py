@@ -9,6 +9,7 @@ from typing import Any
 from pretraining import handoff
 from pretraining.audio.modality import AUDIO
 from pretraining.backbones.base import Backbone
+from pretraining.data.files import say
 from pretraining.errors import HandoffError
 from pretraining.image.modality import IMAGE
 from pretraining.modality import Preprocess, Tower
@@ -29,13 +30,29 @@ def read_tower(reference: str, tower: str | None) -> Tower:
 
 
 def backbone_of(*, handoff: str, tower: str | None = None, **told: Any) -> Backbone:
-    """Take a hand-off's network as it is: what a modality would tell a fresh one (`told`) it knows already."""
-    return read_tower(handoff, tower).backbone
+    """Take a hand-off's network as it is. What a modality would tell a fresh one (`told`) it knows already, and refuses
+    to be told otherwise: the vocabulary of other captions, say, in which its tokens would be other words.
+    """
+    given = read_tower(handoff, tower)
+    kind = given.backbone.modality
+    own = kind.backbone_arguments(given.preprocess)
+    odd = next((name for name, value in told.items() if value != own.get(name)), None)
+    if odd is not None and odd not in own:
+        what = f"{handoff}, tower={tower} has a network for {kind}, which knows no {odd}"
+        raise ValueError(f"{what}: give one for what this side's data are, with tower= where there are several")
+    if odd is not None:
+        side = f"preprocess.sides.{kind}"
+        what = f"{handoff} was trained with {odd}={own.get(odd)}, but {side} has {told[odd]}"
+        alone = "" if tower is None else f" {side}.tower={tower}"
+        raise ValueError(f"{what}: add preprocess@{side}=_handoff {side}.handoff={handoff}{alone}")
+    return given.backbone
 
 
 @dataclass(kw_only=True)
 class PreprocessOf:
-    """Takes a hand-off's preprocessing as it is; what the data set of pictures of its own (`size`, ...) is not used."""
+    """Takes a hand-off's preprocessing as it is; what the data set of pictures of its own (`size`, ...) is how they are
+    decoded, and else not used.
+    """
 
     handoff: str
     tower: str | None = None
@@ -46,8 +63,12 @@ class PreprocessOf:
     vocab_size: int | None = None
 
     def fit(self, data: Any) -> Preprocess:
-        """Read it."""
-        return read_tower(self.handoff, self.tower).preprocess
+        """Read it, and say so where pictures are decoded at fewer pixels than it has."""
+        found = read_tower(self.handoff, self.tower).preprocess
+        if self.size is not None and self.size < getattr(found, "size", self.size):
+            told = f"preprocess.sides.image.size={self.size} is enlarged to the {found.size} that {self.handoff} reads"
+            say(f"{told}: where the pictures have more, give preprocess.sides.image.size={found.size}")
+        return found
 
 
 def joined(towers: Mapping[str, Tower]) -> Tower:

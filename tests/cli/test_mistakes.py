@@ -49,6 +49,10 @@ def test_a_mistake_is_answered_in_one_line(override, answer):
 
 def test_a_reference_to_no_setting_is_named():
     assert said("run_dir=runs/${sed}") == "${sed}: there is no setting sed: did you mean seed?"
+    lost = "preprocess.sides.image.channels"  # which another preprocessing has, so that it is known
+    words = ["objective=clip", "data=image_text", "data.path=x", "preprocess@preprocess.sides.image=speech"]
+    told = f"there is no setting {lost}: give data.decoding.channels itself, or {lost}"
+    assert said(*words) == f"${{{lost}}}: {told}"
 
 
 def test_advised_quotes_are_read_as_the_text_itself():

@@ -110,6 +110,37 @@ def test_rows_of_an_image_add_up_and_stay_in_one_split(tmp_path, kind):
         assert numbers == [number_of(f"a view of {name}"), number_of(f"this of {name}")]
 
 
+@pytest.mark.parametrize("kind", ["table", "tar"])
+def test_images_of_the_same_name_in_several_folders_are_several(tmp_path, kind):
+    """And a file is one image, whichever way its path is written."""
+    pictures(tmp_path)
+    for folder, part in (("a", COLOURS[:15]), ("b", COLOURS[15:])):
+        (tmp_path / folder).mkdir()
+        for number, colour in enumerate(part):
+            Image.new("RGB", (6, 4), colour).save(tmp_path / folder / f"{number}.png")
+        texts = [(f"{number}.png", f"{folder} {number}") for number in range(len(part))]
+        if kind == "tar":
+            shards(tmp_path / folder, [(name[:-4], name, text) for name, text in texts])
+            continue
+        again = [{"image": f"../{folder}/./{name}", "text": f"again {text}"} for name, text in texts]
+        written(tmp_path / folder, [*({"image": name, "text": text} for name, text in texts), *again])
+    found = everything(opened(tmp_path / "[ab]" / ("*.tar" if kind == "tar" else "*.jsonl"), tmp_path))
+    seen = {}
+    for split, (colour, text, _) in ((split, row) for split, part in found.items() for row in part):
+        seen.setdefault(colour, []).append((text, split))
+    assert set(seen) == set(COLOURS)
+    for place, colour in enumerate(COLOURS):
+        own = f"{'ab'[place // 15]} {place % 15}"
+        assert [text for text, _ in seen[colour]] == [own, f"again {own}"][: 1 + (kind == "table")]
+        assert len({split for _, split in seen[colour]}) == 1
+
+
+def test_numbers_are_found_among_the_texts_of_a_csv(tmp_path):
+    rows = [{"image": name, "text": str(5 + number % 2)} for number, name in enumerate(pictures(tmp_path))]
+    found = everything(opened(written(tmp_path, rows, "csv"), tmp_path, only={"text": 5}))
+    assert [text for part in found.values() for _, text, _ in part] == ["5"] * 15
+
+
 @pytest.mark.parametrize("texts", ["txt", "json"])
 def test_shards_hold_what_their_tables_would(tmp_path, texts):
     names = pictures(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -15,9 +16,14 @@ from finetuning import launch as finetuning
 from pretraining import handoff
 from pretraining.cache import sha256
 from pretraining.cli.configuration import compose
-from pretraining.errors import HandoffError
+from pretraining.errors import HandoffError, RunError
 from pretraining.evaluate import evaluate
-from tests.pairs.test_runs import QUIET, SCENES, finetune, pretrain
+from pretraining.launch import main
+from pretraining.pairs.space import Space
+from pretraining.pairs.towers import backbone_of
+from pretraining.text.modality import TEXT
+from tests.pairs.test_bad_input import photos
+from tests.pairs.test_runs import QUIET, SCENES, SMALL, finetune, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +206,91 @@ def test_heads_that_are_not_the_objectives_are_not_evaluated(copy, change):
     with pytest.raises(HandoffError, match=r"heads.safetensors does not fit the objective") as error:
         evaluate(compose([f"handoff={copy}", "data=digit_scenes", "data.size=32"], root="evaluate"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["task=compositional", "data.label=caption"],
+            r"got labels such as \['a .* for Compositional, .*data.label=swap",
+        ),
+        (["task=image_text_retrieval", "data.label=swap"], r"for ImageTextRetrieval, .*data.label=caption"),
+        (["task=image_text_retrieval", "data.label=digit", "data.most=1"], r"got labels such as \d for ImageTextRet"),
+    ],
+)
+def test_labels_that_are_no_captions_are_refused(whole, tmp_path, words, told):
+    small = [
+        "data.size=32",
+        "data.training=4",
+        "data.examples=4",
+        "data.least=2" if "swap" in words[1] else "data.least=1",
+    ]
+    with pytest.raises(RunError, match=told):
+        finetune(whole, tmp_path / "run", *words, *small)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_smaller_than_the_network_reads_are_said(whole, tmp_path, capsys):
+    """Once, although there are three splits; of `task=captioned_files`, too, which reads them small unless told."""
+    for size in (16, 32):
+        small = [
+            f"data.decoding.size={size}",
+            f"data.path={tmp_path / 'photos'}",
+            f"data.cache_dir={tmp_path / 'cache'}",
+        ]
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        photos(tmp_path / "photos")
+        finetune(whole, tmp_path / f"run-{size}", "task=captioned_files", "logger.progress=true", *small)
+        told = "images of 16 pixels to a side are enlarged to the 32 that this network reads: .* data.decoding.size=32"
+        said = capsys.readouterr().err
+        assert len(re.findall(told, said)) == (size == 16)
+        assert "0 parameters train" in said and "schedule" not in said  # of steps that are never taken
+
+
+def test_a_network_is_not_read_with_another_vocabulary(whole):
+    """Learnt from other captions, as it is where the preprocessing is not taken from the hand-off, too."""
+    own = TEXT.backbone_arguments(handoff.read(str(whole), tower="text").preprocess)
+    assert backbone_of(handoff=str(whole), tower="text", **own).dim == 16
+    told = (
+        r"trained with vocab_size=\d+, but preprocess.sides.text has 9: add preprocess@preprocess.sides.text=_handoff"
+    )
+    with pytest.raises(ValueError, match=rf"{told} .* preprocess.sides.text.tower=text"):
+        backbone_of(handoff=str(whole), tower="text", **own | {"vocab_size": 9})
+    with pytest.raises(
+        ValueError, match=r"tower=text has a network for text, which knows no in_channels: give one for"
+    ):
+        backbone_of(handoff=str(whole), tower="text", in_channels=3)
+
+
+def test_a_locked_network_reads_pictures_of_ones_own_as_its_hand_off_says(whole, tmp_path, capsys):
+    """LiT on image files, with crops: what these ask of a preprocessing is there, and the hand-off's counts."""
+    words = [f"preprocess.sides.image.{word}" for word in (f"handoff={whole}", "tower=image", "size=16")]
+    words += [f"backbone.towers.image.{word}" for word in (f"handoff={whole}", "tower=image")] + [
+        "backbone.locked=[image]"
+    ]
+    words += ["preprocess@preprocess.sides.image=_handoff", "backbone@backbone.towers.image=_handoff"]
+    words += ["augment@collate.sides.image.augment=pairs", "data=image_text", f"data.path={photos(tmp_path)}"]
+    kept = [word for word in SMALL if not word.startswith(("data.size", "data.scenes", "data.held", "preprocess"))]
+    words += [word for word in kept if not word.startswith("backbone.towers.image")]
+    given = [f"data.cache_dir={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"]
+    run = main(compose(["objective=clip", "trainer.max_steps=1", *words, *given]))
+    said = capsys.readouterr().err
+    assert re.search(
+        r"sides.image.size=16 is enlarged to the 32 that .* reads: .* give preprocess.sides.image.size=32", said
+    )
+    before, after = (handoff.read(str(place), tower="image") for place in (whole, run / "handoff" / "last"))
+    assert after.preprocess.kwargs == before.preprocess.kwargs and after.preprocess.mean[0] == 0.27
+    pairs = zip(after.backbone.parameters(), before.backbone.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_other_braces_of_a_template_are_text(whole):
+    space = Space.read(handoff.read(str(whole), tower="image"))
+    found = space.classes(["two", "{0}"], ["{a small {}", "a large {}"])
+    for row, name in enumerate(("two", "{0}")):
+        both = space.texts([f"{{a small {name}", f"a large {name}"])
+        torch.testing.assert_close(found[row], both.mean(0) / both.mean(0).norm(), rtol=0, atol=1e-6)
 
 
 def test_one_network_is_no_hand_off_of_pairs(copy, tmp_path):

@@ -129,10 +129,15 @@ def sounds(folder, change=lambda rows: None, kind="jsonl"):
     return folder
 
 
+SETTINGS = {
+    **{"columns": {"audio": "audio", "text": "text"}, "mono": "mean", "on_bad": "refuse", "max_seconds": 1.0},
+    **{"shares": {"validation": 0.2, "test": 0.2}, "batch_size": 1, "eval_batch_size": 1, "workers": 0},
+    "sample_rate": 8000,
+}
+
+
 def files(folder, **changes):
-    settings = {"columns": {"audio": "audio", "text": "text"}, "mono": "mean", "on_bad": "refuse", "max_seconds": 1.0}
-    settings |= {"shares": {"validation": 0.2, "test": 0.2}, "batch_size": 1, "eval_batch_size": 1, "workers": 0}
-    return AudioTextFiles(path=str(folder), sample_rate=8000, cache_dir=folder / "cache", **(settings | changes))
+    return AudioTextFiles(path=str(folder), cache_dir=folder / "cache", **(SETTINGS | changes))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -153,6 +158,15 @@ def test_tables_of_recordings_are_read_with_all_their_captions(tmp_path, kind):
     assert sum(map(len, said)) == 20 and all(said) and len(known) == 40
     before = data.fingerprint()
     assert files(tmp_path).fingerprint() == before != files(tmp_path, max_seconds=0.2).fingerprint()
+
+
+def test_recordings_of_the_same_name_in_several_folders_are_several(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        sounds(tmp_path / folder, lambda rows, own=folder: [row.update(text=f"{own} {row['audio']}") for row in rows])
+    data = AudioTextFiles(path=[str(tmp_path / folder) for folder in "ab"], cache_dir=tmp_path / "cache", **SETTINGS)
+    heard = [one.captions for split in ("train", "validation", "test") for one in data.heard(split)]
+    assert sorted(heard) == sorted([f"{folder} {number}.wav"] for folder in "ab" for number in range(20))
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,11 @@ def test_what_transformers_has_no_model_for_is_refused_with_what_to_do(pretraine
         export(handoff.read(str(pretrained), tower="image"), tmp_path / "c")
     with pytest.raises(RunError, match=r"holds something already"):
         export(handoff.read(str(pretrained)), pretrained)
+    (tmp_path / "file").write_text("mine")
+    for taken in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RunError, match=r"output=.*file.* cannot be made or written to"):
+            export(handoff.read(str(pretrained)), taken)
+    assert (tmp_path / "file").read_text() == "mine"
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
     with pytest.raises(ValueError, match=r"model_type='bert' is no image network.*choose clip_vision_model or siglip"):
         pretrain(tmp_path / "bert", CLIPS[0], "backbone.towers.image.config.model_type=bert")

@@ -6,9 +6,11 @@ Shapes: B pairs, C captions that an example of the first side has at most, K fal
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -60,6 +62,14 @@ class PairData(Data):
         opened = self.open(split)
         self.refuse_too_few(split, opened.count(0), "pairs")
         return opened
+
+
+def naming(sources: Sequence[Path]) -> Callable[[Path], str]:
+    """Make what names a file by its path as seen from where the tables or shards of a split lie, wherever that is: by
+    one name, whatever table names it and how, and no two by the same.
+    """
+    root = os.path.commonpath([source.parent.absolute() for source in sources])
+    return lambda file: Path(os.path.relpath(file, root)).as_posix()
 
 
 def number_of(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from pretraining.data.files import TABLES, Paths, kind_of
 from pretraining.data.labels import present
 from pretraining.data.tables import MissingColumnError, Table, read_table
+from pretraining.pairs.data.base import naming
 from pretraining.pairs.data.captioned import Captioned, CaptionedImages, captions_of, identities, merged
 from pretraining.pairs.data.shards import read_shards
 from pretraining.text.data.files import files_of_splits
@@ -68,7 +69,8 @@ class ImageTextFiles(CaptionedImages):
             raise ValueError(told) from error
         table = table.take(np.flatnonzero(_agree(table, self.only)))
         table = present({"": table}, {"data.columns.image": image, "data.columns.text": text}, label=None)[""]
-        cells = [_cell(table, row, image, files) for row in range(table.size)]
+        named = naming(files)
+        cells = [_cell(table, row, image, files, named) for row in range(table.size)]
         known = identities(sorted({cell for cell, _ in cells if isinstance(cell, Path)}))
         for row, (cell, name) in enumerate(cells):
             captions, place = captions_of(table.columns[text][row], table.place(row)), table.place(row)
@@ -82,7 +84,8 @@ def _agree(table: Table, only: Mapping[str, Any]) -> np.ndarray:
     """Mark rows that have these values. bool [rows]"""
     found = np.ones(table.size, bool)
     for name, value in only.items():
-        found &= np.array([cell == value for cell in table.columns[name]], bool)
+        wanted = str(value) if table.written else value  # of csv all is text
+        found &= np.array([cell == wanted for cell in table.columns[name]], bool)
         if not found.any():
             there = sorted({str(cell) for cell in table.columns[name]})
             raise ValueError(
@@ -91,7 +94,9 @@ def _agree(table: Table, only: Mapping[str, Any]) -> np.ndarray:
     return found
 
 
-def _cell(table: Table, row: int, column: str, files: list[Path]) -> tuple[Path | bytes, str]:
+def _cell(
+    table: Table, row: int, column: str, files: list[Path], named: Callable[[Path], str]
+) -> tuple[Path | bytes, str]:
     """Find what a cell means, a file or the content of one, and what names it."""
     cell, place = table.columns[column][row], table.place(row)
     if isinstance(cell, Mapping):
@@ -103,4 +108,4 @@ def _cell(table: Table, row: int, column: str, files: list[Path]) -> tuple[Path 
     file = files[table.source[row]].parent / cell
     if not file.is_file():
         raise ValueError(f"{place}: the image {cell} does not exist ({file}): correct its path, or drop the row")
-    return file, cell
+    return file, named(file)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pretraining.data.files import is_hidden
 from pretraining.image.data.files import SUFFIXES
+from pretraining.pairs.data.base import naming
 from pretraining.pairs.data.captioned import Captioned, captions_of, identities
 
 TEXTS = (".txt", ".json")
@@ -34,7 +35,7 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
     """List the images with captions: of each NAME.txt one, of NAME.json those under `column`; members that are
     neither are left aside. Images are read when they are asked for.
     """
-    known = identities(files)
+    known, named = identities(files), naming(files)
     for file in files:
         for name, parts in _examples(file).items():
             image, text = (next((parts[kind] for kind in kinds if kind in parts), None) for kinds in (SUFFIXES, TEXTS))
@@ -46,7 +47,7 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
                 raise ValueError(f"{place} has no {lacks}: write the shard again, or drop the example")
             captions = captions_of(_text(text, column), place)
             identity = f"{known[file]},{image.name}"
-            yield Captioned(f"{file.name}/{name}", f"{place}", image.read, identity, captions)
+            yield Captioned(f"{named(file)}/{name}", f"{place}", image.read, identity, captions)
 
 
 def _examples(file: Path) -> dict[str, dict[str, Member]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from pretraining.data.files import TABLES, Paths, say
 from pretraining.data.labels import present
 from pretraining.data.splits import SPLITS, carved, missing_shares
 from pretraining.data.tables import MissingColumnError, Table, read_table
+from pretraining.pairs.data.base import naming
 from pretraining.pairs.data.sounds import Heard, Sounds
 from pretraining.text.data.files import files_of_splits
 
@@ -72,14 +73,16 @@ class AudioTextFiles(Sounds):
             told = f"{error.place} has no column {error.name!r}: set data.columns to two of {', '.join(error.there)}"
             raise ValueError(told) from error
         table = present({"": table}, {"data.columns.audio": audio, "data.columns.text": text}, label=None)[""]
-        found: dict[str, Captioned] = {}
+        found, named = dict[str, Captioned](), naming(files)
         for row in range(table.size):
-            one = self._recording(table, row, audio, files)
+            one = self._recording(table, row, audio, files, named)
             known = found.setdefault(one.name, one)
             known.captions.extend(said for said in _captions(table, row, text) if said not in known.captions)
         return list(found.values())
 
-    def _recording(self, table: Table, row: int, column: str, files: list[Path]) -> Captioned:
+    def _recording(
+        self, table: Table, row: int, column: str, files: list[Path], named: Callable[[Path], str]
+    ) -> Captioned:
         """Find what a cell means: a file, or the content of one."""
         cell, place = table.columns[column][row], table.place(row)
         if isinstance(cell, Mapping):
@@ -96,7 +99,7 @@ class AudioTextFiles(Sounds):
             )
         stat = file.stat()
         clip = EncodedClip(f"{file} ({place})", file.read_bytes, self.mono)
-        return Captioned(cell, clip, f"{cell},{stat.st_size},{stat.st_mtime_ns}", [])
+        return Captioned(named(file), clip, f"{cell},{stat.st_size},{stat.st_mtime_ns}", [])
 
 
 def _captions(table: Table, row: int, column: str) -> list[str]:
