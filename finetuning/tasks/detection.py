@@ -23,7 +23,7 @@ from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.dense import ObjectInputs, Placement
 from finetuning.metrics.detection import evaluate
 from finetuning.task import Predictions, TaskParts
-from finetuning.tasks.dense import Dense, Judged, names_of
+from finetuning.tasks.dense import Dense, Judged, distinct, names_of
 from pretraining.engine.batch import Batch, Loss
 from pretraining.errors import RunError
 
@@ -63,7 +63,10 @@ class Detection(Dense):
             raise RunError("got label maps, but objects are needed: take task=semantic_segmentation")
         if cls.masks and label.masks is None:
             raise RunError("got objects without masks: set data.masks=true, or take task=detection")
-        return {"names": splits.class_names}
+        if not any((~label.left_out).any() for label in splits.train.column("label")):
+            what = "got training images without any object to learn from"
+            raise RunError(f"{what}: give others, more of them (fraction), or another draw (seed)")
+        return {"names": distinct(splits.class_names)}
 
     def placeholder_label(self, example: dict[str, Any]) -> Any:
         """Take an image without objects."""
