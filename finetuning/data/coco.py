@@ -36,7 +36,8 @@ def read_coco(file: Path, root: Path, *, masks: bool) -> tuple[Part, list[str]]:
         size = size_of(paths[-1].read_bytes(), str(paths[-1]))
         told = (image.get("height", size[0]), image.get("width", size[1]))
         if told != size:
-            what = f"{place} is said to have {told[0]!r} x {told[1]!r} pixels, but {paths[-1]} has {size[0]} x {size[1]}"
+            what = f"{place} is said to have {told[0]!r} x {told[1]!r} pixels"
+            what += f", but {paths[-1]} has {size[0]} x {size[1]}"
             raise ValueError(f"{what}: boxes would not fit; correct either")
         records.append(
             Record(

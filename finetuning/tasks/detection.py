@@ -108,13 +108,17 @@ class Detection(Dense):
         return {"name": predictions.scores.names, "label": labels, "prediction": found}
 
     def save(self, directory: Path, predictions: Predictions, split: EncodedSplit) -> None:
-        """Write COCO's results too, predictions.json: image_id is a row of the test split, category_id a class's."""
+        """Write COCO's results too, predictions.json.
+
+        The ids are ours, a row of the test split and a class number, so each has the image's and the class's name too.
+        """
         super().save(directory, predictions, split)
         records = []
-        for row, found in enumerate(predictions.predictions):
+        for row, (name, found) in enumerate(zip(predictions.scores.names, predictions.predictions, strict=True)):
             for number, listed in zip(found.classes.tolist(), self.listed(found), strict=True):
                 left, top, right, bottom = listed["box"]
-                record = {"image_id": row, "category_id": number, "bbox": [left, top, right - left, bottom - top]}
+                record = {"image_id": row, "category_id": number, "file_name": name, "category": listed["class"]}
+                record["bbox"] = [left, top, right - left, bottom - top]
                 mask = {"segmentation": listed["mask"]} if "mask" in listed else {}
                 records.append({**record, "score": listed["score"], **mask})
         (directory / "predictions.json").write_text(json.dumps(records) + "\n", encoding="utf-8")
