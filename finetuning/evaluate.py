@@ -28,10 +28,11 @@ from pretraining.errors import RunError
 
 def evaluate(task: Task, data: LabelledData) -> Numbers:
     """Measure the model on the test split, or whatever single split there is."""
-    found, _ = data.found()
+    found, names = data.found()
     if "test" not in found and len(found) > 1:
         raise RunError(f"got the splits {', '.join(found)} and no test split: name one with data.split.test=")
     examples = found["test"] if "test" in found else next(iter(found.values()))
+    examples = task.inputs.as_learnt(examples, names, task.labels)
     return measure(task, task.encode(examples), data).metrics | {"test_examples": examples.size}
 
 

@@ -206,7 +206,11 @@ def is_finished(path: Path, config: DictConfig) -> bool:
     """Tell whether `path` holds this very run, done; another configuration is an error."""
     if not (path / "metrics.json").exists():
         return False
-    refuse_other_config(read_config(path / "config.yaml"), config, path)
+    before = read_config(path / "config.yaml")
+    refuse_other_config(before, config, path)
+    if (done := before.trainer.max_steps) != config.trainer.max_steps:  # an unfinished run may be made longer
+        what = f"run_dir={path} holds a run that ended after {done} steps, without a checkpoint to go on from"
+        raise RunError(f"{what}: for trainer.max_steps={config.trainer.max_steps} choose another run_dir")
     return True
 
 

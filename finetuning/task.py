@@ -75,7 +75,7 @@ class Task(StepModule):
         self.labels, self.mode, self.inputs, self.select = parts.labels, parts.mode, inputs, select
         if self.mode.closed_form and not self.cacheable:
             what = f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head reads no single vectors"
-            raise RunError(f"{what}: take mode=full, partial or lora")
+            raise RunError(f"{what}: take mode=full, frozen, partial or lora")
         self.layers = read_layers(self)
         self.best = Best()
         self.precision = "fp32"  # of forward passes outside of a trainer

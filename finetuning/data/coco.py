@@ -36,7 +36,8 @@ def read_coco(file: Path, root: Path, *, masks: bool) -> tuple[Part, list[str]]:
         size = size_of(paths[-1].read_bytes(), str(paths[-1]))
         told = (image.get("height", size[0]), image.get("width", size[1]))
         if told != size:
-            what = f"{place} is said to have {told[0]} x {told[1]} pixels, but {paths[-1]} has {size[0]} x {size[1]}"
+            what = f"{place} is said to have {told[0]!r} x {told[1]!r} pixels"
+            what += f", but {paths[-1]} has {size[0]} x {size[1]}"
             raise ValueError(f"{what}: boxes would not fit; correct either")
         records.append(
             Record(
@@ -63,9 +64,10 @@ def _content(file: Path) -> dict[str, list]:
                 value, place = _field(record, key, f"{file}, {name}"), f"{file}, {name}"
                 if isinstance(value, bool) or not isinstance(value, (int, str)):
                     raise ValueError(f"{place} has an entry whose {key} is {value!r:.60}: give a number or text")
-                if key == "id" and value in seen:
-                    raise ValueError(f"{place} has the id {value!r} twice: give each its own")
-                seen.add(value)
+                if key == "id":
+                    if value in seen:
+                        raise ValueError(f"{place} has the id {value!r} twice: give each its own")
+                    seen.add(value)
     return content
 
 

@@ -66,6 +66,10 @@ class LabelledMaps(LabelledData):
                 root if root and root.is_dir() and all(kind_of(file) != ".parquet" for file in walk(root)) else None
             )
             parts = self._tables() if folder is None else self._folders(folder)
+            if "train" not in parts:
+                lists = f", data.lists={self.lists}" * bool(self.lists)
+                what = f"data.path={self.path}{lists}: found {', '.join(parts) or 'no split'}, and none to train on"
+                raise ValueError(f"{what}: {REMEDY}")
             counts = {split: _values(*part) for split, part in parts.items()}
             values = self._class_values(counts)
             names = [self.class_names[value] if self.class_names else str(value) for value in values]

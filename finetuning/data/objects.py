@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetuning.data.annotations import Checker, Part, Record, check_classes, numbered
 from finetuning.data.base import LabelledData
 from finetuning.data.coco import read_coco
@@ -101,9 +103,7 @@ class LabelledObjects(LabelledData):
             raise ValueError("data.columns.boxes=null: name the column that has the boxes")
         named = {f"data.columns.{key}": name.partition(".")[0] for key, name in columns.items()}
         tables = read_splits(self.path, self.split.named, named)
-        names = self.class_names or _names(tables, columns.get("classes"))
-        numbers: dict[Any, int] = {name: number for number, name in enumerate(names)}
-        numbers |= {number: number for number in range(len(names))}
+        names, numbers = _named(tables, columns.get("classes"), self.class_names)
         return {split: _part(table, columns, numbers) for split, table in tables.items()}, names
 
 
@@ -124,18 +124,21 @@ def _voc_files(root: Path, named: Mapping[str, str | None]) -> dict[str, list[Pa
     return found
 
 
-def _names(tables: Mapping[str, Table], column: str | None) -> list[str]:
-    """Name the classes of tables: as they do themselves, else by the values that occur; without a column, one class."""
-    if column is None:
-        return ["object"]
-    if (stored := class_names(next(iter(tables.values())).metadata, column)) is not None:
-        return stored
+def _named(
+    tables: Mapping[str, Table], column: str | None, given: list[str] | None
+) -> tuple[list[str], dict[Any, int]]:
+    """Name the classes of tables, and number what they write for them.
+
+    The names are those given, or those that tables store, else the values that occur; without a column, one class.
+    """
+    names = given or (["object"] if column is None else class_names(next(iter(tables.values())).metadata, column))
+    if names is not None:
+        return names, {name: number for number, name in enumerate(names)} | {n: n for n in range(len(names))}
+    assert column is not None
     values = {value for table in tables.values() for row in _cells(table, column) for value in row or []}
-    if all(isinstance(value, int) for value in values):
-        return [str(number) for number in range(max(values, default=-1) + 1)]
-    if not all(isinstance(value, str) for value in values):
+    if not any(all(isinstance(value, kind) for value in values) for kind in (int, str)):
         raise ValueError(f"data.columns.classes={column} holds {sorted(map(str, values))[:4]}: give names or numbers")
-    return sorted(values)
+    return list(map(str, sorted(values))), {value: number for number, value in enumerate(sorted(values))}
 
 
 def _cells(table: Table, column: str) -> list[Any]:
@@ -143,12 +146,20 @@ def _cells(table: Table, column: str) -> list[Any]:
     first, *rest = column.split(".")
     cells = table.columns[first]
     for key in rest:
-        odd = next((row for row, cell in enumerate(cells) if not isinstance(cell, dict) or key not in cell), None)
-        if odd is not None:
-            there = ", ".join(cells[odd]) if isinstance(cells[odd], dict) else type(cells[odd]).__name__
-            raise ValueError(f"{table.place(odd)} has no {column!r}, but {there}: name another in data.columns")
-        cells = [cell[key] for cell in cells]
+        cells = [_within(cell, key, f"{table.place(row)} has no {column!r}") for row, cell in enumerate(cells)]
     return cells
+
+
+def _within(cell: Any, key: str, lacking: str) -> Any:
+    """Take what an object has under a key, or each of a list of them; of null, null."""
+    if isinstance(cell, list):
+        return [_within(part, key, lacking) for part in cell]
+    if cell is None:
+        return None
+    if not isinstance(cell, dict) or key not in cell:
+        there = ", ".join(cell) if isinstance(cell, dict) else type(cell).__name__
+        raise ValueError(f"{lacking}, but {there}: name another in data.columns")
+    return cell[key]
 
 
 def _part(table: Table, columns: Mapping[str, str], numbers: dict[Any, int]) -> Part:
@@ -157,7 +168,8 @@ def _part(table: Table, columns: Mapping[str, str], numbers: dict[Any, int]) -> 
     for row, place in enumerate(encoded.names):
         size = size_of(encoded.read(row), place)
         boxes = cells["boxes"][row] or [] if "boxes" in cells else None
-        masks = _masks(table, cells["masks"][row], row) if "masks" in cells else None
+        told = boxes if boxes is not None else cells["classes"][row] or [] if "classes" in cells else None
+        masks = _masks(table, cells["masks"][row], row, told) if "masks" in cells else None
         count = len(boxes if boxes is not None else masks or [])
         given = cells["classes"][row] or [] if "classes" in cells else [0] * count
         classes = numbered(given, numbers, place, lambda: f"the classes {_some(numbers)}")
@@ -166,12 +178,23 @@ def _part(table: Table, columns: Mapping[str, str], numbers: dict[Any, int]) -> 
     return Part(encoded, records)
 
 
-def _masks(table: Table, cell: Any, row: int) -> list[Mask]:
-    """Read masks: a map whose pixels are 0 or the number of their object, from 1; or a list of maps or run lengths."""
+def _masks(table: Table, cell: Any, row: int, told: Sequence[Any] | None) -> list[Mask]:
+    """Read masks: a map whose pixels are 0 or the number of their object, from 1; or a list of maps or run lengths.
+
+    `told` are the objects' boxes or classes, in that order; without any, the numbers that occur are the objects.
+    """
     if isinstance(cell, Sequence) and not isinstance(cell, (bytes, str)):
         return [_mask(table, part, row) for part in cell]
+    if cell is None and told is not None and not told:
+        return []
     numbers = levels(table.content(cell, row), table.place(row))
-    return [encode(numbers == number) for number in range(1, int(numbers.max()) + 1)]
+    there = np.unique(numbers[numbers > 0])
+    if told is None:
+        return [encode(numbers == number) for number in there]
+    if len(there) and there[-1] > len(told):
+        what = f"{table.place(row)} has {len(told)} boxes or classes, but its map of masks has the number {there[-1]}"
+        raise ValueError(f"{what}: number the objects from 1, in that order")
+    return [encode(numbers == number) for number in range(1, len(told) + 1)]
 
 
 def _mask(table: Table, part: Any, row: int) -> Mask:

@@ -57,7 +57,7 @@ class Examples(NamedTuple):
                 digest.update(identity.encode())
                 continue
             for value in self.column(name):
-                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+                digest.update(_written(value))
                 digest.update(b"\0")
         return digest.hexdigest()
 
@@ -119,6 +119,16 @@ class Split:
             what = f"got {examples.size} examples, too few to carve a {name} split of {share:.0%}"
             raise RunError(f"{what}: give more, or the split itself")
         return examples.take(np.setdiff1d(np.arange(examples.size), chosen)), examples.take(chosen)
+
+
+def _written(value: object) -> bytes:
+    """Write a value whole: numpy shortens and rounds the arrays that it prints, such as those of an image's objects."""
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        fields = (field if isinstance(field, list) else [field] for field in value)
+        return b"\1".join(_written(part) for field in fields for part in (len(field), *field))
+    return repr(value).encode()
 
 
 def strata(examples: Examples) -> np.ndarray | None:

@@ -162,6 +162,10 @@ class Inputs(ABC):
         `named` are the run's data settings, which name the columns of its tables.
         """
 
+    def as_learnt(self, examples: Examples, names: list[str] | None, labels: Mapping[str, Any]) -> Examples:
+        """Label other data's examples as the task does, whose `labels` are given; `names` are those data's classes."""
+        return examples
+
     def classical(self, train: Examples) -> Features | None:
         """Make what a linear model without a network reads of examples, fitted to `train`; None: there is none."""
         return None

@@ -31,6 +31,7 @@ from pretraining.image.preprocess import ImagePreprocess
 from pretraining.random import Keys, uniform
 
 FLIPS = ("horizontal", "vertical")
+UNKNOWN = -2  # the number of a class that the task does not know
 LEAST_SIDE = 1.0  # pixels of the canvas: what is left of an object at its edge, and is smaller, is not learnt from
 
 
@@ -162,6 +163,22 @@ class DenseInputs(Inputs):
             for size, scale, place, turn in zip(sizes, scales, places, turns, strict=True)
         ]
 
+    def as_learnt(self, examples: Examples, names: list[str] | None, labels: Mapping[str, Any]) -> Examples:
+        """Give other data's classes the numbers that the task has for those of the same names."""
+        assert names is not None
+        known = {name: number for number, name in enumerate(labels["names"])}
+        numbers = np.array([known.get(name, UNKNOWN) for name in names], np.int64)
+        changed = self.renumbered(examples.columns["label"], examples.rows, numbers)
+        if changed is None:
+            lost, had = ", ".join(name for name in names if name not in known), ", ".join(list(known)[:8])
+            what = f"got the classes {lost}, which training did not have (it had {had})"
+            raise RunError(f"{what}: give others, or finetune with these")
+        return examples._replace(columns=examples.columns | {"label": changed})
+
+    @abstractmethod
+    def renumbered(self, labels: Sequence[Any], rows: np.ndarray, numbers: np.ndarray) -> Sequence[Any] | None:
+        """Change class numbers for `numbers` of them; None where any in these rows has no number, `UNKNOWN`."""
+
     @abstractmethod
     def stack_targets(self, targets: list[Any], places: list[Placement], canvas: int) -> Batch:
         """Move what is to be predicted onto the canvases."""
@@ -181,6 +198,10 @@ class DenseInputs(Inputs):
 class MapInputs(DenseInputs):
     """Images with a class for each pixel: `targets` int64 [B, S, S]."""
 
+    def renumbered(self, labels: Sequence[Any], rows: np.ndarray, numbers: np.ndarray) -> Sequence[Any] | None:
+        """Change maps as they are read; a class that has no number is taken for one that is there."""
+        return None if (numbers == UNKNOWN).any() else _Renumbered(labels, np.append(numbers, IGNORED))
+
     def stack_targets(self, targets: list[np.ndarray], places: list[Placement], canvas: int) -> Batch:
         """Move label maps; what no image covers is `IGNORED`."""
         nothing = torch.tensor([IGNORED])
@@ -197,6 +218,11 @@ class ObjectInputs(DenseInputs):
 
     Where objects have masks, also `masks`, bool [N, S, S]. Crowds and ignored objects are not learnt from.
     """
+
+    def renumbered(self, labels: Sequence[Any], rows: np.ndarray, numbers: np.ndarray) -> Sequence[Any] | None:
+        """Change each image's objects."""
+        changed = [objects._replace(classes=numbers[objects.classes]) for objects in labels]
+        return None if any((changed[row].classes == UNKNOWN).any() for row in rows) else changed
 
     def stack_targets(self, targets: list[Objects], places: list[Placement], canvas: int) -> Batch:
         """Move objects; those of which nothing is left on the canvas are dropped."""
@@ -227,6 +253,19 @@ class ObjectInputs(DenseInputs):
         pixels = torch.from_numpy(np.stack([mask.pixels() for mask in objects.masks])).to(torch.uint8)
         nothing = torch.zeros(len(pixels), dtype=torch.uint8)
         return place.maps(pixels, canvas, mode="nearest-exact", fill=nothing).bool()
+
+
+class _Renumbered(Sequence):
+    """Label maps whose classes have other numbers; `IGNORED`, -1, has the last."""
+
+    def __init__(self, maps: Sequence[np.ndarray], numbers: np.ndarray) -> None:
+        self.maps, self.numbers = maps, numbers
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
+        return self.numbers[self.maps[row]]
 
 
 def _narrowed(kept: np.ndarray, among: np.ndarray) -> np.ndarray:

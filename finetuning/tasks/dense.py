@@ -21,6 +21,7 @@ from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.task import Predictions, Task, TaskParts
 from pretraining.backbones.base import Features
 from pretraining.engine.batch import Batch
+from pretraining.errors import RunError
 
 
 class Judged(NamedTuple):
@@ -120,6 +121,14 @@ class _Taken:
 
     def __getitem__(self, place: int) -> Any:
         return self.labels[int(self.rows[place])]
+
+
+def distinct(names: list[str]) -> list[str]:
+    """Refuse classes of one name, which no table could tell apart."""
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise RunError(f"got the class name {twice!r} twice: give each class its own, in the data or data.class_names")
+    return names
 
 
 def names_of(split: EncodedSplit) -> list[str]:

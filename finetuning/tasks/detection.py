@@ -23,7 +23,7 @@ from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.dense import ObjectInputs, Placement
 from finetuning.metrics.detection import evaluate
 from finetuning.task import Predictions, TaskParts
-from finetuning.tasks.dense import Dense, Judged, names_of
+from finetuning.tasks.dense import Dense, Judged, distinct, names_of
 from pretraining.engine.batch import Batch, Loss
 from pretraining.errors import RunError
 
@@ -63,7 +63,10 @@ class Detection(Dense):
             raise RunError("got label maps, but objects are needed: take task=semantic_segmentation")
         if cls.masks and label.masks is None:
             raise RunError("got objects without masks: set data.masks=true, or take task=detection")
-        return {"names": splits.class_names}
+        if not any((~label.left_out).any() for label in splits.train.column("label")):
+            what = "got training images without any object to learn from"
+            raise RunError(f"{what}: give others, more of them (fraction), or another draw (seed)")
+        return {"names": distinct(splits.class_names)}
 
     def placeholder_label(self, example: dict[str, Any]) -> Any:
         """Take an image without objects."""
@@ -105,13 +108,17 @@ class Detection(Dense):
         return {"name": predictions.scores.names, "label": labels, "prediction": found}
 
     def save(self, directory: Path, predictions: Predictions, split: EncodedSplit) -> None:
-        """Write COCO's results too, predictions.json: image_id is a row of the test split, category_id a class's."""
+        """Write COCO's results too, predictions.json.
+
+        The ids are ours, a row of the test split and a class number, so each has the image's and the class's name too.
+        """
         super().save(directory, predictions, split)
         records = []
-        for row, found in enumerate(predictions.predictions):
+        for row, (name, found) in enumerate(zip(predictions.scores.names, predictions.predictions, strict=True)):
             for number, listed in zip(found.classes.tolist(), self.listed(found), strict=True):
                 left, top, right, bottom = listed["box"]
-                record = {"image_id": row, "category_id": number, "bbox": [left, top, right - left, bottom - top]}
+                record = {"image_id": row, "category_id": number, "file_name": name, "category": listed["class"]}
+                record["bbox"] = [left, top, right - left, bottom - top]
                 mask = {"segmentation": listed["mask"]} if "mask" in listed else {}
                 records.append({**record, "score": listed["score"], **mask})
         (directory / "predictions.json").write_text(json.dumps(records) + "\n", encoding="utf-8")

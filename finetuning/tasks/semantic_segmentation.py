@@ -23,7 +23,7 @@ from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.dense import MapInputs, Placement
 from finetuning.metrics.segmentation import IGNORED, Confusions
 from finetuning.task import Predictions, TaskParts
-from finetuning.tasks.dense import Dense, Judged, as_pixels, names_of
+from finetuning.tasks.dense import Dense, Judged, as_pixels, distinct, names_of
 from pretraining.backbones.base import Features
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
@@ -65,7 +65,7 @@ class SemanticSegmentation(Dense):
         assert splits.class_names is not None
         if isinstance(splits.train.columns["label"][0], Objects):
             raise RunError("got objects as labels, but label maps are needed: take task=detection")
-        return {"names": splits.class_names}
+        return {"names": distinct(splits.class_names)}
 
     def placeholder_label(self, example: dict[str, Any]) -> Any:
         """Leave all pixels out."""

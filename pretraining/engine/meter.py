@@ -31,12 +31,15 @@ class Meter:
             self.sums[name] = total if rank() == 0 else torch.zeros_like(total)
 
     def read(self, prefix: str) -> dict[str, float]:
-        """Compute each mean over all ranks since the last read, and `loss`, their weighted sum; then start again."""
+        """Compute each mean over all ranks since the last read, and `loss`, their weighted sum; then start again.
+
+        What counted nothing is the sum that it is, as in the gradient of a step (`global_counts`).
+        """
         if not self.sums:
             return {}
         names = list(self.sums)
         table = all_reduce_sum(torch.stack([self.sums[name] for name in names]))
-        means = {name: total / max(count, 1e-300) for name, (total, count) in zip(names, table.tolist(), strict=True)}
+        means = {name: total / (count or 1.0) for name, (total, count) in zip(names, table.tolist(), strict=True)}
         loss = sum(weight * means[name] for name, weight in self.weights.items())
         self.sums = {}
         return {f"{prefix}/loss": loss, **{f"{prefix}/{name}": mean for name, mean in means.items()}}

@@ -109,6 +109,8 @@ def test_a_run_over_labels_that_changed_is_refused_with_what_changed(
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     write(data / "test.parquet", table.to_pydict())
     assert finetune(*common) == run and (run / "metrics.json").exists()
+    with pytest.raises(RunError, match=r"ended after \d+ steps, without a checkpoint .* choose another run_dir"):
+        finetune(*common, "trainer.max_steps=99")
 
 
 def test_a_hand_off_that_changed_is_refused_and_one_changed_image_too(

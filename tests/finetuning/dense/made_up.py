@@ -143,7 +143,7 @@ def write_picture(path: Path) -> None:
     path.write_bytes(png(blocks()[0]))
 
 
-def write_one(root: Path) -> Path:
+def write_one(root: Path, change=lambda columns: None) -> Path:
     """Write that image as all three splits: two classes of objects on a canvas."""
     root.mkdir()
     image, classes, instances = blocks()
@@ -153,6 +153,7 @@ def write_one(root: Path) -> Path:
         "instances": [png(instances)],
         "mask": [png(classes)],
     }
+    change(columns)
     for split in SPLITS:
         pq.write_table(pa.table(columns), root / f"{split}.parquet")
     return root

@@ -7,9 +7,12 @@ import pytest
 
 from finetuning.data.label_maps import LabelledMaps
 from finetuning.data.objects import LabelledObjects
-from finetuning.data.splits import Split
+from finetuning.data.splits import Examples, Split
+from finetuning.dense.masks import Mask
+from finetuning.dense.objects import Objects
 from finetuning.launch import compose
 from finetuning.metrics.segmentation import IGNORED
+from finetuning.tasks.detection import Detection
 from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
 from tests.finetuning.dense.made_up import NAMES, drawn, png, write_coco, write_maps, write_tables, write_voc
@@ -146,7 +149,7 @@ def test_masks_of_another_size_and_more_or_fewer_than_boxes_are_refused(tmp_path
     message = r"row 0 has a mask of 96 x 48 pixels, but its image has 48 x 48: give masks of that size"
     with pytest.raises(RunError, match=message):
         objects(write_tables(tmp_path / "size", first(lambda pixels: pixels.repeat(2, 0))), masks=True)
-    with pytest.raises(RunError, match=r"row 0 has \d boxes, but \d masks: give one for each box"):
+    with pytest.raises(RunError, match=r"row 0 has \d boxes or classes, but its map of masks has the number 9: number"):
         objects(
             write_tables(tmp_path / "count", first(lambda pixels: np.where(pixels, pixels, 9).astype(np.uint8))),
             masks=True,
@@ -190,6 +193,95 @@ def test_classes_that_training_lacks_are_told(tmp_path, capsys):
     lacking -= {NAMES[n] for scene in drawn()["train"] for n in scene.classes}
     told = capsys.readouterr().err
     assert lacking and all(f"{name} (" in told for name in lacking) and "cannot be found" in told
+
+
+def test_numbers_of_classes_are_those_that_occur(tmp_path):
+    def sparse(columns):
+        columns["kinds"] = [[10**9 + 3 * NAMES.index(name) for name in cell["category"]] for cell in columns["objects"]]
+
+    root = write_tables(tmp_path / "d", sparse)
+    shutil.move(root / "train.parquet", tmp_path / "numbers.parquet")
+    found = objects(tmp_path / "numbers.parquet", columns=COLUMNS | {"classes": "kinds"})
+    numbers = sorted({10**9 + 3 * int(number) for scene in drawn()["train"] for number in scene.classes})
+    assert found.class_names == list(map(str, numbers))
+    first = found.train.column("label")[0].classes.tolist()
+    row = int(found.train.rows[0])
+    assert [numbers[n] for n in first] == [10**9 + 3 * int(n) for n in drawn()["train"][row].classes]
+
+
+def test_objects_may_be_null_or_a_list_with_a_box_and_a_class_each(tmp_path):
+    def listed(columns):
+        columns["objects"] = [
+            [{"bbox": box, "category": name} for box, name in zip(cell["bbox"], cell["category"], strict=True)]
+            for cell in columns["objects"]
+        ]
+        columns["objects"][0] = columns["instances"][0] = None
+
+    shutil.move(write_tables(tmp_path / "d", listed) / "train.parquet", tmp_path / "lists.parquet")
+    whole = objects(write_tables(tmp_path / "whole"))
+    found = objects(tmp_path / "lists.parquet", masks=True)
+    read = {int(row): label for part in found[:3] for row, label in zip(part.rows, part.column("label"), strict=True)}
+    for row, label in enumerate(whole.train.column("label")):
+        assert read[row].boxes.tolist() == (label.boxes.tolist() if row else [])
+        assert len(read[row].masks) == read[row].size
+
+
+def renumbered(change):
+    return lambda columns: columns["instances"].__setitem__(0, png(change(drawn()["train"][0].instances)))
+
+
+def test_maps_of_objects_may_leave_numbers_out(tmp_path, capsys):
+    def lift(pixels):
+        return np.where(pixels, pixels.astype(np.uint16) + 60000, 0).astype(np.uint16)
+
+    alone = COLUMNS | {"boxes": None, "classes": None}
+    found = objects(write_tables(tmp_path / "alone", renumbered(lift)), columns=alone, masks=True)
+    assert found.train.column("label")[0].size == len(drawn()["train"][0].classes)
+    assert "without area" not in capsys.readouterr().err
+    last = len(drawn()["train"][0].classes)
+    hide = renumbered(lambda pixels: np.where(pixels == last, 0, pixels).astype(np.uint8))
+    hidden = objects(write_tables(tmp_path / "hidden", hide), masks=True).train.column("label")[0]
+    assert hidden.size == last - 1 and "1 objects without area (left out)" in capsys.readouterr().err
+
+
+def test_every_run_of_a_mask_and_every_digit_of_a_box_is_in_the_fingerprint():
+    def digest(boxes, runs):
+        mask = Mask((2, len(runs) // 2), runs)
+        return Examples.of(label=[Objects(boxes, np.zeros(1, np.int64), masks=[mask])]).digest()
+
+    box, runs = np.array([[0.0, 0.0, 1.0, 1.0]]), np.ones(4000, np.int64)
+    moved = runs.copy()
+    moved[2000:2003] = 0, 3, 0
+    assert digest(box, runs) == digest(box.copy(), runs.copy())
+    assert len({digest(box, runs), digest(box, moved), digest(box + 1e-12, runs)}) == 3
+
+
+def test_what_cannot_be_learnt_from_is_refused_before_training(tmp_path):
+    found = objects(write_tables(tmp_path / "d"))
+    with pytest.raises(RunError, match=r"the class name 'one' twice: give each class its own"):
+        Detection.collect_labels(found._replace(class_names=["one", "two", "one"]))
+    none = [Objects.none() for _ in found.train.columns["label"]]
+    train = found.train._replace(columns=found.train.columns | {"label": none})
+    with pytest.raises(RunError, match=r"training images without any object to learn from: .*fraction"):
+        Detection.collect_labels(found._replace(train=train))
+    root = write_maps(tmp_path / "m", endings=(".jpg", ".png"), flat=True)
+    (root / "lists").mkdir()
+    (root / "lists" / "val.txt").write_text("validation_0")
+    files = {"image": "images/*.jpg", "mask": "annotations/*.png"}
+    for lists, there in (("lists", "validation"), ("lost", "no split")):
+        with pytest.raises(RunError, match=rf"data.lists={lists}: found {there}, and none to train on"):
+            maps(root, files=files, lists=lists)
+
+
+def test_names_that_are_numbers_are_no_ids(tmp_path):
+    def named(content):
+        for row, category in enumerate(content["categories"]):
+            category["name"] = 10 * (row + 2)
+
+    root = write_coco(tmp_path / "d", named)
+    for split in ("validation", "test"):
+        (root / "annotations" / f"instances_{split}.json").unlink()
+    assert objects(root).class_names == [str(10 * (row + 2)) for row in range(10)]
 
 
 def of_first(**changed):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from finetuning.dense.masks import decode
-from finetuning.evaluate import evaluate
+from finetuning.evaluate import evaluate, with_data
 from finetuning.launch import compose, load_run, prepared
 from finetuning.predict import predict, read_inputs
 from finetuning.watch import Watch
@@ -50,6 +50,22 @@ def test_one_label_map_is_learnt_by_heart(
     assert report["classes"] == ["0", "1", "2"] and sum(map(sum, report["confusion_matrix"])) == 48 * 48
     assert len(pq.read_table(run / "predictions.parquet")["prediction"][0].as_py()) == 3
     assert (run / "pictures" / "0000.png").is_file()
+    config, task = load_run(run)
+    fewer = with_data(config, {"data.ignore": "[0]"})  # whose first class is 1
+    assert evaluate(task, instantiate(fewer.data))["test/pixel_accuracy"] > 0.98
+    named = with_data(config, {"data.class_names": "[a,b,c]"})
+    with pytest.raises(RunError, match=r"got the classes a, b, c, which training did not have \(it had 0, 1, 2\)"):
+        evaluate(task, instantiate(named.data))
+
+
+def only(name: str):
+    """Keep the red objects, which are two, under a name."""
+
+    def change(columns: dict) -> None:
+        boxes = columns["objects"][0]["bbox"]
+        columns["objects"] = [{"bbox": [boxes[0], boxes[2]], "category": [name] * 2}]
+
+    return change
 
 
 @pytest.mark.parametrize("network", ["resnet", "vit"])
@@ -79,11 +95,19 @@ def test_one_image_s_objects_are_learnt_by_heart(
     assert again["test/ap"] == pytest.approx(values["test/ap"]) and again["test/loss"] == pytest.approx(
         values["test/loss"], rel=1e-4
     )
+    fewer = with_data(config, {"data.path": str(write_one(tmp_path / "red", only("red")))})
+    assert evaluate(task, instantiate(fewer.data))["test/ap"] == pytest.approx(report["red"]["ap"])
+    other = with_data(config, {"data.path": str(write_one(tmp_path / "green", only("green")))})
+    with pytest.raises(RunError, match=r"the classes green, which training did not have \(it had blue, red\)"):
+        evaluate(task, instantiate(other.data))
     write_picture(tmp_path / "new" / "scene.png")
     (record,) = predict(task, read_inputs(task, config.data, str(tmp_path / "new")))
     assert record["name"].endswith("scene.png") and json.dumps(record)
     assert record["prediction"][0]["box"] == pytest.approx(row["prediction"][0]["box"], abs=1e-3)
     results = json.loads((run / "predictions.json").read_text())
+    assert {(result["file_name"], result["category"]) for result in results} == {
+        (row["name"], thing["class"]) for thing in row["prediction"]
+    }
     boxes = sorted(result["bbox"] for result in results if result["score"] > 0.5)
     assert np.allclose(boxes, sorted([(0, 0, 16, 32), (32, 0, 16, 16), (16, 32, 32, 16)]), atol=1.5)  # x, y, w, h
 
