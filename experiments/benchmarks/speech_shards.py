@@ -26,7 +26,8 @@ from experiments.benchmarks.turns import alternate_rates, read_options
 from pretraining.audio.collate import StackWaves
 from pretraining.audio.data.base import AudioExamples, AudioSource
 from pretraining.audio.data.clips import EncodedClip
-from pretraining.audio.data.files import AudioFolder, audio_files
+from pretraining.audio.data.files import AudioFolder
+from pretraining.audio.data.layouts import audio_files
 from pretraining.audio.data.letters import spoken
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.random import Keys
