@@ -14,7 +14,7 @@ from finetuning.data.audio import _transcripts
 from finetuning.data.objects import LabelledObjects
 from finetuning.data.tables import class_names, read_splits
 from pretraining.audio.data.clips import decode as decode_sound
-from pretraining.audio.data.files import found_files, table_clips
+from pretraining.audio.data.files import table_clips, tables_of
 from pretraining.data import hub
 from pretraining.data.loader import StepLoader
 from pretraining.data.tables import read_table
@@ -220,7 +220,7 @@ def test_names_in_capitals_are_read_too(tmp_path):
     (tmp_path / "a.TXT").write_text("one\n")
     assert _transcripts(tmp_path) == {tmp_path / "a": "one"}
     pq.write_table(pa.table({"audio": [sound()]}), tmp_path / "TRAIN.PARQUET")
-    assert found_files(str(tmp_path)) == {"train": [tmp_path / "TRAIN.PARQUET"]}
+    assert tables_of(str(tmp_path), {}) == {"train": [tmp_path / "TRAIN.PARQUET"]}
 
 
 def test_a_recording_is_read_from_the_file_that_its_row_names(tmp_path):
