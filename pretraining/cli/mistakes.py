@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+FEW = 40  # names that a message lists
+
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """Name what is closest to `name`, as a question to end a message with; nothing where nothing is close."""
@@ -90,7 +92,10 @@ def _unknown_option(missing: str, options: Sequence[str]) -> str:
 
 
 def _listed(options: Sequence[str]) -> str:
-    return ", ".join(option for option in options if not option.startswith("_"))
+    """List options by name, of very many the first ones."""
+    names = [option for option in options if not option.startswith("_")]
+    some = names[:FEW]
+    return f"{', '.join(some)} and {len(names) - FEW} more, which --help lists" if names[FEW:] else ", ".join(some)
 
 
 def _is_readable(override: str) -> bool:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pretraining.distributed.collectives import local, whole
 from pretraining.distributed.environment import process_rank
+from pretraining.errors import RunError
 from pretraining.optim.schedules import ramp_at
 from pretraining.settings import check_fields
 
@@ -109,10 +110,10 @@ class Optimizer(ABC):
         check_fields(self, "optimizer")
         if self.schedule == "tri_stage" and not self.final_fraction > 0:
             what = f"got optimizer.schedule=tri_stage and optimizer.final_fraction={self.final_fraction}"
-            raise ValueError(f"{what}: give a share above 0, to which the rate decays by the same factor each step")
+            raise RunError(f"{what}: give a share above 0, to which the rate decays by the same factor each step")
         if self.schedule != "tri_stage" and self.plateau:
             what = f"got optimizer.plateau={self.plateau} and optimizer.schedule={self.schedule}"
-            raise ValueError(f"{what}: set optimizer.schedule=tri_stage, which alone stays at its peak")
+            raise RunError(f"{what}: set optimizer.schedule=tri_stage, which alone stays at its peak")
 
     @abstractmethod
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -163,7 +163,7 @@ def test_three_stages_are_a_rise_a_plateau_and_an_exponential_fall():
     ],
 )
 def test_stages_that_cannot_be_are_said(changes, told):
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(RunError, match=told):
         rates(8, **changes)
 
 
