@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-FEW = 40  # names that a message lists
+FEW = 24  # names that a message lists
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
