@@ -132,6 +132,12 @@ class Pairs(torch.utils.data.Dataset[tuple[Tensor, str]]):
         return self.transform(self.images[place % COUNT]), self.captions[place % COUNT]
 
 
+def stacked(rows: list[tuple[Tensor, str]], *, words: Any, padding: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Make a batch as open_clip's loaders do: pictures, and tokens with their mask."""
+    read = words([text for _, text in rows], **padding)
+    return torch.stack([image for image, _ in rows]), read["input_ids"], read["attention_mask"]
+
+
 def plain(turn: Turn, setting: Setting) -> None:
     """Train transformers' CLIPModel as open_clip trains: both networks, cross-entropies, clipping, AdamW, a clamp."""
     data = Pairs()
@@ -143,11 +149,7 @@ def plain(turn: Turn, setting: Setting) -> None:
     optimizer = torch.optim.AdamW(groups, lr=RATE, **LEARNING)
     padding: dict[str, Any] = {"padding": "max_length" if setting.padded else "longest"}
     padding |= {"max_length": CONTEXT, "truncation": True, "return_tensors": "pt"}
-
-    def collate(rows: list[tuple[Tensor, str]]) -> tuple[Tensor, Tensor, Tensor]:
-        read = words([text for _, text in rows], **padding)
-        return torch.stack([image for image, _ in rows]), read["input_ids"], read["attention_mask"]
-
+    collate = functools.partial(stacked, words=words, padding=padding)
     shape: dict[str, Any] = {"shuffle": True, "drop_last": True, "persistent_workers": setting.workers > 0}
     shape |= {"num_workers": setting.workers, "pin_memory": setting.device == "cuda", "collate_fn": collate}
     loader = torch.utils.data.DataLoader(data, batch_size=setting.batch, **shape)
