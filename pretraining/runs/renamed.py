@@ -10,6 +10,7 @@ from typing import Any
 
 MODULES = {  # of classes that a configuration or a hand-off may name
     "finetuning.data.builtin": "finetuning.data.docs_topic",
+    "finetuning.data.captions.LabelledScenes": "finetuning.data.captions.CaptionedScenes",
     "finetuning.decoding": "finetuning.tasks.decoding",
     "finetuning.tasks.image_classification.ImageClassification": "finetuning.tasks.classification.Classification",
     "finetuning.tasks.text_classification.TextClassification": "finetuning.tasks.classification.Classification",
