@@ -1,5 +1,6 @@
 """The range of each setting of downstream runs."""
 
+from pretraining.audio.ranges import JOINS, MONO, ON_BAD, SPEAKS
 from pretraining.kinds import (
     ANY_TEXT,
     CHANNELS,
@@ -9,7 +10,6 @@ from pretraining.kinds import (
     FLAG,
     GROUP,
     INNER,
-    NOT_NEGATIVE,
     PAIR,
     PART,
     PATHS,
@@ -84,32 +84,20 @@ RANGES: Ranges = {
     "LabelledAudio": RECORDINGS
     | {
         TEXT: "path audio label folder",
-        choice("mean", "first", "refuse"): "mono",
-        choice("refuse", "skip"): "on_bad",
+        MONO: "mono",
+        ON_BAD: "on_bad",
         FLAG: "quotes",
         each(TEXT): "exclude",
     },
     "LabelledJoinedClips": RECORDINGS
+    | JOINS
     | {
-        integer(10): "size",
-        COUNT: "min_words max_words",
-        NOT_NEGATIVE: "longest_gap",
-        choice("apart", "shared"): "speakers",
-        SEED: "seed",
         PATHS: "path",
         TEXT: "audio text speaker",
-        choice("mean", "first", "refuse"): "mono",
+        MONO: "mono",
         choice("text", "speaker"): "target",
     },
-    "LabelledEspeak": RECORDINGS
-    | {
-        integer(10): "size",
-        COUNT: "min_words max_words",
-        each(TEXT, least=1): "voices",
-        each(COUNT_OR_ZERO, 2): "speeds pitches",
-        SEED: "seed",
-        TEXT: "program",
-    },
+    "LabelledEspeak": RECORDINGS | SPEAKS | {TEXT: "program"},
     "ImagesByClass": {
         PATHS: "path",
         GROUP: "columns decoding",

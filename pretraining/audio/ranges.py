@@ -19,14 +19,14 @@ from pretraining.kinds import (
     optional,
 )
 
+MONO, ON_BAD = choice("mean", "first", "refuse"), choice("refuse", "skip")
 READS = {
     TEXT: "cache_dir",
     POSITIVE: "min_seconds max_seconds",
-    choice("refuse", "skip"): "on_bad",
+    ON_BAD: "on_bad",
     optional(POSITIVE): "batch_seconds",
     choice("pad", "crop"): "fit",
 }
-MONO = choice("mean", "first", "refuse")
 JOINS = {
     integer(10): "size",
     COUNT: "min_words max_words",

@@ -1,5 +1,6 @@
 """The range of each setting of pairs."""
 
+from pretraining.audio.ranges import MONO, ON_BAD
 from pretraining.kinds import (
     CHANNELS,
     COUNT,
@@ -29,15 +30,15 @@ RANGES: Ranges = {
         integer(10): "size",
         COUNT: "max_words sample_rate",
         POSITIVE: "max_seconds",
-        choice("refuse", "skip"): "on_bad",
+        ON_BAD: "on_bad",
         SEED: "seed",
         TEXT: "cache_dir",
     },
     "AudioTextFiles": {
         PATHS: "path",
         GROUP: "columns shares",
-        choice("mean", "first", "refuse"): "mono",
-        choice("refuse", "skip"): "on_bad",
+        MONO: "mono",
+        ON_BAD: "on_bad",
         POSITIVE: "max_seconds",
         COUNT: "sample_rate",
         TEXT: "cache_dir",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,11 @@ import numpy as np
 
 from pretraining.cache import key, sha256
 from pretraining.data.files import say
-from pretraining.data.splits import SPLITS, carved, missing_shares
 from pretraining.image.data.base import ImageExamples, check_split
 from pretraining.image.data.decode import Decoding, Encoded, pixels
 from pretraining.image.data.files import HASHED_WHOLE
-from pretraining.pairs.data.base import PairData, PairExamples, numbers_of
-from pretraining.text.raw import RawTexts
+from pretraining.pairs.data.base import PairData
+from pretraining.pairs.data.captions import CaptionedSource, in_splits
 
 
 class Captioned(NamedTuple):
@@ -51,15 +50,7 @@ class CaptionedImages(PairData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.found()
-        shares = missing_shares(given, validation=self.shares["validation"], test=self.shares["test"])
-        self.images = {}
-        for split in SPLITS:
-            there = given.get(split, given["train"])
-            self.images[split] = list(carved(there, split, given, shares, text=lambda image: image.name))
-            if not self.images[split]:
-                what = f"{self.where}: {len(there)} images are too few to set some apart for {split}"
-                raise ValueError(f"{what}: give more, or a {split} split")
+        self.images = in_splits(self.found(), self.shares, self.where, "images")
         counts = ", ".join(f"{len(part)} {split}" for split, part in self.images.items())
         captions = sum(len(image.captions) for part in self.images.values() for image in part)
         say(f"{self.where}: {counts} images, {captions} captions")
@@ -86,45 +77,18 @@ class CaptionedImages(PairData):
         return key({"images": [image.identity for image in self.images[split]]})
 
 
-class ImageTextSource:
+class ImageTextSource(CaptionedSource):
     """A split as rows, one for each image and caption."""
 
+    side = "image"
+
     def __init__(self, images: Any, captions: list[list[str]]) -> None:
-        self.images, self.captions = images, captions
-        self.numbers = numbers_of(captions, max(map(len, captions)))
-        counts = [len(texts) for texts in captions]
-        self.image = np.repeat(np.arange(len(captions)), counts)  # of each row
-        self.place = np.concatenate([np.arange(count) for count in counts])  # of its caption among the image's
+        super().__init__(captions)
+        self.images = images
 
-    def count(self, epoch: int) -> int:
-        """Count the pairs; the same in each epoch."""
-        return len(self.image)
-
-    def read(self, epoch: int, rows: np.ndarray) -> PairExamples:
-        """Read pairs by their numbers."""
-        image, place = self.image[rows], self.place[rows]
-        texts = [self.captions[one][other] for one, other in zip(image, place, strict=True)]
-        sides = {"image": ImageExamples(np.asarray(self.images[image]), None), "text": RawTexts.of(texts)}
-        return PairExamples(sides, self.numbers[image, place], self.numbers[image])
-
-
-def captions_of(cell: Any, place: str) -> list[str]:
-    """Take a caption or a list of them; what is none is refused with its place."""
-    captions = list(cell) if isinstance(cell, list | tuple) else [cell]
-    odd = next((text for text in captions if not isinstance(text, str) or not text.strip()), None)
-    if odd is not None or not captions:
-        told = repr(odd) if captions else "none"
-        raise ValueError(f"{place} has an image, but the caption {told:.40}: write one, or drop the row")
-    return captions
-
-
-def merged(images: Iterable[Captioned]) -> list[Captioned]:
-    """Bring rows of the same image together, each caption once."""
-    found: dict[str, Captioned] = {}
-    for one in images:
-        known = found.setdefault(one.name, one._replace(captions=[]))
-        known.captions.extend(caption for caption in one.captions if caption not in known.captions)
-    return list(found.values())
+    def examples(self, numbers: np.ndarray) -> ImageExamples:
+        """Read images."""
+        return ImageExamples(np.asarray(self.images[numbers]), None)
 
 
 def identities(files: Sequence[Path]) -> dict[Path, str]:

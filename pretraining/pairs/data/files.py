@@ -15,7 +15,8 @@ from pretraining.data.files import TABLES, Paths, kind_of
 from pretraining.data.labels import present
 from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.pairs.data.base import naming
-from pretraining.pairs.data.captioned import Captioned, CaptionedImages, captions_of, identities, merged
+from pretraining.pairs.data.captioned import Captioned, CaptionedImages, identities
+from pretraining.pairs.data.captions import captions_of, merged
 from pretraining.pairs.data.shards import read_shards
 from pretraining.text.data.files import files_of_splits
 
@@ -73,7 +74,7 @@ class ImageTextFiles(CaptionedImages):
         cells = [_cell(table, row, image, files, named) for row in range(table.size)]
         known = identities(sorted({cell for cell, _ in cells if isinstance(cell, Path)}))
         for row, (cell, name) in enumerate(cells):
-            captions, place = captions_of(table.columns[text][row], table.place(row)), table.place(row)
+            captions, place = captions_of(table.columns[text][row], table.place(row), "an image"), table.place(row)
             if isinstance(cell, bytes):
                 yield Captioned(name, place, functools.partial(bytes, cell), name, captions)
             else:

@@ -11,7 +11,8 @@ from pretraining.data.files import say
 from pretraining.data.hub import load
 from pretraining.data.splits import described, names_of_splits
 from pretraining.image.data.tables import check_part, hub_images
-from pretraining.pairs.data.captioned import Captioned, CaptionedImages, captions_of, merged
+from pretraining.pairs.data.captioned import Captioned, CaptionedImages
+from pretraining.pairs.data.captions import captions_of, merged
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,5 +48,5 @@ class HubImageText(CaptionedImages):
         encoded = hub_images(part, self.name, split, image)
         for row, cell in enumerate(part[text][:]):
             place, identity = f"{encoded.names[row]}", f"{part._fingerprint}:{image}:{row}"
-            captions = captions_of(cell, place)
+            captions = captions_of(cell, place, "an image")
             yield Captioned(f"{split} {row}", place, functools.partial(encoded.read, row), identity, captions)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from pretraining.data.files import is_hidden
 from pretraining.image.data.files import SUFFIXES
 from pretraining.pairs.data.base import naming
-from pretraining.pairs.data.captioned import Captioned, captions_of, identities
+from pretraining.pairs.data.captioned import Captioned, identities
+from pretraining.pairs.data.captions import captions_of
 
 TEXTS = (".txt", ".json")
 
@@ -45,7 +46,7 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
             if image is None or text is None:
                 lacks = "image" if image is None else "caption (.txt or .json)"
                 raise ValueError(f"{place} has no {lacks}: write the shard again, or drop the example")
-            captions = captions_of(_text(text, column), place)
+            captions = captions_of(_text(text, column), place, "an image")
             identity = f"{known[file]},{image.name}"
             yield Captioned(f"{named(file)}/{name}", f"{place}", image.read, identity, captions)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from pretraining.audio.data.clips import EncodedClip, Mono
 from pretraining.data.files import TABLES, Paths, say
 from pretraining.data.labels import present
-from pretraining.data.splits import SPLITS, carved, missing_shares
 from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.pairs.data.base import naming
+from pretraining.pairs.data.captions import captions_of, in_splits, merged
 from pretraining.pairs.data.sounds import Heard, Sounds
 from pretraining.text.data.files import files_of_splits
 
@@ -43,15 +43,8 @@ class AudioTextFiles(Sounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {split: self._read(files) for split, files in files_of_splits(self.path, TABLES).items()}
-        shares = missing_shares(given, validation=self.shares["validation"], test=self.shares["test"])
-        self.found = {}
-        for split in SPLITS:
-            there = given.get(split, given["train"])
-            self.found[split] = list(carved(there, split, given, shares, text=lambda one: one.name))
-            if not self.found[split]:
-                what = f"data.path={self.path}: {len(there)} recordings are too few to set some apart for {split}"
-                raise ValueError(f"{what}: give more, or a {split} split")
+        given = {split: merged(self._read(files)) for split, files in files_of_splits(self.path, TABLES).items()}
+        self.found = in_splits(given, self.shares, f"data.path={self.path}", "recordings")
         counts = ", ".join(f"{len(part)} {split}" for split, part in self.found.items())
         say(f"data.path={self.path}: {counts} recordings")
 
@@ -64,8 +57,8 @@ class AudioTextFiles(Sounds):
         listed = [[one.identity, one.captions] for one in self.found[split]]
         return {"recordings": listed, "split": split, "mono": self.mono}
 
-    def _read(self, files: list[Path]) -> list[Captioned]:
-        """Read tables that belong together, and bring rows of the same recording together."""
+    def _read(self, files: list[Path]) -> Iterator[Captioned]:
+        """Read the rows of tables that belong together."""
         audio, text = self.columns["audio"], self.columns["text"]
         try:
             table = read_table(files, [audio, text])
@@ -73,12 +66,10 @@ class AudioTextFiles(Sounds):
             told = f"{error.place} has no column {error.name!r}: set data.columns to two of {', '.join(error.there)}"
             raise ValueError(told) from error
         table = present({"": table}, {"data.columns.audio": audio, "data.columns.text": text}, label=None)[""]
-        found, named = dict[str, Captioned](), naming(files)
+        named = naming(files)
         for row in range(table.size):
-            one = self._recording(table, row, audio, files, named)
-            known = found.setdefault(one.name, one)
-            known.captions.extend(said for said in _captions(table, row, text) if said not in known.captions)
-        return list(found.values())
+            said = captions_of(table.columns[text][row], table.place(row), "a recording")
+            yield self._recording(table, row, audio, files, named)._replace(captions=said)
 
     def _recording(
         self, table: Table, row: int, column: str, files: list[Path], named: Callable[[Path], str]
@@ -100,13 +91,3 @@ class AudioTextFiles(Sounds):
         stat = file.stat()
         clip = EncodedClip(f"{file} ({place})", file.read_bytes, self.mono)
         return Captioned(named(file), clip, f"{cell},{stat.st_size},{stat.st_mtime_ns}", [])
-
-
-def _captions(table: Table, row: int, column: str) -> list[str]:
-    cell = table.columns[column][row]
-    captions = cell if isinstance(cell, list) else [cell]
-    odd = next((text for text in captions if not isinstance(text, str) or not text.strip()), None)
-    if odd is not None or not captions:
-        told = repr(odd) if captions else "none"
-        raise ValueError(f"{table.place(row)} has a recording, but the caption {told:.40}: write one, or drop the row")
-    return captions

@@ -1,6 +1,6 @@
 """Recordings and what is said of them.
 
-Shapes: R recordings, N samples of a batch, B pairs.
+Shapes: B recordings, N samples of all.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pretraining.audio.data.letters import FORMAT, spoken
 from pretraining.audio.data.recordings import OnBad, Recordings, read_recordings
 from pretraining.cache import key
 from pretraining.data.splits import SPLITS
-from pretraining.pairs.data.base import PairData, PairExamples, numbers_of
-from pretraining.text.raw import RawTexts
+from pretraining.pairs.data.base import PairData
+from pretraining.pairs.data.captions import CaptionedSource
 
 
 class Heard(NamedTuple):
@@ -68,29 +68,20 @@ class Sounds(PairData):
         return SoundSource(read, [heard[row].captions for row in read.kept], longest)
 
 
-class SoundSource:
-    """A split as rows, one for each recording and caption."""
+class SoundSource(CaptionedSource):
+    """A split as rows, one for each recording and caption. Of recordings the first `longest` samples are read."""
+
+    side = "audio"
 
     def __init__(self, recordings: Recordings, captions: list[list[str]], longest: int) -> None:
-        self.recordings, self.captions = recordings, captions
-        self.lengths = np.minimum(recordings.lengths, longest)
-        self.numbers = numbers_of(captions, max(map(len, captions)))
-        counts = [len(texts) for texts in captions]
-        self.recording = np.repeat(np.arange(len(captions)), counts)  # of each row
-        self.place = np.concatenate([np.arange(count) for count in counts])  # of its caption among the recording's
+        super().__init__(captions)
+        self.recordings, self.lengths = recordings, np.minimum(recordings.lengths, longest)
 
-    def count(self, epoch: int) -> int:
-        """Count the pairs; the same in each epoch."""
-        return len(self.recording)
-
-    def read(self, epoch: int, rows: np.ndarray) -> PairExamples:
-        """Read pairs by their numbers."""
-        recording, place = self.recording[rows], self.place[rows]
-        starts, lengths = self.recordings.offsets[recording], self.lengths[recording]
-        samples = [self.recordings.samples[a : a + n] for a, n in zip(starts, lengths, strict=True)]
-        texts = [self.captions[one][other] for one, other in zip(recording, place, strict=True)]
-        sides = {"audio": AudioExamples(np.concatenate(samples), lengths), "text": RawTexts.of(texts)}
-        return PairExamples(sides, self.numbers[recording, place], self.numbers[recording])
+    def examples(self, numbers: np.ndarray) -> AudioExamples:
+        """Read recordings."""
+        starts, lengths = self.recordings.offsets[numbers], self.lengths[numbers]
+        samples = [self.recordings.samples[start : start + n] for start, n in zip(starts, lengths, strict=True)]
+        return AudioExamples(np.concatenate(samples), lengths)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,0 +1,80 @@
+"""Examples that have captions, whatever they are: what a cell of captions holds, their splits, and their rows.
+
+Shapes: B pairs, C captions that an example has at most.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pretraining.data.splits import SPLITS, carved, missing_shares
+from pretraining.pairs.data.base import PairExamples, numbers_of
+from pretraining.text.raw import RawTexts
+
+
+def captions_of(cell: Any, place: str, what: str) -> list[str]:
+    """Take a caption or a list of them; what is none is refused, with its `place` and what it belongs to."""
+    captions = list(cell) if isinstance(cell, list | tuple) else [cell]
+    odd = next((text for text in captions if not isinstance(text, str) or not text.strip()), None)
+    if odd is not None or not captions:
+        told = repr(odd) if captions else "none"
+        raise ValueError(f"{place} has {what}, but the caption {told:.40}: write one, or drop the row")
+    return captions
+
+
+def merged(examples: Iterable[Any]) -> list[Any]:
+    """Bring rows of the same example (a tuple with a `name` and `captions`) together, each caption once."""
+    found: dict[str, Any] = {}
+    for one in examples:
+        known = found.setdefault(one.name, one._replace(captions=[]))
+        known.captions.extend(caption for caption in one.captions if caption not in known.captions)
+    return list(found.values())
+
+
+def in_splits(
+    given: Mapping[str, list[Any]], shares: Mapping[str, float], where: str, what: str
+) -> dict[str, list[Any]]:
+    """Part what there is into all splits: `shares` of the training examples, chosen by their names' hash, stand for
+    those that are missing. `where` and `what` (in the plural) name it in errors.
+    """
+    missing = missing_shares(given, validation=shares["validation"], test=shares["test"])
+    parts: dict[str, list[Any]] = {}
+    for split in SPLITS:
+        there = given.get(split, given["train"])
+        parts[split] = list(carved(there, split, given, missing, text=lambda one: one.name))
+        if not parts[split]:
+            told = f"{where}: {len(there)} {what} are too few to set some apart for {split}"
+            raise ValueError(f"{told}: give more, or a {split} split")
+    return parts
+
+
+class CaptionedSource(ABC):
+    """A split as rows, one for each example of the first `side` and caption of it."""
+
+    side: str
+
+    def __init__(self, captions: list[list[str]]) -> None:
+        self.captions = captions
+        self.numbers = numbers_of(captions, max(map(len, captions)))
+        counts = [len(texts) for texts in captions]
+        self.example = np.repeat(np.arange(len(captions)), counts)  # of each row
+        self.place = np.concatenate([np.arange(count) for count in counts])  # of its caption among the example's
+
+    @abstractmethod
+    def examples(self, numbers: np.ndarray) -> Any:
+        """Read raw examples of the first side by their numbers [B]."""
+
+    def count(self, epoch: int) -> int:
+        """Count the pairs; the same in each epoch."""
+        return len(self.example)
+
+    def read(self, epoch: int, rows: np.ndarray) -> PairExamples:
+        """Read pairs by their numbers."""
+        example, place = self.example[rows], self.place[rows]
+        texts = [self.captions[one][other] for one, other in zip(example, place, strict=True)]
+        sides = {self.side: self.examples(example), "text": RawTexts.of(texts)}
+        return PairExamples(sides, self.numbers[example, place], self.numbers[example])
