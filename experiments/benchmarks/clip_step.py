@@ -18,7 +18,7 @@ import argparse
 import json
 
 from experiments.benchmarks import clip_sides
-from experiments.benchmarks.turns import BLOCKS, CORES, DEVICE, Side, ratios, read_options, take_turns
+from experiments.benchmarks.turns import BLOCKS, CORES, DEVICE, Side, ratios, read_options, show_rates, take_turns
 
 PAIRS = {
     "ratio_default": ("ours_auto", "plain_fp32"),
@@ -45,9 +45,7 @@ def main() -> None:
     batch, chosen = (256, "pairs per step"), {"nargs": "+", "help": some}
     given = read_options(__doc__, batch=batch, sides=chosen, **BLOCKS, **cores, device=DEVICE)
     found = take_turns(sides_of(given), given)
-    for name, side in found.items():
-        spread = f"({side['lowest']:,.1f} to {side['highest']:,.1f})"
-        print(f"{name:<28}{side['per_second']:10,.1f} pairs/s {spread}", flush=True)
+    show_rates(found, "pairs/s")
     options = {name: getattr(given, name) for name in ("device", "threads", "workers", "batch")}
     print(json.dumps({**ratios(found, PAIRS), **options, "sides": found}))
 

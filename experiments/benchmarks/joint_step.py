@@ -20,7 +20,7 @@ import json
 
 from experiments.benchmarks import joint_sides
 from experiments.benchmarks.simclr_sides import Setting
-from experiments.benchmarks.turns import BLOCKS, CORES, DEVICE, Side, ratios, read_options, take_turns
+from experiments.benchmarks.turns import BLOCKS, CORES, DEVICE, Side, ratios, read_options, show_rates, take_turns
 
 PAIRS = {
     "ratio_default": ("ours_auto", "lightly_fp32"),
@@ -54,9 +54,7 @@ def main() -> None:
     done = {}
     for method in given.methods:
         found = take_turns(sides_of(method, given), given)
-        for name, side in found.items():
-            spread = f"({side['lowest']:,.1f} to {side['highest']:,.1f})"
-            print(f"{method:<10}{name:<28}{side['per_second']:10,.1f} images/s {spread}", flush=True)
+        show_rates(found, "images/s", f"{method:<10}")
         done[method] = {**ratios(found, PAIRS), "sides": found}
     options = {name: getattr(given, name) for name in ("device", "threads", "workers", "batch")}
     print(json.dumps({**options, **done}))

@@ -18,7 +18,7 @@ import importlib.util
 import json
 
 from experiments.benchmarks import simclr_sides
-from experiments.benchmarks.turns import BLOCKS, CORES, DEVICE, Side, ratios, read_options, take_turns
+from experiments.benchmarks.turns import BLOCKS, CORES, DEVICE, Side, ratios, read_options, show_rates, take_turns
 
 PAIRS = {
     "ratio_default": ("ours_auto", "lightly_fp32"),
@@ -50,9 +50,7 @@ def main() -> None:
         cure = "pip install '.[bench]', or leave it out: --sides ours_auto plain_fp32"
         raise SystemExit(f"lightly is not installed: {cure}")
     found = take_turns(sides, given)
-    for name, side in found.items():
-        spread = f"({side['lowest']:,.1f} to {side['highest']:,.1f})"
-        print(f"{name:<28}{side['per_second']:10,.1f} images/s {spread}", flush=True)
+    show_rates(found, "images/s")
     options = {name: getattr(given, name) for name in ("device", "threads", "workers", "batch")}
     print(json.dumps({**ratios(found, PAIRS), **options, "sides": found}))
 

@@ -17,7 +17,17 @@ import json
 from typing import Any
 
 from experiments.benchmarks import speech_sides
-from experiments.benchmarks.turns import BLOCKS, CACHE, CORES, DEVICE, Side, ratios, read_options, take_turns
+from experiments.benchmarks.turns import (
+    BLOCKS,
+    CACHE,
+    CORES,
+    DEVICE,
+    Side,
+    ratios,
+    read_options,
+    show_rates,
+    take_turns,
+)
 
 PAIRS = {
     "ratio_default": ("ours_auto", "transformers_fp32"),
@@ -50,9 +60,7 @@ def main() -> None:
         sides = sides_of(shape, given)
         _ = next(iter(sides.values()))[1].source  # made once, before both sides ask for it
         found = take_turns(sides, given)
-        for name, side in found.items():
-            spread = f"({side['lowest']:,.1f} to {side['highest']:,.1f})"
-            print(f"{shape:<8}{name:<28}{side['per_second']:10,.1f} s of audio per s {spread}", flush=True)
+        show_rates(found, "s of audio per s", f"{shape:<8}")
         results.append({"shape": shape, **ratios(found, PAIRS), "sides": found})
     heads = {name: value for name, value in results[0].items() if name.startswith("ratio")}
     options = {name: getattr(given, name) for name in ("device", "threads", "workers", "batch", "seconds", "blocks")}

@@ -181,6 +181,13 @@ def ratios(found: Mapping[str, Mapping[str, Any]], pairs: Mapping[str, tuple[str
     return {name: round(rates[one] / rates[other], 2) for name, (one, other) in known.items()}
 
 
+def show_rates(found: Mapping[str, Mapping[str, Any]], unit: str, of: str = "") -> None:
+    """Print the median rate of each side and its spread; `of` stands before, where there are several tables."""
+    for name, side in found.items():
+        spread = f"({side['lowest']:,.1f} to {side['highest']:,.1f})"
+        print(f"{of}{name:<28}{side['per_second']:10,.1f} {unit} {spread}", flush=True)
+
+
 def summarise(blocks: list[Block]) -> dict[str, Any]:
     """Compute median and spread of the rates, the first block (warm-up) left out, and list the losses of all."""
     rates = [block.rate for block in blocks[1:]]
