@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-FEW = 24  # names that a message lists
+ROOM = 500  # letters for the names that a message lists
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -92,10 +93,12 @@ def _unknown_option(missing: str, options: Sequence[str]) -> str:
 
 
 def _listed(options: Sequence[str]) -> str:
-    """List options by name, of very many the first ones."""
+    """List options by name; of more than a line holds the first ones."""
     names = [option for option in options if not option.startswith("_")]
-    some = names[:FEW]
-    return f"{', '.join(some)} and {len(names) - FEW} more, which --help lists" if names[FEW:] else ", ".join(some)
+    ends = itertools.accumulate(len(name) + 2 for name in names)
+    shown = names[: sum(end <= ROOM for end in ends)]
+    left = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {left} more, which --help lists" if left else "")
 
 
 def _is_readable(override: str) -> bool:
