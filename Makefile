@@ -28,7 +28,7 @@ env: $(STAMP)  ## the environment alone
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[tasks,zstd,speech,dashboard,tune,slurm,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[tasks,zstd,speech,timm,export,loggers,docs,dashboard,tune,slurm,dev]"
 	touch $(STAMP)
 
 clean:
