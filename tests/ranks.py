@@ -1,9 +1,10 @@
 """Runs a function in real processes that form a gloo group, as ranks of one training would."""
 
-import multiprocessing
 import os
 import socket
 import traceback
+
+from tests.forked import SERVER
 
 
 def in_ranks(function, world, *arguments, timeout=180):
@@ -11,10 +12,9 @@ def in_ranks(function, world, *arguments, timeout=180):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    queue = SERVER.Queue()
     started = [
-        context.Process(target=_rank, args=(function, rank, world, port, queue, arguments)) for rank in range(world)
+        SERVER.Process(target=_rank, args=(function, rank, world, port, queue, arguments)) for rank in range(world)
     ]
     for process in started:
         process.start()

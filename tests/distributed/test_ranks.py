@@ -58,7 +58,8 @@ def assert_same_numbers(first, second, tolerance):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_ranks_are_one_process(overrides, one_process, tmp_path, accumulate):
     path = tmp_path / "two"
-    assert finish([*rank_free(overrides), f"trainer.accumulate={accumulate}", f"run_dir={path}"]) == 0
+    mine = [*rank_free(overrides), f"trainer.accumulate={accumulate}", f"run_dir={path}"]
+    assert finish(mine, interpreters=accumulate == 1) == 0
     assert_same_numbers(one_process, path, 1e-9)
 
 
@@ -70,6 +71,7 @@ def test_two_ranks_contrast_as_one_process_in_training_and_in_evaluation(cache_d
         "data.batch_size=16",
         "data.eval_batch_size=48",
         "trainer.precision=fp64",
+        "logger.wandb.mode=disabled",
     ]
     for name, strategy in (("one", []), ("two", TWO)):
         assert finish([*strategy, *digits, *few, f"run_dir={tmp_path / name}"]) == 0
@@ -85,11 +87,21 @@ def test_a_run_may_change_its_number_of_ranks_when_it_is_resumed(overrides, one_
     assert_same_numbers(one_process, path, 1e-9)
 
 
+@pytest.fixture(scope="module")
+def with_dropout(overrides):
+    return [*rank_free(overrides), "backbone.config.hidden_dropout_prob=0.1", "trainer.precision=fp32", "resume=auto"]
+
+
+@pytest.fixture(scope="module")
+def whole(with_dropout, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    assert finish([*with_dropout, f"run_dir={path}"]) == 0
+    return path
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_two_ranks_that_are_ended_and_resumed_end_bit_for_bit_the_same(overrides, tmp_path, number):
-    whole, ended = tmp_path / "whole", tmp_path / "ended"
-    mine = [*rank_free(overrides), "backbone.config.hidden_dropout_prob=0.1", "trainer.precision=fp32", "resume=auto"]
-    assert finish([*mine, f"run_dir={whole}"]) == 0
+def test_two_ranks_that_are_ended_and_resumed_end_bit_for_bit_the_same(with_dropout, whole, tmp_path, number):
+    ended, mine = tmp_path / "ended", with_dropout
     process = start([*mine, f"run_dir={ended}"])
     wait_for(lambda: (ended / "checkpoints" / "step-0000005.json").exists())
     kill_group(process, number)

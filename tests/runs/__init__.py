@@ -16,6 +16,7 @@ import torch
 
 from pretraining.cli.configuration import compose, exit_cleanly
 from pretraining.launch import main
+from tests.forked import fork_ranks
 
 TIME_COLUMNS = ("time", "throughput/")
 
@@ -86,19 +87,25 @@ def assert_plain(run_dir: Path) -> None:
     assert not [path for path in (run_dir / "handoff").rglob("*") if path.suffix in pickles]
 
 
-def _child(overrides, change, environment):
+def _child(overrides, change, environment, interpreters):
     os.setsid()
     os.environ |= environment
     torch.set_num_threads(1)
+    if not interpreters:
+        fork_ranks()
     if change is not None:
         change()
     with exit_cleanly():
         main(compose(overrides), overrides)
 
 
-def start(overrides, change=None, **environment):
-    """Start a run in a forked process, the leader of its own group; `change` is called in it before the run."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(overrides, change, environment))
+def start(overrides, change=None, interpreters=False, **environment):
+    """Start a run in a forked process, the leader of its own group; `change` is called in it before the run.
+
+    Its ranks are forks, too, or `interpreters` of their own.
+    """
+    given = (overrides, change, environment, interpreters)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=given)
     process.start()
     return process
 
