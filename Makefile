@@ -14,7 +14,7 @@ slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 docs: env  ## the site, in site/index.html
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 audit: env  ## known vulnerabilities of the pinned packages: a report, which needs a network
 	test -d .audit || ($(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit==2.9.0)

@@ -45,7 +45,7 @@ def _described(name: str, thing: object) -> str:
         keywords = [one.kind is one.KEYWORD_ONLY for one in signature.parameters.values() if one.name != "self"]
         if True in keywords:
             parameters.insert(keywords.index(True), "*")
-        end = _unquoted(str(signature).rpartition(")")[2])
+        end = "" if inspect.isclass(thing) else _unquoted(str(signature).rpartition(")")[2])
         said = [f"{name}({', '.join(parameters)}){end}"]
         if len(said[0]) > 90:
             said = [f"{name}(", *(f"    {one}," for one in parameters), f"){end}"]
@@ -89,5 +89,7 @@ def _options_of(group: str) -> Iterator[str]:
     for name in [*names, *sorted(path.stem for path in (CONF / group).glob("_*.yaml"))]:
         text = (CONF / group / f"{name}.yaml").read_text("utf-8")
         yield f"## {name}"
-        yield html.escape(comment_of(group, name).partition(" Command ")[0], quote=False)
+        if "# Command" not in text:  # else a record, which is shown as it stands
+            yield html.escape(comment_of(group, name), quote=False)
+            text = re.sub(r"\A(#.*\n)+", "", text)
         yield f"```yaml\n{text.strip()}\n```"

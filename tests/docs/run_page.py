@@ -33,11 +33,12 @@ def blocks(text):
 
 def commands(code):
     """List a block's command lines as words where all are `python -m …` without anything of the shell, else None."""
-    lines = code.replace("\\\n", " ").splitlines()
-    words = [line for text in lines if (line := shlex.split(text, comments=True))]
+    code = code.replace("\\\n", " ").replace("$PWD", os.getcwd())
+    lines = [line for line in code.splitlines() if line and not line.startswith("#")]
     outside = re.sub(r"'[^']*'|\"[^\"$`]*\"|#.*", "", "\n".join(lines))
-    of_the_shell = re.search(r"[|<>;&$`*~]|\{.*,.*\}", outside)
-    return None if of_the_shell or any(line[:2] != ["python", "-m"] for line in words) else [line[2:] for line in words]
+    if re.search(r"[|<>;&$`*~]|\{.*,.*\}", outside) or not all(line.startswith("python -m ") for line in lines):
+        return None
+    return [shlex.split(line, comments=True)[2:] for line in lines]
 
 
 def run_command(words):

@@ -67,3 +67,17 @@ def test_speeds_of_the_picture_are_those_of_the_benchmarks():
     measured = (ROOT / "experiments" / "benchmarks" / "README.md").read_text("utf-8")
     shown = re.findall(r">([\d,.]+)</text>", (ROOT / "docs" / "pictures" / "speed.svg").read_text("utf-8"))
     assert len(shown) > 10 and all(f" {rate} " in measured for rate in shown)
+
+
+def test_reference_of_the_configuration_has_every_line(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_build"))
+    from reference import CONF, configuration_pages
+
+    pages, checked = configuration_pages(), 0
+    for path in CONF.rglob("*.yaml"):
+        group = path.parent.relative_to(CONF).as_posix().replace("/", "_")
+        page = pages["configuration/index.md" if path.parent == CONF else f"configuration/{group}.md"]
+        for line in path.read_text("utf-8").splitlines():
+            checked += 1
+            assert line.startswith("#") or line in page, f"{path}: {line}"
+    assert checked > 3000
