@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test env check lint slow audit clean
+.PHONY: demo test env check lint slow docs audit clean
 
 demo: env  ## the main job on built-in data: pretrain, hand over, finetune, compare
 	$(BIN)/python -m experiments study=first_look
@@ -12,6 +12,9 @@ test: env  ## the tests
 
 slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+docs: env  ## the site, in site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 audit: env  ## known vulnerabilities of the pinned packages: a report, which needs a network
 	test -d .audit || ($(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit==2.9.0)
@@ -32,4 +35,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv .audit
+	rm -rf .venv .audit site

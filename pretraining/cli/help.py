@@ -26,8 +26,8 @@ def help_text(root: str) -> str:
     text = (CONF / f"{root}.yaml").read_text("utf-8")
     settings = text.partition("\n\n")[2].partition("\nhydra:")[0].rstrip()
     width = max(60, shutil.get_terminal_size((140, 24)).columns)
-    groups = [f"  {group:<12} {', '.join(_options(group))}" for group in _groups(text)]
-    told = [f"  {name:<21} {_comment('objective', name)}" for name in _options("objective")]
+    groups = [f"  {group:<12} {', '.join(options_of(group))}" for group in groups_of(text)]
+    told = [f"  {name:<21} {comment_of('objective', name)}" for name in options_of("objective")]
     lines = [
         text.splitlines()[0].removeprefix("# "),
         "\nSettings (name=value, group.name=value); those of a group are explained in conf/GROUP/OPTION.yaml:\n",
@@ -35,7 +35,7 @@ def help_text(root: str) -> str:
         "\nGroups (group=option):\n",
         *(textwrap.fill(group, width, subsequent_indent=" " * 15) for group in groups),
     ]
-    if "objective" in _groups(text):
+    if "objective" in groups_of(text):
         lines += ["\nWhat objective= has a network learn:\n"]
         lines += [textwrap.fill(line, width, subsequent_indent=" " * 24) for line in told]
     if "\nhydra:" in text:
@@ -44,7 +44,7 @@ def help_text(root: str) -> str:
     return "\n".join(lines)
 
 
-def _groups(text: str) -> Iterator[str]:
+def groups_of(text: str) -> Iterator[str]:
     """Name the groups of a root's defaults, in their order."""
     for entry in yaml.safe_load(text)["defaults"]:
         for name in entry if isinstance(entry, dict) else ():
@@ -52,12 +52,12 @@ def _groups(text: str) -> Iterator[str]:
                 yield name
 
 
-def _comment(group: str, option: str) -> str:
+def comment_of(group: str, option: str) -> str:
     """Read what an option's file says of it, in the comment that it opens with."""
     lines = (CONF / group / f"{option}.yaml").read_text("utf-8").removeprefix("# @package _global_\n").splitlines()
     return " ".join(line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
-def _options(group: str) -> list[str]:
+def options_of(group: str) -> list[str]:
     """List what can be chosen of a group; files whose names begin with _ are parts of others."""
     return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))

@@ -26,14 +26,14 @@ def test_help_names_every_setting_and_option(package, found):
     assert "hydra:" not in joined and "_transformers" not in joined
 
 
-def test_help_says_what_each_objective_learns_and_what_an_image_costs_as_readme_has_it():
+def test_help_says_what_each_objective_learns_and_what_an_image_costs_as_the_docs_have_it():
     from pathlib import Path
 
     from pretraining.cli.help import CONF, help_text
 
     said = " ".join(help_text("pretrain").split())
-    readme = (Path(CONF).parent / "README.md").read_text("utf-8")
-    table = readme.partition("| `objective=` | what the model learns to do | passes |")[2].partition("\n\n")[0]
+    page = (Path(CONF).parent / "docs" / "objectives.md").read_text("utf-8")
+    table = page.partition("| `objective=` | what the model learns to do | passes |")[2].partition("\n\n")[0]
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     assert len(rows) == 11
     for name, _, passes, _ in rows:
