@@ -23,6 +23,7 @@ class Pairs(Modality):
     unit = "pairs"
     probes = "pairs"
     joins = "pretraining.pairs.towers.joined"
+    writers = {"transformers": "pretraining.pairs.checkpoints.write_transformers"}  # noqa: RUF012
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as it is."""
