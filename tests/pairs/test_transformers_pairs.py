@@ -178,11 +178,12 @@ def cut(read, texts):
 def test_networks_of_a_checkpoint_start_towers(checkpoint):
     path, model, _ = checkpoint
     for side, part in (("image", model.vision_model), ("text", model.text_model), (None, model.text_model)):
-        backbone = backbone_of(handoff=f"hf:{path}", tower=side, **({"in_channels": 3} if side == "image" else {}))
+        preprocess = PreprocessOf(handoff=f"hf:{path}", tower=side, size=64).fit(None)
+        backbone = backbone_of(handoff=f"hf:{path}", tower=side, preprocess=preprocess)
         assert all(torch.equal(one, other) for one, other in
                    zip(backbone.model.state_dict().values(), part.state_dict().values(), strict=True))  # fmt: skip
         kind = "image" if side == "image" else "text"
-        assert PreprocessOf(handoff=f"hf:{path}", tower=side, size=64).fit(None).modality.name == kind
+        assert preprocess.modality.name == kind
 
 
 # -- the way back ------------------------------------------------------------------------------------------------------
