@@ -97,6 +97,9 @@ class Modality(ABC):
     probes: ClassVar[str | None] = None  # the option of probe= that tells how it goes on untouched validation examples
     # Readers of home libraries' checkpoints: {scheme: "module.function"} for `handoff=scheme:NAME`, of NAME to a Tower.
     readers: ClassVar[Mapping[str, str]] = {}
+    # Forms of other libraries: {name: "module.function"} for `to=name` of pretraining.export. A function fills an empty
+    # directory, function(handoff, directory); keyword-only arguments are options of its form, as words.
+    writers: ClassVar[Mapping[str, str]] = {}
     joins: ClassVar[str | None] = (
         None  # "module.function" that makes one Tower of those in `towers`; None: there is one
     )

@@ -5,8 +5,6 @@ README's lines.
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from pretraining import evaluate
 from pretraining.cli.configuration import compose
 from pretraining.errors import RunError, out_of_memory
 from pretraining.launch import build, main
+from tests.forked import run_module
 from tests.runs import finish, history, text_overrides, write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,8 +149,6 @@ def test_the_model_starts_from_the_seed_alone(overrides):
 def test_a_sweep_gives_each_job_a_directory_named_after_what_varies(overrides, tmp_path):
     swept = ["seed=1,2", "trainer.max_steps=1", "trainer.log_every=1"]
     command = [
-        sys.executable,
-        "-m",
         "pretraining",
         "-m",
         *[o for o in overrides if not any(key in o for key in ("max_steps", "log_every", "wandb", "precision"))],
@@ -162,7 +159,7 @@ def test_a_sweep_gives_each_job_a_directory_named_after_what_varies(overrides, t
         "WANDB_ERROR_REPORTING": "false",
         "WANDB_CACHE_DIR": str(tmp_path / "runs"),
     }
-    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=apart)
+    ended = run_module(*command, cwd=tmp_path, env=apart)
     assert ended.returncode == 0, ended.stderr
     (sweep,) = (tmp_path / "runs").glob("sweep-*")
     assert sorted(path.name for path in sweep.iterdir()) == ["0-seed-1", "1-seed-2"]

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from pretraining.budget import affordable_steps
 from pretraining.cli.configuration import compose, instantiate
 from pretraining.errors import HandoffError, RunError
 from pretraining.launch import build, main
+from tests.forked import run_module
 from tests.new_modality.signals import SAMPLES, SIGNAL, made
 
 HERE = Path(__file__).parent / "new_modality"
@@ -69,7 +69,7 @@ def test_its_hand_off_is_read_by_those_who_ask_for_it_and_by_nobody_else(pretrai
 
 
 def run(*words, cwd):
-    ended = subprocess.run([sys.executable, "-m", *words], cwd=cwd, capture_output=True, text=True, check=False)
+    ended = run_module(*words, cwd=cwd)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

@@ -47,11 +47,12 @@ class Codebook:
 
     def units(self, wave: np.ndarray, rate: int) -> np.ndarray:
         """Name the unit of each spectral frame of a wave [N]. int64 [T]"""
-        found = (features(wave, rate, self.kind) - self.mean) / self.deviation
-        if self.projection is not None:
-            found = unit_length(found @ self.projection)
-        # |x - c|^2 without |x|^2, which no comparison needs.
-        return (np.square(self.codes).sum(1) - 2.0 * found @ self.codes.T).argmin(1)
+        return self.nearest(features(wave, rate, self.kind))[0]
+
+    def nearest(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Name the units of features [T, D], and how far, squared, their codes are. int64 [T], float64 [T]"""
+        found = (found - self.mean) / self.deviation
+        return nearest_codes(found if self.projection is None else unit_length(found @ self.projection), self.codes)
 
     def units_of(self, samples: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray], rate: int) -> np.ndarray:
         """Name the units of a row as it was read. int64 [T]"""
@@ -93,6 +94,10 @@ class RowUnits:
             raise ValueError(f"{what}: train with preprocess=layer_units on these, which names them")
         return self.names[self.offsets[row] : self.offsets[row + 1]].astype(np.int64)
 
+    def nearest(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Name the units of a layer's vectors [T, D], and how far, squared, their codes are. int64 [T], float32 [T]"""
+        return nearest_codes(found, self.codes.astype(np.float32))
+
     def grid(self, rate: int) -> tuple[int, int]:
         """Count the samples that a unit is of, and those from one unit to the next."""
         return self.window, self.hop
@@ -124,18 +129,28 @@ def fingerprint(samples: np.ndarray) -> bytes:
     return hashlib.blake2b(samples.tobytes(), digest_size=16).digest()
 
 
+def nearest_codes(found: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest of `codes` to each vector, and its squared distance. [T] each"""
+    # |x - c|^2 without |x|^2, which no comparison needs.
+    away = np.square(codes).sum(1) - 2.0 * found @ codes.T
+    units = away.argmin(1)
+    return units, np.maximum(np.square(found).sum(1) + away[np.arange(len(units)), units], 0.0)
+
+
 def unit_length(vectors: np.ndarray) -> np.ndarray:
     """Scale each row to length 1."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def at_frames(units: np.ndarray, count: int, frames: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+def at_frames(
+    units: np.ndarray, count: int, frames: tuple[int, int], grid: tuple[int, int], start: int = 0
+) -> np.ndarray:
     """Take the unit whose middle lies nearest to that of each of `count` encoder frames. [count]
 
     `frames` and `grid` are the samples that a frame (a unit) is of, and those from one to the next: at 16 kHz HuBERT's
-    frames take every second unit of MFCC.
+    frames take every second unit of MFCC. The first frame begins at sample `start` of what the units are of.
     """
     (field, hop), (window, step) = frames, grid
-    middles = np.arange(count) * hop + field / 2
+    middles = start + np.arange(count) * hop + field / 2
     nearest = np.floor((middles - window / 2) / step + 0.5).astype(np.int64)
     return units[np.clip(nearest, 0, len(units) - 1)]

@@ -22,10 +22,22 @@ LEAST_FRAMES = 3  # of a row: one to hide, one to tell it from, one to see
 
 
 @dataclass(kw_only=True, eq=False)
-class StackWaves:
-    """Prepares rows and stacks them; `kernels` and `strides` are those of the backbone's stem."""
+class Waves:
+    """Prepares rows and stacks them."""
 
     preprocess: AudioPreprocess
+
+    def __call__(self, examples: AudioExamples, keys: Keys) -> Batch:
+        """Turn raw rows into tensors."""
+        examples = examples.cropped(keys)
+        rows = [self.preprocess(samples) for samples in examples.each()]
+        return {"inputs": padded_waves(rows), "units": float(examples.lengths.sum()) / self.preprocess.sample_rate}
+
+
+@dataclass(kw_only=True, eq=False)
+class StackWaves(Waves):
+    """Counts frames, too; `kernels` and `strides` are those of the backbone's stem."""
+
     kernels: Sequence[int]
     strides: Sequence[int]
 
@@ -44,10 +56,8 @@ class StackWaves:
     def __call__(self, examples: AudioExamples, keys: Keys) -> Batch:
         """Turn raw rows into tensors, with the `frames` of each. [B]"""
         examples = examples.cropped(keys)
-        rows = [self.preprocess(samples) for samples in examples.each()]
         frames = frames_of(examples.lengths, self.kernels, self.strides)
-        seconds = float(examples.lengths.sum()) / self.preprocess.sample_rate
-        return {"inputs": padded_waves(rows), "frames": torch.from_numpy(frames), "units": seconds}
+        return super().__call__(examples, keys) | {"frames": torch.from_numpy(frames)}
 
 
 def padded_waves(rows: list[np.ndarray]) -> dict[str, torch.Tensor]:

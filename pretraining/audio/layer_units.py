@@ -87,14 +87,13 @@ class LayerUnits(UnitRecipe):
     def _name(self, data: AudioData, plain: AudioPreprocess, directory: Path) -> None:
         """Make the codes, and name every row by the nearest one at each frame."""
         codebook = self.make(self._sampled(data, plain))
-        codes, lengths, digests = codebook.codes.astype(np.float32), list[int](), list[bytes]()
-        sizes = np.square(codes).sum(1)
+        lengths, digests = list[int](), list[bytes]()
         with replace_file(directory / "names.bin", "wb") as file:
             for split in ("train", "validation"):
                 source = data.source(split, plain)
                 for row in range(source.count(0)):
                     (samples,) = source.read(0, np.array([row])).each()
-                    units = (sizes - 2.0 * self.features(samples, plain) @ codes.T).argmin(1).astype(np.uint16)
+                    units = codebook.nearest(self.features(samples, plain))[0].astype(np.uint16)
                     file.write(units.tobytes())
                     lengths.append(len(units))
                     digests.append(fingerprint(samples))

@@ -56,13 +56,13 @@ class Audio(Modality):
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
         """Describe rows, and write what can be heard of them, one after the other."""
         lines, parts, rate = [], [], collate.preprocess.sample_rate
-        waves, frames = batch["inputs"]["waves"], batch["frames"]
+        waves, frames = batch["inputs"]["waves"], batch.get("frames")
         lengths = batch["inputs"].get("lengths")
         for row in range(min(count, len(waves))):
             heard = waves[row] if lengths is None else waves[row, : lengths[row]]
             hidden = int(batch["inputs"]["mask"][row].sum()) if "mask" in batch["inputs"] else 0
-            seconds = len(heard) / rate
-            lines.append(f"example {row + 1}   {seconds:.2f} s, {int(frames[row])} frames, {hidden} of them hidden")
+            told = "" if frames is None else f", {int(frames[row])} frames, {hidden} of them hidden"
+            lines.append(f"example {row + 1}   {len(heard) / rate:.2f} s{told}")
             parts.append(heard.float().cpu().numpy())
         sound = path.with_suffix(".wav")
         write_wav(sound, np.concatenate(parts), rate)

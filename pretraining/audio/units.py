@@ -1,6 +1,16 @@
-"""How a codebook comes about: by k-means over the training data, or at random."""
+"""How a codebook comes about: by k-means over the training data, or at random.
+
+    python -m pretraining.audio.units data=NAME [preprocess=speech_units | random_speech_units | layer_units]
+
+makes one ahead of training, which then finds it in the data's cache, and prints how good its units are.
+"""
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before anything slow is imported
+    from pretraining.cli.early import answer
+
+    answer("units")
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -106,3 +116,9 @@ class RandomUnits(UnitRecipe):
         projection = random.uniform(-limit, limit, (found.shape[1], self.width))
         codes = unit_length(random.normal(size=(self.units, self.width)))
         return Codebook(self.kind, found.mean(0), np.maximum(found.std(0), 1e-6), codes, projection)
+
+
+if __name__ == "__main__":
+    from pretraining.audio.unit_quality import cli
+
+    cli()

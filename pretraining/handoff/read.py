@@ -39,6 +39,18 @@ class Handoff:
     path: str  # resolved; "" where there is no directory
     digest: str  # sha256 of handoff.json; "" where there is no directory
     reference: str = ""  # what it was read by
+    packages: tuple[str, ...] = ("pretraining.",)  # whose classes it may ask for
+
+    @property
+    def objective(self) -> type | None:
+        """The class that it was pretrained by; None where it does not say. One of other packages is an error."""
+        described = self.card.get("recipe", {}).get("objective")
+        if described is None:
+            return None
+        found = class_in(self.packages, described["_target_"])
+        if found is None:
+            raise refused(described["_target_"], "objective")
+        return found
 
     @property
     def tower(self) -> Tower:
@@ -89,7 +101,7 @@ def read(
             backbone.load(place)
         with _explained(f"{place}: the preprocessing that handoff.json describes cannot be read"):
             towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
-    return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"), reference)
+    return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"), reference, packages)
 
 
 @contextlib.contextmanager
@@ -233,7 +245,7 @@ def _randomised(known: Handoff, packages: tuple[str, ...], seed: int, reference:
         fresh = {name: _built(described_part(old.backbone), packages) for name, old in known.towers.items()}
     towers = {name: Tower(backbone, known.towers[name].preprocess) for name, backbone in fresh.items()}
     origin = {"objective": "random", "seed": seed, "steps": 0, "like": known.card["origin"].get("objective")}
-    return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest, reference)
+    return Handoff(towers, {**known.card, "origin": origin}, known.path, known.digest, reference, packages)
 
 
 def _from_library(scheme: str, name: str, modality: Modality | None, wanted: str | None) -> Handoff:

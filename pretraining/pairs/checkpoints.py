@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from pretraining.backbones.transformers_loading import PAIRS, family_of, quieten, read_pair
 from pretraining.errors import HandoffError
+from pretraining.handoff import Handoff
 from pretraining.image.modality import IMAGE
 from pretraining.modality import Modality, Tower
 from pretraining.text.modality import TEXT
@@ -95,15 +97,23 @@ def _compare(model: Any, towers: dict[str, Tower]) -> None:
             raise HandoffError(f"{what} (pooling={towers[side].backbone.kwargs.get('pooling')}): {cure}")
 
 
-def save(model: nn.Module, towers: dict[str, Tower], directory: Path) -> Path:
-    """Write a model of transformers with its tokenizer and its preparation of images."""
+def write_transformers(given: Handoff, directory: Path) -> None:
+    """Write a hand-off of image and text as one model of transformers, with its tokenizer and preparation of images.
+
+    CLIPModel where both networks are CLIP's own (backbone@backbone.towers.image=clip_vision_scenes
+    backbone@backbone.towers.text=clip_captions), VisionTextDualEncoderModel where both are other networks of
+    transformers whose vectors are theirs; the rest is refused, and is loaded from the hand-off's two folders.
+    """
+    if "heads.safetensors" not in given.card["sha256"]:
+        raise HandoffError(f"{given.path or given.reference} holds no projections: give one of objective=clip")
+    towers = given.towers
+    model = as_transformers(towers, load_file(Path(given.path) / "heads.safetensors"))
     quieten()
-    model.save_pretrained(directory)  # type: ignore[operator]
+    model.save_pretrained(directory)
     towers["text"].preprocess.save(directory)
     towers["image"].preprocess.save_for_transformers(directory)
     kind = type(model).__name__
     (directory / "README.md").write_text(USAGE.format(kind=kind), encoding="utf-8")
-    return directory
 
 
 USAGE = """# {kind} of images and texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ class DualEncoder(Backbone):
     """Two backbones, which share nothing.
 
     `towers` says how to make each one, by the name of its side; `arguments`, of the sides that the data have, are what
-    its modality must tell it.
+    its modality must tell it, and `preprocess` is for those that ask for what prepares their inputs.
     `locked` names those that stay as they are: no gradient, no dropout, no running statistics (LiT, Zhai et al. 2022).
     """
 
@@ -31,6 +32,7 @@ class DualEncoder(Backbone):
         *,
         towers: Mapping[str, Callable[..., Backbone]],
         arguments: Mapping[str, Mapping[str, Any]] | None = None,
+        preprocess: Mapping[str, Any] | None = None,
         locked: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -43,7 +45,10 @@ class DualEncoder(Backbone):
         if unknown or len(locked) == len(towers):
             what = f"backbone.locked={list(locked)}: name one of the towers {', '.join(towers)}"
             raise ValueError(f"{what}, or none: at least one must learn")
-        self.towers = nn.ModuleDict({name: make(**told.get(name, {})) for name, make in towers.items()})
+        self.towers = nn.ModuleDict()
+        for name, make in towers.items():
+            asks = preprocess is not None and "preprocess" in inspect.signature(make).parameters
+            self.towers[name] = make(**told.get(name, {}), **({"preprocess": preprocess[name]} if asks else {}))
         self.locked = tuple(locked)
         for name in self.locked:
             self.towers[name].requires_grad_(False)

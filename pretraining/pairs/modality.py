@@ -23,15 +23,16 @@ class Pairs(Modality):
     unit = "pairs"
     probes = "pairs"
     joins = "pretraining.pairs.towers.joined"
+    writers = {"transformers": "pretraining.pairs.checkpoints.write_transformers"}  # noqa: RUF012
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as it is."""
         return data.source(split)
 
     def backbone_arguments(self, preprocess: Any) -> dict[str, Any]:
-        """Name what each side's network must be told."""
+        """Name what each side's network must be told, and what prepares its inputs."""
         told = {name: part.modality.backbone_arguments(part) for name, part in preprocess.sides.items()}
-        return {"arguments": told}
+        return {"arguments": told, "preprocess": preprocess.sides}
 
     def average_row(self, objective: Any, source: Source, collate: Any, preprocess: Any) -> Row:
         """Count pairs; what they cost is measured."""

@@ -57,7 +57,7 @@ RANGES: Ranges = {
     "PreprocessOf": {
         TEXT: "handoff",
         optional(TEXT): "tower",
-        optional(COUNT): "size vocab_size",
+        optional(COUNT): "size vocab_size sample_rate",
         optional(CHANNELS): "channels",
         optional(NUMBERS): "mean",
         optional(each(POSITIVE)): "std",

@@ -8,13 +8,14 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cache import RESTORE, is_full, is_locked, read_object, replace_text, room, try_lock
+from pretraining.cache import RESTORE, is_full, is_locked, read_object, replace_text, room, share, try_lock
 from pretraining.distributed.environment import batch_job, process_rank
 from pretraining.errors import RunError
 from pretraining.runs.checkpoint_files import MARKER, newest_valid, read_checkpoint
@@ -153,6 +154,23 @@ def make_directory(path: Path, key: str = "run_dir") -> Path:
             raise
         raise RunError(_not_made(path, error.strerror or str(error), key)) from error
     return path
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, key: str = "run_dir") -> Iterator[Path]:
+    """Fill a directory that the setting `key` names, whole or not at all; one that holds something is refused."""
+    if path.is_dir() and any(path.iterdir()):
+        raise RunError(f"{key}={path} holds something already: give a new directory")
+    if path.exists() and not path.is_dir():
+        raise RunError(_not_made(path, "there is a file of that name", key))
+    beside = path.absolute().with_name(f".{path.absolute().name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)  # left by a process that was killed here
+    try:
+        yield make_directory(beside, key)
+        share(beside)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _not_made(path: Path, why: str, key: str = "run_dir") -> str:

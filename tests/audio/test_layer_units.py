@@ -9,10 +9,11 @@ import torch
 
 from pretraining import handoff
 from pretraining.audio.data.base import AudioExamples
-from pretraining.audio.geometry import frames_of
+from pretraining.audio.geometry import field_and_hop, frames_of
 from pretraining.audio.layer_units import LayerUnits
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
+from pretraining.audio.units import KMeansUnits
 from pretraining.cli.configuration import compose
 from pretraining.launch import main
 from pretraining.objectives.audio.frames import MaskFrames
@@ -60,6 +61,32 @@ def test_rows_are_named_once_and_a_collate_asks_for_the_frame_s_own_unit(network
         units, hidden = made.units(samples), int(batch["hidden"][row])
         assert len(units) == frames_of(len(samples), KERNELS, STRIDES)
         assert batch["codes"][row, :hidden].tolist() == units[batch["places"][row, :hidden]].tolist()
+
+
+@pytest.mark.parametrize("kind", ["layer", "mfcc"])
+def test_a_crop_takes_the_units_of_its_own_place_in_the_whole_row(kind, network, tmp_path):
+    """Each frame's unit is that of the whole row whose middle is nearest to its own: the place is found by samples."""
+    rows = data(tmp_path, batch_seconds=6.0, fit="crop")
+    recipes = {
+        "layer": recipe(network),
+        "mfcc": KMeansUnits(sample_rate=8000, normalise=True, units=9, sample_seconds=8.0),
+    }
+    made = recipes[kind].fit(rows)
+    source, cut = rows.source("train", made), 0
+    examples, (field, hop) = source.read(0, np.arange(source.count(0))), field_and_hop(KERNELS, STRIDES)
+    keys = keys_of(range(source.count(0)))
+    collate = MaskFrames(preprocess=made, kernels=KERNELS, strides=STRIDES, share=0.5, span=3)
+    batch, (window, step) = collate(examples, keys), made.codebook.grid(8000)
+    for row, (whole, kept) in enumerate(zip(examples.each(), examples.cropped(keys).each(), strict=True)):
+        start = next(n for n in range(len(whole)) if np.array_equal(whole[n : n + len(kept)], kept))
+        units, cut = made.units(whole), cut + (start > hop)
+        for place, code in zip(
+            *(batch[name][row, : batch["hidden"][row]] for name in ("places", "codes")), strict=True
+        ):
+            middle = start + int(place) * hop + field / 2
+            away = [abs(number * step + window / 2 - middle) for number in range(len(units))]
+            assert int(code) in units[np.flatnonzero(np.isclose(away, min(away)))]
+    assert cut > 5 and len(set(batch["codes"].flatten().tolist())) > 3
 
 
 def test_other_rows_layers_and_rates_are_refused(network, tmp_path):

@@ -109,6 +109,7 @@ def ended(*words):
         ["finetuning.predict", "run_dirr=x"],
         ["finetuning.evaluate", "runs/x"],
         ["finetuning.export"],
+        ["pretraining.export", "handoff=x"],
         ["experiments", "study=firt_look"],
         ["experiments", "--studdy=first_look"],
         ["experiments.search", "optimizer.peak_lrr=1e-3,1e-2"],
@@ -127,7 +128,7 @@ COMMANDS = [
     *("pretraining", "finetuning", "experiments", "pretraining.evaluate", "pretraining.data.prepare"),
     *("finetuning.predict", "finetuning.evaluate", "finetuning.export", "experiments.ls", "experiments.search"),
     *("experiments.wandb_sync", "experiments.wandb_sweep", "experiments.dashboard", "experiments.report"),
-    *("pretraining.runs.snapshot", "pretraining.snapshot"),
+    *("pretraining.runs.snapshot", "pretraining.snapshot", "pretraining.export"),
 ]
 
 

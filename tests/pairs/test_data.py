@@ -222,6 +222,26 @@ def test_whatever_datasets_loads(tmp_path):
         HubImageText(name=str(tmp_path / "hub"), **settings | {"columns": {"image": "picture", "text": "text"}})
 
 
+def test_rows_of_datasets_with_the_same_image_are_one_image_with_several_captions(tmp_path):
+    """As Flickr30k and COCO come: a row for each caption. All of them are right, and stay in one split."""
+    names = pictures(tmp_path)
+    (tmp_path / "hub").mkdir()
+    cells = [{"image": {"bytes": (tmp_path / name).read_bytes(), "path": f"{word}.png"}, "text": f"{word} of {name}"}
+             for word in ("a view", "this", "a view") for name in names]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(cells), tmp_path / "hub" / "train-00000-of-00001.parquet")
+    data = HubImageText(
+        name=str(tmp_path / "hub"), columns={"image": "image", "text": "text"}, decoding=Decoding(size=4), workers=0,
+        shares={"validation": 0.3, "test": 0.3}, batch_size=1, eval_batch_size=1, cache_dir=tmp_path / "cache",
+    )  # fmt: skip
+    found = everything(data)
+    assert sum(map(len, found.values())) == 60 and all(found.values())
+    where = {split: {colour for colour, _, _ in part} for split, part in found.items()}
+    assert sum(map(len, where.values())) == len(set().union(*where.values())) == 30
+    for colour, text, numbers in itertools.chain(*found.values()):
+        own = [f"{word} of {names[COLOURS.index(colour)]}" for word in ("a view", "this")]
+        assert text in own and numbers == [number_of(one) for one in own]
+
+
 def test_lists_of_captions_and_captions_of_several_images(tmp_path):
     names = pictures(tmp_path)
     rows = [{"image": name, "text": ["shared", f"only {name}"][: 1 + number % 2]} for number, name in enumerate(names)]

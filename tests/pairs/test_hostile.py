@@ -18,10 +18,12 @@ from pretraining.cache import sha256
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
 from pretraining.evaluate import evaluate
+from pretraining.image.preprocess import ImagePreprocess
 from pretraining.launch import main
 from pretraining.pairs.space import Space
 from pretraining.pairs.towers import backbone_of
-from pretraining.text.modality import TEXT
+from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer_recipes import WordPiece
 from tests.pairs.test_bad_input import photos
 from tests.pairs.test_runs import QUIET, SCENES, SMALL, finetune, pretrain
 
@@ -248,19 +250,31 @@ def test_images_that_are_smaller_than_the_network_reads_are_said(whole, tmp_path
         assert "0 parameters train" in said and "schedule" not in said  # of steps that are never taken
 
 
-def test_a_network_is_not_read_with_another_vocabulary(whole):
-    """Learnt from other captions, as it is where the preprocessing is not taken from the hand-off, too."""
-    own = TEXT.backbone_arguments(handoff.read(str(whole), tower="text").preprocess)
-    assert backbone_of(handoff=str(whole), tower="text", **own).dim == 16
-    told = (
-        r"trained with vocab_size=\d+, but preprocess.sides.text has 9: add preprocess@preprocess.sides.text=_handoff"
-    )
-    with pytest.raises(ValueError, match=rf"{told} .* preprocess.sides.text.tower=text"):
-        backbone_of(handoff=str(whole), tower="text", **own | {"vocab_size": 9})
-    with pytest.raises(
-        ValueError, match=r"tower=text has a network for text, which knows no in_channels: give one for"
-    ):
-        backbone_of(handoff=str(whole), tower="text", in_channels=3)
+def test_a_network_is_not_fed_what_another_preprocessing_makes(whole):
+    """Words of another vocabulary, even of one as large, and pictures of another size or scale are nothing it knows."""
+    words, pictures = (handoff.read(str(whole), tower=side).preprocess for side in ("text", "image"))
+    assert backbone_of(handoff=str(whole), tower="text", preprocess=words, vocab_size=9).dim == 16
+    assert backbone_of(handoff=str(whole), tower="image", preprocess=ImagePreprocess(**pictures.kwargs)).dim == 16
+    other = WordPiece(vocab_size=words.vocab_size, lowercase=True, sample_bytes=10**5).train(iter(["some new words"]))
+    cure = r"add preprocess@preprocess.sides.text=_handoff preprocess.sides.text.handoff=.* preprocess.sides.text.tower"
+    with pytest.raises(ValueError, match=rf"with other tokens .*vocabulary \d+\) than preprocess.sides.text.*: {cure}="):
+        backbone_of(handoff=str(whole), tower="text", preprocess=TextPreprocess(tokenizer=other))
+    for name, value in {"mean": [0.5] * 3, "std": [0.2] * 3, "size": 24, "interpolation": "bilinear"}.items():
+        fed = ImagePreprocess(**pictures.kwargs | {name: value})
+        told = rf"trained with {name}={re.escape(str(pictures.kwargs[name]))}, but preprocess.sides.image has {name}="
+        with pytest.raises(ValueError, match=rf"{told}{re.escape(str(value))}: add preprocess@preprocess.sides.image="):
+            backbone_of(handoff=str(whole), tower="image", preprocess=fed)
+    with pytest.raises(ValueError, match=r"tower=text has a network for text, and this side's data are image: give"):
+        backbone_of(handoff=str(whole), tower="text", preprocess=pictures)
+
+
+def test_a_tower_of_a_hand_off_without_its_preprocessing_ends_the_command(whole, tmp_path):
+    given = ["backbone@backbone.towers.image=_handoff", f"backbone.towers.image.handoff={whole}"]
+    kept = [word for word in SMALL if not word.startswith("backbone.towers.image")]
+    words = ["objective=clip", *given, "backbone.towers.image.tower=image", *kept, "preprocess.sides.image.mean=[0,0,0]"]
+    with pytest.raises(RunError, match=r"trained with mean=\[0.27, .*, but preprocess.sides.image has mean=\[0, 0, 0\]"):
+        main(compose([*words, f"data.cache_dir={tmp_path}", f"run_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_locked_network_reads_pictures_of_ones_own_as_its_hand_off_says(whole, tmp_path, capsys):

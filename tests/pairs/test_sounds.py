@@ -85,6 +85,32 @@ def test_each_network_is_finetuned_and_words_are_told_by_their_names(heard, tmp_
         finetuning.main(finetuning.compose([f"handoff={last}", "tower=image", "task=digits", *QUIET]))
 
 
+def test_both_networks_of_a_hand_off_start_towers_and_hear_what_they_were_trained_on(heard, tmp_path):
+    """The audio tower locked (LiT), and recordings of another rate than its own refused."""
+    last, towers = heard / "handoff" / "last", []
+    for side in ("audio", "text"):
+        for part in (f"backbone.towers.{side}", f"preprocess.sides.{side}"):
+            towers += [f"{part.partition('.')[0]}@{part}=_handoff", f"{part}.handoff={last}", f"{part}.tower={side}"]
+    words = ["objective=clip", "data=spoken_captions", *towers, *SMALL, *QUIET, "backbone.locked=[audio]"]
+    words += ["trainer.max_steps=1", "optimizer.peak_lr=1e-3", f"data.cache_dir={heard.parent / 'cache'}"]
+    run = main(compose([*words, f"run_dir={tmp_path / 'run'}"]))
+    before, after = (handoff.read(str(one / "handoff" / "last")).towers for one in (heard, run))
+    moves = {
+        side: max(
+            (one - other).abs().max().item()
+            for one, other in zip(after[side].backbone.parameters(), before[side].backbone.parameters(), strict=True)
+        )
+        for side in after
+    }
+    assert moves["audio"] == 0.0 and 0.0 < moves["text"] < 2e-3  # one step of Adam
+    assert [after[side].preprocess.digest for side in after] == [before[side].preprocess.digest for side in before]
+    from pretraining.errors import RunError
+
+    told = r"reads recordings at 8000 samples per second, and the data are read at 16000: set preprocess.sides.audio.sam"
+    with pytest.raises(RunError, match=told):
+        main(compose([*words, "preprocess.sides.audio.sample_rate=16000", f"run_dir={tmp_path / 'other'}"]))
+
+
 def test_sides_that_nothing_is_configured_for_are_refused(tmp_path):
     from pretraining.errors import RunError
 

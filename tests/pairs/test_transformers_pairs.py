@@ -15,12 +15,11 @@ from finetuning import launch as finetuning
 from pretraining import handoff
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
+from pretraining.export import export
 from pretraining.image.data.scene_captions import COLOURS, DIGITS, SIZES
 from pretraining.image.data.scenes import DigitScenes
 from pretraining.image.modality import IMAGE
 from pretraining.launch import main
-from pretraining.pairs.commands import EXPORT
-from pretraining.pairs.export import export
 from pretraining.pairs.towers import PreprocessOf, backbone_of
 from pretraining.text.modality import TEXT
 from pretraining.text.raw import RawTexts, TokeniseTexts
@@ -179,11 +178,12 @@ def cut(read, texts):
 def test_networks_of_a_checkpoint_start_towers(checkpoint):
     path, model, _ = checkpoint
     for side, part in (("image", model.vision_model), ("text", model.text_model), (None, model.text_model)):
-        backbone = backbone_of(handoff=f"hf:{path}", tower=side, **({"in_channels": 3} if side == "image" else {}))
+        preprocess = PreprocessOf(handoff=f"hf:{path}", tower=side, size=64).fit(None)
+        backbone = backbone_of(handoff=f"hf:{path}", tower=side, preprocess=preprocess)
         assert all(torch.equal(one, other) for one, other in
                    zip(backbone.model.state_dict().values(), part.state_dict().values(), strict=True))  # fmt: skip
         kind = "image" if side == "image" else "text"
-        assert PreprocessOf(handoff=f"hf:{path}", tower=side, size=64).fit(None).modality.name == kind
+        assert preprocess.modality.name == kind
 
 
 # -- the way back ------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def by_its_lines(place, texts, image):
 
 
 def test_a_hand_off_of_clips_networks_is_a_clip_model_and_comes_back(pretrained, tmp_path):
-    place = export(handoff.read(str(pretrained)), tmp_path / "model")
+    place = export(handoff.read(str(pretrained)), "transformers", tmp_path / "model")
     images = pictures(3)
     (image, text), heads = projected(pretrained, TEXTS, images)
     model, report = transformers.CLIPModel.from_pretrained(place, output_loading_info=True)
@@ -253,7 +253,7 @@ def test_other_networks_of_transformers_are_a_dual_encoder_where_their_vectors_a
     bert = [f"backbone.towers.text.config.{name}={value}" for name, value in SHAPE.items()]
     vision = [CLIPS[0], *(word for word in TINY if ".image." in word), "backbone.towers.image.config.image_size=32"]
     last = pretrain(tmp_path, *vision, *bert, "backbone.towers.text.pooling=pooler")
-    place = export(handoff.read(str(last)), tmp_path / "model")
+    place = export(handoff.read(str(last)), "transformers", tmp_path / "model")
     images = pictures(1)
     (image, text), _ = projected(last, TEXTS, images)
     scope = by_its_lines(place, TEXTS, images[0])
@@ -266,19 +266,17 @@ def test_what_transformers_has_no_model_for_is_refused_with_what_to_do(pretraine
     plain = pretrain(tmp_path / "vit", "backbone.towers.image.options={image_size: 32, patch_size: 8, num_layers: 1, "
                      "num_heads: 2, hidden_dim: 16, mlp_dim: 16}")  # fmt: skip
     with pytest.raises(HandoffError, match=r"the image network is no model of transformers.*two folders one by one"):
-        export(handoff.read(str(plain)), tmp_path / "a")
+        export(handoff.read(str(plain)), "transformers", tmp_path / "a")
     pooled = pretrain(tmp_path / "mean", *CLIPS, *TINY, "backbone.towers.image.config.image_size=32",
                       "backbone.towers.text.pooling=mean")  # fmt: skip
     with pytest.raises(HandoffError, match=r"CLIPModel makes its text vector in another way .*pooling=mean"):
-        export(handoff.read(str(pooled)), tmp_path / "b")
-    with pytest.raises(HandoffError, match=r"holds image: give one of pairs"):
-        export(handoff.read(str(pretrained), tower="image"), tmp_path / "c")
+        export(handoff.read(str(pooled)), "transformers", tmp_path / "b")
     with pytest.raises(RunError, match=r"holds something already"):
-        export(handoff.read(str(pretrained)), pretrained)
+        export(handoff.read(str(pretrained)), "transformers", pretrained)
     (tmp_path / "file").write_text("mine")
     for taken in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(RunError, match=r"output=.*file.* cannot be made or written to"):
-            export(handoff.read(str(pretrained)), taken)
+            export(handoff.read(str(pretrained)), "transformers", taken)
     assert (tmp_path / "file").read_text() == "mine"
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
     with pytest.raises(ValueError, match=r"model_type='bert' is no image network.*choose clip_vision_model or siglip"):
@@ -287,4 +285,3 @@ def test_what_transformers_has_no_model_for_is_refused_with_what_to_do(pretraine
         transformers.BertModel(transformers.BertConfig(**SHAPE, vocab_size=30)).save_pretrained(tmp_path / "text")
         handoff.read(f"hf:{tmp_path / 'text'}", modality=IMAGE)
     assert json.loads((tmp_path / "text" / "config.json").read_text())["model_type"] == "bert"
-    assert EXPORT.read(["handoff=a", "output=b"]) == {"handoff": "a", "output": "b"}

@@ -1,15 +1,13 @@
 """`python -m pretraining.data.prepare` writes what training then finds."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pretraining.cli.prepare import prepare_all
 from pretraining.errors import RunError
+from tests.forked import run_module
 from tests.runs import write_corpus
 
 
@@ -19,22 +17,14 @@ def arguments(tmp_path):
 
 
 def test_the_command_prints_a_line_per_split_and_a_second_run_finds_everything(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pretraining.data.prepare",
-        *arguments(tmp_path),
-        "data.preparation.validation_share=0.2",
-    ]
-    root = Path(__file__).parents[2]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=root).stdout
-    facts = [json.loads(line) for line in shown.splitlines()]
+    given = [*arguments(tmp_path), "data.preparation.validation_share=0.2"]
+    shown = run_module("pretraining.data.prepare", *given)
+    facts = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [line["split"] for line in facts] == ["train", "validation"]
     assert facts[0]["documents"] + facts[1]["documents"] <= 120 and facts[0]["tokens"] > facts[1]["tokens"] > 0
     manifest = Path(facts[0]["directory"]) / "manifest.json"
     before = manifest.stat().st_mtime_ns
-    assert prepare_all([*arguments(tmp_path), "data.preparation.validation_share=0.2"]) == facts
+    assert prepare_all(given) == facts
     assert manifest.stat().st_mtime_ns == before
 
 

@@ -34,12 +34,18 @@ class AudioExamples(NamedTuple):
         """Cut the samples into rows."""
         return np.split(self.samples, np.cumsum(self.lengths)[:-1])
 
+    def starts(self, keys: Keys) -> np.ndarray:
+        """Draw where each row's crop begins, by its key. int64 [B]"""
+        if self.kept is None:
+            return np.zeros_like(self.lengths)
+        drawn: Any = integers(keys, "crop", (self.lengths - self.kept + 1)[:, None])
+        return drawn[:, 0]
+
     def cropped(self, keys: Keys) -> AudioExamples:
-        """Keep as much of each row as is wanted, from a place that its key draws."""
+        """Keep as much of each row as is wanted, from its start on."""
         if self.kept is None:
             return self
-        starts: Any = integers(keys, "crop", (self.lengths - self.kept + 1)[:, None])[:, 0]
-        rows = zip(self.each(), starts, self.kept, strict=True)
+        rows = zip(self.each(), self.starts(keys), self.kept, strict=True)
         return AudioExamples(np.concatenate([row[start : start + kept] for row, start, kept in rows]), self.kept)
 
 
@@ -114,6 +120,10 @@ class AudioData(Data):
     @abstractmethod
     def identity(self, split: str) -> dict[str, Any]:
         """Name all that the recordings of a split depend on."""
+
+    def sounds(self, split: str, source: AudioSource) -> np.ndarray | None:
+        """Say what sounds at each sample of all recordings, in one letter each, where that is known. [N]"""
+        return None
 
     def fingerprint(self) -> str:
         """Identify the rows of the training split, of which units are made."""

@@ -8,12 +8,13 @@ Shapes: N samples, H harmonics.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretraining.audio.data.base import AudioData
+from pretraining.audio.data.base import AudioData, AudioSource
 from pretraining.audio.data.clips import as_int16
 from pretraining.data.splits import SPLITS
 from pretraining.random import word
@@ -83,18 +84,27 @@ class SpokenClip:
 
     def samples(self, rate: int) -> np.ndarray:
         """Say it. int16 [N]"""
-        random, who = np.random.default_rng([*self.place, word("sound")]), voice(self.speaker)
-        parts = [np.zeros(_samples(0.05 + 0.1 * random.random(), rate))]
-        for spoken in self.words:
-            for letter, following in zip(spoken, (*spoken[1:], ""), strict=True):
-                parts.append(said(LETTERS[letter], who, rate, random))
-                gap = 0.04 if following == letter else 0.0  # or nobody would hear two
-                parts.append(np.zeros(_samples(gap + 0.015 * random.random(), rate)))
-            parts.append(np.zeros(_samples(0.1 + 0.1 * random.random(), rate)))
-        heard = np.concatenate(parts)
+        random = np.random.default_rng([*self.place, word("sound")])
+        heard = np.concatenate([wave for _, wave in self._parts(rate, random)])
         loudness, noise = 0.2 + 0.3 * random.random(), 10.0 ** -(0.75 + 0.75 * random.random())  # 15 to 30 dB below
         heard = heard + noise * np.sqrt(np.mean(heard**2)) * np.sqrt(12.0) * (random.random(len(heard)) - 0.5)
         return as_int16(loudness * heard / np.abs(heard).max(), self.name)
+
+    def sounds(self, rate: int) -> np.ndarray:
+        """Name the letter at each sample, a space where there is none. [N]"""
+        parts = list(self._parts(rate, np.random.default_rng([*self.place, word("sound")])))
+        return np.repeat([letter for letter, _ in parts], [len(wave) for _, wave in parts])
+
+    def _parts(self, rate: int, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+        """Make letters and what is between them, one after the other."""
+        who = voice(self.speaker)
+        yield " ", np.zeros(_samples(0.05 + 0.1 * random.random(), rate))
+        for spoken in self.words:
+            for letter, following in zip(spoken, (*spoken[1:], ""), strict=True):
+                yield letter, said(LETTERS[letter], who, rate, random)
+                gap = 0.04 if following == letter else 0.0  # or nobody would hear two
+                yield " ", np.zeros(_samples(gap + 0.015 * random.random(), rate))
+            yield " ", np.zeros(_samples(0.1 + 0.1 * random.random(), rate))
 
 
 def said(sound: Sound, who: Voice, rate: int, random: np.random.Generator) -> np.ndarray:
@@ -166,6 +176,11 @@ class SpokenLetters(AudioData):
             raise ValueError(f"split {split!r} is unknown: choose {', '.join(SPLITS)}")
         count = self.size if split == "train" else self.size // 10
         return [spoken(self.seed, split, index, longest=self.max_words) for index in range(count)]
+
+    def sounds(self, split: str, source: AudioSource) -> np.ndarray:
+        """Say which letter sounds at each sample of all recordings. [N]"""
+        clips = self.clips(split)
+        return np.concatenate([clips[place].sounds(source.rate) for place in source.recordings.kept])
 
     def identity(self, split: str) -> dict[str, Any]:
         """Name the settings."""

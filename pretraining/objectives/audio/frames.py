@@ -42,7 +42,6 @@ class MaskFrames(StackWaves):
 
     def __call__(self, examples: AudioExamples, keys: Keys) -> Batch:
         """Stack rows and hide frames."""
-        examples = examples.cropped(keys)
         batch = super().__call__(examples, keys)
         frames = batch["frames"].numpy()
         mask = span_mask(frames, keys, share=self.share, span=self.span)
@@ -53,19 +52,19 @@ class MaskFrames(StackWaves):
         batch["inputs"]["mask"] = torch.from_numpy(mask)
         batch |= {"places": torch.from_numpy(places), "hidden": torch.from_numpy(hidden)}
         if self.preprocess.codebook is not None:
-            batch["codes"] = torch.from_numpy(np.take_along_axis(self._codes(examples, frames), places, 1))
+            batch["codes"] = torch.from_numpy(np.take_along_axis(self._codes(examples, keys, frames), places, 1))
         return batch
 
-    def _codes(self, examples: AudioExamples, frames: np.ndarray) -> np.ndarray:
-        """Name the unit of each frame of the backbone. int64 [B, T]"""
+    def _codes(self, examples: AudioExamples, keys: Keys, frames: np.ndarray) -> np.ndarray:
+        """Name the unit of each frame of the backbone, as the whole row has them. int64 [B, T]"""
         assert self.preprocess.codebook is not None
         own, grid = (
             field_and_hop(self.kernels, self.strides),
             self.preprocess.codebook.grid(self.preprocess.sample_rate),
         )
         codes = np.zeros((len(frames), frames.max()), np.int64)
-        for row, (samples, count) in enumerate(zip(examples.each(), frames, strict=True)):
-            codes[row, :count] = at_frames(self.preprocess.units(samples), count, own, grid)
+        for row, (samples, count, start) in enumerate(zip(examples.each(), frames, examples.starts(keys), strict=True)):
+            codes[row, :count] = at_frames(self.preprocess.units(samples), count, own, grid, start)
         return codes
 
 

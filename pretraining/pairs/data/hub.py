@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from pretraining.pairs.data.captions import captions_of, merged
 class HubImageText(CaptionedImages):
     """Whatever `datasets` loads: a name on the hub or a local directory; `name:configuration` where it has several.
 
-    `columns` name the `image`, and the `text`: a caption or a list of them.
+    `columns` name the `image`, and the `text`: a caption or a list of them; rows of equal images add up. To find these
+    every image is read once, still encoded, when the data are opened.
     """
 
     name: str
@@ -47,6 +49,7 @@ class HubImageText(CaptionedImages):
         check_part(part, self.where, split, roles, image)
         encoded = hub_images(part, self.name, split, image)
         for row, cell in enumerate(part[text][:]):
-            place, identity = f"{encoded.names[row]}", f"{part._fingerprint}:{image}:{row}"
+            place = encoded.names[row]
             captions = captions_of(cell, place, "an image")
-            yield Captioned(f"{split} {row}", place, functools.partial(encoded.read, row), identity, captions)
+            content = hashlib.sha256(encoded.read(row) or b"").hexdigest()  # what is empty is refused when it is decoded
+            yield Captioned(content, place, functools.partial(encoded.read, row), content, captions)
