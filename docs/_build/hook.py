@@ -30,6 +30,7 @@ def on_config(config: Any) -> Any:
     for readme in sorted((ROOT / "experiments").glob("*/README.md")):
         if readme.parent.name != "benchmarks":
             MADE[f"results/{readme.parent.name}.md"] = _moved(f"experiments/{readme.parent.name}")
+    MADE["new_modality.md"] = _modality("tests/new_modality")
     config.nav = list(_present(config.nav, Path(config.docs_dir)))
     return config
 
@@ -58,6 +59,19 @@ def _present(entries: list[Any], docs: Path) -> Any:
 
 def _index_first(name: str) -> tuple[bool, str]:
     return not name.endswith("index.md"), name
+
+
+def _modality(folder: str) -> str:
+    """Show the modality that the tests bring: its source, then its yaml files."""
+    parts = [
+        "# A modality in one file",
+        f"`{folder}` of the repository, as the tests run it: short signals in one dimension, from pretraining to a report.",
+        f"```python\n{(ROOT / folder / 'signals.py').read_text('utf-8')}```",
+    ]
+    for path in sorted((ROOT / folder / "conf").rglob("*.yaml")):
+        name = path.relative_to(ROOT / folder).as_posix()
+        parts += [f"## {name}", f"```yaml\n{path.read_text('utf-8')}```"]
+    return "\n\n".join(parts)
 
 
 def _moved(folder: str) -> str:
