@@ -11,7 +11,16 @@ from pathlib import Path
 
 import yaml
 
+from pretraining.extensions import conf_folders
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
+WANDB = ("experiments.wandb_sync", "experiments.wandb_sweep", "experiments.dashboard")
+LOOKING = ("experiments.ls", "experiments.compare", *WANDB)
+SEE_ALSO = {
+    "pretrain": ("pretraining.new", "pretraining.evaluate", "pretraining.data.prepare", "experiments.search", *LOOKING),
+    "finetune": ("finetuning.predict", "finetuning.evaluate", "finetuning.export", *LOOKING),
+    "study": ("experiments.report", *LOOKING),
+}
 
 
 def answer_help(text: str, *, root: str | None = None) -> None:
@@ -26,8 +35,8 @@ def help_text(root: str) -> str:
     text = (CONF / f"{root}.yaml").read_text("utf-8")
     settings = text.partition("\n\n")[2].partition("\nhydra:")[0].rstrip()
     width = max(60, shutil.get_terminal_size((140, 24)).columns)
-    groups = [f"  {group:<12} {', '.join(_options(group))}" for group in _groups(text)]
-    told = [f"  {name:<21} {_comment('objective', name)}" for name in _options("objective")]
+    groups = [f"  {group:<12} {', '.join(options(group))}" for group in _groups(text)]
+    told = [f"  {name:<21} {_comment('objective', name)}" for name in options("objective")]
     lines = [
         text.splitlines()[0].removeprefix("# "),
         "\nSettings (name=value, group.name=value); those of a group are explained in conf/GROUP/OPTION.yaml:\n",
@@ -41,7 +50,14 @@ def help_text(root: str) -> str:
     if "\nhydra:" in text:
         more = "--cfg job shows what a command line adds up to; -m runs every combination of comma-separated values."
         lines.append(f"\n{more}")
+    if root in SEE_ALSO:
+        lines.append(f"\nSee also (python -m NAME --help): {', '.join(SEE_ALSO[root])}")
     return "\n".join(lines)
+
+
+def options(group: str) -> list[str]:
+    """List what can be chosen of a group; files whose names begin with _ are parts of others."""
+    return sorted({path.stem for path in _files(group)})
 
 
 def _groups(text: str) -> Iterator[str]:
@@ -54,10 +70,11 @@ def _groups(text: str) -> Iterator[str]:
 
 def _comment(group: str, option: str) -> str:
     """Read what an option's file says of it, in the comment that it opens with."""
-    lines = (CONF / group / f"{option}.yaml").read_text("utf-8").removeprefix("# @package _global_\n").splitlines()
+    path = next(path for path in _files(group) if path.stem == option)
+    lines = path.read_text("utf-8").removeprefix("# @package _global_\n").splitlines()
     return " ".join(line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
-def _options(group: str) -> list[str]:
-    """List what can be chosen of a group; files whose names begin with _ are parts of others."""
-    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+def _files(group: str) -> list[Path]:
+    """List the options' files: ours, then those that installed packages bring."""
+    return [path for conf in (CONF, *conf_folders().values()) for path in (conf / group).glob("[!_]*.yaml")]
