@@ -1,5 +1,6 @@
 """``python -m experiments study=NAME [overrides]``."""
 
+from pretraining.cli.early import ending_on_mistakes
 from pretraining.cli.help import answer_help
 from pretraining.engine.memory import keep_freed_memory
 
@@ -8,7 +9,8 @@ keep_freed_memory()  # here, since the processes of a study's runs import this f
 
 def cli() -> None:
     """Run the command line."""
-    answer_help("", root="study")
+    with ending_on_mistakes():
+        answer_help("", root="study")
     from experiments import launch
 
     launch.cli()

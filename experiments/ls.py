@@ -25,9 +25,10 @@ from rich.table import Table
 
 from experiments.monitor.run_files import read_config
 from experiments.monitor.run_status import PENDING, STOPPED, RunStatus, find_runs, sbatch_shape
-from experiments.report.words import NOTHING, clock
+from experiments.report.sheets import Sheet
+from experiments.report.words import NOTHING, amount, clock
 from experiments.study import slurm
-from experiments.study.collect import flatten, load_study
+from experiments.study.collect import flatten, load_study, read_columns
 from experiments.study.runner import DONE, FAILED, RUNNING, Journal
 from experiments.study.spec import StudyError, exit_code
 from pretraining.cache import read_object
@@ -78,25 +79,35 @@ def _goes_on(state: Mapping[str, Any], jobs: Mapping[str, slurm.Job]) -> bool:
 
 
 def run_table(found: Sequence[RunStatus], columns: Sequence[str] = COLUMNS, sort: str = "changed") -> Table:
-    """Make a table of runs: what is known of each, and settings and numbers by their names; a "-" sorts downwards."""
-    # What all paths begin with is said once: where the names differ nothing may be cut.
+    """Lay the sheet of `run_sheet` out for a terminal."""
+    sheet = run_sheet(found, columns, sort)
+    table = _empty_table(f"runs in {common_place(found)}", sheet.head)
+    for row in sheet.rows:
+        cells = zip(sheet.head, row, strict=True)
+        table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if name == "status" else escape(cell) for name, cell in cells))
+    return table
+
+
+def common_place(found: Sequence[RunStatus]) -> str:
+    """Find what the paths of all runs begin with: it is said once, and where the names differ nothing may be cut."""
+    return os.path.commonpath([run.path.parent for run in found])
+
+
+def run_sheet(found: Sequence[RunStatus], columns: Sequence[str], sort: str) -> Sheet:
+    """Tabulate runs: what is known of each, and settings and numbers by their names; a "-" sorts downwards."""
     columns = columns if "run" in columns else ("run", *columns)
-    shared = os.path.commonpath([run.path.parent for run in found])
-    table = _empty_table(f"runs in {shared}", columns)
+    shared = common_place(found)
     known = {run.path: value_reader(run, shared) for run in found}
     for column in (*columns, sort.removeprefix("-")):
         if column not in COLUMNS and all(read(column) is None for read in known.values()):
             raise StudyError(f"{column}: no run has that; give some of {', '.join(COLUMNS)}, a setting or a metric")
-    for run in _sorted(found, lambda run: known[run.path](sort.removeprefix("-")), downwards=sort.startswith("-")):
-        table.add_row(*(_shown(run, column, known[run.path](column)) for column in columns))
-    return table
+    order = _sorted(found, lambda run: known[run.path](sort.removeprefix("-")), downwards=sort.startswith("-"))
+    return Sheet(list(columns), [[_shown(run, column, known[run.path](column)) for column in columns] for run in order])
 
 
 def value_reader(run: RunStatus, shared: str) -> Callable[[str], Any]:
     """Make what reads a column of a run: None where it has no such setting or number."""
-    numbers = run.path / "metrics.json"
-    others = dict(flatten(current(read_config(run.path))))
-    others |= read_object(numbers) if numbers.exists() else {}
+    others = dict(flatten(current(read_config(run.path)))) | read_numbers(run.path)
     return (
         others
         | {
@@ -110,6 +121,17 @@ def value_reader(run: RunStatus, shared: str) -> Callable[[str], Any]:
             "changed": run.changed,
         }
     ).get
+
+
+def read_numbers(path: Path) -> dict[str, Any]:
+    """Read what a run has measured: its final numbers, or the latest of each where it has not come to its end."""
+    if (path / "metrics.json").exists():
+        return read_object(path / "metrics.json")
+    known = (
+        (name, [value for value in column if value == value])
+        for name, column in read_columns(path / "metrics.csv").items()
+    )
+    return {name: values[-1] for name, values in known if values}
 
 
 def _sorted(found: Sequence[RunStatus], key: Callable[[RunStatus], Any], *, downwards: bool) -> list[RunStatus]:
@@ -126,8 +148,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(run: RunStatus, column: str, value: Any) -> str:
-    if column == "status":
-        return f"[{COLOURS[run.status]}]{run.status}[/]"
     if column == "step":
         return str(run.position or "")
     if value is None:
@@ -136,7 +156,11 @@ def _shown(run: RunStatus, column: str, value: Any) -> str:
         return clock(value)
     if column == "changed":
         return time.strftime("%m-%d %H:%M", time.localtime(value))
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+    if column.endswith("_target_"):
+        return str(value).rpartition(".")[2]
+    if isinstance(value, float):
+        return amount(value) if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 def cancel(found: Sequence[RunStatus], known: list[Path], jobs: Mapping[str, slurm.Job]) -> None:

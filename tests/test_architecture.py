@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretraining", "finetuning", "experiments")
 # From the bottom up: a module may import from its own layer and those below.
 LAYERS = [
-    ["errors", "random", "cache", "kinds", "ranges", "settings", "probes", "distributed", "backbones"],
+    ["errors", "extensions", "random", "cache", "kinds", "ranges", "settings", "probes", "distributed", "backbones"],
     ["kernels", "optim", "runs"],
-    ["engine", "cli"],
+    ["engine", "cli", "new"],
     ["data", "modality", "handoff"],
     ["text", "image", "audio"],
     ["pairs"],

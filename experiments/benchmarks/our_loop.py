@@ -14,7 +14,7 @@ from pretraining.data.loader import StepLoader
 from pretraining.engine.batch import StepSettings
 from pretraining.engine.memory import keep_freed_memory
 from pretraining.engine.precision import choose_precision
-from pretraining.engine.trainer import TrainerSettings, build_trainer, quieten
+from pretraining.engine.trainer import TrainerSettings, build_trainer, choose_kernels, quieten
 from pretraining.runs.csv_logger import CsvHistory
 
 LOG_EVERY = 10
@@ -60,6 +60,7 @@ def train(
     precision = choose_precision(setting.precision, setting.device, convolves=backbone.convolves)
     settings = TrainerSettings(accelerator=setting.device, precision=precision, log_every=LOG_EVERY, **options)
     backbone.set_compute(compiled=settings.compile, activation_checkpointing=False, sharded=False)
+    choose_kernels(module, settings)
     module.settings = StepSettings(setting.seed, settings.max_steps, settings.clip_norm)
     order = {"batch_size": setting.batch, "max_steps": settings.max_steps, "seed": setting.seed}
     loader = StepLoader(source, collate, **order)

@@ -22,7 +22,7 @@ LEARNING: dict[str, Any] = {"momentum": 0.9, "weight_decay": 5e-4}
 
 
 class Setting(NamedTuple):
-    """What a side trains with; `workers` and `channels_last` are the peers'."""
+    """What a side trains with; `workers` and `channels_last` are the peers', `winograd` is the trainer's own."""
 
     batch: int
     device: str
@@ -31,6 +31,7 @@ class Setting(NamedTuple):
     precision: str = "fp32"
     channels_last: bool = False
     seed: int = SEED
+    winograd: bool = True
 
 
 def ours(turn: Turn, setting: Setting) -> None:
@@ -53,6 +54,7 @@ def train_ours(
     from pretraining.image.collate import StackImages
     from pretraining.image.data.base import ImageSet, ImageSource
     from pretraining.image.preprocess import ImagePreprocess
+    from pretraining.kernels import winograd
     from pretraining.optim.optimizers import SGD
 
     our_loop.prepare_process()
@@ -68,8 +70,9 @@ def train_ours(
     module = objective(backbone=backbone, optimizer=optimizer, views=views, **parts)
     source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
     collate = StackImages(preprocess=ImagePreprocess(size=SIZE, channels=3, mean=MEAN, std=STD))
-    facts = {"channels_last": True}
-    our_loop.train(turn, setting, module, source, collate, facts=facts, max_steps=ENDLESS)
+    options: dict[str, Any] = {"max_steps": ENDLESS, "winograd": setting.winograd}
+    facts = {"channels_last": True, "winograd": setting.winograd and winograd.library() is not None}
+    our_loop.train(turn, setting, module, source, collate, facts=facts, **options)
 
 
 class Pictures(torch.utils.data.Dataset[list[Tensor]]):

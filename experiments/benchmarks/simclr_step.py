@@ -8,7 +8,8 @@ may fill their queue while it sleeps, a few batches in its favour. Units are ima
 
 The last line is one JSON object: `ratio_default` is this package at its default precision over lightly at its own
 (fp32), `ratio_fp32` both in fp32, `ratio_bf16` both in bf16, lightly with channels_last, too, and `ratio_plain` the
-default over the plain loop. Where the default's own precision is no side, the default stands for it.
+default over the plain loop; `ratio_winograd` is ours in bf16 over itself without `trainer.winograd`. Where the
+default's own precision is no side, the default stands for it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PAIRS = {
     "ratio_fp32": ("ours_fp32", "lightly_fp32"),
     "ratio_bf16": ("ours_bf16", "lightly_bf16_channels_last"),
     "ratio_plain": ("ours_auto", "plain_fp32"),
+    "ratio_winograd": ("ours_bf16", "ours_bf16_direct"),
 }
 
 
@@ -35,6 +37,7 @@ def sides_of(given: argparse.Namespace) -> dict[str, Side]:
     ours, lightly = simclr_sides.ours, simclr_sides.lightly
     sides: dict[str, Side] = {"ours_auto": (ours, fp32._replace(precision="auto"))}
     sides |= {"ours_fp32": (ours, fp32), "ours_bf16": (ours, bf16), "lightly_fp32": (lightly, fp32)}
+    sides |= {"ours_bf16_direct": (ours, bf16._replace(winograd=False))}
     sides |= {"lightly_bf16_channels_last": (lightly, bf16._replace(channels_last=True)), "plain_fp32": (plain, fp32)}
     return {name: side for name, side in sides.items() if name in given.sides} if given.sides else sides
 

@@ -1,7 +1,8 @@
 """The charts of a study: learning curves by family, bars by task, cost against quality."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.report.charts import Bar, Line, Point, bar_chart, line_chart, scatter
@@ -12,6 +13,7 @@ from experiments.study.graph import Cell
 
 FIRST_Y = ("validation/loss", "train/loss")
 MOST_Y = 6
+LONG = 3 * 3600  # seconds, from which on an axis is in hours
 SHARED = ("never", "classical")  # styles of what several arms have
 
 
@@ -40,7 +42,7 @@ def x_columns(curves: Iterable[Curve]) -> dict[str, str]:
     return first | counted | {"flops": "FLOPs", "time": "seconds"}
 
 
-def _styles(arms: Iterable[str]) -> dict[str, str]:
+def choose_styles(arms: Iterable[str]) -> dict[str, str]:
     """Choose each arm's colour class, the same in every chart."""
     return {arm: f"s{index % 8}" for index, arm in enumerate(dict.fromkeys(arms))}
 
@@ -51,32 +53,34 @@ def draw_curves(results: Results) -> list[Panel]:
     for curve in results.curves:
         tasks = (cell.task for cell in results.cells() if curve.arm in results.arms(cell))
         families.setdefault(tuple(dict.fromkeys(tasks)), []).append(curve)
-    style = _styles(curve.arm for curve in results.curves)
-    return [_panel(curves, style) for curves in families.values()]
+    style = choose_styles(curve.arm for curve in results.curves)
+    return [draw_panel(curves, style) for curves in families.values()]
 
 
-def _panel(curves: list[Curve], style: dict[str, str]) -> Panel:
+def draw_panel(curves: Sequence[Curve], style: Mapping[str, str]) -> Panel:
+    """Draw each number that the curves have over each axis."""
     arms = list(dict.fromkeys(curve.arm for curve in curves))
     columns = [column for curve in curves for column in curve.columns if _known(curve.columns[column])]
     xs = {key: label for key, label in x_columns(curves).items() if key in columns}
     wanted = (*FIRST_Y, *(c for c in columns if c.startswith(("validation/", "probe/", "train/"))))
     ys = {column: column for column in list(dict.fromkeys(c for c in wanted if c in columns))[:MOST_Y]}
     charts = []
-    for x, x_label in xs.items():
+    for x in xs:
+        xs[x], places = _along(x, xs[x], curves)
         for y in ys:
             lines = [
-                Line(curve.arm, style[curve.arm], _from_zero(x, curve.columns[x]), curve.columns[y])
-                for curve in curves
+                Line(curve.arm, style[curve.arm], place, curve.columns[y])
+                for curve, place in zip(curves, places, strict=True)
                 if x in curve.columns and y in curve.columns
             ]
-            svg = line_chart(lines, title=f"{y} over {x_label}", x_label=x_label, y_label=y)
+            svg = line_chart(lines, title=f"{y} over {xs[x]}", x_label=xs[x], y_label=y)
             charts.append(Chart(_slug("curve", *arms, y, "over", x), x, y, svg))
     return Panel([(arm, style[arm]) for arm in arms], xs, ys, charts)
 
 
 def draw_bars(comparison: Comparison) -> dict[str, str]:
     """Draw one chart per task: each mode's arms beside their never-pretrained twins."""
-    style = _styles(row.arm for row in comparison.rows)
+    style = choose_styles(row.arm for row in comparison.rows)
     found: dict[str, list[Bar]] = {}
     metrics: dict[str, str] = {}
     marks: dict[str, dict[str, float]] = {}
@@ -106,7 +110,7 @@ def draw_bars(comparison: Comparison) -> dict[str, str]:
 def draw_costs(comparison: Comparison) -> dict[str, str]:
     """Draw one chart per cell: quality over seconds of pretraining; never pretrained stands at zero."""
     seconds = {cost.arm: cost.spent["seconds"] for cost in comparison.costs if "seconds" in cost.spent}
-    style = _styles(row.arm for row in comparison.rows)
+    style = choose_styles(row.arm for row in comparison.rows)
     found: dict[Cell, list[Point]] = {}
     for row in comparison.rows:
         if row.arm not in seconds:
@@ -138,10 +142,28 @@ def _known(values: list[float]) -> list[float]:
     return [value for value in values if value == value]
 
 
-def _from_zero(x: str, values: list[float]) -> list[float]:
-    """Turn clock times into seconds since the first."""
-    start = min(_known(values), default=0.0)
-    return [v - start for v in values] if x == "time" and start > 1e6 else values
+def _along(x: str, label: str, curves: Sequence[Curve]) -> tuple[str, list[list[float]]]:
+    """Place each curve's entries on an axis, with its label; long times are hours."""
+    places = [curve.columns.get(x, []) for curve in curves]
+    if x != "time":
+        return label, places
+    places = [_elapsed(place) for place in places]
+    if max(_known([time for place in places for time in place]), default=0.0) < LONG:
+        return label, places
+    return "hours", [[seconds / 3600 for seconds in place] for place in places]
+
+
+def _elapsed(times: list[float]) -> list[float]:
+    """Turn clock times into seconds since the first, and add up those of a run's lives, each of which begins anew."""
+    start = min(_known(times), default=0.0)
+    before, last = -start if start > 1e6 else 0.0, -math.inf
+    found = []
+    for time in times:
+        if time < last:
+            before += last
+        last = last if math.isnan(time) else time
+        found.append(before + time)
+    return found
 
 
 def _slug(*words: str) -> str:

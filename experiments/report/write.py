@@ -1,12 +1,14 @@
 """Write a study's report: report.html (needs no other file), report.md, results.csv, plots/, tables/."""
 
 import csv
+import re
 import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from experiments.report import plots, words
 from experiments.report.charts import STYLE, standalone
@@ -59,7 +61,7 @@ def write(results: Results) -> Path:
         "chart_style": STYLE,
     }
     for name in ("report.html", "report.md"):
-        template = _templates(html=name.endswith("html")).get_template(f"{name}.jinja")
+        template = templates(html=name.endswith("html")).get_template(f"{name}.jinja")
         replace_text(directory / name, template.render(content))
     return directory / "report.html"
 
@@ -119,6 +121,10 @@ def _entry(results: Results, node: Node) -> dict[str, Any]:
     }
 
 
-def _templates(*, html: bool) -> jinja2.Environment:
+def templates(*, html: bool) -> jinja2.Environment:
+    """Open the templates of pages (whose values are escaped), or of markdown."""
     strict: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=html, **strict)
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=html, **strict)
+    # Names of settings and metrics have no spaces to break a line at.
+    found.filters["breakable"] = lambda words: Markup(re.sub(r"([/._])", r"\1<wbr>", str(escape(words))))
+    return found

@@ -142,9 +142,7 @@ def collect(study: Study) -> Results:
             unit = read_object(card)["origin"].get("unit", "tokens") if card.exists() else "tokens"
             found.units[node.name] = unit
             if (run_dir / "metrics.csv").exists():
-                rows = read_rows(run_dir / "metrics.csv")
-                columns = {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else [])}
-                found.curves.append(Curve(node.source.arm, node.seed, unit, columns))
+                found.curves.append(Curve(node.source.arm, node.seed, unit, read_columns(run_dir / "metrics.csv")))
     return found
 
 
@@ -154,6 +152,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_columns(path: Path) -> dict[str, list[float]]:
+    """Read metrics.csv column by column, nan where a row has no entry."""
+    rows = read_rows(path)
+    return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else [])}
 
 
 def _number(text: str | None) -> float:

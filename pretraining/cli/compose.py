@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pretraining.cli.help import CONF
 from pretraining.cli.mistakes import explain, keys_of
 from pretraining.errors import RunError
+from pretraining.extensions import conf_folders
 from pretraining.runs.renamed import current, current_overrides
 from pretraining.settings import check
 
@@ -40,8 +42,24 @@ def compose(
 def _composed(overrides: Sequence[str], root: str, conf: Path) -> DictConfig:
     import hydra
 
+    extend_search_path()
     with hydra.initialize_config_dir(str(conf), version_base=None):
         return hydra.compose(root, overrides=list(overrides))
+
+
+@functools.cache
+def extend_search_path() -> None:
+    """Have Hydra find the options that installed packages bring, after ours (`pretraining.extensions`)."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class Installed(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for package, folder in conf_folders().items():
+                search_path.append(package, f"file://{folder}")
+
+    Plugins.instance().register(Installed)
 
 
 def _refusals() -> tuple[type[Exception], ...]:

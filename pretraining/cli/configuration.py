@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretraining.cache import RESTORE, is_full
 from pretraining.cli.compose import CONF as CONF
-from pretraining.cli.compose import check_settings, refuse_missing, up_to_date
+from pretraining.cli.compose import check_settings, extend_search_path, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
 from pretraining.cli.sweep import Sweep
 from pretraining.distributed.collectives import is_distributed, leave_group
@@ -222,6 +222,7 @@ def command_line(root: str, main: Callable[[DictConfig, Sequence[str]], Any]) ->
             main(config, overrides)
 
     sys.argv[1:] = current_overrides(sys.argv[1:])
+    extend_search_path()
     try:
         hydra.main(config_path=str(CONF), config_name=root, version_base=None)(job)()
     except SystemExit as end:

@@ -26,8 +26,8 @@ def ending_on_mistakes() -> Iterator[None]:
 
 def answer(root: str) -> None:
     """Print the help of the command that `conf/<root>.yaml` configures, or refuse its command line; else return."""
-    answer_help("", root=root)
     with ending_on_mistakes():
+        answer_help("", root=root)
         refuse_mistakes(root, sys.argv[1:])
 
 

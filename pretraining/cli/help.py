@@ -11,7 +11,23 @@ from pathlib import Path
 
 import yaml
 
+from pretraining.extensions import conf_folders
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
+WANDB = ("experiments.wandb_sync", "experiments.wandb_sweep", "experiments.dashboard")
+LOOKING = ("experiments.ls", "experiments.compare", *WANDB)
+SEE_ALSO = {
+    "pretrain": (
+        "pretraining.new",
+        "pretraining.evaluate",
+        "pretraining.data.prepare",
+        "pretraining.export",
+        "experiments.search",
+        *LOOKING,
+    ),
+    "finetune": ("finetuning.predict", "finetuning.evaluate", "finetuning.export", *LOOKING),
+    "study": ("experiments.report", *LOOKING),
+}
 
 
 def answer_help(text: str, *, root: str | None = None) -> None:
@@ -41,7 +57,14 @@ def help_text(root: str) -> str:
     if "\nhydra:" in text:
         more = "--cfg job shows what a command line adds up to; -m runs every combination of comma-separated values."
         lines.append(f"\n{more}")
+    if root in SEE_ALSO:
+        lines.append(f"\nSee also (python -m NAME --help): {', '.join(SEE_ALSO[root])}")
     return "\n".join(lines)
+
+
+def options_of(group: str) -> list[str]:
+    """List what can be chosen of a group; files whose names begin with _ are parts of others."""
+    return sorted({path.stem for path in _files(group)})
 
 
 def groups_of(text: str) -> Iterator[str]:
@@ -54,10 +77,11 @@ def groups_of(text: str) -> Iterator[str]:
 
 def comment_of(group: str, option: str) -> str:
     """Read what an option's file says of it, in the comment that it opens with."""
-    lines = (CONF / group / f"{option}.yaml").read_text("utf-8").removeprefix("# @package _global_\n").splitlines()
+    path = next(path for path in _files(group) if path.stem == option)
+    lines = path.read_text("utf-8").removeprefix("# @package _global_\n").splitlines()
     return " ".join(line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
-def options_of(group: str) -> list[str]:
-    """List what can be chosen of a group; files whose names begin with _ are parts of others."""
-    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+def _files(group: str) -> list[Path]:
+    """List the options' files: ours, then those that installed packages bring."""
+    return [path for conf in (CONF, *conf_folders().values()) for path in (conf / group).glob("[!_]*.yaml")]

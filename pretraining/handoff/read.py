@@ -15,6 +15,7 @@ import torch
 from pretraining.backbones.base import Backbone
 from pretraining.cache import sha256
 from pretraining.errors import HandoffError, RunError, reason_of
+from pretraining.extensions import conf_folders
 from pretraining.handoff.write import VERSION, described_part, described_tower
 from pretraining.modality import Modality, Preprocess, Tower, named
 from pretraining.runs.renamed import current
@@ -207,9 +208,13 @@ def class_in(packages: tuple[str, ...], target: str) -> type | None:
 
 
 def trusted_packages(modality: Modality | None, trust: Sequence[str] = ()) -> tuple[str, ...]:
-    """List the packages whose classes a hand-off may ask for: ours, the modality's, whose code runs anyway, `trust`."""
+    """List the packages whose classes a hand-off may ask for.
+
+    They are ours, the modality's, whose code runs anyway, those installed to extend ours, and `trust`.
+    """
     module = "pretraining" if modality is None else type(modality).__module__
-    return tuple(f"{name}." for name in ("pretraining", module.rpartition(".")[0] or module, *trust))
+    ours = ("pretraining", module.rpartition(".")[0] or module)
+    return tuple(f"{name}." for name in (*ours, *conf_folders(), *trust))
 
 
 def refused(target: str, kind: str) -> HandoffError:

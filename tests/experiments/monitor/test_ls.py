@@ -181,14 +181,16 @@ def test_columns_are_chosen_and_sorted_by_settings_and_numbers(tmp_path, no_slur
         (run / "config.yaml").write_text(yaml.safe_dump({"optimizer": {"peak_lr": rate}, "trainer": {}}))
         (run / "metrics.json").write_text(json.dumps({"validation/loss": value}))
     make_run(tmp_path / "runs" / "goes_on")
+    (make_run(tmp_path / "runs" / "begun") / "metrics.csv").unlink()
     assert ls.main(["--columns", "run,optimizer.peak_lr,validation/loss", "--sort", "validation/loss"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     head = lines.index(["run", "optimizer.peak_lr", "validation/loss"])
-    assert lines[head + 2 : head + 6] == [
+    assert lines[head + 2 : head + 7] == [
         ["rate_0.01", "0.01", "1.5"],
         ["rate_0.001", "0.001", "2.5"],
+        ["goes_on", "2.75"],  # its latest
         ["rate_0.1", "0.1", "9"],
-        ["goes_on"],  # what has no such number comes last
+        ["begun"],  # what has no such number comes last
     ]
     assert ls.main(["--columns", "validation/loss"]) == 0  # whose is it?
     assert ["rate_0.01", "1.5"] in [line.split() for line in capsys.readouterr().out.splitlines()]
