@@ -13,12 +13,12 @@ PACKAGES = ("pretraining", "finetuning", "experiments")
 LAYERS = [
     ["errors", "random", "cache", "kinds", "ranges", "settings", "probes", "distributed", "backbones"],
     ["kernels", "optim", "runs"],
-    ["engine", "cli"],
-    ["data", "modality", "handoff"],
+    ["engine", "cli", "commands"],
+    ["data", "modality", "handoff", "onnx_form"],
     ["text", "image", "audio"],
     ["pairs"],
     ["objectives"],
-    ["cost", "budget", "dry_run", "callbacks", "evaluate", "commands", "export"],
+    ["cost", "budget", "dry_run", "callbacks", "evaluate", "export"],
     ["launch"],
     ["__main__", "snapshot"],
 ]
