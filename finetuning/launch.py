@@ -21,7 +21,7 @@ from finetuning.modes import Full, Mode
 from finetuning.saving import load_head, save_model, save_results, saved_facts
 from finetuning.task import Task, TaskParts
 from finetuning.training import Run, encode, finetune
-from finetuning.transformers_heads import native, with_native_layers
+from finetuning.transformers_heads import advice, native, with_native_layers
 from pretraining import handoff
 from pretraining.backbones.base import Backbone
 from pretraining.cli import configuration
@@ -90,6 +90,9 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
     encoded = encode(task, splits)
+    show = config.logger.progress and config.save_model and config.head == "linear" and rank() == 0
+    if show and (told := advice(task)):
+        print(told, file=sys.stderr)
     with as_run_errors():
         batches = data.batches(encoded["train"])
         if task.mode.trains and not task.mode.closed_form:

@@ -6,8 +6,10 @@ dense layer and an activation in others.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from finetuning.task import Task
@@ -52,16 +54,39 @@ def with_native_layers(task: Task, layers: Native) -> None:
         task.head.insert(0, model.get_submodule(layer) if isinstance(layer, str) else layer())
 
 
+def advice(task: Task) -> str | None:
+    """Say before training that transformers will have no class for a linear head, where it has one for head=native."""
+    family = _config(task.backbone).get("model_type")
+    if family not in NATIVE or task.own_head or task.transformers_class is None or task.mode.closed_form:
+        return None
+    if not (task.layers.plain and isinstance(task.head, nn.Sequential)):
+        return None
+    with torch.device("meta"):
+        model = fresh_model(task)
+    inside = {id(parameter) for parameter in model.base_model.parameters()}
+    theirs = [parameter.shape for parameter in model.parameters() if id(parameter) not in inside]
+    pooling = task.backbone.kwargs["pooling"]
+    if theirs != [parameter.shape for parameter in task.head.parameters()]:
+        why = f"{type(model).__name__} has more than a linear head"
+    elif not task.per_position and pooling != NATIVE[family].pooling:
+        why = f"{type(model).__name__} does not read pooling={pooling}"
+    else:
+        return None
+    return (
+        f"note: finetuning.export will write this model as ONNX, not for transformers ({why}); head=native goes there"
+    )
+
+
 def fresh_model(task: Task) -> Any:
     """Build transformers' model for a task, with the task's classes and fresh weights."""
     import transformers
 
     class_of_task = task.inputs.transformers_classes.get(task.transformers_class or "", task.transformers_class)
-    known, layer = _config(task.backbone), task.head[-1] if isinstance(task.head, nn.Sequential) else None
-    if not class_of_task or not known or not isinstance(layer, nn.Linear):
+    base, layer = task.backbone.as_transformers(), task.head[-1] if isinstance(task.head, nn.Sequential) else None
+    if not class_of_task or base is None or not isinstance(layer, nn.Linear):
         what = f"{type(task).__name__} on {task.inputs.modality} with a head of {type(task.head).__name__}"
         raise RunError(f"got a run of {what}, for which transformers has no class")
-    config = transformers.AutoConfig.for_model(**known)
+    config = copy.deepcopy(base.config)
     names = task.labels.get("names") or [f"LABEL_{place}" for place in range(layer.out_features)]
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
     if task.problem_type is not None:

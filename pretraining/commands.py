@@ -2,5 +2,6 @@
 
 from pretraining.cli.early import Command
 
-OPTIONS = ()  # of single forms (`to=`)
-EXPORT = Command(("handoff", "to", "output"), ("tower", "trust", *OPTIONS))
+PUSH = ("push", "private", "license", "datasets")  # to the Hub, with what its card says
+OPTIONS = ("normalize", "int8")  # of single forms (`to=`)
+EXPORT = Command(("handoff",), ("to", "output", "tower", "trust", *OPTIONS, *PUSH))

@@ -1,8 +1,11 @@
 """`python -m pretraining.export handoff=DIR to=NAME output=DIR`: a hand-off in the form that another library reads.
 
+`python -m pretraining.export handoff=DIR push=ORG/NAME`: the hand-off itself on the Hub, for handoff=hf:ORG/NAME.
+
 to=transformers, timm, torchvision, ...: what is written of each kind of data, a wrong name lists. What the form has no
 place for is refused. Optional: tower=NAME (one of several networks), trust=PACKAGE (whose classes the hand-off may ask
-for, beside ours).
+for, beside ours); push=ORG/NAME (what was written goes to the Hub, with a model card), private=false, license=NAME,
+datasets=NAME,NAME (for the card).
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ if __name__ == "__main__":  # before anything slow is imported
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pretraining import handoff
 from pretraining.cli.configuration import as_run_errors, exit_cleanly
+from pretraining.cli.early import is_true
 from pretraining.errors import HandoffError, RunError
 from pretraining.handoff import Handoff
+from pretraining.handoff.card import Told, text_of
+from pretraining.handoff.hub import check_push, push, told_in
 from pretraining.modality import Modality, named
 from pretraining.runs.directory import new_directory
 
@@ -30,6 +37,7 @@ def export(given: Handoff, to: str, directory: Path, **options: str) -> Path:
     write = writer_of(given, to, options)
     with new_directory(directory, "output") as place:
         write(given, place, **options)
+        (place / "README.md").write_text(text_of(place, Told(origin=given.card["origin"])), encoding="utf-8")
     return directory
 
 
@@ -55,15 +63,42 @@ def modality_of(given: Handoff) -> Modality:
     return objective.modality  # type: ignore[attr-defined]
 
 
+def carry_out(words: Mapping[str, str]) -> Iterator[str]:
+    """Do what a command line asks for; tells the directory that was written, and the address that it was pushed to."""
+    to, output, name = (words.get(key) for key in ("to", "output", "push"))
+    if to is name is None:
+        raise RunError("nothing to do: give to=NAME and output=DIR, or push=ORG/NAME")
+    if to is None and (odd := [key for key in ("output", "tower", *OPTIONS) if key in words]):
+        raise RunError(f"{odd[0]}= is for another form: give to=NAME, too")
+    if to is not None and output is name is None:
+        raise RunError(f"to={to}: give output=DIR, or push=ORG/NAME")
+    private = is_true("private", words.get("private", "true"))
+    if name is not None:
+        check_push(name)
+    trust = words["trust"].split(",") if "trust" in words else []
+    given = handoff.read(words["handoff"], tower=words.get("tower"), trust=trust)
+    told = told_in(words, origin=given.card["origin"])
+    with tempfile.TemporaryDirectory() as space:
+        directory = Path(output or f"{space}/model")
+        if to is None:
+            if not given.path or words["handoff"].startswith("random:"):
+                raise RunError(f"push={name}: handoff={words['handoff']} is no directory of a hand-off: add to=NAME")
+            directory = Path(given.path)
+        else:
+            export(given, to, directory, **{option: words[option] for option in OPTIONS if option in words})
+        if output is not None:
+            yield str(directory)
+        if name is not None:
+            yield push(directory, name, told, private=private)
+
+
 def cli() -> None:
     """Run the command line."""
     with exit_cleanly():
         words = EXPORT.read(sys.argv[1:])
-        options = {name: words[name] for name in OPTIONS if name in words}
-        trust = words["trust"].split(",") if "trust" in words else []
-        given = handoff.read(words["handoff"], tower=words.get("tower"), trust=trust)
         with as_run_errors():
-            print(export(given, words["to"], Path(words["output"]), **options))
+            for line in carry_out(words):
+                print(line)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone
 from pretraining.cache import key
@@ -57,6 +57,16 @@ class Tower(NamedTuple):
 
     backbone: Backbone
     preprocess: Any  # a `Preprocess`
+
+
+class Function(NamedTuple):
+    """A network as a function of plain tensors, for runtimes that know nothing else."""
+
+    network: nn.Module  # its arguments are those of `example`; returns `Features`
+    example: Callable[[int, int], dict[str, Tensor]]  # made-up inputs: so many rows, of such a length
+    lengths: Sequence[int]  # at which it is compared; where there is one, it takes no other
+    axes: Mapping[str, Sequence[str]]  # what varies, by input: the names of its first axes
+    save: Callable[[Path], None]  # writes what makes inputs of raw examples, as transformers reads it
 
 
 class Row(NamedTuple):
@@ -135,6 +145,10 @@ class Modality(ABC):
     @abstractmethod
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
         """Describe up to `count` examples of a finished batch; a picture or sound goes to `path` with its suffix."""
+
+    def function(self, tower: Tower) -> Function:
+        """Make the plain function that a network is, without what makes it fast here."""
+        raise HandoffError(f"a network of {self} has no form that other runtimes know")
 
     def towers(self, backbone: Backbone, preprocess: Any) -> dict[str, Tower]:
         """Name the networks that a hand-off holds."""

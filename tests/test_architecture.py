@@ -13,12 +13,12 @@ PACKAGES = ("pretraining", "finetuning", "experiments")
 LAYERS = [
     ["errors", "extensions", "random", "cache", "kinds", "ranges", "settings", "probes", "distributed", "backbones"],
     ["kernels", "optim", "runs"],
-    ["engine", "cli", "new"],
-    ["data", "modality", "handoff"],
+    ["engine", "cli", "commands", "new"],
+    ["data", "modality", "handoff", "onnx_form"],
     ["text", "image", "audio"],
     ["pairs"],
     ["objectives"],
-    ["cost", "budget", "dry_run", "callbacks", "evaluate", "commands", "export"],
+    ["cost", "budget", "dry_run", "callbacks", "evaluate", "export"],
     ["launch"],
     ["__main__", "snapshot"],
 ]

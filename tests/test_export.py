@@ -34,7 +34,7 @@ def given(tmp_path, monkeypatch):
 
 def test_a_form_is_what_the_modality_names(given, tmp_path):
     assert export(handoff.read(str(given)), "dim", tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["dim.txt"]
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"dim.txt", "README.md"}
     assert (tmp_path / "a" / "b" / "dim.txt").read_text() == "32"
     export(handoff.read(str(given)), "dim", tmp_path / "c", digits="5")
     assert (tmp_path / "c" / "dim.txt").read_text() == "00032"

@@ -61,6 +61,7 @@ class ImageInputs(Inputs):
 
     modality = IMAGE
     columns = ("image",)
+    transformers_classes = {"AutoModelForSequenceClassification": "AutoModelForImageClassification"}  # noqa: RUF012
 
     def encode(
         self, examples: Examples, targets: list[np.ndarray], preprocess: ImagePreprocess, backbone: Backbone
@@ -85,6 +86,16 @@ class ImageInputs(Inputs):
         with as_run_errors():
             for shown, name, content in encoded_images(path, named.get("columns", {}).get("image", "image")):
                 yield Unlabelled(shown, {"image": decode(content, name, decoding)})
+
+    def made_up_rows(self, preprocess: ImagePreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw two images of noise."""
+        shape = (2, preprocess.channels, preprocess.size, preprocess.size)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return {"images": images}, {"pixel_values": images}
+
+    def save_for_transformers(self, directory: Path, preprocess: ImagePreprocess, backbone: Backbone) -> None:
+        """Write the image processor."""
+        preprocess.save_for_transformers(directory)
 
 
 @functools.cache  # once, and not for each split

@@ -5,7 +5,6 @@ Shapes: B rows, T tokens, N things to predict.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from pretraining.errors import RunError
 from pretraining.text.collate import padded_width, padding_of, text_batch
 from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.transformers_form import has_segments, made_up_rows, save_tokenizer
 
 
 @dataclass(kw_only=True, eq=False)
@@ -134,26 +134,12 @@ class TextInputs(Inputs):
 
     def made_up_rows(self, preprocess: TextPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw two rows of ordinary tokens, the second one padded."""
-        ordinary = torch.from_numpy(preprocess.ordinary_ids)
-        ids = ordinary[torch.randint(0, len(ordinary), (2, 12), generator=torch.Generator().manual_seed(0))]
-        mask = torch.ones_like(ids)
-        mask[1, 8:] = 0
-        ids[1, 8:] = padding_of(preprocess)  # RoBERTa reads off it which positions count
-        return {"input_ids": ids, "document_ids": mask}, {"input_ids": ids, "attention_mask": mask}
+        ids, real = made_up_rows(preprocess)
+        return {"input_ids": ids, "document_ids": real}, {"input_ids": ids, "attention_mask": real}
 
     def save_for_transformers(self, directory: Path, preprocess: TextPreprocess, backbone: Backbone) -> None:
-        """Write the tokenizer, which then says what a pipeline feeds to the model."""
-        tokenizer = copy.deepcopy(preprocess.tokenizer)
-        names = ["input_ids", *(["token_type_ids"] if has_segments(backbone) else []), "attention_mask"]
-        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
-        tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
-        tokenizer.save_pretrained(directory)
-
-
-def has_segments(backbone: Backbone) -> bool:
-    """Tell whether the backbone is told which text of a pair a token belongs to, as BERT is."""
-    config = getattr(getattr(backbone, "model", None), "config", None)
-    return (getattr(config, "type_vocab_size", None) or 0) > 1
+        """Write the tokenizer."""
+        save_tokenizer(preprocess, backbone, directory, plain=True)
 
 
 def tokenized(

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.text import TextInputs, Tokens, arrays, has_segments
+from finetuning.inputs.text import TextInputs, Tokens, arrays
 from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
 from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.transformers_form import has_segments
 
 
 @dataclass(kw_only=True, eq=False)

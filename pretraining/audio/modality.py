@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pretraining.data.source import Source
-from pretraining.modality import Modality, Row
+from pretraining.modality import Function, Modality, Row, Tower
 
+SECONDS = (0.4, 0.61, 1.0, 1.7)  # at which a network is compared with its copies for other runtimes
 FACT_ROWS = 256  # whose units are counted
 
 
@@ -24,6 +26,11 @@ class Audio(Modality):
     readers = {  # noqa: RUF012
         "hf": "pretraining.audio.backbones.speech_encoder.read_checkpoint",
         "mfcc": "pretraining.audio.backbones.mfcc_statistics.read_checkpoint",
+    }
+
+    writers = {  # noqa: RUF012
+        "transformers": "pretraining.audio.transformers_form.write_transformers",
+        "onnx": "pretraining.onnx_form.write_onnx",
     }
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
@@ -52,6 +59,20 @@ class Audio(Modality):
     def clean_inputs(self, batch: Mapping[str, Any], preprocess: Any) -> dict[str, Tensor]:
         """Leave out what hides frames."""
         return {name: value for name, value in batch["inputs"].items() if name != "mask"}
+
+    def function(self, tower: Tower) -> Function:
+        """Take prepared waves, and where each one ends if the network lets padding change nothing."""
+        backbone, rate = tower.backbone, tower.preprocess.sample_rate
+        padded = getattr(backbone, "takes_padding", False)
+
+        def example(rows: int, samples: int) -> dict[str, Tensor]:
+            waves = torch.randn(rows, samples, generator=torch.Generator().manual_seed(0))
+            ends = {"lengths": samples - torch.arange(rows) * (samples // 20)} if padded else {}
+            return {"waves": waves, **ends}
+
+        axes = {"waves": ("batch", "samples"), **({"lengths": ("batch",)} if padded else {})}
+        lengths = [round(rate * seconds) for seconds in SECONDS]
+        return Function(backbone, example, lengths, axes, tower.preprocess.save)
 
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
         """Describe rows, and write what can be heard of them, one after the other."""

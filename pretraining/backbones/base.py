@@ -110,6 +110,10 @@ class Backbone(nn.Module, ABC):
     def load(self, directory: Path) -> None:
         """Read what `export` wrote; any missing or unexpected weight is an error."""
 
+    def as_transformers(self) -> Any | None:
+        """Build, or take, the model of transformers that computes the same, without a head; None where it has none."""
+        return None
+
     @abstractmethod
     def usage(self) -> str:
         """Write the python lines that load exported weights without this package; `DIR` stands for the directory."""

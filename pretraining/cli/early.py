@@ -109,3 +109,10 @@ class Command(NamedTuple):
         answer_help(text or "")
         with ending_on_mistakes():
             self.read(sys.argv[1:])
+
+
+def is_true(key: str, word: str) -> bool:
+    """Read a value that is true or false."""
+    if word not in ("true", "false"):
+        raise RunError(f"{key}={word}: choose true or false")
+    return word == "true"

@@ -16,6 +16,7 @@ from pretraining.backbones.base import Backbone
 from pretraining.cache import sha256
 from pretraining.errors import HandoffError, RunError, reason_of
 from pretraining.extensions import conf_folders
+from pretraining.handoff.hub import pulled
 from pretraining.handoff.write import VERSION, described_part, described_tower
 from pretraining.modality import Modality, Preprocess, Tower, named
 from pretraining.runs.renamed import current
@@ -81,8 +82,9 @@ def read(
 ) -> Handoff:
     """Read a hand-off; raise `HandoffError` for anything missing, altered, pickled, unknown or foreign.
 
-    `reference` is a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), or `SCHEME:NAME`
-    for a checkpoint of a home library of the `modality` (hf:, torchvision:). `tower`: the one wanted of several.
+    `reference` is a directory, `random:REFERENCE` (that architecture with weights drawn from `seed`), `hf:ORG/NAME` (a
+    hand-off on the Hub), or `SCHEME:NAME` for a checkpoint of a home library of the `modality` (hf:, torchvision:).
+    `tower`: the one wanted of several.
     `trust` names packages beside ours whose classes it may ask for.
     """
     packages = trusted_packages(modality, trust)
@@ -90,9 +92,12 @@ def read(
         known = read(reference.removeprefix("random:"), modality=modality, tower=tower, trust=trust)
         return _randomised(known, packages, seed, reference)
     scheme, colon, name = reference.partition(":")
+    place: Path | None = Path(reference)
     if colon and not Path(reference).exists():
+        place = pulled(name) if scheme == "hf" and not Path(name).exists() else None
+    if place is None:
         return _from_library(scheme, name, modality, tower)
-    directory, card = verified(Path(reference))
+    directory, card = verified(place)
     towers = {}
     for key, described in _wanted(card, tower, directory).items():
         place = directory / described["directory"]

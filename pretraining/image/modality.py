@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pretraining.data.source import Source
-from pretraining.modality import Modality
+from pretraining.modality import Function, Modality, Tower
 
 
 class Image(Modality):
@@ -21,6 +22,10 @@ class Image(Modality):
     readers = {  # noqa: RUF012
         "torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint",
         "hf": "pretraining.image.backbones.transformers_vision.read_checkpoint",
+    }
+    writers = {  # noqa: RUF012
+        "transformers": "pretraining.image.transformers_form.write_transformers",
+        "onnx": "pretraining.onnx_form.write_onnx",
     }
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
@@ -34,6 +39,16 @@ class Image(Modality):
     def clean_inputs(self, batch: Mapping[str, Any], preprocess: Any) -> dict[str, Tensor]:
         """Prepare the images as finetuning will."""
         return {"images": preprocess(batch["images"])}
+
+    def function(self, tower: Tower) -> Function:
+        """Take prepared images of the one size that the preprocessing makes."""
+
+        def example(rows: int, size: int) -> dict[str, Tensor]:
+            channels = tower.preprocess.channels
+            return {"images": torch.randn(rows, channels, size, size, generator=torch.Generator().manual_seed(0))}
+
+        preprocess, axes = tower.preprocess, {"images": ("batch",)}
+        return Function(tower.backbone, example, [preprocess.size], axes, preprocess.save_for_transformers)
 
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
         """Draw the views of some images, where the collate can."""

@@ -94,6 +94,7 @@ class ImagePreprocess(Preprocess):
             resample=filters[self.interpolation],
             image_mean=self.mean,
             image_std=self.std,
+            do_convert_rgb=self.channels == 3,
         ).save_pretrained(directory)
 
     @classmethod

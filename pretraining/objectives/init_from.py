@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pretraining.handoff.read import verified
+from pretraining.text.backbones.library_heads import found_in
 
 if TYPE_CHECKING:
     from pretraining.objectives.base import Objective
-
-# Where transformers keeps what we call dense, norm and bias, in BERT's and RoBERTa's family.
-TOKEN_HEADS = ("cls.predictions.", "lm_head.")
-PAIR_HEADS = ("cls.seq_relationship.",)
-_SPELLINGS = {"transform.dense.": "dense.", "transform.LayerNorm.": "norm.", "layer_norm.": "norm."}
 
 
 def continue_heads(objective: Objective, checkpoint: str) -> str:
@@ -50,22 +46,18 @@ def _of_transformers(objective: Objective, checkpoint: str) -> dict[str, Tensor]
     """Read the heads of a masked language model, under our names."""
     import transformers
 
-    wanted = getattr(objective, "foreign_heads", {})
+    wanted = [name for name in objective.heads() if name.partition(".")[0] in getattr(objective, "library_heads", ())]
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     families = (transformers.AutoModelForPreTraining, transformers.AutoModelForMaskedLM)
     kinds = [family for family in families if type(config) in family._model_mapping]
     if not wanted or not kinds:
         return {}
+    written = config.architectures or ()  # ELECTRA's two are different networks
+    kinds.sort(key=lambda family: family._model_mapping[type(config)].__name__ not in written)
     model, report = kinds[0].from_pretrained(checkpoint, output_loading_info=True, dtype="float32")
     weights = {name: value for name, value in model.state_dict().items() if name not in report["missing_keys"]}
-    found = {}
-    for prefix, theirs in wanted.items():
-        for name, value in weights.items():
-            for start in filter(name.startswith, theirs):
-                found[prefix + _spelled(name.removeprefix(start))] = value
-    return found
-
-
-def _spelled(name: str) -> str:
-    theirs = next(filter(name.startswith, _SPELLINGS), "")
-    return _SPELLINGS.get(theirs, "") + name.removeprefix(theirs)
+    found = {name: found_in(weights, name.partition(".")[2]) for name in wanted}
+    for name in wanted:  # ModernBERT's layers have no bias: theirs is zero
+        if found[name] is None and (weight := found.get(f"{name.removesuffix('.bias')}.weight")) is not None:
+            found[name] = weight.new_zeros(len(weight))
+    return {name: value for name, value in found.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import Any
 
 from pretraining.data.loader import EVALUATION_SEED
 from pretraining.data.source import Source
-from pretraining.modality import Modality, Row, formula_of
+from pretraining.modality import Function, Modality, Row, Tower, formula_of, named
 from pretraining.text.cost import TextRow, average_text_row, spans_of
 
 
@@ -18,6 +18,11 @@ class Text(Modality):
     name = "text"
     unit = "tokens"
     readers = {"hf": "pretraining.text.backbones.checkpoints.read_checkpoint"}  # noqa: RUF012
+    writers = {  # noqa: RUF012
+        "transformers": "pretraining.text.transformers_form.write_transformers",
+        "onnx": "pretraining.onnx_form.write_onnx",
+        "sentence_transformers": "pretraining.text.sentence_transformers_form.write_sentence_transformers",
+    }
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as rows of the collate's plan."""
@@ -54,6 +59,10 @@ class Text(Modality):
             "validation/unigram_entropy": validation.corpus.unigram_entropy(),
             "data/padding_share": 1.0 - float(spans.sum()) / max(train.count(0) * row_tokens, 1),
         }
+
+    def function(self, tower: Tower) -> Function:
+        """Take rows of one text each, as tokenizers make them."""
+        return named("pretraining.text.single_texts.function_of")(tower)
 
     def show(self, collate: Any, batch: Mapping[str, Any], count: int, path: Path) -> list[str]:
         """Decode rows: what the model reads, and what it should answer."""

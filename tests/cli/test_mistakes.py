@@ -109,7 +109,7 @@ def ended(*words):
         ["finetuning.predict", "run_dirr=x"],
         ["finetuning.evaluate", "runs/x"],
         ["finetuning.export"],
-        ["pretraining.export", "handoff=x"],
+        ["pretraining.export", "to=onnx"],
         ["experiments", "study=firt_look"],
         ["experiments", "--studdy=first_look"],
         ["experiments.search", "optimizer.peak_lrr=1e-3,1e-2"],

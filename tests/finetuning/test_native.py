@@ -9,7 +9,7 @@ import torch
 
 from finetuning.export import export, transformers_model
 from finetuning.launch import load_run
-from finetuning.transformers_heads import NATIVE
+from finetuning.transformers_heads import NATIVE, advice
 from pretraining import handoff
 from pretraining.errors import RunError
 from pretraining.text.backbones.transformers_model import TransformersBackbone
@@ -99,8 +99,10 @@ def test_a_linear_head_on_an_architecture_with_more_says_what_to_do(
     run = finetune(
         "task=text_classification", *SHORT, f"handoff={handoffs['modernbert']}", f"data.path={topics}", "head=linear"
     )
+    task = load_run(run)[1]
+    assert "(ModernBertForSequenceClassification has more than a linear head); head=native goes there" in advice(task)
     with pytest.raises(RunError, match=r"has a head of head.dense.weight, .* finetune with head=native"):
-        transformers_model(load_run(run)[1])
+        transformers_model(task)
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,9 @@ class SpeechEncoder(Backbone):
         if self.hides:
             getattr(self.model, MASK).requires_grad_(False)
 
-    @property
-    def base(self) -> Any:
-        """The model without a head."""
-        return self.model
+    def as_transformers(self) -> Any | None:
+        """See `Backbone.as_transformers`."""
+        return self.model if self.stem_kind == "waves" else None
 
     @property
     def convolves(self) -> bool:
@@ -86,6 +85,11 @@ class SpeechEncoder(Backbone):
     def hides(self) -> bool:
         """Whether there is a vector that stands for hidden frames."""
         return hasattr(self.model, MASK)
+
+    @property
+    def takes_padding(self) -> bool:
+        """Whether rows of unequal length are computed together: a norm over time takes those of each length alone."""
+        return self.stem_kind != "waves" or self.model.config.feat_extract_norm != "group"
 
     def learn_mask(self) -> None:
         """Let the vector that stands for hidden frames train, for an objective that hides some."""
@@ -120,7 +124,7 @@ class SpeechEncoder(Backbone):
             return self.model.feature_extractor(waves).transpose(1, 2), None
         counts = frames_of(lengths, self.kernels, self.strides)
         valid = torch.arange(count, device=waves.device) < counts[:, None]
-        if self.stem_kind == "waves" and self.model.config.feat_extract_norm == "group":
+        if not self.takes_padding:
             return self._stem_by_length(waves, lengths, count), valid
         return self.model.feature_extractor(waves).transpose(1, 2), valid
 

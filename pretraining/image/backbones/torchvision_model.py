@@ -16,6 +16,7 @@ from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
 from pretraining.image.backbones import transformer_parts
+from pretraining.image.backbones.torchvision_as_transformers import as_transformers
 from pretraining.image.backbones.torchvision_construction import built, initialised, lines_of
 from pretraining.image.backbones.transformer_parts import PatchEmbedding
 from pretraining.image.modality import IMAGE
@@ -229,6 +230,10 @@ class TorchvisionBackbone(Backbone):
         from safetensors.torch import load_file
 
         self.model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+
+    def as_transformers(self) -> Any | None:
+        """See `Backbone.as_transformers`."""
+        return as_transformers(self.model, self.kwargs["in_channels"])
 
     def usage(self) -> str:
         """Write the lines that load it with torchvision alone."""

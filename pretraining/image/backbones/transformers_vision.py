@@ -70,6 +70,10 @@ class TransformersVision(Backbone):
         """Read the weights strictly."""
         self.model.load_state_dict(read("encoder", str(directory), {}).state_dict())
 
+    def as_transformers(self) -> Any:
+        """See `Backbone.as_transformers`."""
+        return self.model
+
     def usage(self) -> str:
         """Write the lines that load it with transformers alone."""
         return f'import transformers\n\nmodel = transformers.{type(self.model).__name__}.from_pretrained("DIR")'

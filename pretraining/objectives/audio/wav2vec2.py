@@ -43,6 +43,7 @@ class Wav2Vec2(CoupledObjective):
     """
 
     modality = AUDIO
+    library_heads = ("quantiser", "project_target", "project_context")  # which transformers has a class for
     backbone: SpeechEncoder
 
     def __init__(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pretraining.objectives.base import Batch, Loss
-from pretraining.objectives.init_from import PAIR_HEADS, TOKEN_HEADS
 from pretraining.objectives.text.masked_language import HidingTokens, TokenHead
 from pretraining.objectives.text.next_sentence import PairHead, PairSentences, assemble_pairs, pair_batch
 from pretraining.objectives.text.vocabulary_loss import TextObjective, counted
@@ -37,7 +36,7 @@ class MaskPairs(PairSentences, HidingTokens):
 class Bert(TextObjective):
     """`mlm_weight` times the mean over hidden tokens plus `nsp_weight` times the mean over pairs, both reported."""
 
-    foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"token_head.": TOKEN_HEADS, "pair_head.output.": PAIR_HEADS}
+    library_heads: ClassVar[tuple[str, ...]] = ("token_head", "pair_head")
 
     def __init__(
         self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float, nsp_weight: float

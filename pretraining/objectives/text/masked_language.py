@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.objectives.base import Batch, Loss
-from pretraining.objectives.init_from import TOKEN_HEADS
 from pretraining.objectives.text.masking import Unit, choose, corrupt
 from pretraining.objectives.text.span_boundary import BoundaryHead, neighbours
 from pretraining.objectives.text.vocabulary_loss import NO_LABEL, TextObjective, counted, padded_targets
@@ -137,7 +136,7 @@ class MaskedLanguage(TextObjective):
     `boundary_weight` above 0 adds SpanBERT's span-boundary objective: a hidden token from its span's neighbours.
     """
 
-    foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"head.": TOKEN_HEADS}
+    library_heads: ClassVar[tuple[str, ...]] = ("head",)
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer, boundary_weight: float = 0.0) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from pretraining.engine.batch import Term
 from pretraining.objectives.base import Batch, Loss
-from pretraining.objectives.init_from import PAIR_HEADS
 from pretraining.objectives.text.sentence_pairs import SPECIALS, Negatives, check_pairs, plan_pairs
 from pretraining.objectives.text.vocabulary_loss import TextObjective
 from pretraining.optim.optimizers import Optimizer
@@ -120,7 +119,7 @@ class PairHead(nn.Module):
 class NextSentence(TextObjective):
     """Cross-entropy in nats of "B follows A" (0) or not (1). Reports the share of negatives, above one half."""
 
-    foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"head.output.": PAIR_HEADS}
+    library_heads: ClassVar[tuple[str, ...]] = ("head",)
 
     def __init__(self, *, backbone: TransformersBackbone, optimizer: Optimizer) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)

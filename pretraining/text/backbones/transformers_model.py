@@ -92,18 +92,32 @@ class TransformersBackbone(Backbone):
 
     def forward(self, input_ids: Tensor, document_ids: Tensor, token_type_ids: Tensor | None = None) -> Features:
         """Compute token vectors and a pooled one per row; a token sees its document only (nothing later, if causal)."""
+        positions = self._position_ids(document_ids)
         if self._fast is not None:
-            hidden = self._fast(input_ids, document_ids, token_type_ids, self._position_ids(document_ids))
+            hidden = self._fast(input_ids, document_ids, token_type_ids, positions)
         else:
-            inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": self._mask(document_ids)}
-            taken = inspect.signature(self._body.forward).parameters
-            if token_type_ids is not None and "token_type_ids" in taken:
-                inputs["token_type_ids"] = token_type_ids
-            if "position_ids" in taken:
-                inputs["position_ids"] = self._position_ids(document_ids)
-            hidden = self._body(**inputs).last_hidden_state
+            hidden = self._by_library(input_ids, document_ids, token_type_ids, positions)
         real = document_ids > 0
         return Features(hidden, self._pool(hidden, real), valid=real)
+
+    def of_single_texts(self, input_ids: Tensor, real: Tensor, token_type_ids: Tensor | None = None) -> Features:
+        """Compute what `forward` does for rows of one document, padded at the end, by transformers' modules alone.
+
+        `real` [B, T] is 1 at tokens and 0 at padding. This is what other runtimes are made from.
+        """
+        places = torch.arange(input_ids.shape[1], device=input_ids.device) + self._first_position
+        hidden = self._by_library(input_ids, real, token_type_ids, places.expand_as(input_ids))
+        return Features(hidden, self._pool(hidden, real > 0), valid=real > 0)
+
+    def _by_library(self, input_ids: Tensor, document_ids: Tensor, types: Tensor | None, positions: Tensor) -> Tensor:
+        """Compute the last layer's output by transformers. [B, T, D]"""
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": self._mask(document_ids)}
+        taken = inspect.signature(self._body.forward).parameters
+        if types is not None and "token_type_ids" in taken:
+            inputs["token_type_ids"] = types
+        if "position_ids" in taken:
+            inputs["position_ids"] = positions
+        return self._body(**inputs).last_hidden_state
 
     def stack(self) -> list[nn.Module]:
         """See `Backbone.stack`; of an encoder–decoder the encoder's."""
@@ -234,6 +248,10 @@ class TransformersBackbone(Backbone):
         config = self.model.config
         heads = config.num_attention_heads
         return heads * (getattr(config, "head_dim", None) or self.dim // heads)
+
+    def as_transformers(self) -> Any:
+        """See `Backbone.as_transformers`."""
+        return self.base
 
     def usage(self) -> str:
         """Write the lines that load it with transformers alone."""
