@@ -89,6 +89,7 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     convolves = source.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
+    task.learn_beforehand(splits.train)
     encoded = encode(task, splits)
     show = config.logger.progress and config.save_model and config.head == "linear" and rank() == 0
     if show and (told := advice(task)):

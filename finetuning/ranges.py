@@ -10,6 +10,7 @@ from pretraining.kinds import (
     FLAG,
     GROUP,
     INNER,
+    NOT_NEGATIVE,
     PAIR,
     PART,
     PATHS,
@@ -59,7 +60,13 @@ RANGES: Ranges = {
     "SemanticSegmentation": DENSE | {choice("linear", "fpn"): "decoder"},
     "Retrieval": {FLAG: "space"},
     "SpeechRecognition": {optional(TEXT): "alphabet"},
-    "CtcDecoding": {COUNT: "beam"},
+    "CtcDecoding": {
+        COUNT: "beam",
+        COUNT_OR_ZERO: "ngram",
+        optional(TEXT): "texts",
+        NOT_NEGATIVE: "alpha",
+        FINITE: "beta",
+    },
     "ZeroShot": {optional(COUNT): "top", each(TEXT, least=1): "templates", optional(each(TEXT)): "names"},
     "TextDecoding": {
         COUNT: "max_new_tokens num_beams",

@@ -77,8 +77,7 @@ class Task(StepModule):
             what = f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head reads no single vectors"
             raise RunError(f"{what}: take mode=full, frozen, partial or lora")
         self.layers = read_layers(self)
-        self.best = Best()
-        self.precision = "fp32"  # of forward passes outside of a trainer
+        self.best, self.precision = Best(), "fp32"  # of forward passes outside of a trainer
         self.mode.begin(self.backbone)
 
     # -- what a subclass says -----------------------------------------------------------------------------------------
@@ -87,6 +86,9 @@ class Task(StepModule):
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Collect what the head must know of the labels, as plain data; labels that cannot be learnt are an error."""
         return {}
+
+    def learn_beforehand(self, train: Examples) -> None:
+        """Learn of the training examples what no weight learns, such as how texts are written; `labels` keep it."""
 
     def placeholder_label(self, example: dict[str, Any]) -> Any:
         """Take a valid label for an example that has none and is only predicted."""
@@ -155,8 +157,7 @@ class Task(StepModule):
 
     def zero_outputs(self, split: EncodedSplit) -> list[Any]:
         """Compute each row's logits as if its vectors were zero."""
-        with torch.no_grad():
-            logits = self.head(torch.zeros(1, self.layers.zeros)).numpy()
+        logits = self.head(torch.zeros(1, self.layers.zeros)).detach().numpy()
         return [logits.repeat(len(target), 0) for target in split.targets]
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
@@ -271,9 +272,8 @@ class Task(StepModule):
 
     def keep_best(self, values: Numbers) -> None:
         """Keep the weights if they are the best so far by what was measured with them."""
-        value = selected(self.select, values)
         self.best.evaluations_since += 1
-        if value > self.best.value:
+        if (value := selected(self.select, values)) > self.best.value:
             weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._moving().items()}
             self.best = Best(value, self.global_step, weights, dict(values))
 

@@ -6,31 +6,61 @@ Shapes: T frames, V symbols; symbol 0 is blank.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from finetuning.tasks.ngrams import CharacterNgrams
 from pretraining.errors import RunError
 
 BLANK = 0
 NONE = -np.inf
 
 
+Prior = Callable[[Sequence[int]], np.ndarray]
+
+
 @dataclass(kw_only=True)
 class CtcDecoding:
-    """`beam` 1 takes each frame's best symbol; more search the texts themselves, so many of them at a time."""
+    """`beam` 1 takes each frame's best symbol; more search the texts themselves, so many of them at a time.
+
+    With `ngram` above 0 the search prefers what an n-gram model of that order finds likely: a text is worth the log of
+    its chance by its recording, plus `alpha` times that by the model, plus `beta` for each character (Hannun et al.
+    2014, equation 3, there by words). The model is of the training transcripts, or of the lines of the file `texts`.
+    """
 
     beam: int
+    ngram: int = 0
+    texts: str | None = None
+    alpha: float = 0.5
+    beta: float = 0.0
+    language: CharacterNgrams | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.beam < 1:
             raise RunError(f"got task.decoding.beam={self.beam}: give a number of at least 1")
+        if self.ngram and self.beam == 1:
+            what = f"got task.decoding.ngram={self.ngram} and beam=1, which searches no texts"
+            raise RunError(f"{what}: set task.decoding.beam=16, or ngram=0")
+        if self.texts is not None and not self.ngram:
+            what = f"got task.decoding.texts={self.texts} and ngram=0, which learns nothing of them"
+            raise RunError(f"{what}: set task.decoding.ngram=5, for example")
 
     def __call__(self, log_probabilities: np.ndarray) -> list[int]:
         """Find a text as symbols, given log probabilities [T, V]."""
-        return greedy(log_probabilities) if self.beam == 1 else prefix_beam_search(log_probabilities, self.beam)
+        if self.beam == 1:
+            return greedy(log_probabilities)
+        return prefix_beam_search(log_probabilities, self.beam, None if self.language is None else self.worth)
+
+    def worth(self, symbols: Sequence[int]) -> np.ndarray:
+        """Compute what a text's beginning gains by each symbol that may follow, or (0) by its end. [V]"""
+        assert self.language is not None
+        gains = self.alpha * self.language(symbols)
+        gains[1:] += self.beta
+        return gains
 
 
 def greedy(log_probabilities: np.ndarray) -> list[int]:
@@ -40,12 +70,14 @@ def greedy(log_probabilities: np.ndarray) -> list[int]:
     return [int(symbol) for symbol in best[fresh] if symbol != BLANK]
 
 
-def prefix_beam_search(log_probabilities: np.ndarray, beam: int) -> list[int]:
-    """Find the most probable text, all its alignments added up (Hannun et al. 2014, algorithm 1, without a language).
+def prefix_beam_search(log_probabilities: np.ndarray, beam: int, prior: Prior | None = None) -> list[int]:
+    """Find the most probable text, all its alignments added up (Hannun et al. 2014, algorithm 1).
 
-    The `beam` most probable beginnings are kept after each frame; each has the log probabilities of its alignments that
-    end in blank and in its last symbol. With a beam that nothing falls out of the search is exact.
+    `prior` names log factors [V] of symbols that may follow a beginning, and at 0 that of its end. The `beam` most
+    probable beginnings are kept after each frame; each has the log probabilities of its alignments that end in blank
+    and in its last symbol. With a beam that nothing falls out of the search is exact.
     """
+    prior = prior or (lambda _: np.zeros(log_probabilities.shape[1]))
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NONE)}
     for frame in log_probabilities.astype(np.float64):
         grown: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [NONE, NONE])
@@ -55,14 +87,15 @@ def prefix_beam_search(log_probabilities: np.ndarray, beam: int) -> list[int]:
             stays[0] = np.logaddexp(stays[0], total + frame[BLANK])
             if prefix:
                 stays[1] = np.logaddexp(stays[1], last + frame[prefix[-1]])
+            gains = frame + prior(prefix)
             for symbol in range(1, len(frame)):
                 # The same symbol again is a new one only behind a blank.
                 before = blank if prefix and symbol == prefix[-1] else total
                 longer = grown[(*prefix, symbol)]
-                longer[1] = np.logaddexp(longer[1], before + frame[symbol])
+                longer[1] = np.logaddexp(longer[1], before + gains[symbol])
         best = sorted(grown.items(), key=lambda item: (-np.logaddexp(item[1][0], item[1][1]), item[0]))[:beam]
         beams = {prefix: (ends[0], ends[1]) for prefix, ends in best}
-    return list(next(iter(beams)))
+    return list(max(beams, key=lambda prefix: np.logaddexp(*beams[prefix]) + prior(prefix)[BLANK]))
 
 
 def needed_frames(targets: Tensor, per_row: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ from finetuning.metrics import recognition
 from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.task import Predictions, Task, TaskParts
 from finetuning.tasks.ctc import BLANK, CtcDecoding, needed_frames
+from finetuning.tasks.ngrams import CharacterNgrams, count_ngrams
 from pretraining.backbones.base import Features
+from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import lines
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
@@ -67,6 +70,8 @@ class SpeechRecognition(Task):
             raise RunError(f"got no characters to learn (task.alphabet={alphabet}): give data with transcripts")
         self.numbers = {character: number for number, character in enumerate(self.characters, start=1)}
         self.decoding = decoding
+        if decoding.ngram and "ngrams" in self.labels:
+            decoding.language = CharacterNgrams(self.labels["ngrams"], self.characters)
         self.head = self.layers.head(1 + len(self.characters), dropout)
 
     @classmethod
@@ -94,10 +99,29 @@ class SpeechRecognition(Task):
             print(f"{told}: nothing is learnt from them", file=sys.stderr)
         return split
 
+    def learn_beforehand(self, train: Examples) -> None:
+        """Count the n-grams of the decoding's language."""
+        if not self.decoding.ngram:
+            return
+        texts, given = train.column("label"), self.decoding.texts
+        if given is not None:
+            if not Path(given).is_file():
+                raise RunError(f"got task.decoding.texts={given}, which is no file: give one of texts, one a line")
+            with as_run_errors():
+                texts = list(lines(Path(given)))
+        self.labels["ngrams"] = count_ngrams(filter(None, map(self.known, texts)), self.decoding.ngram)
+        if not self.labels["ngrams"]:
+            raise RunError(f"got task.decoding.texts={given}, of which no line has a letter to learn: give texts")
+        self.decoding.language = CharacterNgrams(self.labels["ngrams"], self.characters)
+
+    def known(self, text: str) -> str:
+        """Normalise a text, and leave out what cannot be predicted."""
+        return "".join(character for character in normalised(text, self.alphabet) if character in self.numbers)
+
     def targets(self, examples: Examples) -> list[np.ndarray]:
         """Number the characters of each text."""
-        texts = [normalised(text, self.alphabet) for text in examples.column("label")]
-        return [np.array([self.numbers[c] for c in text if c in self.numbers], np.int64) for text in texts]
+        texts = map(self.known, examples.column("label"))
+        return [np.array([self.numbers[character] for character in text], np.int64) for text in texts]
 
     def score(self, features: Features, batch: Batch) -> Tensor:
         """Score the symbols at each frame. [B, T, V]"""
