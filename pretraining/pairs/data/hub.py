@@ -51,5 +51,7 @@ class HubImageText(CaptionedImages):
         for row, cell in enumerate(part[text][:]):
             place = encoded.names[row]
             captions = captions_of(cell, place, "an image")
-            content = hashlib.sha256(encoded.read(row) or b"").hexdigest()  # what is empty is refused when it is decoded
+            content = hashlib.sha256(
+                encoded.read(row) or b""
+            ).hexdigest()  # what is empty is refused when it is decoded
             yield Captioned(content, place, functools.partial(encoded.read, row), content, captions)
