@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pretraining.cli.help import CONF, comment_of, groups_of, options_of
 
 ROOTS = {"pretrain": "pretraining", "finetune": "finetuning", "study": "experiments"}
-ROOTS |= {"evaluate": "pretraining.evaluate", "prepare": "pretraining.data.prepare"}
+ROOTS |= {"evaluate": "pretraining.evaluate", "prepare": "pretraining.data.prepare", "units": "pretraining.audio.units"}
 
 
 def api_pages() -> dict[str, str]:

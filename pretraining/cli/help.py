@@ -64,7 +64,7 @@ def help_text(root: str) -> str:
 
 def options_of(group: str) -> list[str]:
     """List what can be chosen of a group; files whose names begin with _ are parts of others."""
-    return sorted({path.stem for path in _files(group)})
+    return sorted({path.stem for path in _files(group) if not path.stem.startswith("_")})
 
 
 def groups_of(text: str) -> Iterator[str]:
@@ -84,4 +84,4 @@ def comment_of(group: str, option: str) -> str:
 
 def _files(group: str) -> list[Path]:
     """List the options' files: ours, then those that installed packages bring."""
-    return [path for conf in (CONF, *conf_folders().values()) for path in (conf / group).glob("[!_]*.yaml")]
+    return [path for conf in (CONF, *conf_folders().values()) for path in (conf / group).glob("*.yaml")]

@@ -106,7 +106,7 @@ def test_both_networks_of_a_hand_off_start_towers_and_hear_what_they_were_traine
     assert [after[side].preprocess.digest for side in after] == [before[side].preprocess.digest for side in before]
     from pretraining.errors import RunError
 
-    told = r"reads recordings at 8000 samples per second, and the data are read at 16000: set preprocess.sides.audio.sam"
+    told = r"reads recordings at 8000 samples per second, and the data are read at 16000: set preprocess.sides.audio.sa"
     with pytest.raises(RunError, match=told):
         main(compose([*words, "preprocess.sides.audio.sample_rate=16000", f"run_dir={tmp_path / 'other'}"]))
 
