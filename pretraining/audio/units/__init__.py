@@ -7,11 +7,6 @@ makes one ahead of training, which then finds it in the data's cache, and prints
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before anything slow is imported
-    from pretraining.cli.early import answer
-
-    answer("units")
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -116,9 +111,3 @@ class RandomUnits(UnitRecipe):
         projection = random.uniform(-limit, limit, (found.shape[1], self.width))
         codes = unit_length(random.normal(size=(self.units, self.width)))
         return Codebook(self.kind, found.mean(0), np.maximum(found.std(0), 1e-6), codes, projection)
-
-
-if __name__ == "__main__":
-    from pretraining.audio.unit_quality import cli
-
-    cli()
