@@ -18,7 +18,7 @@ LAYERS = [
     ["text", "image", "audio"],
     ["pairs"],
     ["objectives"],
-    ["cost", "budget", "dry_run", "callbacks", "evaluate"],
+    ["cost", "budget", "dry_run", "callbacks", "evaluate", "embedding", "embed"],
     ["launch"],
     ["__main__", "snapshot"],
 ]

@@ -23,6 +23,7 @@ class Pairs(Modality):
     unit = "pairs"
     probes = "pairs"
     joins = "pretraining.pairs.towers.joined"
+    shares = "pretraining.pairs.space.projections"
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as it is."""

@@ -18,6 +18,7 @@ class Text(Modality):
     name = "text"
     unit = "tokens"
     readers = {"hf": "pretraining.text.backbones.checkpoints.read_checkpoint"}  # noqa: RUF012
+    reads = "pretraining.text.unlabelled.ReadTexts"
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as rows of the collate's plan."""
