@@ -21,6 +21,7 @@ class Image(Modality):
     readers = {  # noqa: RUF012
         "torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint",
         "hf": "pretraining.image.backbones.transformers_vision.read_checkpoint",
+        "timm": "pretraining.image.backbones.timm_model.read_checkpoint",
     }
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
