@@ -23,6 +23,11 @@ class Image(Modality):
         "hf": "pretraining.image.backbones.transformers_vision.read_checkpoint",
         "timm": "pretraining.image.backbones.timm_model.read_checkpoint",
     }
+    writers = {  # noqa: RUF012
+        "timm": "pretraining.image.writers.write_timm",
+        "torchvision": "pretraining.image.writers.write_torchvision",
+        "transformers": "pretraining.image.writers.write_transformers",
+    }
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as it is."""
