@@ -44,7 +44,7 @@ RANGES: Ranges = {
         optional(POSITIVE): "clip_norm",
         POSITIVE: "timeout",
     },
-    "logger": {FLAG: "csv progress", GROUP: "wandb"},
+    "logger": {FLAG: "csv progress", GROUP: "wandb", optional(GROUP): "others"},
     "logger.wandb": {
         choice("auto", "online", "offline", "disabled"): "mode",
         TEXT: "project",

@@ -20,8 +20,8 @@ from pretraining.cli.compose import check_settings, extend_search_path, refuse_m
 from pretraining.cli.compose import compose as compose
 from pretraining.cli.sweep import Sweep
 from pretraining.distributed.collectives import is_distributed, leave_group
-from pretraining.distributed.environment import batch_job, restarted, speaks
-from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError
+from pretraining.distributed.environment import batch_job, process_rank, restarted, speaks
+from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError, reason_of
 from pretraining.runs import snapshot
 from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.directory import read_config
@@ -168,7 +168,31 @@ def make_loggers(
         options = {"mode": settings.mode, "patience": settings.patience, "upload_bytes": settings.upload_bytes}
         with as_run_errors():
             loggers.append(WandbHistory(directory, tracked=tracked, **options))
-    return loggers
+    return [*loggers, *_other_loggers(config, directory)]
+
+
+def _other_loggers(config: DictConfig, directory: Path) -> list[Any]:
+    """Make the loggers of `logger.others`, on the first rank; one that cannot be made is a mistake in the settings."""
+    others = config.logger.get("others") or {}  # of a run begun before, nothing
+    if process_rank() > 0 or not others:
+        return []
+    import hydra
+
+    from pretraining.runs.other_logger import OtherHistory, placed
+
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    made = []
+    for name, node in others.items():
+        target_of(node)
+        described = placed(OmegaConf.to_container(node, resolve=True), directory)
+        try:
+            make = hydra.utils.instantiate(described, _convert_="all", _partial_=True)
+            made.append(OtherHistory(name, make=make, directory=directory, settings=settings))
+        except Exception as error:  # of any library: it does not start the run
+            lacking = isinstance(error, ModuleNotFoundError) or isinstance(error.__cause__, ModuleNotFoundError)
+            cure = "pip install 'pretraining[loggers]', or what the logger needs" if lacking else "mend its arguments"
+            raise RunError(f"logger.others.{name} cannot be made: {reason_of(error)}: {cure}") from error
+    return made
 
 
 @contextlib.contextmanager

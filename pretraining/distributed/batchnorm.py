@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.distributed.collectives import _AllReduceSum, is_distributed
+from pretraining.errors import RunError
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -51,9 +52,28 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """The same in front of an activation, as timm's networks have it in one module."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise `input` [B, C, ...] and activate."""
+        return self.act(self.drop(super().forward(input)))
+
+
 def convert_batchnorm(module: nn.Module) -> nn.Module:
-    """Make each batch normalisation of `module` a `SyncBatchNorm`, in place, of the same weights and statistics."""
+    """Make each batch normalisation of `module` a `SyncBatchNorm`, in place, of the same weights and statistics.
+
+    One that computes more than that is an error, unless it is known what.
+    """
     for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.__class__ = SyncBatchNorm
+        if not isinstance(part, nn.modules.batchnorm._BatchNorm) or isinstance(part, SyncBatchNorm):
+            continue
+        plain = type(part).forward in (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
+        if not plain and not (hasattr(part, "drop") and hasattr(part, "act")):
+            told = f"got a network with {type(part).__name__}, which is not known over several processes"
+            raise RunError(f"{told}: set trainer.devices=1, or take another backbone")
+        part.__class__ = SyncBatchNorm if plain else SyncBatchNormAct
     return module

@@ -23,7 +23,6 @@ from pretraining.engine.watchdog import Watchdog
 from pretraining.errors import RunError
 from pretraining.kernels import winograd
 from pretraining.runs.checkpoint_files import read_checkpoint
-from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.directory import RunDirectory
 from pretraining.settings import check
 
@@ -114,7 +113,7 @@ def train(
 def cut_back(loggers: list[Any], run: RunDirectory) -> None:
     """Drop what the history holds behind the step that `run` continues from."""
     for logger in loggers:
-        if isinstance(logger, CsvHistory):
+        if hasattr(logger, "cut_back"):
             logger.cut_back(-1 if run.checkpoint is None else run.step)
 
 

@@ -129,7 +129,7 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
     if not (directory / "handoff.json").is_file():
         is_run = (directory / "handoff").exists()
         hint = " (it has checkpoints, not a hand-off: name its handoff/last)" if is_run else ""
-        known = "pretraining (run_dir/handoff/last), hf:NAME_OR_DIR, torchvision:NAME or random:DIR"
+        known = "pretraining (run_dir/handoff/last), hf:NAME_OR_DIR, torchvision:NAME, timm:NAME or random:DIR"
         raise HandoffError(f"handoff={path}: no handoff.json there{hint}. Give a directory written by {known}")
     try:
         card = json.loads((directory / "handoff.json").read_text("utf-8"))

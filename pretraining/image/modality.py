@@ -23,6 +23,12 @@ class Image(Modality):
     readers = {  # noqa: RUF012
         "torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint",
         "hf": "pretraining.image.backbones.transformers_vision.read_checkpoint",
+        "timm": "pretraining.image.backbones.timm_model.read_checkpoint",
+    }
+    writers = {  # noqa: RUF012
+        "timm": "pretraining.image.writers.write_timm",
+        "torchvision": "pretraining.image.writers.write_torchvision",
+        "transformers": "pretraining.image.writers.write_transformers",
     }
     writers = {  # noqa: RUF012
         "transformers": "pretraining.image.transformers_form.write_transformers",

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H height, W width, S size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,22 @@ class ImagePreprocess(Preprocess):
             "interpolation": FILTERS[given.resample],
         }
         return cls(size=side, channels=len(scaled["mean"]), crop=side / whole, **scaled)
+
+    @classmethod
+    def of_timm(cls, config: Mapping[str, Any], name: str) -> ImagePreprocess:
+        """Take the preparation that timm describes for a model, as `resolve_model_data_config` has it."""
+        channels, height, width = config["input_size"]
+        how, cut = config["interpolation"], config.get("crop_mode", "center")
+        if height != width or how not in FILTERS.values() or cut != "center":
+            what = f"{name} prepares images of {height} x {width} by {how} and a crop of kind {cut}"
+            raise ValueError(f"{what}: only squares from the centre, bilinear and bicubic, are read")
+        scale = {part: [float(value) for value in config[part]] for part in ("mean", "std")}
+        return cls(size=height, channels=channels, interpolation=how, crop=config["crop_pct"], **scale)
+
+    def for_timm(self) -> dict[str, Any]:
+        """Describe the same preparation as timm does."""
+        described = {"mean": self.mean, "std": self.std, "interpolation": self.interpolation, "crop_pct": self.crop}
+        return {"input_size": [self.channels, self.size, self.size], "crop_mode": "center", **described}
 
     def save_for_transformers(self, directory: Path) -> None:
         """Write transformers' description of the same preparation."""

@@ -49,6 +49,14 @@ RANGES: Ranges = {
         optional(TEXT): "weights",
         optional(GROUP): "options",
     },
+    "TimmBackbone": {
+        TEXT: "name",
+        optional(GROUP): "arguments",
+        optional(COUNT): "size",
+        COUNT: "in_channels",
+        choice("model", "mean"): "pooling",
+        optional(TEXT): "weights",
+    },
     "FixedPositions": {
         GROUP: "options",
         COUNT: "in_channels",

@@ -19,7 +19,7 @@ from pretraining.text.modality import TEXT
 
 
 def read_tower(reference: str, tower: str | None) -> Tower:
-    """Read a network: of a hand-off's directory, `hf:NAME` or `torchvision:NAME`.
+    """Read a network: of a hand-off's directory, `hf:NAME`, `torchvision:NAME` or `timm:NAME`.
 
     Of hf: the text network of a checkpoint, unless `tower` says image or audio.
     """

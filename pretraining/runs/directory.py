@@ -29,7 +29,7 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 LOCK = ".lock"  # held by the process that works in a run directory
 # Written before the first step.
-BEFORE_STEPS = ("config.yaml", "overrides.txt", "metrics.csv", "wandb_id.txt", "wandb", "checkpoints")
+BEFORE_STEPS = ("config.yaml", "overrides.txt", "metrics.csv", "wandb_id.txt", "wandb", "loggers", "checkpoints")
 
 
 @dataclass

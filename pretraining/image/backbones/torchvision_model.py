@@ -122,6 +122,14 @@ class TorchvisionBackbone(Backbone):
         kinds = (part for part in self.modules() if isinstance(part, nn.Conv2d))
         return not isinstance(self.model, ResNet) and any(not isinstance(part, PatchEmbedding) for part in kinds)
 
+    @property
+    def patches(self) -> tuple[int, int] | None:
+        """The side of a patch in pixels, and how many there are to a side; None where a network has no patches."""
+        model = self.model
+        if not isinstance(model, VisionTransformer):
+            return None
+        return model.patch_size, model.image_size // model.patch_size
+
     def forward(
         self,
         images: Tensor,

@@ -183,10 +183,10 @@ class CoupledEmbedding(JointEmbedding, CoupledObjective):
 
 def patches_a_side(backbone: Backbone, views: Views, told: str, cure: str) -> int:
     """Count the patches of a view's side, or refuse a network that has no patches, which a method is `told` to need."""
-    model: Any = getattr(backbone, "model", None)
-    if not hasattr(model, "patch_size"):
+    patches = getattr(backbone, "patches", None)
+    if patches is None:
         raise ValueError(f"{told} of a vision transformer: set {cure}")
-    return views.crop.size // model.patch_size
+    return views.crop.size // patches[0]
 
 
 def precisely(tensor: Tensor) -> contextlib.AbstractContextManager[None]:

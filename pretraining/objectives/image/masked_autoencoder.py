@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +88,11 @@ class MaskedAutoencoder(ImageAutoencoder):
         normalise_patches: bool = True,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
-        model: Any = getattr(backbone, "model", None)
-        if not hasattr(model, "patch_size"):
+        patches = getattr(backbone, "patches", None)
+        if patches is None:
             told = "a masked autoencoder hides patches of a vision transformer"
             raise ValueError(f"{told}: set backbone=vit_tiny, or take objective=denoising_image")
-        self.patch, self.side = model.patch_size, model.image_size // model.patch_size
+        self.patch, self.side = patches
         self.visible = int(self.side**2 * (1 - mask_ratio))
         if not 0 < self.visible < self.side**2:
             told = f"objective.mask_ratio={mask_ratio} of {self.side**2} patches leaves {self.visible} visible"
