@@ -6,8 +6,9 @@ Shapes: B rows, N samples of the longest.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Features, Inputs, Picked, Unlabelled, tell_cut
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Picked, Unlabelled, named_file, tell_cut
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip, EncodedClip
@@ -42,10 +43,10 @@ class SpanMasks:
     of them; 0 hides nothing. The vector that stands for hidden frames is that of pretraining, and stays as it is.
     """
 
-    share: float
-    span: int
-    channel_share: float
-    channel_span: int
+    share: float = 0.0
+    span: int = 10
+    channel_share: float = 0.0
+    channel_span: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1 or not 0 <= self.channel_share < 1 or min(self.span, self.channel_span) < 1:
@@ -119,9 +120,9 @@ class AudioInputs(Inputs):
     columns = ("audio",)
     transformers_classes = {"AutoModelForSequenceClassification": "AutoModelForAudioClassification"}  # noqa: RUF012
     passed_through = ("projector",)
-    max_seconds: float
-    longer: Literal["cut", "refuse"]
-    masks: SpanMasks | None = None
+    max_seconds: float = 30.0
+    longer: Literal["cut", "refuse"] = "refuse"
+    masks: SpanMasks | None = field(default_factory=SpanMasks)
 
     def __post_init__(self) -> None:
         if self.longer not in ("cut", "refuse") or not self.max_seconds > 0:
@@ -162,8 +163,16 @@ class AudioInputs(Inputs):
             "MFCC", lambda examples: np.stack([_mfcc_statistics(clip) for clip in examples.column("audio")])
         )
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: AudioPreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: AudioPreprocess
+    ) -> Iterator[Unlabelled]:
         """Take one recording, or all in a directory and those below it, in the order of their names."""
+        if not isinstance(path, Path):
+            for number, item in enumerate(path):
+                read = _reader(item, named.get("audio", "audio"), preprocess.sample_rate, f"input {number}")
+                clip = EncodedClip(f"input {number}", read, named.get("mono", "mean"))
+                yield Unlabelled({"id": number}, {"audio": clip})
+            return
         if not path.is_file() and not path.is_dir():
             raise RunError(f"got input={path} for a run on recordings: give a file or a directory that exists")
         mono = named.get("mono", "mean")
@@ -184,3 +193,30 @@ class AudioInputs(Inputs):
     def save_for_transformers(self, directory: Path, preprocess: AudioPreprocess, backbone: Backbone) -> None:
         """Write the feature extractor."""
         preprocess.save(directory)
+
+
+def _reader(item: Any, column: str, rate: int, place: str) -> Callable[[], bytes]:
+    """Make what reads a recording: of a row, a file, encoded bytes, or samples [N] in [-1, 1], at `rate` or their own.
+
+    Samples at a rate of their own are a pair of both.
+    """
+    if isinstance(item, Mapping):
+        item = item.get(column)
+    if isinstance(item, (str, Path)):
+        return functools.partial(Path.read_bytes, named_file(item, place))
+    if isinstance(item, bytes):
+        return functools.partial(bytes, item)
+    samples, rate = item if isinstance(item, tuple) and len(item) == 2 else (item, rate)
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or samples.dtype.kind not in "fi":
+        what = "files, or samples [N] between -1 and 1, alone or as (samples, samples per second)"
+        found = f"an array of {samples.dtype}, {samples.shape}"
+        raise RunError(f"got {place}, {found}: give {what}, or rows with the column {column}")
+    import soundfile
+
+    buffer = io.BytesIO()
+    subtype = "PCM_16" if samples.dtype.kind == "i" else "FLOAT"
+    soundfile.write(
+        buffer, samples.astype(np.int16 if subtype == "PCM_16" else np.float32), rate, subtype, format="WAV"
+    )
+    return functools.partial(bytes, buffer.getvalue())

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,14 @@ def told_together() -> Iterator[None]:
         _CUT.reset(token)
         for what, (cut, count) in found.items():
             tell_cut(cut, count, what)
+
+
+def named_file(place: str | Path, what: str) -> Path:
+    """Find a file that one of a list of examples, `what`, names."""
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise RunError(f"got {what}, {place}, where no file is: give one that there is")
+    return path
 
 
 class Features(NamedTuple):
@@ -156,8 +164,8 @@ class Inputs(ABC):
         return inputs
 
     @abstractmethod
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: Any) -> Iterator[Unlabelled]:
-        """Read unlabelled examples from a file or a directory, one by one.
+    def read(self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: Any) -> Iterator[Unlabelled]:
+        """Read unlabelled examples from a file or a directory, one by one, or take a list of them, as scripts have it.
 
         `named` are the run's data settings, which name the columns of its tables.
         """

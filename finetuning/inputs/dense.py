@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,9 +136,9 @@ class DenseInputs(Inputs):
 
     modality = IMAGE
     columns = ("image",)
-    size: int | None
+    size: int | None = None
     scale: list[float]
-    flips: list[str]
+    flips: list[str] = field(default_factory=lambda: ["horizontal"])
 
     def __post_init__(self) -> None:
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
@@ -187,7 +187,9 @@ class DenseInputs(Inputs):
         """Normalise."""
         return {"images": preprocess.uncropped(inputs["images"])}
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: ImagePreprocess
+    ) -> Iterator[Unlabelled]:
         """Decode one image, all images below a directory, or those in tables, each as large as it is."""
         decoding = Decoding(channels=preprocess.channels, size=None)
         with as_run_errors():
@@ -195,8 +197,11 @@ class DenseInputs(Inputs):
                 yield Unlabelled(shown, {"image": decode(content, name, decoding), "name": name})
 
 
+@dataclass(kw_only=True)
 class MapInputs(DenseInputs):
     """Images with a class for each pixel: `targets` int64 [B, S, S]."""
+
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.5])
 
     def renumbered(self, labels: Sequence[Any], rows: np.ndarray, numbers: np.ndarray) -> Sequence[Any] | None:
         """Change maps as they are read; a class that has no number is taken for one that is there."""
@@ -213,11 +218,14 @@ class MapInputs(DenseInputs):
         return {"targets": torch.cat(moved).long()}
 
 
+@dataclass(kw_only=True)
 class ObjectInputs(DenseInputs):
     """Images with objects: `boxes` float32 [N, 4] and `classes` int64 [N], `objects_per_row` [B] of them in each.
 
     Where objects have masks, also `masks`, bool [N, S, S]. Crowds and ignored objects are not learnt from.
     """
+
+    scale: list[float] = field(default_factory=lambda: [0.8, 1.25])
 
     def renumbered(self, labels: Sequence[Any], rows: np.ndarray, numbers: np.ndarray) -> Sequence[Any] | None:
         """Change each image's objects."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetuning.data.splits import Examples
 from finetuning.data.tables import rows_of
-from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled, named_file
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors, instantiate
 from pretraining.data.files import kind_of, say, walk
@@ -78,7 +80,9 @@ class ImageInputs(Inputs):
         """Take the brightness of cells and their histograms of oriented gradients."""
         return Features("HOG", lambda examples: np.stack([hog(image) for image in examples.column("image")]))
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: ImagePreprocess
+    ) -> Iterator[Unlabelled]:
         """Decode one image, all images in a directory and those below it, or those in tables, as the run's data are."""
         kept = named.get("decoding")
         decoding = Decoding(channels=preprocess.channels, size=None) if kept is None else instantiate(kept)
@@ -93,8 +97,12 @@ def _say_enlarged(side: int, size: int) -> None:
     say(f"{told}: where their files have more, give data.decoding.size={size}")
 
 
-def encoded_images(path: Path, column: str) -> Iterator[tuple[dict[str, Any], str, Any]]:
+def encoded_images(path: Path | Sequence[Any], column: str) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Read images as bytes, each with what is shown of it and what errors call it."""
+    if not isinstance(path, Path):
+        for number, item in enumerate(path):
+            yield {"id": number}, f"input {number}", _encoded(item, column, f"input {number}")
+        return
     if not path.is_file() and not path.is_dir():
         raise RunError(f"got input={path} for a run on images: give a file or a directory that exists")
     there = [path] if path.is_file() else walk(path)
@@ -111,3 +119,21 @@ def encoded_images(path: Path, column: str) -> Iterator[tuple[dict[str, Any], st
         for row, (cell,) in rows_of(file, {"data.columns.image": column}):
             place = f"{file}, row {row}"
             yield {**source, "id": row}, place, content_of(cell, file.parent, place)
+
+
+def _encoded(item: Any, column: str, place: str) -> bytes:
+    """Encode an image without loss: of a row, a file or an array, as it is or as PIL holds it."""
+    if isinstance(item, Mapping):
+        item = item.get(column)
+    if isinstance(item, (str, Path)):
+        item = named_file(item, place).read_bytes()
+    if isinstance(item, bytes):
+        return item
+    try:
+        image = item if isinstance(item, Image.Image) else Image.fromarray(np.asarray(item))
+        image.save(buffer := io.BytesIO(), "PNG")
+    except (TypeError, ValueError, OSError) as error:  # of what PIL cannot take, or PNG not hold
+        found = f"a {type(item).__name__} of {getattr(item, 'dtype', 'no image')}, {getattr(item, 'shape', None)}"
+        what = "files, PIL's images, or arrays uint8 [H, W] or [H, W, 3]"
+        raise RunError(f"got {place}, {found}: give {what}, or rows with the column {column}") from error
+    return buffer.getvalue()

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, N things to predict.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,7 +61,7 @@ class TextInputs(Inputs):
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     accepts = staticmethod(is_text)  # as a value of them
     needed: ClassVar[str] = ", but text is needed"
-    max_tokens: int
+    max_tokens: int = 128
 
     def encode(
         self, examples: Examples, targets: list[np.ndarray], preprocess: TextPreprocess, backbone: Backbone
@@ -96,9 +96,16 @@ class TextInputs(Inputs):
 
         return Features("TF-IDF", of)
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: TextPreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: TextPreprocess
+    ) -> Iterator[Unlabelled]:
         """Read tables with the run's columns, or a text per line, and number them by row or line."""
         names = {role: named[role] for role in self.columns if named.get(role)} or {self.columns[0]: self.columns[0]}
+        if not isinstance(path, Path):
+            for number, item in enumerate(path):
+                columns = self._of_object(item, names, f"input {number}")
+                yield Unlabelled({"id": number, **columns}, columns)
+            return
         with as_run_errors():
             found = [path] if path.exists() and not path.is_dir() else find(str(path), key="input")
             for place, file in places_of(found).items():
@@ -114,6 +121,19 @@ class TextInputs(Inputs):
                     place = f"{file}, {word_of(file)} {number}"
                     raise RunError(refusal(role, name, value, type(value).__name__, self.needed, place))
             yield number, dict(zip(names, values, strict=True))
+
+    def _of_object(self, item: Any, names: Mapping[str, str], place: str) -> dict[str, Any]:
+        """Take a text as a line, several as those of the roles, and of a row the run's columns."""
+        if isinstance(item, str):
+            return self.from_line(item, list(names), place)
+        if isinstance(item, Mapping):
+            item = [item.get(name) for name in names.values()]
+        elif len(names) == 1:
+            item = [item]
+        if not isinstance(item, (list, tuple)) or len(item) != len(names) or not all(map(self.accepts, item)):
+            columns = ", ".join(names.values())
+            raise RunError(f"got {place}, which is no {' and '.join(names)}: give texts, or rows with {columns}")
+        return dict(zip(names, item, strict=True))
 
     def _of_lines(self, file: Path, roles: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         blank = 0

@@ -22,7 +22,7 @@ NONE = -np.inf
 class CtcDecoding:
     """`beam` 1 takes each frame's best symbol; more search the texts themselves, so many of them at a time."""
 
-    beam: int
+    beam: int = 1
 
     def __post_init__(self) -> None:
         if self.beam < 1:

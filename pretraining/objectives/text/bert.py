@@ -40,7 +40,7 @@ class Bert(TextObjective):
     foreign_heads: ClassVar[dict[str, tuple[str, ...]]] = {"token_head.": TOKEN_HEADS, "pair_head.output.": PAIR_HEADS}
 
     def __init__(
-        self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float, nsp_weight: float
+        self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float = 1.0, nsp_weight: float = 1.0
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         self.mlm_weight, self.nsp_weight = mlm_weight, nsp_weight

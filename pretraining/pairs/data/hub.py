@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pretraining.data.files import say
@@ -23,7 +23,7 @@ class HubImageText(CaptionedImages):
     """
 
     name: str
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] = field(default_factory=lambda: {"image": "image", "text": "text"})
 
     @property
     def where(self) -> str:
