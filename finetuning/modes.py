@@ -56,8 +56,8 @@ class Mode:
 class Full(Mode):
     """All trains, the head alone for `head_steps`; block i of n (0: input) at `layer_decay` ** (n - i) of its rate."""
 
-    layer_decay: float
-    head_steps: int
+    layer_decay: float = 1.0
+    head_steps: int = 0
     released: bool = field(default=True, init=False)
 
     def begin(self, backbone: Backbone) -> None:
@@ -84,7 +84,7 @@ class Frozen(Mode):
     """
 
     frozen = True
-    cache: bool
+    cache: bool = True
     layers: Any = LAST
 
     def begin(self, backbone: Backbone) -> None:
@@ -107,8 +107,8 @@ class LinearProbe(Frozen):
 
     closed_form = True
     cache: bool = field(default=True, init=False)
-    penalties: list[float]
-    standardize: bool
+    penalties: list[float] = field(default_factory=lambda: [0.0001, 0.001, 0.01, 0.1, 1])
+    standardize: bool = True
 
 
 @dataclass(kw_only=True)
@@ -117,15 +117,15 @@ class NearestNeighbours(Frozen):
 
     closed_form = True
     cache: bool = field(default=True, init=False)
-    k: int
-    temperature: float
+    k: int = 20
+    temperature: float = 0.07
 
 
 @dataclass(kw_only=True)
 class Partial(Full):
     """Embeddings (or stem) and the first `frozen_blocks` blocks after them stay as they are; the rest as in `Full`."""
 
-    frozen_blocks: int
+    frozen_blocks: int = 1
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze the first blocks, and note what trains."""
@@ -145,8 +145,8 @@ class Partial(Full):
 class GradualUnfreezing(Mode):
     """The head trains first; blocks join from the top, over the first `share` of the run (Howard & Ruder 2018)."""
 
-    share: float
-    layer_decay: float
+    share: float = 0.5
+    layer_decay: float = 0.8
     least: int = field(default=0, init=False)  # of the blocks train from the first step on
 
     def groups(self, backbone: Backbone, head: nn.Module) -> list[ParameterGroup]:
@@ -180,9 +180,9 @@ class Lora(Mode):
     At the end they are merged. `targets` are ends of module names; empty means every linear layer.
     """
 
-    rank: int
-    scale: float
-    targets: list[str]
+    rank: int = 8
+    scale: float = 2.0
+    targets: list[str] = field(default_factory=list)
 
     def begin(self, backbone: Backbone) -> None:
         """Freeze all and put an update on each chosen layer."""

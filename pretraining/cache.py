@@ -21,6 +21,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_IN_WORDS = ("os error 28", "No space left", "unexpected pos")  # of safetensors, arrow and torch
 
 
+def default_cache() -> str:
+    """Name the directory of what is made once, where no other is given: PRETRAINING_CACHE, or one below the home."""
+    return os.environ.get("PRETRAINING_CACHE", "~/.cache/pretraining")
+
+
 def key(parts: dict[str, Any]) -> str:
     """Turn what a result depends on into a directory name: 20 hexadecimal digits of its sha256."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

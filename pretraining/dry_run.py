@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretraining.cost import row_flops, timed
 from pretraining.engine.trainer import TrainerSettings
+from pretraining.runs.view import as_picture, notebook
 
 EXAMPLES = 3  # shown as text
 
@@ -45,6 +46,8 @@ def show(config: DictConfig, settings: TrainerSettings, parts: Any) -> None:
     picture = Path(tempfile.mkdtemp(prefix="pretraining-")) / "views"  # its own: another user's may be there
     for line in parts.data.modality.show(parts.collate, finished, EXAMPLES, picture):
         print(line)
+    if (display := notebook()) is not None:
+        display(*map(as_picture, sorted(picture.parent.glob("*.png"))))
 
 
 def _tensors(batch: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

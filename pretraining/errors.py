@@ -11,7 +11,7 @@ class RunError(ValueError):
     """A mistake in what the user asked for: printed as one message, exit code 2."""
 
 
-class HandoffError(ValueError):
+class HandoffError(RunError):
     """A hand-off that cannot be used, with what to do about it."""
 
 

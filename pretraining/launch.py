@@ -9,61 +9,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pretraining.budget import affordable_steps as steps_of
 from pretraining.budget import frozen_steps
 from pretraining.callbacks.standard import standard_callbacks
-from pretraining.cli.configuration import (
-    as_run_errors,
-    check_modalities,
-    complete,
-    compose,
-    decided,
-    instantiate,
-    make_loggers,
-    rerun,
-)
+from pretraining.cli.configuration import as_run_errors, complete, compose, decided, instantiate, make_loggers, rerun
 from pretraining.cli.spawn import needs_ranks, run_ranks
-from pretraining.data.batches import Batches, batches_of, check_batch_size
-from pretraining.data.loader import EVALUATION_SEED, EvalLoader, StepLoader, collated
-from pretraining.data.source import FirstRows, Source, class_count, require_classes
+from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.distributed.batchnorm import convert_batchnorm
 from pretraining.distributed.environment import process_rank
 from pretraining.engine.batch import StepSettings
 from pretraining.engine.precision import choose_precision
 from pretraining.engine.terminal import describe_quality
 from pretraining.engine.trainer import TrainerSettings, train
-from pretraining.errors import out_of_memory
-from pretraining.modality import Modality, Row
-from pretraining.objectives.base import Objective
-from pretraining.objectives.init_from import continue_heads
-from pretraining.random import Keys
+from pretraining.errors import RunError, out_of_memory
+from pretraining.parts import Made, Parts, build
 from pretraining.runs.directory import RunDirectory
 from pretraining.runs.provenance import fingerprint_of, origin_of, tags
 from pretraining.runs.wandb_logger import WandbHistory
 
-__all__ = ["Parts", "compose", "fit", "main", "run"]
-
-
-@dataclass
-class Parts:
-    """What a run is made of."""
-
-    objective: Objective
-    preprocess: Any
-    collate: Any
-    train: Source
-    validation: Source
-    data: Any
-    row: Row  # an average one of the training data
-    batches: Batches  # which rows each step holds
-    facts: dict[str, float]  # about the data, that results are read against
-    recipe: dict[str, Any] = field(default_factory=dict)  # configuration of objective and collate, for the hand-off
-    classes: int | None = None  # of the training data; None without labels
-    probe: Any = None  # settings of what watches it
+__all__ = ["Parts", "build", "compose", "main", "run"]
 
 
 @dataclass
@@ -78,81 +45,39 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
 
 
-def build(config: DictConfig) -> Parts:
-    """Build the parts, data first: their errors come before any training."""
-    check_modalities(config)
-    with as_run_errors():
-        data = instantiate(config.data)
-        if not getattr(data, "varying_steps", False):  # before anything is read
-            check_batch_size(data.batch_size, config.trainer.accumulate, instantiate(config.trainer).ranks)
-        modality: Modality = data.modality
-        preprocess = instantiate(config.preprocess).fit(data)
-        collate = instantiate(config.collate, preprocess=preprocess)
-        sources = open_splits(data, preprocess, collate, config.seed)
-        given = {}
-        if "classes" in config.objective:
-            given["classes"] = require_classes(sources[0], config.objective.classes)
-        torch.manual_seed(config.seed)
-        backbone = instantiate(config.backbone, **modality.backbone_arguments(preprocess))
-        objective = instantiate(config.objective, backbone=backbone, optimizer=instantiate(config.optimizer), **given)
-        if config.backbone.get("init_from") is not None:
-            print(continue_heads(objective, config.backbone.init_from), file=sys.stderr)
-        parts = assemble_parts(objective, data, preprocess, collate, sources, overfit_batches=config.overfit_batches)
-        parts.probe = None if config.probe is None else instantiate(config.probe)
-    recorded = decided(config, {f"objective.{name}": value for name, value in given.items()})
-    parts.recipe = {name: OmegaConf.to_container(recorded[name], resolve=True) for name in ("objective", "collate")}
-    return parts
-
-
-def open_splits(data: Any, preprocess: Any, collate: Any, seed: int) -> list[Source]:
-    """Open the training and the validation split."""
-    return [data.modality.source(data, split, preprocess, collate, seed=seed) for split in ("train", "validation")]
-
-
-def assemble_parts(
-    objective: Objective, data: Any, preprocess: Any, collate: Any, sources: list[Source], *, overfit_batches: int = 0
-) -> Parts:
-    """Put built parts together with what follows from them."""
-    train, validation = sources
-    batches = batches_of(train, data.batch_size)
-    if objective.coupled and batches.batch_size < 2:
-        what = f"data.batch_size={batches.batch_size}: {type(objective).__name__} compares the examples of a step"
-        raise ValueError(f"{what}: give at least 2")
-    first = np.zeros(1, np.int64)
-    collated(collate, train.read(0, first), Keys(EVALUATION_SEED, "train", first, first))  # or they do not fit
-    row = data.modality.average_row(objective, train, collate, preprocess)
-    facts, classes = data.modality.facts(train, validation, collate, preprocess), class_count(train)
-    if overfit_batches:
-        train = FirstRows(train, overfit_batches * batches.batch_size)
-        batches = batches_of(train, batches.batch_size)
-    return Parts(objective, preprocess, collate, train, validation, data, row, batches, facts, classes=classes)
-
-
 # -- one run -----------------------------------------------------------------------------------------------------------
 
 
-def main(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
+def main(
+    config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = (), made: Made | None = None
+) -> Path:
     """Carry out one run, in this process or in one process per rank; returns its directory.
 
-    `observers` are loggers that are told what the run's own are; a run of several ranks started here has none.
+    `observers` are loggers that are told what the run's own are; a run of several ranks started here has none. Parts
+    that were `made` by hand are what `config` describes.
     """
     if config.from_run is not None:
         config = rerun(config, overrides)
     config = complete(config)
     settings: TrainerSettings = instantiate(config.trainer)
     if needs_ranks(settings):
+        if made is not None:
+            what = f"trainer.devices={settings.devices} starts processes, which parts of this one cannot be taken to"
+            raise RunError(f"{what}: start this script by torchrun --nproc-per-node={settings.devices}")
         code = run_ranks("pretraining.launch", config, settings.devices)
         if code:
             raise SystemExit(code)
         return Path(config.run_dir)
-    return run(config, overrides, observers)
+    return run(config, overrides, observers, made)
 
 
-def run(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
+def run(
+    config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = (), made: Made | None = None
+) -> Path:
     """Carry out one run as (one rank of) this process."""
     if not config.dry_run:
         RunDirectory.refuse_taken(Path(config.run_dir), resume=config.resume)
-    planned = prepared(config, frozen_steps(config) if not config.dry_run else None)
+    planned = prepared(config, frozen_steps(config) if not config.dry_run else None, made)
     if config.dry_run:
         from pretraining.dry_run import show
 
@@ -161,11 +86,11 @@ def run(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[A
     return carry_out(replace(planned, overrides=overrides, observers=observers))
 
 
-def prepared(config: DictConfig, steps: int | None = None) -> Run:
+def prepared(config: DictConfig, steps: int | None = None, made: Made | None = None) -> Run:
     """Build a configuration's parts and decide what it leaves open: precision, steps (unless given) and classes."""
     started = time.perf_counter()
     settings: TrainerSettings = instantiate(config.trainer)
-    parts = build(config)
+    parts = build(config, made)
     convolves = parts.objective.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
     settings.max_steps = steps or steps_of(config.budget, settings, parts)
@@ -180,44 +105,6 @@ def prepared(config: DictConfig, steps: int | None = None) -> Run:
 def affordable_steps(config: DictConfig) -> int:
     """Count the steps that a configuration's budget buys, without running any of them."""
     return prepared(complete(config)).settings.max_steps
-
-
-def fit(
-    objective: Objective,
-    data: Any,
-    collate: Any,
-    *,
-    run_dir: str | Path,
-    trainer: TrainerSettings,
-    seed: int = 1,
-    resume: str = "none",
-) -> Path:
-    """Pretrain without a configuration: train on `data` into `run_dir`, whose `handoff/last` is what finetuning takes.
-
-    `collate` carries the preprocess it was made with. `resume` as on the command line. Returns the run directory.
-    """
-    with as_run_errors():
-        sources = open_splits(data, collate.preprocess, collate, seed)
-        parts = assemble_parts(objective, data, collate.preprocess, collate, sources)
-    chosen = choose_precision(trainer.precision, trainer.accelerator, convolves=objective.backbone.convolves)
-    settings = replace(trainer, precision=chosen)
-    objective.optimizer.announce(settings.max_steps)
-    recorded = {
-        "name": f"{type(objective).__name__}-{type(data).__name__}",
-        "objective": _named(objective),
-        "backbone": _named(objective.backbone),
-        "data": {**_named(data), "batch_size": parts.batches.batch_size},
-        "trainer": vars(settings),
-        "logger": {"csv": True, "progress": True, "wandb": {"mode": "disabled"}},
-        "budget": {},
-        "fingerprint": fingerprint_of(data, collate.preprocess),
-        **{"run_dir": str(run_dir), "resume": resume, "seed": seed, "ema": None, "profile": False},
-    }
-    return carry_out(Run(OmegaConf.create(recorded), parts, settings))
-
-
-def _named(part: Any) -> dict[str, str]:
-    return {"_target_": f"{type(part).__module__}.{type(part).__qualname__}"}
 
 
 def carry_out(planned: Run) -> Path:

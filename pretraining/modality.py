@@ -23,6 +23,7 @@ class Preprocess(ABC):
     """What turns raw examples into what a backbone reads (tokens, pixels of a size and scale), also in the hand-off."""
 
     modality: ClassVar[Modality]
+    recipe: Mapping[str, Any] | None = None  # the configuration of what learnt it from data; None: its own says all
 
     @property
     @abstractmethod

@@ -12,13 +12,29 @@ import functools
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pretraining.errors import RunError
 from pretraining.kinds import Kind, is_list, refusal
 
 OURS = ("pretraining", "finetuning")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class Noted:
+    """Keeps what its constructor was given as `noted`, under whose names attributes may hold what was made of it.
+
+    Parts that were built before, and are named in `PARTS`, are none of it.
+    """
+
+    PARTS = ("backbone", "optimizer")
+    noted: Mapping[str, Any]
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Note the settings."""
+        made = super().__new__(cls)
+        vars(made)["noted"] = {name: value for name, value in settings.items() if name not in cls.PARTS}
+        return made
 
 
 def check(values: Mapping[str, Any], where: str = "") -> None:

@@ -19,7 +19,9 @@ LAYERS = [
     ["pairs"],
     ["objectives"],
     ["cost", "budget", "dry_run", "callbacks", "evaluate", "export", "embedding", "embed"],
+    ["parts"],
     ["launch"],
+    ["scripting"],
     ["__main__", "snapshot"],
 ]
 WINGS = ("text", "image", "audio", "pairs")
@@ -43,7 +45,9 @@ HYDRA_ALLOWED = {
     "sweep",
     "mistakes",
     "configuration",
+    "parts",
     "launch",
+    "scripting",
     "evaluate",
     "budget",
     "dry_run",

@@ -181,12 +181,20 @@ def test_a_sweep_gives_each_job_a_directory_named_after_what_varies(overrides, t
     assert ended.stderr.count("trainer.precision=auto") == 1
 
 
-def test_readme_s_lines_of_python_train_a_model(tmp_path, monkeypatch, cache_dir):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[:1]
-    assert len(code.strip().splitlines()) <= 15
+def test_readme_s_ten_lines_of_python_pretrain_and_its_five_finetune(tmp_path, monkeypatch, cache_dir):
+    text = (ROOT / "README.md").read_text().partition("## Without configuration files")[2]
+    pretrain, finetune = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[:2]
+    lines = [len([line for line in code.splitlines() if line]) for code in (pretrain, finetune)]
+    assert lines[0] <= 10 and lines[1] <= 5
     monkeypatch.chdir(tmp_path)
-    small = code.replace("max_steps=200", "max_steps=2, precision='fp32'").replace(
-        "~/.cache/pretraining", str(cache_dir)
-    )
-    exec(small, {})
-    assert json.loads((tmp_path / "runs" / "by_hand" / "metrics.json").read_text())["steps"] == 2
+    monkeypatch.setenv("PRETRAINING_CACHE", str(cache_dir))
+    quiet = {"trainer=trainer": "trainer=trainer, logger={'wandb': {'mode': 'disabled'}}"}
+    quiet |= {"max_steps=200": "max_steps=2, precision='fp32'"}
+    quiet |= {'"shots=10"': '"shots=2", "trainer.max_steps=2", "trainer.val_every=2", "logger.wandb.mode=disabled"'}
+    for word, smaller in quiet.items():
+        assert word in pretrain + finetune
+        pretrain, finetune = (code.replace(word, smaller) for code in (pretrain, finetune))
+    exec(pretrain, names := {})
+    assert json.loads((names["run"] / "metrics.json").read_text())["steps"] == 2
+    exec(finetune, names)
+    assert 0 <= names["result"].metrics["test/accuracy"] <= 1

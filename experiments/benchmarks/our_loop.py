@@ -58,7 +58,8 @@ def train(
     """Train an objective in a side's setting; `facts` are what is told of it, `options` the trainer's own."""
     backbone = module.backbone
     precision = choose_precision(setting.precision, setting.device, convolves=backbone.convolves)
-    settings = TrainerSettings(accelerator=setting.device, precision=precision, log_every=LOG_EVERY, **options)
+    options = {"clip_norm": None, "log_every": LOG_EVERY, **options}
+    settings = TrainerSettings(accelerator=setting.device, precision=precision, **options)
     backbone.set_compute(compiled=settings.compile, activation_checkpointing=False, sharded=False)
     choose_kernels(module, settings)
     module.settings = StepSettings(setting.seed, settings.max_steps, settings.clip_norm)

@@ -37,6 +37,7 @@ class LabelledRecordings(LabelledData):
 
     modality = AUDIO
     batch_seconds: float | None = None
+    eval_batch_size: int = 64
 
     @property
     def varying_steps(self) -> bool:  # type: ignore[override]
@@ -58,10 +59,10 @@ class LabelledSpokenLetters(LabelledRecordings):
     that training has not heard; a keyword is one of ten words, said alone.
     """
 
-    target: Literal["text", "keyword", "speaker"]
-    size: int
-    max_words: int
-    seed: int
+    target: Literal["text", "keyword", "speaker"] = "text"
+    size: int = 800
+    max_words: int = 4
+    seed: int = 1
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Make all splits up; for speakers one, of which the others are carved."""
@@ -95,9 +96,9 @@ class LabelledAudio(LabelledRecordings):
     """
 
     path: str
-    audio: str
-    label: str
-    mono: Mono
+    audio: str = "audio"
+    label: str = "text"
+    mono: Mono = "mean"
     on_bad: OnBad = "refuse"
     exclude: Sequence[str] = ()
     folder: str = "."
@@ -158,7 +159,8 @@ class LabelledAudio(LabelledRecordings):
 class LabelledJoinedClips(Joining, LabelledRecordings):
     """Joined clips with their text, or their speaker, as `target`."""
 
-    target: Literal["text", "speaker"]
+    target: Literal["text", "speaker"] = "text"
+    seed: int = 1
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Make all splits up."""
@@ -177,6 +179,8 @@ class LabelledJoinedClips(Joining, LabelledRecordings):
 @dataclass(kw_only=True, eq=False)
 class LabelledEspeak(Speaking, LabelledRecordings):
     """Spoken texts, and what they say."""
+
+    seed: int = 1
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """List what is said in each split."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from finetuning.data.splits import Examples, Split, Splits
@@ -18,10 +18,10 @@ class LabelledData(ABC):
     """Labelled examples in three splits, and how many go into a batch. The fields of a subclass are its settings."""
 
     modality: ClassVar[Modality]
-    split: Split
-    batch_size: int
+    split: Split = field(default_factory=Split)
+    batch_size: int = 16
     eval_batch_size: int
-    workers: int
+    workers: int = 0
     varying_steps: ClassVar[bool] = False  # whether steps have as many rows as their lengths allow, not `batch_size`
     missing: str | None = None  # rows without a text or label are an error; drop: left out
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
+from pretraining.cache import default_cache
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import Paths
 from pretraining.data.splits import SPLITS
@@ -38,12 +39,13 @@ class CaptionedScenes(LabelledData):
     """
 
     modality = IMAGE
-    label: Label
-    size: int
-    least: int
-    most: int
-    training: int
-    examples: int
+    label: Label = "caption"
+    size: int = 64
+    least: int = 1
+    most: int = 4
+    training: int = 10
+    examples: int = 1000
+    eval_batch_size: int = 250
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Make the three splits."""
@@ -76,10 +78,11 @@ class CaptionedFiles(LabelledData):
 
     modality = IMAGE
     path: Paths
-    columns: dict[str, str]
-    decoding: Decoding
-    shares: dict[str, float]
-    cache_dir: str
+    columns: dict[str, str] = field(default_factory=lambda: {"image": "image", "text": "text"})
+    decoding: Decoding = field(default_factory=lambda: Decoding(size=64))
+    shares: dict[str, float] = field(default_factory=lambda: {"validation": 0.1, "test": 0.1})
+    cache_dir: str = field(default_factory=default_cache)
+    eval_batch_size: int = 250
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the three splits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,9 +25,10 @@ class LabelledScenes(LabelledData):
     """
 
     modality = IMAGE
-    scenes: DigitScenes
-    counts: dict[str, int]
-    label: str
+    scenes: DigitScenes = field(default_factory=DigitScenes)
+    counts: dict[str, int] = field(default_factory=lambda: {"train": 800, "validation": 100, "test": 200})
+    label: str = "objects"
+    eval_batch_size: int = 50
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Draw the three splits."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
+from pretraining.cache import default_cache
 from pretraining.data.splits import SPLITS
 from pretraining.text.data.docs_topic import docs_topic
 from pretraining.text.modality import TEXT
@@ -16,7 +17,8 @@ class DocsTopic(LabelledData):
     """Which family of the standard library a docstring is from, in the splits of the pretraining data `stdlib_docs`."""
 
     modality = TEXT
-    cache_dir: str
+    cache_dir: str = field(default_factory=default_cache)
+    eval_batch_size: int = 64
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the three splits."""

@@ -11,6 +11,7 @@ import numpy as np
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
 from finetuning.data.tables import class_names, find_folders, find_splits
+from pretraining.cache import default_cache
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.files import Paths, kind_of, walk
 from pretraining.data.splits import SPLITS
@@ -27,10 +28,13 @@ from pretraining.image.modality import IMAGE
 UNUSED = {"batch_size": 1, "eval_batch_size": 1, "workers": 0}  # of pretraining data, which serve no batches here
 
 
+@dataclass(kw_only=True)
 class LabelledDigits(LabelledData):
     """scikit-learn's handwritten digits, in the splits of the pretraining data `digits`."""
 
     modality = IMAGE
+    eval_batch_size: int = 256
+    batch_size: int = 32
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Open the three splits."""
@@ -44,7 +48,9 @@ class LabelledCifar10(LabelledData):
 
     modality = IMAGE
     path: str
-    cache_dir: str
+    cache_dir: str = field(default_factory=default_cache)
+    eval_batch_size: int = 512
+    batch_size: int = 128
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Open the three splits."""
@@ -59,10 +65,12 @@ class LabelledImageFiles(LabelledData):
 
     modality = IMAGE
     path: Paths
-    columns: dict[str, str]
-    decoding: Decoding
-    cache_dir: str
+    columns: dict[str, str] = field(default_factory=lambda: {"image": "image", "label": "label"})
+    decoding: Decoding = field(default_factory=lambda: Decoding(size=None))
+    cache_dir: str = field(default_factory=default_cache)
     tables: dict[str, list[Path]] = field(init=False, repr=False, default_factory=dict)  # that `found` has read
+    eval_batch_size: int = 256
+    batch_size: int = 64
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there."""

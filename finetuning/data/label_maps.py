@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -50,12 +50,14 @@ class LabelledMaps(LabelledData):
 
     modality = IMAGE
     path: Paths
-    columns: dict[str, str]
-    files: dict[str, str]
-    lists: str | None
-    ignore: list[int]
-    channels: int
-    class_names: list[str] | None
+    columns: dict[str, str] = field(default_factory=lambda: {"image": "image", "mask": "mask"})
+    files: dict[str, str] = field(default_factory=lambda: {"image": "images/*.jpg", "mask": "annotations/*.png"})
+    lists: str | None = None
+    ignore: list[int] = field(default_factory=lambda: [255])
+    channels: int = 3
+    class_names: list[str] | None = None
+    eval_batch_size: int = 16
+    batch_size: int = 8
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read and check the splits that are there; every map is looked at once."""

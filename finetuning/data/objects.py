@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,21 @@ class LabelledObjects(LabelledData):
 
     modality = IMAGE
     path: Paths
-    columns: dict[str, str | None]
-    boxes: str
-    channels: int
-    masks: bool
-    class_names: list[str] | None
+    columns: dict[str, str | None] = field(
+        default_factory=lambda: {
+            "image": "image",
+            "boxes": "objects.bbox",
+            "classes": "objects.category",
+            "masks": None,
+            "name": None,
+        }
+    )
+    boxes: str = "xyxy"
+    channels: int = 3
+    masks: bool = False
+    class_names: list[str] | None = None
+    eval_batch_size: int = 16
+    batch_size: int = 8
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read and check the splits that are there."""

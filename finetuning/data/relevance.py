@@ -7,7 +7,7 @@ relevant others are to it: texts by judgements, images by their class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +43,17 @@ class JudgedTexts(LabelledData):
 
     modality = TEXT
     path: str
-    columns: dict[str, str]
-    selecting: float
+    columns: dict[str, str] = field(
+        default_factory=lambda: {
+            "id": "id",
+            "text": "text",
+            "query": "query",
+            "document": "document",
+            "relevance": "relevance",
+        }
+    )
+    selecting: float = 0.1
+    eval_batch_size: int = 64
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the three tables."""
@@ -119,9 +128,10 @@ class ImagesByClass(LabelledImageFiles):
     (where it is `candidates`); null: all are both.
     """
 
-    role: str | None
-    queries: str | None
-    candidates: str | None
+    role: str | None = None
+    queries: str | None = None
+    candidates: str | None = None
+    batch_size: int = 16
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the splits that are there."""

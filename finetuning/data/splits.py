@@ -84,12 +84,12 @@ class Splits(NamedTuple):
 class Split:
     """Where the splits come from: names of files or stored splits, and the shares to carve where one is missing."""
 
-    train: str | None
-    validation: str | None
-    test: str | None
-    validation_fraction: float
-    test_fraction: float
-    seed: int
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    seed: int = 0
 
     @property
     def named(self) -> dict[str, str | None]:

@@ -31,6 +31,7 @@ class TextTables(LabelledData):
     roles: ClassVar[tuple[str, ...]]
     classes: ClassVar[bool] = True  # labels are classes, lists of them, or numbers
     path: Paths
+    eval_batch_size: int = 64
 
     def found(self) -> tuple[dict[str, Examples], list[str] | None]:
         """Read the columns, all rows of which are whole, and check them."""
@@ -67,9 +68,9 @@ class LabelledText(TextTables):
     """Texts (`text`, and `text_pair` where two are judged together) with a `label`: a class, several, or a number."""
 
     roles = ("text", "text_pair", "label")
-    text: str
-    text_pair: str | None
-    label: str
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
 
     def examples(self, table: Table) -> Examples:
         """Take texts and labels."""
@@ -83,8 +84,8 @@ class TaggedText(TextTables):
     """Sentences given as lists of words (`tokens`) with one tag per word (`tags`)."""
 
     roles = ("tokens", "tags")
-    tokens: str
-    tags: str
+    tokens: str = "tokens"
+    tags: str = "tags"
 
     def examples(self, table: Table) -> Examples:
         """Take sentences and tags; sentences without words are left out, those whose tags do not align are errors."""
@@ -108,9 +109,9 @@ class Questions(TextTables):
 
     roles = ("question", "context", "answers")
     classes = False
-    question: str
-    context: str
-    answers: str
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
 
     def examples(self, table: Table) -> Examples:
         """Take questions, contexts and answers; an answer that is not where it says is an error."""
@@ -148,9 +149,9 @@ class TextPairs(TextTables):
 
     roles = ("source", "references", "target")
     classes = False
-    source: str
-    target: str
-    references: str | None
+    source: str = "source"
+    target: str = "target"
+    references: str | None = None
 
     def examples(self, table: Table) -> Examples:
         """Take sources and lists of what may be written after each, the target first; an empty text is an error."""

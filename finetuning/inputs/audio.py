@@ -5,8 +5,8 @@ Shapes: B rows, N samples of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from pretraining.audio.masking import span_mask
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.audio.spectrum import mfcc
-from pretraining.audio.unlabelled import Cutting, recordings
+from pretraining.audio.unlabelled import Cutting, ReadRecordings, recordings
 from pretraining.backbones.base import Backbone
 from pretraining.data.batches import STREAM
 from pretraining.data.unlabelled import Unlabelled
@@ -41,10 +41,10 @@ class SpanMasks:
     of them; 0 hides nothing. The vector that stands for hidden frames is that of pretraining, and stays as it is.
     """
 
-    share: float
-    span: int
-    channel_share: float
-    channel_span: int
+    share: float = 0.0
+    span: int = 10
+    channel_share: float = 0.0
+    channel_span: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1 or not 0 <= self.channel_share < 1 or min(self.span, self.channel_span) < 1:
@@ -119,9 +119,9 @@ class AudioInputs(Inputs):
     columns = ("audio",)
     transformers_classes = {"AutoModelForSequenceClassification": "AutoModelForAudioClassification"}  # noqa: RUF012
     passed_through = ("projector",)
-    max_seconds: float
-    longer: Literal["cut", "refuse"]
-    masks: SpanMasks | None = None
+    max_seconds: float = 30.0
+    longer: Literal["cut", "refuse"] = "refuse"
+    masks: SpanMasks | None = field(default_factory=SpanMasks)
 
     def __post_init__(self) -> None:
         if self.longer not in ("cut", "refuse") or not self.max_seconds > 0:
@@ -147,10 +147,19 @@ class AudioInputs(Inputs):
             "MFCC", lambda examples: np.stack([_mfcc_statistics(clip) for clip in examples.column("audio")])
         )
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: AudioPreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: AudioPreprocess
+    ) -> Iterator[Unlabelled]:
         """Take one recording, or all in a directory and those below it, in the order of their names."""
-        for shown, clip in recordings(path, named.get("mono", "mean")):
-            yield Unlabelled(shown, {"audio": clip})
+        column, mono = named.get("audio", "audio"), named.get("mono", "mean")
+        if isinstance(path, Path):
+            for shown, clip in recordings(path, mono):
+                yield Unlabelled(shown, {"audio": clip})
+            return
+        reading = ReadRecordings(mono=mono)
+        for number, item in enumerate(path):
+            given = item[column] if isinstance(item, Mapping) and column in item else item
+            yield Unlabelled({"id": number}, {"audio": reading.take(given, f"input {number}", preprocess)})
 
     def made_up_rows(self, preprocess: AudioPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw two rows of noise, without padding, which transformers' models let change a row (`SpeechEncoder`)."""

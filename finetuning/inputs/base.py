@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -122,8 +122,8 @@ class Inputs(ABC):
         return inputs
 
     @abstractmethod
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: Any) -> Iterator[Unlabelled]:
-        """Read unlabelled examples from a file or a directory, one by one.
+    def read(self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: Any) -> Iterator[Unlabelled]:
+        """Read unlabelled examples from a file or a directory, one by one, or take a list of them, as scripts have it.
 
         `named` are the run's data settings, which name the columns of its tables.
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +21,13 @@ from finetuning.dense.objects import Objects
 from finetuning.inputs.base import EncodedSplit, Inputs, Picked
 from finetuning.metrics.segmentation import IGNORED
 from pretraining.backbones.base import Backbone
-from pretraining.cli.configuration import as_run_errors
 from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
-from pretraining.image.data.decode import Decoding, decode
+from pretraining.image.data.decode import Decoding
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
-from pretraining.image.unlabelled import encoded_images
+from pretraining.image.unlabelled import images_of
 from pretraining.random import Keys, uniform
 
 FLIPS = ("horizontal", "vertical")
@@ -137,9 +136,9 @@ class DenseInputs(Inputs):
 
     modality = IMAGE
     columns = ("image",)
-    size: int | None
+    size: int | None = None
     scale: list[float]
-    flips: list[str]
+    flips: list[str] = field(default_factory=lambda: ["horizontal"])
 
     def __post_init__(self) -> None:
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
@@ -188,18 +187,20 @@ class DenseInputs(Inputs):
         """Normalise."""
         return {"images": preprocess.uncropped(inputs["images"])}
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: ImagePreprocess
+    ) -> Iterator[Unlabelled]:
         """Decode one image, all images below a directory, or those in tables, each as large as it is."""
-        decoding = Decoding(channels=preprocess.channels, size=None)
-        with as_run_errors():
-            for shown, name, content in encoded_images(
-                path, {"data.columns.image": named.get("columns", {}).get("image", "image")}
-            ):
-                yield Unlabelled(shown, {"image": decode(content, name, decoding), "name": name})
+        column = {"data.columns.image": named.get("columns", {}).get("image", "image")}
+        for shown, name, pixels in images_of(path, column, Decoding(channels=preprocess.channels, size=None)):
+            yield Unlabelled(shown, {"image": pixels, "name": name})
 
 
+@dataclass(kw_only=True)
 class MapInputs(DenseInputs):
     """Images with a class for each pixel: `targets` int64 [B, S, S]."""
+
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.5])
 
     def renumbered(self, labels: Sequence[Any], rows: np.ndarray, numbers: np.ndarray) -> Sequence[Any] | None:
         """Change maps as they are read; a class that has no number is taken for one that is there."""
@@ -216,11 +217,14 @@ class MapInputs(DenseInputs):
         return {"targets": torch.cat(moved).long()}
 
 
+@dataclass(kw_only=True)
 class ObjectInputs(DenseInputs):
     """Images with objects: `boxes` float32 [N, 4] and `classes` int64 [N], `objects_per_row` [B] of them in each.
 
     Where objects have masks, also `masks`, bool [N, S, S]. Crowds and ignored objects are not learnt from.
     """
+
+    scale: list[float] = field(default_factory=lambda: [0.8, 1.25])
 
     def renumbered(self, labels: Sequence[Any], rows: np.ndarray, numbers: np.ndarray) -> Sequence[Any] | None:
         """Change each image's objects."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit, Features, Inputs
 from pretraining.backbones.base import Backbone
-from pretraining.cli.configuration import as_run_errors, instantiate
+from pretraining.cli.configuration import instantiate
 from pretraining.data.files import say
 from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
-from pretraining.image.data.decode import Decoding, decode
+from pretraining.image.data.decode import Decoding
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
-from pretraining.image.unlabelled import encoded_images
+from pretraining.image.unlabelled import images_of
 
 
 class Images(EncodedSplit):
@@ -77,15 +77,15 @@ class ImageInputs(Inputs):
         """Take the brightness of cells and their histograms of oriented gradients."""
         return Features("HOG", lambda examples: np.stack([hog(image) for image in examples.column("image")]))
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: ImagePreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: ImagePreprocess
+    ) -> Iterator[Unlabelled]:
         """Decode one image, all images in a directory and those below it, or those in tables, as the run's data are."""
         kept = named.get("decoding")
         decoding = Decoding(channels=preprocess.channels, size=None) if kept is None else instantiate(kept)
-        with as_run_errors():
-            for shown, name, content in encoded_images(
-                path, {"data.columns.image": named.get("columns", {}).get("image", "image")}
-            ):
-                yield Unlabelled(shown, {"image": decode(content, name, decoding)})
+        column = {"data.columns.image": named.get("columns", {}).get("image", "image")}
+        for shown, _, pixels in images_of(path, column, decoding):
+            yield Unlabelled(shown, {"image": pixels})
 
     def made_up_rows(self, preprocess: ImagePreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw two images of noise."""

@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, N things to predict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,7 +60,7 @@ class TextInputs(Inputs):
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     accepts = staticmethod(is_text)  # as a value of them
     needed: ClassVar[str] = ", but text is needed"
-    max_tokens: int
+    max_tokens: int = 128
 
     def encode(
         self, examples: Examples, targets: list[np.ndarray], preprocess: TextPreprocess, backbone: Backbone
@@ -95,7 +95,9 @@ class TextInputs(Inputs):
 
         return Features("TF-IDF", of)
 
-    def read(self, path: Path, named: Mapping[str, Any], preprocess: TextPreprocess) -> Iterator[Unlabelled]:
+    def read(
+        self, path: Path | Sequence[Any], named: Mapping[str, Any], preprocess: TextPreprocess
+    ) -> Iterator[Unlabelled]:
         """Read tables with the run's columns, or a text per line, and number them by row or line."""
         names = {role: named[role] for role in self.columns if named.get(role)} or {self.columns[0]: self.columns[0]}
         return Lines(names=names, parse=self.from_line, accepts=self.accepts, needed=self.needed).read(path)

@@ -74,9 +74,9 @@ class TextPairInputs(TextInputs):
     """
 
     columns = ("source",)
-    prefix: str
-    separator: str
-    max_target_tokens: int
+    prefix: str = ""
+    separator: str = "\n"
+    max_target_tokens: int = 64
 
     def check_lengths(self, backbone: TransformersBackbone, max_new_tokens: int) -> None:
         """Refuse lengths that the backbone has no positions for."""

@@ -29,7 +29,7 @@ class WindowInputs(TextInputs):
     """Windows of `max_tokens` with a question and a part of its context, of which two share `overlap` tokens."""
 
     columns = ("question", "context")
-    overlap: int
+    overlap: int = 32
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.max_tokens:

@@ -30,7 +30,7 @@ class WordInputs(TextInputs):
     columns = ("tokens",)
     accepts = staticmethod(are_texts)
     needed: ClassVar[str] = ", but lists of words are needed"
-    align: Literal["first", "all"]
+    align: Literal["first", "all"] = "first"
 
     def __post_init__(self) -> None:
         if self.align not in ("first", "all"):

@@ -37,9 +37,9 @@ class Classification(Task):
         *,
         inputs: Inputs,
         select: str,
-        dropout: float,
-        class_weights: Literal["balanced"] | None,
-        top: int | None,
+        dropout: float = 0.1,
+        class_weights: Literal["balanced"] | None = None,
+        top: int | None = None,
     ) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])

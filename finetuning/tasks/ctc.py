@@ -32,7 +32,7 @@ class CtcDecoding:
     2014, equation 3, there by words). The model is of the training transcripts, or of the lines of the file `texts`.
     """
 
-    beam: int
+    beam: int = 1
     ngram: int = 0
     texts: str | None = None
     alpha: float = 0.5

@@ -23,14 +23,14 @@ class TextDecoding:
     `no_repeat_ngram_size` (0: none) occurs twice. A sample is a function of (`seed`, row, place), whatever the batch.
     """
 
-    max_new_tokens: int
-    num_beams: int
-    length_penalty: float
-    no_repeat_ngram_size: int
-    do_sample: bool
-    temperature: float
-    top_p: float
-    seed: int
+    max_new_tokens: int = 64
+    num_beams: int = 4
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_beams < 1:

@@ -44,10 +44,10 @@ class Detection(Dense):
         *,
         inputs: ObjectInputs,
         select: str,
-        width: int,
-        strides: list[int] | None,
-        max_detections: int,
-        pictures: int,
+        width: int = 64,
+        strides: list[int] | None = None,
+        max_detections: int = 100,
+        pictures: int = 12,
     ) -> None:
         super().__init__(parts, inputs=inputs, select=select, pictures=pictures)
         self.max_detections = max_detections

@@ -44,7 +44,13 @@ class Generation(Task):
     inputs: TextPairInputs
 
     def __init__(
-        self, parts: TaskParts, *, inputs: TextPairInputs, select: str, decoding: TextDecoding, label_smoothing: float
+        self,
+        parts: TaskParts,
+        *,
+        inputs: TextPairInputs,
+        select: str,
+        decoding: TextDecoding = TextDecoding(),
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         handoff, mode = parts.handoff, parts.mode

@@ -29,7 +29,7 @@ class MultiLabel(Task):
     measures = ("loss", "accuracy", "hamming_loss", *metrics.AVERAGES)
     placeholder: Any = ()
 
-    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:
+    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float = 0.1) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])
         self.head = self.layers.head(self.classes.size, dropout)

@@ -35,7 +35,7 @@ class QuestionAnswering(Task):
     per_position = True
     placeholder: Any = {"text": [], "answer_start": []}  # noqa: RUF012
 
-    def __init__(self, parts: TaskParts, *, inputs: WindowInputs, select: str, max_answer: int) -> None:
+    def __init__(self, parts: TaskParts, *, inputs: WindowInputs, select: str, max_answer: int = 30) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.max_answer = max_answer
         self.head = self.layers.head(2, 0.0)

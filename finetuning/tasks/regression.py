@@ -28,7 +28,7 @@ class Regression(Task):
     measures = ("loss", "pearson", "spearman", "mse", "mae")
     placeholder = 0.0
 
-    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float) -> None:
+    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, dropout: float = 0.1) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.head = self.layers.head(1, dropout, bias=self.labels["mean"])
 

@@ -52,7 +52,7 @@ class Retrieval(Task):
     cacheable = False
     placeholder = Sought("", True, True, {})
 
-    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, space: bool) -> None:
+    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, space: bool = False) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         if self.mode.trains:
             raise RunError(f"got mode={type(self.mode).__name__} for {type(self).__name__}: set mode=as_is")

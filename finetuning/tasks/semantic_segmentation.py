@@ -44,11 +44,11 @@ class SemanticSegmentation(Dense):
         *,
         inputs: MapInputs,
         select: str,
-        decoder: Literal["linear", "fpn"],
-        width: int,
-        strides: list[int] | None,
-        dropout: float,
-        pictures: int,
+        decoder: Literal["linear", "fpn"] = "fpn",
+        width: int = 64,
+        strides: list[int] | None = None,
+        dropout: float = 0.1,
+        pictures: int = 12,
     ) -> None:
         super().__init__(parts, inputs=inputs, select=select, pictures=pictures)
         if decoder not in ("linear", "fpn"):

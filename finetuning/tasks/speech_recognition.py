@@ -58,9 +58,9 @@ class SpeechRecognition(Task):
         *,
         inputs: AudioInputs,
         select: str,
-        dropout: float,
-        alphabet: str | None,
-        decoding: CtcDecoding,
+        dropout: float = 0.1,
+        alphabet: str | None = None,
+        decoding: CtcDecoding = CtcDecoding(),
     ) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.alphabet = alphabet

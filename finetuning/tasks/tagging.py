@@ -32,7 +32,7 @@ class Tagging(Task):
     per_position = True
     measures = ("loss", "accuracy", "mcc", *metrics.AVERAGES, "entity_precision", "entity_recall", "entity_f1")
 
-    def __init__(self, parts: TaskParts, *, inputs: WordInputs, select: str, dropout: float) -> None:
+    def __init__(self, parts: TaskParts, *, inputs: WordInputs, select: str, dropout: float = 0.1) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])
         self.head = self.layers.head(self.classes.size, dropout)

@@ -32,8 +32,8 @@ class ZeroShot(Classification):
     reads_layers = False
 
     def __init__(
-        self, parts: TaskParts, *, inputs: Inputs, select: str, top: int | None,
-        templates: Sequence[str], names: Sequence[str] | None,
+        self, parts: TaskParts, *, inputs: Inputs, select: str, top: int | None = None,
+        templates: Sequence[str] = ("{}",), names: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(parts, inputs=inputs, select=select, dropout=0.0, class_weights=None, top=top)
         words = list(names or self.classes.names)

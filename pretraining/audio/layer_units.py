@@ -37,8 +37,9 @@ class LayerUnits(UnitRecipe):
     """
 
     handoff: str
-    layer: int
+    layer: int = 6
     kind: Any = field(default=LAYER, init=False)
+    units: int = 500
 
     def make(self, found: np.ndarray) -> RowUnits:  # type: ignore[override]
         """Run k-means."""
@@ -61,9 +62,8 @@ class LayerUnits(UnitRecipe):
             "offsets": np.load(directory / "offsets.npy"),
             "rows": {digest.tobytes(): row for row, digest in enumerate(digests)},
         }
-        return AudioPreprocess(
-            **plain.kwargs, codebook=RowUnits(codebook.codes, codebook.window, codebook.hop, **named)
-        )
+        whole = RowUnits(codebook.codes, codebook.window, codebook.hop, **named)
+        return self.learnt(AudioPreprocess(**plain.kwargs, codebook=whole))
 
     def _check(self) -> None:
         last, theirs = len(self._network.layer_widths) - 1, self._tower.preprocess.sample_rate

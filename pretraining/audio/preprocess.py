@@ -30,8 +30,8 @@ class AudioPreprocess(Preprocess):
     """
 
     modality = AUDIO
-    sample_rate: int
-    normalise: bool
+    sample_rate: int = 16000
+    normalise: bool = True
     codebook: Codebook | RowUnits | None = None
 
     def __post_init__(self) -> None:

@@ -87,9 +87,11 @@ class ReadRecordings(Reading):
         return recordings(path, self.mono)
 
     def take(self, item: Any, name: str, preprocess: AudioPreprocess) -> Clip:
-        """Take the path of a recording, (samples, rate), or {"array", "sampling_rate"} as `datasets` has them."""
+        """Take a recording's path or content, (samples, rate), or {"array", "sampling_rate"} as `datasets` has them."""
         if isinstance(item, (str, Path)):
             return EncodedClip(str(item), functools.partial(_content, Path(item).expanduser(), name), self.mono)
+        if isinstance(item, bytes):
+            return EncodedClip(name, functools.partial(bytes, item), self.mono)
         if isinstance(item, Mapping) and {"array", "sampling_rate"} <= set(item):
             item = item["array"], item["sampling_rate"]
         if not isinstance(item, tuple) or len(item) != 2:

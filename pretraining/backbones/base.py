@@ -11,6 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from pretraining.settings import Noted
+
 
 class Features(NamedTuple):
     """A backbone's answer: a vector per position and one per example."""
@@ -22,7 +24,7 @@ class Features(NamedTuple):
     stages: tuple[Tensor, ...] | None = None  # maps [B, C, H, W] from fine to coarse, where the network has such
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(Noted, nn.Module, ABC):
     """A network that turns inputs into `Features`. Its arguments are its modality's: a batch's `batch["inputs"]`."""
 
     modality: ClassVar[Any]  # its `pretraining.modality.Modality`

@@ -21,7 +21,7 @@ from pretraining.cli.compose import compose as compose
 from pretraining.cli.sweep import Sweep
 from pretraining.distributed.collectives import is_distributed, leave_group
 from pretraining.distributed.environment import batch_job, process_rank, restarted, speaks
-from pretraining.errors import CheckpointError, HandoffError, NonFiniteError, Preempted, RunError, reason_of
+from pretraining.errors import CheckpointError, NonFiniteError, Preempted, RunError, reason_of
 from pretraining.runs import snapshot
 from pretraining.runs.csv_logger import CsvHistory
 from pretraining.runs.directory import read_config
@@ -37,7 +37,7 @@ def as_run_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        known = isinstance(error, (RunError, HandoffError)) or is_full(error)
+        known = isinstance(error, RunError) or is_full(error)
         raise error if known else RunError(str(error)) from error
 
 
@@ -94,18 +94,18 @@ def class_of(node: Any) -> Any:
         raise RunError(f"_target_={target_of(node)} is no class: {' '.join(str(error).split())}") from error
 
 
-def check_modalities(config: DictConfig) -> None:
-    """Refuse parts that do not read the same kind of data, before anything is built."""
-    kinds = {part: class_of(config[part]).modality for part in ("objective", "data", "backbone")}
-    names = {part: class_name(config[part]) for part in kinds}
+def check_modalities(classes: Mapping[str, Any]) -> None:
+    """Refuse classes of an objective, data, a backbone and a probe (or None) that do not read the same kind of data."""
+    kinds = {part: classes[part].modality for part in ("objective", "data", "backbone")}
+    names = {part: classes[part].__name__ for part in kinds}
     if len({kind for kind in kinds.values() if kind is not None}) > 1:
         what = f"objective={names['objective']} learns from {kinds['objective']}, data={names['data']} is"
         what += f" {kinds['data']} and backbone={names['backbone']} reads {kinds['backbone']}"
         raise RunError(f"{what}: choose three of one kind")
-    wanted = kinds["data"].probes
-    if config.probe is not None and class_of(config.probe).kind != wanted:
+    wanted, probe = kinds["data"].probes, classes["probe"]
+    if probe is not None and probe.kind != wanted:
         cure = "set probe=none" if wanted is None else f"set probe={wanted} or probe=none"
-        what = f"probe={class_of(config.probe).kind} is not for {kinds['data']} (data={class_name(config.data)})"
+        what = f"probe={probe.kind} is not for {kinds['data']} (data={names['data']})"
         raise RunError(f"{what}: {cure}")
 
 
@@ -196,18 +196,39 @@ def _other_loggers(config: DictConfig, directory: Path) -> list[Any]:
 
 
 @contextlib.contextmanager
+def settings_as_run_errors() -> Iterator[None]:
+    """Turn errors about a setting that was taken away, or points at one, into ones that are printed as one message."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise RunError(str(error).splitlines()[0]) from error
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """For scripts: whatever a user can mend is a `RunError` with the words of the command line, and nothing exits."""
+    try:
+        with settings_as_run_errors():
+            yield
+    except Preempted:
+        raise
+    except SystemExit as end:
+        raise RunError(f"a process of this run has ended with exit code {end.code}, and said why above") from end
+
+
+@contextlib.contextmanager
 def exit_cleanly() -> Iterator[None]:
     """Turn errors that a user can mend into one message on stderr and exit code 2; the rest keeps its traceback."""
     try:
-        yield
+        with settings_as_run_errors():
+            yield
         leave_group()
     except Preempted:  # as all ranks have agreed to
         leave_group()
         raise
-    except (RunError, HandoffError, OmegaConfBaseException) as error:
-        known = isinstance(error, (RunError, HandoffError))  # else of a setting that was taken away, or points at one
+    except RunError as error:
         if speaks() or is_distributed():
-            print(f"error: {error if known else str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pretraining.cache import default_cache
 from pretraining.modality import Modality
 
 
@@ -22,8 +23,8 @@ class Data(ABC):
     varying_steps: ClassVar[bool] = False  # whether steps have as many rows as their lengths allow, not `batch_size`
     batch_size: int
     eval_batch_size: int
-    workers: int
-    cache_dir: Any  # kept as a Path
+    workers: int = 0
+    cache_dir: Any = field(default_factory=default_cache)  # kept as a Path
 
     def __post_init__(self) -> None:
         self.cache_dir = Path(self.cache_dir).expanduser()

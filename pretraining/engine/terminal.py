@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar that is redrawn on a terminal, lines at intervals elsewhere."""
+"""What a person sees while a run goes on: a bar that is redrawn on a terminal or in a notebook, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,31 +6,45 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from pretraining.probes import share_interval
+from pretraining.runs.view import notebook
 
 WIDTH = 24  # of the bar
 REDRAW = 0.2  # seconds that a bar stays as it is, unless there is news
 
 
 class Progress:
-    """Says how far a run is: on a terminal in one line, elsewhere in a line for each news; not at all unless `show`."""
+    """Says how far a run is: on a terminal and in a notebook in one line, elsewhere in a line for each news.
+
+    Not at all unless `show`.
+    """
 
     def __init__(self, *, show: bool) -> None:
-        self.show, self.live = show, show and sys.stderr.isatty()
+        self.notebook = notebook() if show else None
+        self.show, self.live = show, show and (sys.stderr.isatty() or self.notebook is not None)
         self._news, self._drawn, self._open = "", 0.0, False
+        self._cell: Any = None  # of the notebook's output
 
     def draw(self, step: int, steps: int, news: str | None = None) -> None:
         """Show that `step` of `steps` are done, with the latest news."""
         self._news = self._news if news is None else news
         text, now = f"step {step}/{steps}  {self._news}", time.monotonic()
         if self.live and (news is not None or now - self._drawn > REDRAW):
-            self._drawn, self._open = now, True
-            done = WIDTH * step // steps
-            line = f"{'━' * done}{' ' * (WIDTH - done)} {text}"[: shutil.get_terminal_size().columns - 1]
-            print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+            self._drawn, done = now, WIDTH * step // steps
+            self._redraw(f"{'━' * done}{' ' * (WIDTH - done)} {text}")
         elif self.show and not self.live and news is not None:
             print(text, file=sys.stderr, flush=True)
+
+    def _redraw(self, line: str) -> None:
+        if self.notebook is None:
+            self._open = True
+            print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K", end="", file=sys.stderr, flush=True)
+        elif self._cell is None:
+            self._cell = self.notebook({"text/plain": line}, raw=True, display_id=True)
+        else:
+            self._cell.update({"text/plain": line}, raw=True)
 
     def close(self) -> None:
         """Leave the line, whatever ended the run."""

@@ -53,11 +53,11 @@ class TrainerSettings:
     precision: Precision = "auto"
     max_steps: int = 1000
     accumulate: int = 1
-    clip_norm: float | None = None
+    clip_norm: float | None = 1.0
     clip_each: bool = False
-    log_every: int = 10
-    val_every: int = 0
-    checkpoint_every: int = 1000
+    log_every: int = 20
+    val_every: int = 200
+    checkpoint_every: int = 200
     handoff_every: int = 0
     keep_last: int = 2
     background_checkpoints: bool = False

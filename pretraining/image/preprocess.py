@@ -6,7 +6,7 @@ Shapes: B images, C channels, H height, W width, S size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +30,10 @@ class ImagePreprocess(Preprocess):
     """
 
     modality = IMAGE
-    size: int
-    channels: int
-    mean: list[float]
-    std: list[float]
+    size: int = 224
+    channels: int = 3
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     crop: float = 1.0
 

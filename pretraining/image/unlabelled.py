@@ -51,6 +51,51 @@ def encoded_images(path: Path, column: Mapping[str, str]) -> Iterator[tuple[dict
             yield {**source, "id": row}, place, content_of(cell, file.parent, place)
 
 
+def images_of(
+    given: Path | Sequence[Any], column: Mapping[str, str], decoding: Decoding
+) -> Iterator[tuple[dict[str, Any], str, np.ndarray]]:
+    """Decode images of files and tables, or take those of a list: what is shown, its name in errors, uint8 [C, H, W].
+
+    An item of a list may be a row with the column.
+    """
+    with as_run_errors():
+        if isinstance(given, Path):
+            for shown, name, content in encoded_images(given, column):
+                yield shown, name, decode(content, name, decoding)
+            return
+        (wanted,) = column.values()
+        for number, item in enumerate(given):
+            name = f"input {number}"
+            yield {"id": number}, name, taken(item.get(wanted) if isinstance(item, Mapping) else item, name, decoding)
+
+
+def taken(item: Any, name: str, decoding: Decoding) -> np.ndarray:
+    """Take a PIL image, a uint8 array [H, W], [H, W, C] or [C, H, W], an image's path or content. uint8 [C, H, W]"""
+    if isinstance(item, (str, Path)):
+        try:
+            content = Path(item).expanduser().read_bytes()
+        except (OSError, ValueError) as error:
+            what = f"{name} names the file {item}, which cannot be read"
+            raise RunError(f"{what}: give one that exists") from error
+        return decode(content, str(item), decoding)
+    if isinstance(item, bytes):
+        return decode(item, name, decoding)
+    if isinstance(item, Image.Image):
+        return as_pixels(item.copy(), decoding)
+    if not isinstance(item, (np.ndarray, Tensor)):
+        what = f"{name} is {type(item).__name__}, and this network reads images"
+        raise RunError(f"{what}: give a PIL image, a uint8 array or a path")
+    pixels = np.asarray(item)
+    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS and pixels.shape[0] in CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
+    known = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in CHANNELS)
+    if pixels.dtype != np.uint8 or not known or not pixels.size:
+        what = f"{name} is an array {pixels.dtype} {list(pixels.shape)}"
+        raise RunError(f"{what}: give uint8, [H, W], [H, W, channels] or [channels, H, W]")
+    flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    return as_pixels(Image.fromarray(np.ascontiguousarray(flat)), decoding)
+
+
 @dataclass(kw_only=True)
 class ReadImages(Reading):
     """Images of any size; `column` is that of tables."""
@@ -60,33 +105,12 @@ class ReadImages(Reading):
 
     def read(self, path: Path, preprocess: ImagePreprocess) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         """Decode one image, all images in a directory and those below it, or those in tables."""
-        with as_run_errors():
-            for shown, name, content in encoded_images(path, {"inputs.column": self.column}):
-                yield shown, decode(content, name, _decoding(preprocess))
+        for shown, _, pixels in images_of(path, {"inputs.column": self.column}, _decoding(preprocess)):
+            yield shown, pixels
 
     def take(self, item: Any, name: str, preprocess: ImagePreprocess) -> np.ndarray:
         """Take a PIL image, a uint8 array [H, W], [H, W, C] or [C, H, W], or the path of an image."""
-        if isinstance(item, (str, Path)):
-            try:
-                content = Path(item).expanduser().read_bytes()
-            except (OSError, ValueError) as error:
-                what = f"{name} names the file {item}, which cannot be read"
-                raise RunError(f"{what}: give one that exists") from error
-            return decode(content, str(item), _decoding(preprocess))
-        if isinstance(item, Image.Image):
-            return as_pixels(item.copy(), _decoding(preprocess))
-        if not isinstance(item, (np.ndarray, Tensor)):
-            what = f"{name} is {type(item).__name__}, and this network reads images"
-            raise RunError(f"{what}: give a PIL image, a uint8 array or a path")
-        pixels = np.asarray(item)
-        if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS and pixels.shape[0] in CHANNELS:
-            pixels = pixels.transpose(1, 2, 0)
-        known = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in CHANNELS)
-        if pixels.dtype != np.uint8 or not known or not pixels.size:
-            what = f"{name} is an array {pixels.dtype} {list(pixels.shape)}"
-            raise RunError(f"{what}: give uint8, [H, W], [H, W, channels] or [channels, H, W]")
-        flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-        return as_pixels(Image.fromarray(np.ascontiguousarray(flat)), _decoding(preprocess))
+        return taken(item, name, _decoding(preprocess))
 
     def encode(
         self, values: Sequence[np.ndarray], names: Sequence[str], preprocess: ImagePreprocess, backbone: Any

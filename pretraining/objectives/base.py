@@ -16,11 +16,12 @@ from pretraining.engine.batch import Batch, Loss
 from pretraining.engine.step import StepModule
 from pretraining.modality import Modality
 from pretraining.optim.optimizers import Optimizer
+from pretraining.settings import Noted
 
 __all__ = ["Batch", "Loss", "Objective"]
 
 
-class Objective(StepModule):
+class Objective(Noted, StepModule):
     """A pretraining objective. A subclass writes its heads in `__init__`, `loss(batch)` and `counts(batch)`."""
 
     modality: ClassVar[Modality | None] = None  # None: any

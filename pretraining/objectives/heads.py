@@ -53,8 +53,8 @@ def mlp(
 class Projector:
     """An `mlp` of `layers` linear layers (a projector, predictor or expander); `hidden` null is the input's width."""
 
-    layers: int
-    output: int
+    layers: int = 2
+    output: int = 128
     hidden: int | None = None
     hidden_norm: Norm = "full"
     output_norm: Norm = "none"

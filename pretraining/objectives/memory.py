@@ -20,8 +20,8 @@ from pretraining.distributed.collectives import all_reduce_sum, gather_with_grad
 class QueueContrast:
     """Against how many earlier keys, at which temperature, and whether both views ask."""
 
-    queue: int
-    temperature: float
+    queue: int = 1024
+    temperature: float = 0.2
     symmetric: bool = False
 
     def __post_init__(self) -> None:

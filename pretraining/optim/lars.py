@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pretraining.distributed.collectives import local, whole
-from pretraining.optim.optimizers import Optimizer
+from pretraining.optim.optimizers import Optimizer, Schedule
 
 Form = Literal["rate_inside", "rate_outside"]
 
@@ -35,13 +35,16 @@ class LARS(Optimizer):
     accumulate.
     """
 
-    momentum: float
-    nesterov: bool
-    trust: float
-    form: Form
+    momentum: float = 0.9
+    nesterov: bool = False
+    trust: float = 0.001
+    form: Form = "rate_inside"
     clip: bool = False
     eps: float = 1e-8
     adapt_vectors: bool = False
+    weight_decay: float = 0.0001
+    schedule: Schedule = "cosine"
+    peak_lr: float = 4.8
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -96,9 +96,9 @@ class Optimizer(ABC):
     """
 
     peak_lr: float
-    warmup_steps: float
+    warmup_steps: float = 0
     schedule: Schedule
-    final_fraction: float
+    final_fraction: float = 0.0
     weight_decay: float
     warmup_from: float | None = None
     hold_steps: int = 1
@@ -180,8 +180,12 @@ def _unchanged(step: int) -> float:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), in torch's fused form."""
 
-    betas: tuple[float, float]
-    eps: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-06
+    weight_decay: float = 0.01
+    schedule: Schedule = "linear"
+    warmup_steps: float = 0.1
+    peak_lr: float = 0.001
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build torch's AdamW."""
@@ -192,8 +196,11 @@ class AdamW(Optimizer):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""
 
-    momentum: float
-    nesterov: bool
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0005
+    schedule: Schedule = "cosine"
+    peak_lr: float = 0.06
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,8 +219,12 @@ class Adafactor(Optimizer):
     The rate at a step is the lesser of the schedule's and 1 / sqrt(step), times the root mean square of the weight.
     """
 
-    beta2_decay: float
-    clip_update: float
+    beta2_decay: float = -0.8
+    clip_update: float = 1.0
+    weight_decay: float = 0.0
+    final_fraction: float = 1.0
+    schedule: Schedule = "constant"
+    peak_lr: float = 0.01
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build torch's Adafactor."""

@@ -22,7 +22,7 @@ class PairCollate:
     """Lets each side's collate make its part. `sides` says how to make them, by name, given their preprocessing."""
 
     def __init__(self, *, preprocess: PairPreprocess, sides: Mapping[str, Callable[..., Any]]) -> None:
-        self.preprocess = preprocess
+        self.preprocess, self.noted = preprocess, {"sides": sides}
         own = chosen(sides, preprocess.sides, "collate.sides")
         self.sides = {name: make(preprocess=preprocess.sides[name]) for name, make in own.items()}
 

@@ -15,6 +15,7 @@ from pretraining.image.modality import IMAGE
 from pretraining.modality import Preprocess, Tower
 from pretraining.pairs.dual_encoder import DualEncoder
 from pretraining.pairs.preprocess import PairPreprocess
+from pretraining.runs.described import described
 from pretraining.text.modality import TEXT
 
 
@@ -87,6 +88,7 @@ class PreprocessOf:
         if self.size is not None and self.size < getattr(found, "size", self.size):
             told = f"preprocess.sides.image.size={self.size} is enlarged to the {found.size} that {self.handoff} reads"
             say(f"{told}: where the pictures have more, give preprocess.sides.image.size={found.size}")
+        found.recipe = described(self)
         return found
 
 

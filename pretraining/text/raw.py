@@ -35,7 +35,7 @@ class TokeniseTexts:
     Rows are padded to the longest of the batch.
     """
 
-    def __init__(self, *, preprocess: TextPreprocess, max_tokens: int) -> None:
+    def __init__(self, *, preprocess: TextPreprocess, max_tokens: int = 32) -> None:
         self.preprocess, self.max_tokens = preprocess, max_tokens
         self.room = (max_tokens or 0) - preprocess.specials_per_document
         if self.room < 1:

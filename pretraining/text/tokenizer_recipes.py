@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from pretraining.cache import build_once, key
+from pretraining.runs.described import described
 from pretraining.text.tokenizer import TextPreprocess
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ FORMAT = 2  # raised when the same recipe and text would give another tokenizer
 class TrainedRecipe(ABC):
     """A tokenizer trained on `sample_bytes` of the training split, from all its files, and kept in the data's cache."""
 
-    vocab_size: int
-    lowercase: bool
-    sample_bytes: int
+    vocab_size: int = 8192
+    lowercase: bool = False
+    sample_bytes: int = 100_000_000
 
     @abstractmethod
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
@@ -46,11 +47,15 @@ class TrainedRecipe(ABC):
         if not len(preprocess.ordinary_ids):
             beside = f"{len(preprocess.special_ids)} special tokens"
             raise ValueError(f"preprocess.vocab_size={self.vocab_size} leaves no token beside {beside}: raise it")
+        preprocess.recipe = described(self)
         return preprocess
 
 
+@dataclass(kw_only=True)
 class WordPiece(TrainedRecipe):
     """BERT's scheme: its normaliser, words cut at punctuation and around Chinese characters, pieces marked with ##."""
+
+    lowercase: bool = True
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts.
@@ -122,7 +127,7 @@ class SentinelBPE(ByteBPE):
     `vocab_size` counts the sentinels.
     """
 
-    sentinels: int
+    sentinels: int = 100
 
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
@@ -184,10 +189,12 @@ class PretrainedTokenizer:
     def fit(self, data: TextData) -> TextPreprocess:
         """Read it; the data has no say."""
         try:
-            return TextPreprocess.load(self.path)
+            preprocess = TextPreprocess.load(self.path)
         except OSError as error:
             told = "no tokenizer there (a directory with tokenizer.json, or a hub name); transformers says"
             raise FileNotFoundError(f"preprocess.path={self.path}: {told}: {str(error).splitlines()[0]}") from error
+        preprocess.recipe = described(self)
+        return preprocess
 
 
 def _wrapped(tokenizer: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:

@@ -36,10 +36,15 @@ class Lines:
     accepts: Callable[[Any], bool] = is_text
     needed: str = ", but text is needed"
 
-    def read(self, path: Path) -> Iterator[Unlabelled]:
-        """Read tables by their columns, or a value per line, and number them by row or line."""
+    def read(self, given: Path | Sequence[Any]) -> Iterator[Unlabelled]:
+        """Read tables by their columns, or a value per line, or take what a list holds; number them by row or line."""
+        if not isinstance(given, Path):
+            for number, item in enumerate(given):
+                columns = self._of_item(item, f"input {number}")
+                yield Unlabelled({"id": number, **columns}, columns)
+            return
         with as_run_errors():
-            found = [path] if path.exists() and not path.is_dir() else find(str(path), key="input")
+            found = [given] if given.exists() and not given.is_dir() else find(str(given), key="input")
             for place, file in places_of(found).items():
                 source = {"file": place} if len(found) > 1 else {}
                 for number, columns in self._of_table(file) if kind_of(file) in TABLES else self._of_lines(file):
@@ -53,6 +58,19 @@ class Lines:
                     kind = type(value).__name__
                     raise RunError(refusal(f"{self.key}{role}", name, value, kind, self.needed, place))
             yield number, dict(zip(self.names, values, strict=True))
+
+    def _of_item(self, item: Any, name: str) -> dict[str, Any]:
+        """Take a text as a line, several as those of the roles, and of a row its columns."""
+        if isinstance(item, str):
+            return self.parse(item, list(self.names), name)
+        if isinstance(item, Mapping):
+            item = [item.get(column) for column in self.names.values()]
+        elif len(self.names) == 1:
+            item = [item]
+        if not isinstance(item, (list, tuple)) or len(item) != len(self.names) or not all(map(self.accepts, item)):
+            columns = ", ".join(self.names.values())
+            raise RunError(f"got {name}, which is no {' and '.join(self.names)}: give texts, or rows with {columns}")
+        return dict(zip(self.names, item, strict=True))
 
     def _of_lines(self, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         blank, roles = 0, list(self.names)

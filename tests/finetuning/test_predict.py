@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from finetuning.launch import load_run
-from finetuning.predict import cli, opened, predict, read_inputs
+from finetuning.predictions import cli, opened, predict, read_inputs
 from pretraining import handoff
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.modality import IMAGE

@@ -93,11 +93,13 @@ class AudioData(Data):
     """
 
     modality = AUDIO
-    min_seconds: float
-    max_seconds: float
-    on_bad: OnBad
+    min_seconds: float = 0.5
+    max_seconds: float = 15.6
+    on_bad: OnBad = "refuse"
     batch_seconds: float | None = None
     fit: Literal["pad", "crop"] = "pad"
+    eval_batch_size: int = 16
+    batch_size: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -62,13 +62,26 @@ class Speaking:
     """
 
     texts: Any
-    program: str
-    voices: Sequence[str]
-    pitches: Sequence[int]
-    speeds: Sequence[int]
-    size: int
-    min_words: int
-    max_words: int
+    program: str = "espeak-ng"
+    voices: Sequence[str] = (
+        "en-us",
+        "en-us+m3",
+        "en-us+m7",
+        "en-us+f1",
+        "en-us+f4",
+        "en-gb",
+        "en-gb+m2",
+        "en-gb+f2",
+        "en-gb+f5",
+        "en-gb-scotland",
+        "en-029+m4",
+        "en-029+f3",
+    )
+    pitches: Sequence[int] = (20, 80)
+    speeds: Sequence[int] = (130, 220)
+    size: int = 2000
+    min_words: int = 3
+    max_words: int = 20
     seed: int
 
     def check(self) -> None:
@@ -128,6 +141,8 @@ class Speaking:
 @dataclass(kw_only=True, eq=False)
 class Espeak(Speaking, AudioData):
     """Spoken texts to pretrain on."""
+
+    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,7 +30,7 @@ class GivenRecordings(AudioData):
     `mono` says what becomes of several channels: their mean, the first of them, or an error.
     """
 
-    mono: Mono
+    mono: Mono = "mean"
 
     @property
     @abstractmethod
@@ -65,8 +65,8 @@ class AudioFolder(GivenRecordings):
     """
 
     path: str | Mapping[str, str]
-    column: str
-    split: Mapping[str, str | None] = field(default_factory=dict)
+    column: str = "audio"
+    split: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(SPLITS))
     exclude: Sequence[str] = ()
     folder: str = "."
     quotes: bool = True

@@ -23,7 +23,7 @@ class HubAudio(GivenRecordings):
     """
 
     name: str
-    column: str
+    column: str = "audio"
 
     def __post_init__(self) -> None:
         super().__post_init__()

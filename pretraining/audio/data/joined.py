@@ -73,15 +73,15 @@ class Joining:
     """
 
     path: str
-    audio: str
-    text: str
-    speaker: str
-    mono: Mono
-    size: int
-    min_words: int
-    max_words: int
-    longest_gap: float
-    speakers: Literal["apart", "shared"]
+    audio: str = "audio"
+    text: str = "text"
+    speaker: str = "speaker"
+    mono: Mono = "mean"
+    size: int = 2000
+    min_words: int = 3
+    max_words: int = 6
+    longest_gap: float = 0.19
+    speakers: Literal["apart", "shared"] = "apart"
     seed: int
 
     def check(self) -> None:
@@ -175,6 +175,9 @@ def _grouped(words: Sequence[Word]) -> dict[str, list[Word]]:
 @dataclass(kw_only=True, eq=False)
 class JoinedClips(Joining, AudioData):
     """Joined clips to pretrain on."""
+
+    seed: int = 0
+    max_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

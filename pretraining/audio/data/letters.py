@@ -160,9 +160,10 @@ class SpokenLetters(AudioData):
     `seed` decides what is said, how and by whom. Voices of different splits differ.
     """
 
-    size: int
-    max_words: int
-    seed: int
+    size: int = 2000
+    max_words: int = 4
+    seed: int = 0
+    max_seconds: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

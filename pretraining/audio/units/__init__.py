@@ -17,6 +17,7 @@ from pretraining.audio.codebook import Codebook, Kind, features, load_codebook, 
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.cache import build_once, key
 from pretraining.random import permuted
+from pretraining.runs.described import described
 
 if TYPE_CHECKING:
     from pretraining.audio.data.base import AudioData
@@ -28,10 +29,10 @@ FORMAT = 1  # raised when the same recipe and data would give another codebook
 class UnitRecipe(ABC):
     """`units` codes, made from the features of `sample_seconds` of training data and kept in the data's cache."""
 
-    sample_rate: int
-    normalise: bool
+    sample_rate: int = 16000
+    normalise: bool = True
     units: int
-    sample_seconds: float
+    sample_seconds: float = 36000
 
     @abstractmethod
     def make(self, found: np.ndarray) -> Codebook:
@@ -51,7 +52,12 @@ class UnitRecipe(ABC):
         directory = build_once(
             data.cache_dir / "units" / key(parts), lambda partial: self.make(self._sampled(data, plain)).save(partial)
         )
-        return AudioPreprocess(**plain.kwargs, codebook=load_codebook(directory))
+        return self.learnt(AudioPreprocess(**plain.kwargs, codebook=load_codebook(directory)))
+
+    def learnt(self, preprocess: AudioPreprocess) -> AudioPreprocess:
+        """Note in what was made that it comes from here."""
+        preprocess.recipe = described(self)
+        return preprocess
 
     def features(self, samples: np.ndarray, plain: AudioPreprocess) -> np.ndarray:
         """Compute what units of a row are told by. [frames, D]"""
@@ -79,6 +85,7 @@ class KMeansUnits(UnitRecipe):
     """The means of k-means over MFCC (Hsu et al. 2021, "HuBERT", section IV-B), which are not standardised there."""
 
     kind: Kind = field(default="mfcc", init=False)
+    units: int = 100
 
     def make(self, found: np.ndarray) -> Codebook:
         """Run mini-batch k-means, with the settings of HuBERT's script."""
@@ -100,9 +107,11 @@ class RandomUnits(UnitRecipe):
     Codes have `width` numbers; `seed` draws codes and projection.
     """
 
-    width: int
-    seed: int
+    width: int = 16
+    seed: int = 0
     kind: Kind = field(default="log_mel", init=False)
+    sample_seconds: float = 600
+    units: int = 8192
 
     def make(self, found: np.ndarray) -> Codebook:
         """Draw codes and projection; features are standardised, or all frames would be near one code."""

@@ -9,7 +9,7 @@ Shapes: B images, V views, N = V * B rows (view after view), C channels, H heigh
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -68,12 +68,12 @@ class Views:
     (ValueError where there is none), `tensors` runs everywhere; `auto` takes the first where it can.
     """
 
-    count: int
+    count: int = 2
     crop: Crop
-    jitter: Jitter
-    greyscale: Probability
-    blur: Blur
-    solarise: Probability
+    jitter: Jitter = field(default_factory=Jitter)
+    greyscale: Probability = 0.2
+    blur: Blur = field(default_factory=Blur)
+    solarise: Probability = 0.0
     output: Output
     impl: Implementation = "auto"
 

@@ -59,6 +59,7 @@ class ImageData(Data):
     """Images in the splits train, validation and test."""
 
     modality = IMAGE
+    batch_size: int = 256
 
     @abstractmethod
     def split(self, split: str) -> ImageSet:

@@ -19,8 +19,11 @@ from pretraining.image.data.tables import read_parquet
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
+@dataclass(kw_only=True, eq=False)
 class Digits(ImageData):
     """scikit-learn's 1,797 handwritten digits of 8 x 8 grey pixels; the same 10 % of each class validate, 20 % test."""
+
+    eval_batch_size: int = 128
 
     def split(self, split: str) -> ImageSet:
         """Open a split."""
@@ -53,6 +56,8 @@ class Cifar10(EncodedImages):
 
     decoding: Decoding = field(default=Decoding(size=None), init=False)
     path: Any  # kept as a Path
+    eval_batch_size: int = 512
+    batch_size: int = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()

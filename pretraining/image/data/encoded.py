@@ -38,6 +38,7 @@ class EncodedImages(ImageData):
 
     decoding: Decoding
     tables: dict[str, Table] = field(init=False, repr=False)
+    eval_batch_size: int = 256
 
     def split(self, split: str) -> ImageSet:
         """Open a split."""

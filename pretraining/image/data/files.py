@@ -79,8 +79,8 @@ class HubImages(EncodedImages):
     """
 
     name: str
-    image: str
-    label: str | None
+    image: str = "image"
+    label: str | None = "label"
 
     def __post_init__(self) -> None:
         super().__post_init__()

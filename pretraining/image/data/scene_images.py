@@ -22,12 +22,14 @@ class SceneImages(ImageData):
     Where each has one digit, that is its class; else they have none.
     """
 
-    size: int
-    least: int
-    most: int
-    scenes: int
-    held_out: int
+    size: int = 64
+    least: int = 1
+    most: int = 1
+    scenes: int = 4000
+    held_out: int = 500
     made: DigitScenes = field(init=False)
+    eval_batch_size: int = 128
+    batch_size: int = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()

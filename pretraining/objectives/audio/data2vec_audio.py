@@ -43,10 +43,10 @@ class Data2VecAudio(Objective):
         *,
         backbone: Backbone,
         optimizer: Optimizer,
-        top_layers: int,
-        momentum: float | Schedule,
-        last_momentum: float,
-        stem_gradient: float,
+        top_layers: int = 2,
+        momentum: float | Schedule = 0.999,
+        last_momentum: float = 0.9999,
+        stem_gradient: float = 1.0,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         layers = len(speech_encoder(backbone).model.encoder.layers)

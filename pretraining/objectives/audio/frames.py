@@ -31,8 +31,8 @@ class MaskFrames(StackWaves):
     the preprocessing has units, `codes` [B, M] are those of the hidden frames.
     """
 
-    share: float
-    span: int
+    share: float = 0.65
+    span: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,9 +38,9 @@ class MaskedUnits(Objective):
         backbone: Backbone,
         optimizer: Optimizer,
         units: int,
-        width: int,
-        penalty_weight: float,
-        stem_gradient: float,
+        width: int = 256,
+        penalty_weight: float = 10.0,
+        stem_gradient: float = 0.1,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if units is None or units < 2 or width < 1 or min(penalty_weight, stem_gradient) < 0:

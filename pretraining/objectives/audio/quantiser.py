@@ -5,7 +5,7 @@ Shapes: B rows, M hidden frames, C channels, G groups, V codes of a group, E wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -21,9 +21,9 @@ class Temperature:
     The published 2 * 0.999995 ** step, at least 0.5, reaches its end at 69 % of 400,000 steps.
     """
 
-    start: float
-    end: float
-    share: float
+    start: float = 2.0
+    end: float = 0.5
+    share: float = 0.69
 
     def __post_init__(self) -> None:
         if not 0 < self.end <= self.start or not 0 < self.share <= 1:
@@ -39,11 +39,11 @@ class Temperature:
 class ProductQuantiser:
     """`groups` codebooks of `codes` vectors, `width` wide together; `dropout` is of what is quantised."""
 
-    groups: int
-    codes: int
-    width: int
-    dropout: float
-    temperature: Temperature
+    groups: int = 2
+    codes: int = 320
+    width: int = 256
+    dropout: float = 0.1
+    temperature: Temperature = field(default_factory=Temperature)
 
     def build(self, channels: int) -> Quantiser:
         """Build it for frames of so many channels."""

@@ -51,12 +51,12 @@ class Wav2Vec2(CoupledObjective):
         *,
         backbone: Backbone,
         optimizer: Optimizer,
-        quantiser: ProductQuantiser,
-        negatives: int,
-        width: int,
-        diversity_weight: float,
-        penalty_weight: float,
-        stem_gradient: float,
+        quantiser: ProductQuantiser = ProductQuantiser(),
+        negatives: int = 100,
+        width: int = 256,
+        diversity_weight: float = 0.1,
+        penalty_weight: float = 10.0,
+        stem_gradient: float = 0.1,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         if negatives < 1 or width < 1 or min(diversity_weight, penalty_weight, stem_gradient) < 0:

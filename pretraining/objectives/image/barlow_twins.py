@@ -29,8 +29,8 @@ class BarlowTwins(CoupledEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        redundancy: float,
+        projector: Projector = Projector(layers=3, hidden=256, output=256),
+        redundancy: float = 0.0051,
         weight: float = 1.0,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)

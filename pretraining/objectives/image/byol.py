@@ -32,9 +32,9 @@ class BYOL(TaughtEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        predictor: Projector,
-        momentum: Schedule,
+        projector: Projector = Projector(hidden=256, output=64),
+        predictor: Projector = Projector(hidden=256, output=64),
+        momentum: Schedule = Schedule(first=0.97, last=1.0),
         export: Literal["student", "teacher"] | None = None,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)

@@ -55,7 +55,7 @@ class DenoisingImages(ImageAutoencoder):
     """
 
     def __init__(
-        self, *, backbone: Backbone, optimizer: Optimizer, views: Views, noise: float, decoder_width: int
+        self, *, backbone: Backbone, optimizer: Optimizer, views: Views, noise: float = 0.5, decoder_width: int = 256
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
         if not noise > 0 or decoder_width < 1:

@@ -39,9 +39,11 @@ class DINO(TaughtEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        distillation: Distillation,
-        momentum: Schedule,
+        projector: Projector = Projector(
+            layers=3, hidden=256, output=64, hidden_norm="none", bias=True, activation="gelu", init_std=0.02
+        ),
+        distillation: Distillation = Distillation(),
+        momentum: Schedule = Schedule(first=0.97, last=1.0),
         local_views: Views | None = None,
         export: Literal["student", "teacher"] | None = None,
     ) -> None:

@@ -40,9 +40,9 @@ class IJEPA(TaughtEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        blocks: Blocks,
-        predictor: PatchPredictor,
-        momentum: Schedule,
+        blocks: Blocks = Blocks(),
+        predictor: PatchPredictor = PatchPredictor(),
+        momentum: Schedule = Schedule(first=0.996, last=1.0, shape="linear"),
         export: Literal["student", "teacher"] | None = None,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)

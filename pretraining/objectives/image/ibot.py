@@ -39,9 +39,9 @@ class IBOT(DINO):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        distillation: MaskedDistillation,
-        momentum: Schedule,
+        projector: Projector = Projector(layers=3, hidden=256, output=64, activation="gelu", init_std=0.02),
+        distillation: MaskedDistillation = MaskedDistillation(),
+        momentum: Schedule = Schedule(first=0.996, last=1.0),
         local_views: Views | None = None,
         export: Literal["student", "teacher"] | None = None,
     ) -> None:

@@ -29,9 +29,9 @@ from pretraining.random import Keys, uniform
 class PatchDecoder:
     """A transformer of `layers` blocks of `width`, with a hidden layer four times as wide in each."""
 
-    width: int
-    layers: int
-    heads: int
+    width: int = 96
+    layers: int = 2
+    heads: int = 3
 
     def build(self, dim: int, side: int, pixels: int) -> Decoder:
         """Build it for features of width `dim`, `side` x `side` patches and `pixels` numbers in each."""
@@ -83,8 +83,8 @@ class MaskedAutoencoder(ImageAutoencoder):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        mask_ratio: float,
-        decoder: PatchDecoder,
+        mask_ratio: float = 0.75,
+        decoder: PatchDecoder = PatchDecoder(),
         normalise_patches: bool = True,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)

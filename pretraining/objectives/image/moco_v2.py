@@ -40,9 +40,9 @@ class MoCoV2(TaughtEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        contrast: QueueContrast,
-        momentum: Schedule,
+        projector: Projector = Projector(hidden_norm="none", bias=True),
+        contrast: QueueContrast = QueueContrast(),
+        momentum: Schedule = Schedule(first=0.99, last=0.99),
         export: Literal["student", "teacher"] | None = None,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)

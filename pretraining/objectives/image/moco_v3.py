@@ -38,10 +38,10 @@ class MoCoV3(TaughtEmbedding, CoupledEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        predictor: Projector,
-        temperature: float,
-        momentum: Schedule,
+        projector: Projector = Projector(hidden=256, output=64, output_norm="plain"),
+        predictor: Projector = Projector(hidden=256, output=64),
+        temperature: float = 0.2,
+        momentum: Schedule = Schedule(first=0.99, last=1.0),
         export: Literal["student", "teacher"] | None = None,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)

@@ -81,9 +81,9 @@ class Blocks:
 class PatchPredictor:
     """A narrow transformer of `layers` blocks of `width`, with a hidden layer four times as wide in each."""
 
-    width: int
-    layers: int
-    heads: int
+    width: int = 48
+    layers: int = 2
+    heads: int = 4
 
     def build(self, dim: int, side: int) -> Predictor:
         """Build it for features of width `dim` and `side` x `side` patches."""

@@ -34,8 +34,8 @@ class SimSiam(JointEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        predictor: Projector,
+        projector: Projector = Projector(layers=3, hidden=256, output=256, output_norm="plain"),
+        predictor: Projector = Projector(hidden=64, output=256, output_bias=True),
         constant_predictor_rate: bool = True,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)

@@ -23,7 +23,13 @@ class SupervisedImages(Supervised):
     modality = IMAGE
 
     def __init__(
-        self, *, backbone: Backbone, optimizer: Optimizer, classes: int, views: Views, label_smoothing: float = 0.0
+        self,
+        *,
+        backbone: Backbone,
+        optimizer: Optimizer,
+        classes: int,
+        views: Views,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, classes=classes, label_smoothing=label_smoothing)
         self.views = require_views(views)

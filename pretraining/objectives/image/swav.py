@@ -34,8 +34,8 @@ class SwAV(CoupledEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        codes: Codes,
+        projector: Projector = Projector(hidden=256, output=64, bias=True),
+        codes: Codes = Codes(),
         local_views: Views | None = None,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views, local_views=local_views)

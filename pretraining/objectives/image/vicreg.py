@@ -31,10 +31,10 @@ class VICReg(CoupledEmbedding):
         backbone: Backbone,
         optimizer: Optimizer,
         views: Views,
-        projector: Projector,
-        invariance: float,
-        variance: float,
-        covariance: float,
+        projector: Projector = Projector(layers=3, hidden=256, output=256),
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}

@@ -5,7 +5,7 @@ Shapes: B images, V views of the student, T of the teacher (the student's first 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,10 +21,12 @@ class Distillation:
     off. Prototypes keep length 1 unless `learn_lengths`, and rest for `freeze_steps` first steps.
     """
 
-    prototypes: int
-    temperature: float
-    teacher_temperature: Schedule
-    centre_momentum: float
+    prototypes: int = 512
+    temperature: float = 0.1
+    teacher_temperature: Schedule = field(
+        default_factory=lambda: Schedule(first=0.04, last=0.04, shape="linear", steps=0)
+    )
+    centre_momentum: float = 0.9
     learn_lengths: bool = False
     freeze_steps: int = 0
 

@@ -18,9 +18,9 @@ class Codes:
     them join in from step `queue_from` on (once there are so many).
     """
 
-    prototypes: int
-    temperature: float
-    epsilon: float
+    prototypes: int = 128
+    temperature: float = 0.1
+    epsilon: float = 0.05
     iterations: int = 3
     freeze_steps: int = 0
     queue: int = 0

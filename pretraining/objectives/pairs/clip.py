@@ -23,9 +23,9 @@ class Clip(Contrast):
         *,
         backbone: DualEncoder,
         optimizer: Optimizer,
-        width: int,
-        scale: float,
-        max_scale: float,
+        width: int = 128,
+        scale: float = 14.285714285714,
+        max_scale: float = 100.0,
         label_smoothing: float = 0.0,
     ) -> None:
         shared: dict[str, Any] = {"width": width, "scale": scale, "max_scale": max_scale}

@@ -27,10 +27,10 @@ class SigLip(Contrast):
         *,
         backbone: DualEncoder,
         optimizer: Optimizer,
-        width: int,
-        scale: float,
-        max_scale: float,
-        logit_bias: float,
+        width: int = 128,
+        scale: float = 10.0,
+        max_scale: float = 100.0,
+        logit_bias: float = -10.0,
     ) -> None:
         shared: dict[str, Any] = {"width": width, "scale": scale, "max_scale": max_scale}
         super().__init__(backbone=backbone, optimizer=optimizer, bias=True, **shared)

@@ -39,7 +39,7 @@ class Bert(TextObjective):
     library_heads: ClassVar[tuple[str, ...]] = ("token_head", "pair_head")
 
     def __init__(
-        self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float, nsp_weight: float
+        self, *, backbone: TransformersBackbone, optimizer: Optimizer, mlm_weight: float = 1.0, nsp_weight: float = 1.0
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer)
         self.mlm_weight, self.nsp_weight = mlm_weight, nsp_weight

@@ -86,11 +86,11 @@ class Bart(Corruption):
 class SpanCorruption(Corruption):
     """T5's way: rows are filled exactly, with documents end to end, and hidden spans become sentinels."""
 
-    def __init__(self, *, density: float, mean_length: float) -> None:
+    def __init__(self, *, density: float = 0.15, mean_length: float = 3.0) -> None:
         if not 0 < density < 1 or mean_length < 1:
             told = f"collate.corruption.density={density} must lie between 0 and 1"
             raise ValueError(f"{told}, and collate.corruption.mean_length={mean_length} be at least 1")
-        self.spans = {"density": density, "mean_length": mean_length}
+        self.spans = self.noted = {"density": density, "mean_length": mean_length}
 
     def check(self, preprocess: TextPreprocess) -> None:
         """Refuse a tokenizer without sentinels, an end or a padding token."""

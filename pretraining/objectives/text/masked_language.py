@@ -35,10 +35,10 @@ class HidingTokens(TextCollate):
     ordinary token, and the rest stay.
     """
 
-    fraction: float | Mapping[str, float]
-    unit: Unit
-    mask_share: float
-    random_share: float
+    fraction: float | Mapping[str, float] = 0.15
+    unit: Unit = "token"
+    mask_share: float = 0.8
+    random_share: float = 0.1
 
     def __post_init__(self) -> None:
         self.fractions = _start_and_end(self.fraction)

@@ -37,8 +37,8 @@ class PairSentences(TextCollate):
     two segments change places. `short_share` of the documents aim at a random length below `max_tokens`.
     """
 
-    negatives: Negatives
-    short_share: float
+    negatives: Negatives = "random"
+    short_share: float = 0.1
 
     def __post_init__(self) -> None:
         if self.preprocess.bos_id is None or self.preprocess.eos_id is None:

@@ -128,7 +128,7 @@ class TokenInsertion(Noise):
 class SentencePermutation(Noise):
     """Permute `fraction` of a document's sentences among themselves; the others stay where they are."""
 
-    fraction: float
+    fraction: float = 1.0
 
     def __call__(self, documents: DocumentBatch, draws: Draws) -> DocumentBatch:
         """Reorder whole sentences."""
@@ -174,9 +174,9 @@ class TextInfilling(Noise):
     are hidden by about 42.8. A `random_share` of the spans shows a random token instead of [MASK].
     """
 
-    fraction: float
-    mean_length: float
-    random_share: float = 0.0
+    fraction: float = 0.3
+    mean_length: float = 3.5
+    random_share: float = 0.1
     whole_words: bool = True
 
     def __post_init__(self) -> None:

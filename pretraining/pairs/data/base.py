@@ -44,6 +44,8 @@ class PairData(Data):
 
     modality = PAIRS
     sides: ClassVar[tuple[str, str] | None] = None  # what it has of what is configured; None: all of that
+    eval_batch_size: int = 256
+    batch_size: int = 256
 
     @abstractmethod
     def open(self, split: str) -> Source:

@@ -36,7 +36,7 @@ class CaptionedImages(PairData):
     """
 
     decoding: Decoding
-    shares: Mapping[str, float]
+    shares: Mapping[str, float] = field(default_factory=lambda: {"validation": 0.1, "test": 0.1})
     images: dict[str, list[Captioned]] = field(init=False, repr=False)
 
     @abstractmethod

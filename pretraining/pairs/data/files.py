@@ -35,7 +35,7 @@ class ImageTextFiles(CaptionedImages):
     """
 
     path: Paths | Mapping[str, Paths]
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] = field(default_factory=lambda: {"image": "image", "text": "text"})
     only: Mapping[str, Any] = field(default_factory=dict)
 
     @property

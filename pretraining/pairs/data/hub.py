@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pretraining.data.files import say
@@ -25,7 +25,7 @@ class HubImageText(CaptionedImages):
     """
 
     name: str
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] = field(default_factory=lambda: {"image": "image", "text": "text"})
 
     @property
     def where(self) -> str:

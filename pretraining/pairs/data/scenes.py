@@ -34,11 +34,11 @@ class SceneCaptions(PairData):
     ones, in which one word is another.
     """
 
-    size: int
-    least: int
-    most: int
-    scenes: int
-    held_out: int
+    size: int = 64
+    least: int = 1
+    most: int = 4
+    scenes: int = 20000
+    held_out: int = 1024
     hard_negatives: Sequence[Kind] = ()
     made: DigitScenes = field(init=False)
 

@@ -36,10 +36,12 @@ class AudioTextFiles(Sounds):
     """
 
     path: Paths | Mapping[str, Paths]
-    columns: Mapping[str, str]
-    shares: Mapping[str, float]
-    mono: Mono
+    columns: Mapping[str, str] = field(default_factory=lambda: {"audio": "audio", "text": "text"})
+    shares: Mapping[str, float] = field(default_factory=lambda: {"validation": 0.1, "test": 0.1})
+    mono: Mono = "mean"
     found: dict[str, list[Captioned]] = field(init=False, repr=False)
+    eval_batch_size: int = 64
+    batch_size: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()

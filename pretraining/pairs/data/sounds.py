@@ -38,8 +38,8 @@ class Sounds(PairData):
 
     sides = ("audio", "text")
     sample_rate: int
-    max_seconds: float
-    on_bad: OnBad
+    max_seconds: float = 4.0
+    on_bad: OnBad = "refuse"
 
     @abstractmethod
     def heard(self, split: str) -> Sequence[Heard]:
@@ -90,9 +90,11 @@ class SpokenCaptions(Sounds):
     each other split. Voices of different splits differ.
     """
 
-    size: int
-    max_words: int
-    seed: int
+    size: int = 2000
+    max_words: int = 2
+    seed: int = 0
+    eval_batch_size: int = 64
+    batch_size: int = 64
 
     def heard(self, split: str) -> list[Heard]:
         """Make a split's utterances up."""

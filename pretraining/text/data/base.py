@@ -29,7 +29,9 @@ class TextData(Data):
 
     modality = TEXT
     preparation = Preparation()
-    max_tokens: int
+    max_tokens: int = 128
+    eval_batch_size: int = 64
+    batch_size: int = 32
 
     @abstractmethod
     def texts(self, split: str) -> Iterator[str]:

@@ -35,7 +35,7 @@ class HubText(TextData):
     """
 
     name: str
-    max_bytes: int
+    max_bytes: int = 10_000_000_000
     preparation: Preparation = TextData.preparation
 
     @functools.cached_property

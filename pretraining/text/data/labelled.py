@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,8 @@ class LabelledTextFiles(LabelledDocuments):
     """
 
     path: Paths | Mapping[str, Paths]
-    columns: Mapping[str, str]
-    shares: Mapping[str, float]
+    columns: Mapping[str, str] = field(default_factory=lambda: {"text": "text", "label": "label"})
+    shares: Mapping[str, float] = field(default_factory=lambda: {"validation": 0.1, "test": 0.1})
     missing: str | None = None  # rows without a text or label are an error; drop: left out
 
     def __post_init__(self) -> None:

@@ -1,0 +1,148 @@
+"""Pretraining from a script or a notebook: recipes of conf/, or parts that were built by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pretraining.cli.compose import check_settings
+from pretraining.cli.configuration import CONF, compose, instantiate, raising, settings_as_run_errors
+from pretraining.cli.spawn import needs_ranks
+from pretraining.engine.memory import keep_freed_memory
+from pretraining.engine.trainer import TrainerSettings
+from pretraining.errors import RunError
+from pretraining.launch import main
+from pretraining.objectives.base import Objective
+from pretraining.parts import Made
+from pretraining.runs.described import described
+
+AUTO = "auto"  # the probe that the objectives of a modality have
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole configuration of a run, and the words that it was asked for in; printed, it is the yaml."""
+
+    config: DictConfig
+    overrides: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return OmegaConf.to_yaml(self.config)
+
+
+def recipe(*words: str) -> Recipe:
+    """Compose a recipe: the name of one (`recipes` lists them), or none, and settings as on the command line.
+
+    `recipe("simclr_digits", "trainer.max_steps=20")` is what `python -m pretraining experiment=simclr_digits
+    trainer.max_steps=20` runs. Raises `RunError` for a name or a setting that there is not, naming the nearest.
+    """
+    overrides = [word if "=" in word or number else f"experiment={word}" for number, word in enumerate(words)]
+    with settings_as_run_errors():
+        return Recipe(compose(overrides), tuple(overrides))
+
+
+def recipes() -> dict[str, str]:
+    """List the recipes: what each one is, by its name."""
+    found = sorted((CONF / "experiment").glob("[!_]*.yaml"))
+    lines = {path.stem: path.read_text("utf-8").splitlines() for path in found}
+    return {
+        name: next(line.lstrip("# ") for line in said if not line.startswith("# @")) for name, said in lines.items()
+    }
+
+
+def fit(
+    objective: Objective | Recipe, data: Any = None, collate: Any = None, *,
+    run_dir: str | Path | None = None, trainer: TrainerSettings | None = None, seed: int | None = None,
+    resume: str | None = None, ema: float | None = None, budget: Mapping[str, float] | None = None, probe: Any = AUTO,
+    loggers: Sequence[Any] = (), logger: Mapping[str, Any] | None = None, dry_run: bool | None = None,
+    overfit_batches: int | None = None, profile: bool | None = None, name: str | None = None, group: str | None = None,
+) -> Path:  # fmt: skip
+    """Pretrain a recipe, or an objective on data whose examples `collate` makes batches of; returns the run directory.
+
+    Its `handoff/last` is what finetuning takes. A setting that is None is the recipe's, or that of conf/pretrain.yaml;
+    all of them are those of the command line:
+
+    - `run_dir`: None: runs/<name>-<time>. `resume`: none, auto, or a checkpoint; other parts are refused.
+    - `trainer`: how it is computed. `seed`: of rows, masks, views and dropout (of weights: where there is a recipe).
+    - `ema`: decay of an average of the weights. `budget`: one of steps, examples, units, tokens, flops and hours, such
+      as `{"flops": 1e15}`, in place of the trainer's steps.
+    - `probe`: settings of what watches the features, None: nothing, "auto": what a recipe has, and without one what
+      the data's modality has.
+    - `loggers`: Lightning loggers beside those of `logger`, which are settings of conf/logger, such as
+      `{"wandb": {"mode": "disabled"}, "progress": False}`.
+    - `dry_run`: run one batch, show what would happen, leave nothing behind. `overfit_batches`: train on the first so
+      many alone. `profile`: leave a trace. `name`, `group`: what the run is called, and what it belongs to.
+
+    What a user can mend is a `RunError` of one line. A run that is told to stop saves and raises `SystemExit`.
+    """
+    keep_freed_memory()  # as the command does
+    given = {"run_dir": run_dir and str(run_dir), "seed": seed, "resume": resume and str(resume), "ema": ema}
+    given |= {"dry_run": dry_run, "overfit_batches": overfit_batches, "profile": profile, "name": name, "group": group}
+    given |= {"trainer": None if trainer is None else described(trainer), "logger": logger, "budget": budget}
+    if probe != AUTO:
+        given["probe"] = {} if probe is None else described(probe)
+    with raising():
+        asked, made = _asked(objective, data, collate, probe)
+        config = _with(asked.config, given)
+        if loggers and needs_ranks(instantiate(config.trainer)):
+            what = f"got loggers of this process, and trainer.devices={config.trainer.devices}, which starts others"
+            raise RunError(f"{what}: start this script by torchrun, or name them in logger=")
+        return main(config, asked.overrides, tuple(loggers), made)
+
+
+def _asked(objective: Any, data: Any, collate: Any, probe: Any) -> tuple[Recipe, Made | None]:
+    """Take a recipe, or describe parts that were built by hand as one."""
+    if isinstance(objective, Recipe):
+        if data is not None or collate is not None:
+            what = "got a recipe with data or a collate beside it"
+            raise RunError(f"{what}: a recipe names both, as data= and objective=")
+        return objective, None
+    if data is None or collate is None:
+        raise RunError("got an objective without data or collate: give all three, or a recipe in their place")
+    made = Made(objective, data, collate, _usual_probe(data) if probe == AUTO else probe)
+    return Recipe(_config_of(made)), made
+
+
+def _usual_probe(data: Any) -> Any:
+    kind = data.modality.probes
+    known = kind is not None and (CONF / "probe" / f"{kind}.yaml").is_file()  # not one of a modality of one's own
+    return instantiate(compose([f"probe={kind}"]).probe) if known else None
+
+
+def _config_of(made: Made) -> DictConfig:
+    """Describe a run of parts that were built by hand, as a recipe describes one."""
+    preprocess, backbone, optimizer = made.collate.preprocess, made.objective.backbone, made.objective.optimizer
+    parts = {
+        "objective": described(made.objective, without=("backbone", "optimizer")),
+        "collate": described(made.collate, without=("preprocess",)),
+        "data": described(made.data),
+        "preprocess": described(preprocess),
+        "backbone": described(backbone, without=made.data.modality.backbone_arguments(preprocess)),
+        "optimizer": described(optimizer),
+        "probe": None if made.probe is None else described(made.probe),
+    }
+    whole: Any = OmegaConf.to_container(compose([]))
+    config = OmegaConf.create({name: parts.get(name, value) for name, value in whole.items()})
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def _with(config: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+    """Copy a configuration with those `settings` that are given, whose values are checked."""
+    config = config.copy()
+    for name, value in settings.items():
+        if name in ("trainer", "probe") and value is not None:
+            config[name] = value or None
+        elif value is not None:
+            try:
+                OmegaConf.update(config, name, value, merge=True)
+            except OmegaConfBaseException as error:
+                known = f"it has {', '.join(map(str, config[name]))}" if OmegaConf.is_dict(config[name]) else ""
+                raise RunError(f"{name}={value}: {str(error).splitlines()[0]}; {known}") from error
+    check_settings(config)
+    return config

@@ -1,0 +1,128 @@
+"""Finetuning and predicting from a script: the runs, the records and the refusals of the command line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import finetuning as ft
+from finetuning.launch import compose, main
+from pretraining.errors import RunError
+from tests.finetuning.conftest import QUIET, texts
+from tests.finetuning.test_text_tasks import splits
+
+KNN = ["mode=knn", *QUIET]
+
+
+@pytest.fixture(scope="module")
+def sorter(text_handoff, tmp_path_factory):
+    data = splits(tmp_path_factory.mktemp("topics"), texts, (40, 12, 20))
+    task = ["task=text_classification", "task.inputs.max_tokens=32", f"data.path={data}"]
+    return ft.finetune(text_handoff, *task, *KNN, run_dir=tmp_path_factory.mktemp("o'clock") / "a run"), data
+
+
+@pytest.fixture(scope="module")
+def painter(image_handoff, tmp_path_factory):
+    return ft.finetune(image_handoff, "task=digits", "shots=5", *KNN, run_dir=tmp_path_factory.mktemp("d") / "run")
+
+
+def test_finetune_is_the_run_of_the_command_line(painter, image_handoff, tmp_path):
+    words = [f"handoff={image_handoff}", "task=digits", "shots=5", *KNN, f"run_dir={tmp_path / 'typed'}"]
+    typed = main(compose(words), words)
+    configs = [(run / "config.yaml").read_text().replace(str(run), "RUN") for run in (painter.run_dir, typed)]
+    assert configs[0] == configs[1]
+    numbers = json.loads((typed / "metrics.json").read_text())
+    assert {name: value for name, value in painter.metrics.items() if name != "seconds"} == {
+        name: value for name, value in numbers.items() if name != "seconds"
+    }
+    assert painter.predictions.equals(pq.read_table(typed / "predictions.parquet"))
+    assert repr(painter).startswith(
+        f"Classification, NearestNeighbours: test accuracy {numbers['test/accuracy']:.3f} ["
+    )
+    assert (painter.run_dir / "overrides.txt").read_text().split()[1:-1] == words[1:-1]
+
+
+def test_a_list_of_texts_is_predicted_as_the_test_file(sorter):
+    result, data = sorter
+    expected = ft.predict(result.run_dir, data / "test.parquet")
+    rows = pq.read_table(data / "test.parquet").to_pylist()
+    assert ft.predict(result, [row["text"] for row in rows]) == expected == ft.predict(result, rows)
+    assert [record["prediction"] for record in expected] == result.predictions.column("prediction").to_pylist()
+    assert expected[3]["id"] == 3 and expected[3]["text"] == rows[3]["text"]
+
+
+def test_images_in_memory_are_predicted_as_their_files(painter, tmp_path):
+    pixels = [np.round(image / 16 * 255).astype(np.uint8) for image in load_digits().images[:6]]
+    for number, each in enumerate(pixels):
+        Image.fromarray(each).save(tmp_path / f"{number}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    expected = [record["prediction"] for record in ft.predict(painter, tmp_path)]
+    coloured = [np.repeat(each[..., None], 3, -1) for each in pixels]
+    rows = [{"image": path.read_bytes()} for path in files]
+    for given in (pixels, coloured, [Image.fromarray(each) for each in pixels], files, list(map(str, files)), rows):
+        found = ft.predict(painter, given)
+        assert [record["prediction"] for record in found] == expected
+        assert [record["id"] for record in found] == list(range(6))
+
+
+MISTAKES = {
+    "no hand-off": (lambda *_: ft.finetune("/nowhere", "task=digits"), "/nowhere"),
+    "no task": (lambda *_: ft.finetune("x", "task=digit"), "task=digit: there is no such option: did you mean digits"),
+    "other modality": (
+        lambda sorter, painter: ft.finetune(painter.run_dir / "model/last", "task=docs_topic"),
+        "is for image, but task=Classification reads text",
+    ),
+    "no run": (lambda *_: ft.predict("/nowhere", ["a"]), "run_dir=/nowhere holds no finetuned model"),
+    "nothing": (lambda sorter, _: ft.predict(sorter, []), "got an empty list of inputs"),
+    "a number": (lambda sorter, _: ft.predict(sorter, ["a", 3]), "got input 1, which is no text: give texts, or rows"),
+    "no column": (lambda sorter, _: ft.predict(sorter, [{"words": "a"}]), "or rows with text"),
+    "no file": (
+        lambda _, painter: ft.predict(painter, ["nowhere.png"]),
+        "input 0 names the file nowhere.png, which cannot be",
+    ),
+    "no image": (
+        lambda _, painter: ft.predict(painter, [np.zeros((2, 2, 9))]),
+        "input 0 is an array float64 [2, 2, 9]: give uint8",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_an_error_of_one_line_and_leaves_nothing(mistake, sorter, painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, told = MISTAKES[mistake]
+    with pytest.raises(RunError) as caught:
+        make(sorter[0], painter)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recordings_in_memory_are_read_as_their_files(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    from finetuning.inputs.audio import AudioInputs
+    from pretraining.audio.preprocess import AudioPreprocess
+
+    samples = np.random.default_rng(0).integers(-3000, 3000, 400).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 8000)
+    inputs, preprocess = AudioInputs(max_seconds=1.0, longer="cut"), AudioPreprocess(sample_rate=8000, normalise=True)
+    (file,) = inputs.read(tmp_path / "a.wav", {}, preprocess)
+    floats = samples / np.float32(32768)
+    given = [(samples, 8000), (floats, 8000), str(tmp_path / "a.wav"), {"audio": (floats, 8000)}]
+    for each in inputs.read(given, {}, preprocess):
+        read, expected = (part.columns["audio"].samples(8000) for part in (each, file))
+        assert np.allclose(preprocess(read), preprocess(expected), atol=1e-6)
+    with pytest.raises(RunError, match=r"input 0 is ndarray, and this network reads recordings: give a path, or"):
+        next(inputs.read([np.zeros((2, 5))], {}, preprocess))
+
+
+def test_predict_is_a_function_and_no_module_whatever_was_imported():
+    """A module of that name in the package would take its place once something imports it."""
+    names = "finetuning.scripting, finetuning.launch, finetuning.evaluate, finetuning.export, finetuning.predictions"
+    code = f"import finetuning as ft, {names}; from finetuning import predict; print(callable(ft.predict))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["True"]

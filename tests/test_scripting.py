@@ -1,0 +1,173 @@
+"""Pretraining from a script: the runs of the command line, recorded in the same words, refused in the same."""
+
+import json
+from pathlib import Path
+
+import hydra
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+
+import pretraining as pt
+from pretraining.cli.configuration import compose
+from pretraining.errors import RunError
+from pretraining.launch import main
+from pretraining.runs.described import described
+from pretraining.runs.directory import differences, read_config
+from tests.runs import history, text_overrides, write_corpus
+
+QUIET = {"wandb": {"mode": "disabled"}, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory, cache_dir):
+    return text_overrides(write_corpus(tmp_path_factory.mktemp("corpus")), cache_dir)
+
+
+@pytest.fixture(scope="module")
+def typed(overrides, tmp_path_factory):
+    """Carry out a run of the command line."""
+    path = tmp_path_factory.mktemp("typed") / "run"
+    return main(compose([*overrides, "trainer.max_steps=4", "trainer.log_every=2", f"run_dir={path}"]))
+
+
+def by_hand(config, **changed):
+    """Build the parts of a configuration by their constructors alone."""
+
+    def part(name, **more):
+        return hydra.utils.instantiate(config[name], _convert_="all", _partial_=True)(**more)
+
+    data = part("data")
+    preprocess = part("preprocess").fit(data)
+    torch.manual_seed(config.seed)
+    told = data.modality.backbone_arguments(preprocess)
+    objective = part("objective", backbone=part("backbone", **told), optimizer=part("optimizer"), **changed)
+    return objective, data, part("collate", preprocess=preprocess)
+
+
+def settings_of(config):
+    trainer = {name: value for name, value in config.trainer.items() if name != "_target_"}
+    return {"trainer": pt.TrainerSettings(**trainer), "logger": QUIET, "probe": None}
+
+
+def test_parts_made_by_hand_are_recorded_as_the_command_line_records_them_and_give_its_numbers(typed, tmp_path):
+    config = read_config(typed / "config.yaml")
+    path = pt.fit(*by_hand(config), run_dir=tmp_path / "run", **settings_of(config))
+    mine = read_config(path / "config.yaml")
+    assert differences(config, mine) == []
+    assert history(path) == history(typed)
+    recipes = [json.loads((run / "handoff/last/handoff.json").read_text())["recipe"] for run in (path, typed)]
+    assert recipes[0] == recipes[1] and recipes[0]["objective"]["_target_"].endswith("MaskedLanguage")
+
+
+def test_resume_refuses_other_parts_and_takes_the_same(typed, tmp_path):
+    config = read_config(typed / "config.yaml")
+    settings = settings_of(config) | {"run_dir": tmp_path / "run"}
+    pt.fit(*by_hand(config), **settings)
+    with pytest.raises(RunError, match=r"objective\.boundary_weight: 0\.0 before, 0\.5 now"):
+        pt.fit(*by_hand(config, boundary_weight=0.5), **settings, resume="auto")
+    with pytest.raises(RunError, match="already holds a run: add resume=auto"):
+        pt.fit(*by_hand(config), **settings)
+    assert pt.fit(*by_hand(config), **settings, resume="auto") == tmp_path / "run"
+
+
+class Heard(pl.loggers.logger.Logger):
+    """A Lightning logger of one's own."""
+
+    name, version, experiment = "heard", "0", None
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step):
+        self.rows.append((step, metrics))
+
+
+SMALL = ("backbone.width=4", "data.batch_size=64", "trainer.max_steps=3", "trainer.precision=fp32", "probe=none")
+
+
+def test_a_recipe_is_the_run_of_the_command_line(tmp_path):
+    words = ("simclr_digits", *SMALL)
+    recipe = pt.recipe(*words)
+    typed = compose([f"experiment={words[0]}", *SMALL])
+    assert recipe.config == typed and str(recipe) == OmegaConf.to_yaml(typed)
+    logger = Heard()
+    settings = {"logger": QUIET, "loggers": [logger], "ema": 0.9, "seed": 3, "name": "mine", "budget": {"steps": 2}}
+    path = pt.fit(recipe, run_dir=tmp_path / "hand", **settings)
+    more = ["logger.wandb.mode=disabled", "logger.progress=false", "ema=0.9", "seed=3", "name=mine", "budget.steps=2"]
+    other = main(compose([f"experiment={words[0]}", *SMALL, *more, f"run_dir={tmp_path / 'typed'}"]))
+    configs = [(run / "config.yaml").read_text().replace(str(run), "RUN") for run in (path, other)]
+    assert configs[0] == configs[1]
+    assert history(path) == history(other) and json.loads((path / "metrics.json").read_text())["steps"] == 2
+    assert {step for step, _ in logger.rows} == {2} and any("train/loss" in row for _, row in logger.rows)
+    assert (path / "overrides.txt").read_text().split() == [f"experiment={words[0]}", *SMALL]
+    assert recipe.config.seed == 1, "fit changes no recipe"
+
+
+def test_recipes_are_listed_with_what_they_are():
+    listed = pt.recipes()
+    assert len(listed) > 50 and listed["simclr_digits"].startswith("SimCLR on scikit-learn's handwritten digits")
+    assert all(listed.values())
+
+
+def test_a_dry_run_of_a_script_shows_and_leaves_nothing(tmp_path, capsys):
+    path = pt.fit(pt.recipe("objective=simclr", *SMALL), run_dir=tmp_path / "run", dry_run=True, logger=QUIET)
+    assert path == tmp_path / "run" and not path.exists() and "FLOP per step" in capsys.readouterr().out
+
+
+def fit_digits(**settings):
+    objective, data, collate = by_hand(pt.recipe("objective=simclr", *SMALL).config)
+    return pt.fit(objective, data, collate, **{"logger": QUIET, "run_dir": "unused", **settings})
+
+
+MISTAKES = {
+    "name": (
+        lambda: pt.recipe("simclr_digit"),
+        "experiment=simclr_digit: there is no such option: did you mean simclr",
+    ),
+    "setting": (lambda: pt.recipe("objective=simclr", "trainer.max_step=3"), "did you mean trainer.max_steps"),
+    "value": (lambda: pt.recipe("optimizer.peak_lr=-1"), "optimizer.peak_lr=-1: "),
+    "two": (lambda: pt.fit(pt.recipe(), data=pt.StdlibDocs), "a recipe with data or a collate beside it"),
+    "alone": (lambda: pt.fit(None), "an objective without data or collate"),
+    "budget": (lambda: pt.fit(pt.recipe(), budget={"flop": 1}), "it has steps, examples, units, tokens, flops, hours"),
+    "ema": (lambda: pt.fit(pt.recipe(), ema=2.0), "ema=2.0: "),
+    "ranks": (
+        lambda: fit_digits(trainer=pt.TrainerSettings(strategy="ddp", devices=2)),
+        "start this script by torchrun --nproc-per-node=2",
+    ),
+    "batch": (lambda: fit_digits(trainer=pt.TrainerSettings(accumulate=3)), "data.batch_size=64"),
+    "probe": (lambda: fit_digits(probe=pt.QualitySettings()), "probe=pairs is not for image"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_an_error_of_one_line_and_leaves_nothing(mistake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, told = MISTAKES[mistake]
+    with pytest.raises(RunError) as caught:
+        make()
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_fail_are_an_error_and_no_exit(monkeypatch, tmp_path):
+    monkeypatch.setattr("pretraining.launch.run_ranks", lambda *_: 2)
+    two = pt.recipe("objective=simclr", "trainer=ddp", "trainer.accelerator=cpu")
+    with pytest.raises(RunError, match="a process of this run has ended with exit code 2, and said why above"):
+        pt.fit(two, run_dir=tmp_path / "run")
+    with pytest.raises(RunError, match=r"loggers of this process, and trainer\.devices=2, which starts others"):
+        pt.fit(two, run_dir=tmp_path / "run", loggers=[Heard()])
+
+
+def test_a_part_without_words_for_a_setting_is_described_by_the_others():
+    class Mine:
+        def __init__(self, size, table, path=None):
+            self.size, self.table, self.path = size, table, path
+
+    told = described(Mine(3, torch.zeros(2), tmp_path := Path("a/b")))
+    assert told == {"_target_": f"{__name__}.{Mine.__qualname__}", "size": 3, "path": str(tmp_path)}
