@@ -12,7 +12,7 @@ from tests.runs import assert_same_end, finish, kill_group, start, text_override
 
 COLUMNS = {
     *("train/loss", "validation/loss", "train/gradient_norm", "learning_rate"),
-    *("examples", "tokens", "images", "flops"),
+    *("examples", "tokens", "images", "audio_seconds", "flops"),
 }
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
@@ -49,7 +49,7 @@ def assert_same_numbers(first, second, tolerance):
     rows = [list(csv.DictReader((path / "metrics.csv").open())) for path in (first, second)]
     assert len(rows[0]) == len(rows[1]) > 3
     for one, other in zip(*rows, strict=True):
-        assert {"tokens", "images"} & set(one)
+        assert {"tokens", "images", "audio_seconds"} & set(one)
         for column in COLUMNS & set(one):
             if one[column] or other[column]:
                 assert float(one[column]) == pytest.approx(float(other[column]), abs=tolerance), column
