@@ -23,7 +23,6 @@ from finetuning.task import Task, TaskParts
 from finetuning.training import Run, encode, finetune
 from finetuning.transformers_heads import advice, native, with_native_layers
 from pretraining import handoff
-from pretraining.backbones.base import Backbone
 from pretraining.cli import configuration
 from pretraining.cli.configuration import as_run_errors, class_name, class_of, complete, decided, instantiate
 from pretraining.cli.spawn import needs_ranks, run_ranks
@@ -32,7 +31,7 @@ from pretraining.distributed.collectives import rank
 from pretraining.engine.precision import choose_precision
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError, reason_of
-from pretraining.handoff import Handoff
+from pretraining.handoff import Handoff, repooled
 from pretraining.random import seed_everything_at, word
 from pretraining.runs.directory import RunDirectory, read_config, refuse_other_config
 from pretraining.runs.provenance import columns, tags
@@ -151,17 +150,6 @@ def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode
     if layers is not None:
         with_native_layers(task, layers)
     return task
-
-
-def repooled(backbone: Backbone, pooling: str) -> Backbone:
-    """Copy a backbone, with another way of making its pooled vector."""
-    if "pooling" not in backbone.kwargs:
-        what = f"got pooling={pooling}, but {type(backbone).__name__} has no choice of it"
-        raise RunError(f"{what}: leave pooling=null")
-    with as_run_errors():
-        fresh = type(backbone)(**backbone.kwargs | {"pooling": pooling})
-    fresh.load_state_dict(backbone.state_dict())
-    return fresh
 
 
 def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:

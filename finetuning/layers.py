@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.backbones.base import Backbone, Features
+from pretraining.backbones.layers import ALL, LAST, chosen_layers, numbers_of
 from pretraining.errors import RunError
 
 Wanted = str | Sequence[int]  # last, all, best, weighted, or the layers' numbers
-LAST = "last"
 
 
 class Layers:
@@ -29,14 +29,7 @@ class Layers:
     def __init__(self, backbone: Backbone, wanted: Wanted) -> None:
         self.wanted = wanted if isinstance(wanted, str) else list(wanted)
         self.every = backbone.layer_widths
-        count = len(self.every)
-        if isinstance(wanted, str):
-            self.numbers = [count - 1] if wanted == LAST else list(range(count))
-        else:
-            self.numbers = [number + count if number < 0 else number for number in wanted]
-            if not self.numbers or not all(0 <= number < count for number in self.numbers):
-                what = f"got mode.layers={self.wanted}, but {type(backbone).__name__} has the layers 0 to {count - 1}"
-                raise RunError(f"{what}: give some of these (-1 is the last)")
+        self.numbers = numbers_of(backbone, LAST if wanted == LAST else ALL if isinstance(wanted, str) else wanted)
         self.widths = [self.every[number] for number in self.numbers]
         if wanted == "weighted" and len({*self.widths}) > 1:
             what = f"got mode.layers=weighted, but the layers of {type(backbone).__name__} are {self.widths} wide"
@@ -69,8 +62,7 @@ class Layers:
         """Run the backbone and put the layers side by side; where maps shrink, positions are the last one's."""
         if self.plain:
             return backbone(**inputs)
-        every = backbone.hidden_layers(**inputs)
-        chosen, last = [every[number] for number in self.numbers], every[-1]
+        chosen, last = chosen_layers(backbone, self.numbers, inputs)
         pooled = torch.cat([features.pooled for features in chosen], -1)
         if any(features.positions.shape[1] != last.positions.shape[1] for features in chosen):
             return last._replace(pooled=pooled)

@@ -29,13 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import Unlabelled, told_together
 from finetuning.launch import load_run
 from finetuning.task import Task
 from pretraining.cache import replace_file
 from pretraining.cli.configuration import exit_cleanly
 from pretraining.data.loader import EvalLoader
-from pretraining.errors import RunError
+from pretraining.data.unlabelled import Unlabelled, input_path, output_path, some, told_together
 
 AHEAD = 16  # batches that are read at once, so that texts of like length share one; of arrays, each is large: 1
 Record = dict[str, Any]
@@ -68,12 +67,7 @@ def _predicted(task: Task, part: list[Unlabelled], batch_size: int, first: int) 
 
 def read_inputs(task: Task, data: Mapping[str, Any], place: str) -> Iterator[Unlabelled]:
     """Read unlabelled examples from files, a directory, or stdin (`-`); `data` are the run's data settings."""
-    path = Path("/dev/stdin" if place == "-" else place).expanduser()
-    inputs = task.inputs.read(path, data, task.preprocess)
-    first = next(inputs, None)
-    if first is None:
-        raise RunError(f"got input={place}, which holds no examples")
-    return itertools.chain([first], inputs)
+    return some(task.inputs.read(input_path(place), data, task.preprocess), place)
 
 
 def _plain(value: Any) -> Any:
@@ -126,12 +120,7 @@ def opened(place: str | None) -> Iterator[Callable[[Iterable[Record]], None]]:
     if place is None:
         yield lambda records: _write_lines(records, sys.stdout)
         return
-    path = Path(place).expanduser()
-    if path.suffix.lower() not in FORMATS:
-        raise RunError(f"got output={place}: give a name that ends in {', '.join(FORMATS)}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        what = "is a directory" if path.is_dir() else f"has no directory {path.parent} that can be written to"
-        raise RunError(f"got output={place}, which {what}: give a file in one")
+    path = output_path(place, FORMATS)
     write, mode = FORMATS[path.suffix.lower()]
     with replace_file(path, mode) as file:
         yield lambda records: write(records, file)

@@ -30,6 +30,7 @@ _HOME = {
     "TransformersBackbone": "pretraining.text.backbones.transformers_model",
     "TrainerSettings": "pretraining.engine.trainer",
     "fit": "pretraining.launch",
+    "load": "pretraining.embedding.loading",
 }
 __all__ = sorted(_HOME)
 

@@ -82,6 +82,16 @@ def named(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def wings() -> list[Modality]:
+    """Find the modalities of this package: what its folders with a module `modality` make of their class."""
+    import pretraining
+
+    places = [Path(place) for place in pretraining.__path__]
+    names = sorted({file.parent.name for place in places for file in place.glob("*/modality.py")})
+    modules = [importlib.import_module(f"pretraining.{name}.modality") for name in names]
+    return [kind for module in modules for kind in vars(module).values() if isinstance(kind, Modality)]
+
+
 COMPUTES = ("loss", "represent", "coupled_loss", "on_device", "backward_step")  # what a formula is of
 
 
@@ -113,6 +123,10 @@ class Modality(ABC):
     joins: ClassVar[str | None] = (
         None  # "module.function" that makes one Tower of those in `towers`; None: there is one
     )
+    # "module.class", a `pretraining.data.unlabelled.Reading`: how examples without labels are read to be embedded.
+    reads: ClassVar[str | None] = None
+    # "module.function" that finds, of a hand-off of several networks, the maps into the space that their vectors share.
+    shares: ClassVar[str | None] = None
 
     def __str__(self) -> str:
         return self.name

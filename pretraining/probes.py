@@ -116,6 +116,28 @@ def nearest_neighbours(
     return torch.cat(scores)
 
 
+def most_similar(vectors: Tensor, k: int, *, block: int = 65_536) -> tuple[Tensor, Tensor]:
+    """Find, for each vector [N, D], the `k` others of the greatest cosine, the nearest first: places, cosines. [N, k]
+
+    Exact: all are compared with all, `CHUNK` x `block` at once.
+    """
+    bank, found = unit(vectors), []
+    for start in range(0, len(bank), CHUNK):
+        queries = bank[start : start + CHUNK]
+        rows = torch.arange(len(queries), device=bank.device)
+        best, where = bank.new_empty(len(queries), 0), rows.new_empty(len(queries), 0)
+        for first in range(0, len(bank), block):
+            cosines = queries @ bank[first : first + block].T
+            own = rows + (start - first)  # nobody is a neighbour of its own
+            inside = (own >= 0) & (own < cosines.shape[1])
+            cosines[rows[inside], own[inside]] = -torch.inf
+            nearest, places = cosines.topk(min(k, cosines.shape[1]))
+            best, order = torch.cat([best, nearest], 1).topk(min(k, best.shape[1] + nearest.shape[1]))
+            where = torch.cat([where, places + first], 1).gather(1, order)
+        found.append((where, best))
+    return torch.cat([where for where, _ in found]), torch.cat([best for _, best in found])
+
+
 # -- geometry ----------------------------------------------------------------------------------------------------------
 
 

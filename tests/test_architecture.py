@@ -18,7 +18,7 @@ LAYERS = [
     ["text", "image", "audio"],
     ["pairs"],
     ["objectives"],
-    ["cost", "budget", "dry_run", "callbacks", "evaluate", "export"],
+    ["cost", "budget", "dry_run", "callbacks", "evaluate", "export", "embedding", "embed"],
     ["launch"],
     ["__main__", "snapshot"],
 ]

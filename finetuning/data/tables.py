@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.columns import missing_column
 from pretraining.data.files import TABLES, Paths, parse_json, say
 from pretraining.data.folders import split_folders
 from pretraining.data.split_files import CARVE, REMEDY, files_of_splits, refuse_name
 from pretraining.data.splits import SPLITS, described, names_of_splits
-from pretraining.data.tables import MissingColumnError, Table, read_rows, read_table
+from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.errors import RunError, reason_of
 
 
@@ -38,45 +38,9 @@ def read_splits(
                 return _saved(folder, named, names)
             return {split: read_table(files, names, quotes=quotes) for split, files in find_splits(path, named).items()}
     except RunError as error:
-        if (missing := _missing(error.__cause__, columns)) is not None:
+        if (missing := missing_column(error.__cause__, columns)) is not None:
             raise missing from error
         raise
-
-
-def _missing(error: BaseException | None, columns: Mapping[str, str]) -> RunError | None:
-    """Word the error of a missing column for the configuration key that names it."""
-    if not isinstance(error, MissingColumnError):
-        return None
-    key = next(key for key, name in columns.items() if name == error.name)
-    what = f"got {key}={error.name}, but the data has the columns {', '.join(error.there)}"
-    return RunError(f"{what}: name one of them ({error.place})")
-
-
-def rows_of(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, list]]:
-    """Read columns of one table, by configuration key, row by row, each with its number or line."""
-    try:
-        with as_run_errors():
-            yield from read_rows(path, list(columns.values()))
-    except RunError as error:
-        if (missing := _missing(error.__cause__, columns)) is not None:
-            raise missing from error
-        raise
-
-
-def is_text(value: Any) -> bool:
-    """Tell whether a value of a table is text."""
-    return isinstance(value, str)
-
-
-def are_texts(value: Any) -> bool:
-    """Tell whether a value of a table is a list of texts."""
-    return isinstance(value, list) and all(map(is_text, value))
-
-
-def refusal(field: str, name: str, value: Any, kind: str, needed: str, place: str) -> str:
-    """Say which value is not as `needed`, in the column that data.`field` names."""
-    shown = str(value).replace("None", "null")[:60]
-    return f"got data.{field}={name}, a column of {kind}{needed}; {place} has in {name!r} the value {shown}"
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None, name: str) -> list[str] | None:

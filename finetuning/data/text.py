@@ -11,8 +11,9 @@ import numpy as np
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import Examples
-from finetuning.data.tables import are_texts, class_names, is_text, read_splits, refusal
+from finetuning.data.tables import class_names, read_splits
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.columns import are_texts, is_text, refusal
 from pretraining.data.files import Paths, say
 from pretraining.data.labels import one_type, present
 from pretraining.data.tables import Table
@@ -53,7 +54,7 @@ class TextTables(LabelledData):
         if odd is not None:
             value = table.columns[name][odd]
             kind = table.types.get(name, type(value).__name__)
-            raise RunError(refusal(field, name, value, kind, needed, table.place(odd)))
+            raise RunError(refusal(f"data.{field}", name, value, kind, needed, table.place(odd)))
         return table.columns[name]
 
     def texts(self, table: Table, field: str) -> list[str]:

@@ -5,7 +5,6 @@ Shapes: B rows, N samples of the longest.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,19 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit, Features, Inputs, Picked, Unlabelled, tell_cut
+from finetuning.inputs.base import EncodedSplit, Features, Inputs, Picked
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
-from pretraining.audio.data.clips import Clip, EncodedClip
-from pretraining.audio.data.layouts import audio_files
-from pretraining.audio.data.recordings import decoded
+from pretraining.audio.data.clips import Clip
 from pretraining.audio.geometry import frames_of
 from pretraining.audio.masking import span_mask
 from pretraining.audio.modality import AUDIO
 from pretraining.audio.preprocess import AudioPreprocess
 from pretraining.audio.spectrum import mfcc
+from pretraining.audio.unlabelled import Cutting, recordings
 from pretraining.backbones.base import Backbone
 from pretraining.data.batches import STREAM
+from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.random import Keys
@@ -70,6 +69,7 @@ class SpanMasks:
         return {name: torch.from_numpy(mask) for name, mask in found.items()}
 
 
+BAD = " (or set data.on_bad=skip where the data has it)"
 CLASSICAL_RATE = 16_000  # samples per second that classical features are computed at
 
 
@@ -135,23 +135,8 @@ class AudioInputs(Inputs):
         if self.masks is not None and self.masks.hide and not getattr(backbone, "hides", False):
             what = "got task.inputs.masks, but the hand-off has no vector for hidden frames"
             raise RunError(f"{what}: set their shares to 0, or take a speech encoder that was pretrained with one")
-        clips: list[Clip] = examples.column("audio")
-        rate, samples, cut = preprocess.sample_rate, [], 0
-        longest = round(self.max_seconds * rate)
-        for clip, found in zip(clips, decoded(clips, rate), strict=True):
-            if isinstance(found, ValueError):
-                raise RunError(f"{found} (or set data.on_bad=skip where the data has it)") from found
-            if len(found) > longest and self.longer == "refuse":
-                what = (
-                    f"{clip.name} has {len(found) / rate:.1f} s, more than task.inputs.max_seconds={self.max_seconds}"
-                )
-                raise RunError(f"{what}: cut it into pieces with labels of their own, or raise it")
-            if frames_of(min(len(found), longest), backbone.kernels, backbone.strides) < 1:
-                what = f"{clip.name} has {len(found) / rate:.3f} s, of which this backbone makes no frame"
-                raise RunError(f"{what}: remove it")
-            cut += len(found) > longest
-            samples.append(found[:longest])
-        tell_cut(cut, len(samples), f"recordings have more than task.inputs.max_seconds={self.max_seconds}")
+        rule = Cutting(self.max_seconds, self.longer, "task.inputs.max_seconds", BAD)
+        samples = rule.read(examples.column("audio"), preprocess.sample_rate, backbone)
         frames = frames_of(np.array(list(map(len, samples)), np.int64), backbone.kernels, backbone.strides)
         shown = {"samples": samples, "frames": frames, "preprocess": preprocess}
         return Waves(examples, targets, **shown, masks=self.masks, channels=backbone.dim)
@@ -164,13 +149,8 @@ class AudioInputs(Inputs):
 
     def read(self, path: Path, named: Mapping[str, Any], preprocess: AudioPreprocess) -> Iterator[Unlabelled]:
         """Take one recording, or all in a directory and those below it, in the order of their names."""
-        if not path.is_file() and not path.is_dir():
-            raise RunError(f"got input={path} for a run on recordings: give a file or a directory that exists")
-        mono = named.get("mono", "mean")
-        for number, file in enumerate([path] if path.is_file() else audio_files(path)):
-            name = file.name if file == path else str(file.relative_to(path))
-            clip = EncodedClip(str(file), functools.partial(Path.read_bytes, file), mono)
-            yield Unlabelled({"id": number, "file": name}, {"audio": clip})
+        for shown, clip in recordings(path, named.get("mono", "mean")):
+            yield Unlabelled(shown, {"audio": clip})
 
     def made_up_rows(self, preprocess: AudioPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw two rows of noise, without padding, which transformers' models let change a row (`SpeechEncoder`)."""

@@ -5,12 +5,9 @@ Shapes: B rows, N things to predict (one per row, or one per word).
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,35 +18,11 @@ from torch import Tensor
 
 from finetuning.data.splits import Examples
 from pretraining.backbones.base import Backbone
+from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.modality import Modality
 from pretraining.random import Keys
-
-_CUT: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("cut", default=None)
-
-
-def tell_cut(cut: int, count: int, what: str) -> None:
-    """Say how many of `count` examples were cut, and are `what`; within `told_together` not yet."""
-    together = _CUT.get()
-    if together is not None:
-        before = together.get(what, (0, 0))
-        together[what] = before[0] + cut, before[1] + count
-    elif cut:
-        print(f"{cut} of {count} {what} and were cut", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def told_together() -> Iterator[None]:
-    """Say once, at the end, what was cut of examples that are encoded little by little."""
-    token = _CUT.set({})
-    try:
-        yield
-    finally:
-        found = _CUT.get() or {}
-        _CUT.reset(token)
-        for what, (cut, count) in found.items():
-            tell_cut(cut, count, what)
 
 
 class Features(NamedTuple):
@@ -63,13 +36,6 @@ class Picked(NamedTuple):
     """Which rows a batch takes: all that a worker needs, since the encoded split itself collates."""
 
     rows: np.ndarray
-
-
-class Unlabelled(NamedTuple):
-    """An example that is only predicted: what tells which it is (its line, its file), and its columns."""
-
-    shown: dict[str, Any]
-    columns: dict[str, Any]
 
 
 @dataclass(eq=False)

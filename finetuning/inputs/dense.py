@@ -18,16 +18,17 @@ from torch.nn import functional as F
 
 from finetuning.data.splits import Examples
 from finetuning.dense.objects import Objects
-from finetuning.inputs.base import EncodedSplit, Inputs, Picked, Unlabelled
-from finetuning.inputs.image import encoded_images
+from finetuning.inputs.base import EncodedSplit, Inputs, Picked
 from finetuning.metrics.segmentation import IGNORED
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.image.data.decode import Decoding, decode
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
+from pretraining.image.unlabelled import encoded_images
 from pretraining.random import Keys, uniform
 
 FLIPS = ("horizontal", "vertical")
@@ -191,7 +192,9 @@ class DenseInputs(Inputs):
         """Decode one image, all images below a directory, or those in tables, each as large as it is."""
         decoding = Decoding(channels=preprocess.channels, size=None)
         with as_run_errors():
-            for shown, name, content in encoded_images(path, named.get("columns", {}).get("image", "image")):
+            for shown, name, content in encoded_images(
+                path, {"data.columns.image": named.get("columns", {}).get("image", "image")}
+            ):
                 yield Unlabelled(shown, {"image": decode(content, name, decoding), "name": name})
 
 

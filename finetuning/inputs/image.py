@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.data.tables import rows_of
-from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled
+from finetuning.inputs.base import EncodedSplit, Features, Inputs
 from pretraining.backbones.base import Backbone
 from pretraining.cli.configuration import as_run_errors, instantiate
-from pretraining.data.files import kind_of, say, walk
-from pretraining.data.tables import content_of
+from pretraining.data.files import say
+from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
-from pretraining.errors import RunError
 from pretraining.image.data.decode import Decoding, decode
-from pretraining.image.data.files import SUFFIXES
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
+from pretraining.image.unlabelled import encoded_images
 
 
 class Images(EncodedSplit):
@@ -84,7 +82,9 @@ class ImageInputs(Inputs):
         kept = named.get("decoding")
         decoding = Decoding(channels=preprocess.channels, size=None) if kept is None else instantiate(kept)
         with as_run_errors():
-            for shown, name, content in encoded_images(path, named.get("columns", {}).get("image", "image")):
+            for shown, name, content in encoded_images(
+                path, {"data.columns.image": named.get("columns", {}).get("image", "image")}
+            ):
                 yield Unlabelled(shown, {"image": decode(content, name, decoding)})
 
     def made_up_rows(self, preprocess: ImagePreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -102,23 +102,3 @@ class ImageInputs(Inputs):
 def _say_enlarged(side: int, size: int) -> None:
     told = f"images of {side} pixels to a side are enlarged to the {size} that this network reads"
     say(f"{told}: where their files have more, give data.decoding.size={size}")
-
-
-def encoded_images(path: Path, column: str) -> Iterator[tuple[dict[str, Any], str, Any]]:
-    """Read images as bytes, each with what is shown of it and what errors call it."""
-    if not path.is_file() and not path.is_dir():
-        raise RunError(f"got input={path} for a run on images: give a file or a directory that exists")
-    there = [path] if path.is_file() else walk(path)
-    tables = [file for file in there if kind_of(file) == ".parquet"]
-    files = tables or [file for file in there if file == path or file.suffix.lower() in SUFFIXES]
-    if len(files) < len(there):
-        say(f"input={path}: {len(there) - len(files)} other files left aside")
-    for number, file in enumerate(files):
-        name = file.name if file == path else str(file.relative_to(path))
-        if not tables:
-            yield {"id": number, "file": name}, str(file), file.read_bytes()
-            continue
-        source = {"file": name} if len(files) > 1 else {}
-        for row, (cell,) in rows_of(file, {"data.columns.image": column}):
-            place = f"{file}, row {row}"
-            yield {**source, "id": row}, place, content_of(cell, file.parent, place)

@@ -17,18 +17,17 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from finetuning.data.splits import Examples
-from finetuning.data.tables import is_text, refusal, rows_of
-from finetuning.inputs.base import EncodedSplit, Features, Inputs, Unlabelled, tell_cut
+from finetuning.inputs.base import EncodedSplit, Features, Inputs
 from pretraining.backbones.base import Backbone
-from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import TABLES, find, kind_of, lines, places_of, say
-from pretraining.data.tables import word_of
+from pretraining.data.columns import is_text
+from pretraining.data.unlabelled import Unlabelled, tell_cut
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
-from pretraining.text.collate import padded_width, padding_of, text_batch
+from pretraining.text.collate import padding_of, token_batch
 from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
 from pretraining.text.transformers_form import has_segments, made_up_rows, save_tokenizer
+from pretraining.text.unlabelled import Lines
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,30 +98,7 @@ class TextInputs(Inputs):
     def read(self, path: Path, named: Mapping[str, Any], preprocess: TextPreprocess) -> Iterator[Unlabelled]:
         """Read tables with the run's columns, or a text per line, and number them by row or line."""
         names = {role: named[role] for role in self.columns if named.get(role)} or {self.columns[0]: self.columns[0]}
-        with as_run_errors():
-            found = [path] if path.exists() and not path.is_dir() else find(str(path), key="input")
-            for place, file in places_of(found).items():
-                source = {"file": place} if len(found) > 1 else {}
-                rows = self._of_table(file, names) if kind_of(file) in TABLES else self._of_lines(file, list(names))
-                for number, columns in rows:
-                    yield Unlabelled({**source, "id": number, **columns}, columns)
-
-    def _of_table(self, file: Path, names: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, values in rows_of(file, {f"data.{role}": name for role, name in names.items()}):
-            for (role, name), value in zip(names.items(), values, strict=True):
-                if not self.accepts(value):
-                    place = f"{file}, {word_of(file)} {number}"
-                    raise RunError(refusal(role, name, value, type(value).__name__, self.needed, place))
-            yield number, dict(zip(names, values, strict=True))
-
-    def _of_lines(self, file: Path, roles: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        blank = 0
-        for number, line in enumerate(lines(file), start=1):
-            blank += line.isspace()
-            if not line.isspace():
-                yield number, self.from_line(line.rstrip("\r\n"), roles, f"{file}, line {number}")
-        if blank:
-            say(f"input={file}: {blank} blank lines left out")
+        return Lines(names=names, parse=self.from_line, accepts=self.accepts, needed=self.needed).read(path)
 
     def from_line(self, line: str, roles: list[str], place: str) -> dict[str, Any]:
         """Take a text, or two with a tab between them where the run judges pairs."""
@@ -163,22 +139,9 @@ def report_cut(rows: list[list[int]], room: int, key: str, limit: int) -> bool:
     return over > 0
 
 
-def token_batch(rows: list[np.ndarray], pad_id: int, **inputs: list[np.ndarray]) -> tuple[Batch, int]:
-    """Pad token rows, and `inputs` of the same lengths, to [B, T]: a batch, and T."""
-    width = padded_width(max(map(len, rows)))
-    document_ids = padded([np.ones_like(row) for row in rows], width, 0)
-    more = {name: padded(each, width, 0) for name, each in inputs.items()}
-    return text_batch(padded(rows, width, pad_id), document_ids, **more), width
-
-
 def flat_positions(places: list[np.ndarray], width: int) -> Tensor:
     """Turn places in each of B rows into places in the flat [B * width]. [N]"""
     return torch.from_numpy(np.concatenate([row * width + place for row, place in enumerate(places)]))
-
-
-def padded(rows: list[np.ndarray], width: int, value: int) -> np.ndarray:
-    """Stack rows of different lengths, filled up with `value` on the right. int64 [B, width]"""
-    return np.stack([np.pad(row, (0, width - len(row)), constant_values=value) for row in rows])
 
 
 def arrays(rows: list[list[int]]) -> list[np.ndarray]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit
-from finetuning.inputs.text import TextInputs, arrays, flat_positions, padded, report_cut, token_batch, tokenized
+from finetuning.inputs.text import TextInputs, arrays, flat_positions, report_cut, tokenized
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.text.backbones.transformers_model import TransformersBackbone
-from pretraining.text.collate import padded_width, padding_of
+from pretraining.text.collate import padded, padded_width, padding_of, token_batch
 from pretraining.text.tokenizer import TextPreprocess
 
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from finetuning.data.splits import Examples
-from finetuning.data.tables import are_texts
 from finetuning.inputs.text import TextInputs, Tokens, arrays, tokenized
 from pretraining.backbones.base import Backbone
+from pretraining.data.columns import are_texts
 from pretraining.errors import RunError
 from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess

@@ -23,6 +23,7 @@ class Audio(Modality):
 
     name = "audio"
     unit = "audio_seconds"
+    reads = "pretraining.audio.unlabelled.ReadRecordings"
     readers = {  # noqa: RUF012
         "hf": "pretraining.audio.backbones.speech_encoder.read_checkpoint",
         "mfcc": "pretraining.audio.backbones.mfcc_statistics.read_checkpoint",

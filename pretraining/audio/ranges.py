@@ -57,6 +57,7 @@ RANGES: Ranges = {
     "JoinedClips": READS | JOINS | {PATHS: "path", TEXT: "audio text speaker cache_dir", MONO: "mono"},
     "Espeak": READS | SPEAKS | {TEXT: "program cache_dir"},
     "SpokenLetters": READS | {integer(10): "size", COUNT: "max_words", SEED: "seed"},
+    "ReadRecordings": {POSITIVE: "max_seconds", MONO: "mono"},
     "AudioPreprocess": PREPARES,
     "KMeansUnits": PREPARES | {integer(2): "units", POSITIVE: "sample_seconds"},
     "LayerUnits": PREPARES | {TEXT: "handoff", COUNT_OR_ZERO: "layer", integer(2): "units", POSITIVE: "sample_seconds"},

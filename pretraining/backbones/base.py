@@ -99,6 +99,9 @@ class Backbone(nn.Module, ABC):
         A function of the seed and the number of steps before this one.
         """
 
+    def take_shortcuts(self) -> None:
+        """Compute from now on, without gradients, in whatever way is quickest and says the same to rounding."""
+
     def take_no_shortcut(self) -> None:
         """Compute from now on all that a formula of operations counts, padding included."""
 

@@ -88,6 +88,15 @@ def family_of(name: str) -> str:
     return transformers.AutoConfig.from_pretrained(name).model_type
 
 
+def modalities_of(name: str) -> set[str]:
+    """Tell what a checkpoint's model reads: text, image, audio or several of them."""
+    import transformers
+
+    kind = transformers.MODEL_MAPPING[type(transformers.AutoConfig.from_pretrained(name))]
+    told = (kind[0] if isinstance(kind, (list, tuple)) else kind).input_modalities
+    return {told} if isinstance(told, str) else set(told)
+
+
 def read_pair(name: str) -> Any:
     """Read transformers' CLIP or SigLIP whole, as `read` does."""
     family = family_of(name)

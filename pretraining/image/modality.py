@@ -19,6 +19,7 @@ class Image(Modality):
     name = "image"
     unit = "images"
     probes = "online"
+    reads = "pretraining.image.unlabelled.ReadImages"
     readers = {  # noqa: RUF012
         "torchvision": "pretraining.image.backbones.torchvision_model.read_checkpoint",
         "hf": "pretraining.image.backbones.transformers_vision.read_checkpoint",

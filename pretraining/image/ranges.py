@@ -30,6 +30,7 @@ RANGES: Ranges = {
     "HubImages": {GROUP: "decoding", TEXT: "name image cache_dir", optional(TEXT): "label"},
     "DigitScenes": {COUNT: "size", integer(1, 4): "least most", SEED: "seed"},
     "SceneImages": {COUNT: "size scenes held_out", integer(1, 4): "least most", TEXT: "cache_dir"},
+    "ReadImages": {TEXT: "column"},
     "Decoding": {CHANNELS: "channels", optional(COUNT): "size", NOT_NEGATIVE: "max_cache_gb"},
     "ImagePreprocess": {
         COUNT: "size",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pretraining.backbones.library_heads import found_in
 from pretraining.handoff.read import verified
-from pretraining.text.backbones.library_heads import found_in
 
 if TYPE_CHECKING:
     from pretraining.objectives.base import Objective

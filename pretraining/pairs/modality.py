@@ -24,6 +24,7 @@ class Pairs(Modality):
     probes = "pairs"
     joins = "pretraining.pairs.towers.joined"
     writers = {"transformers": "pretraining.pairs.checkpoints.write_transformers"}  # noqa: RUF012
+    shares = "pretraining.pairs.space.projections"
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as it is."""

@@ -6,7 +6,7 @@ Shapes: B examples, D width of the space.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,36 @@ class Space:
         return F.normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
 
 
+def projections(given: Handoff) -> dict[str, nn.Linear]:
+    """Read what brings each network's pooled vectors into the space; nothing where there is no such space.
+
+    Of networks that were drawn anew they are drawn, too, from the same seed.
+    """
+    weights = _weights(given, given.towers)
+    if not all(f"projections.{side}.weight" in weights for side in given.towers):
+        return {}
+    _check_shapes(
+        given.path or given.reference, weights, {side: given.towers[side].backbone.dim for side in given.towers}
+    )
+    origin = given.card["origin"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(origin.get("seed") or 0)
+        return {side: _projection(weights, side, origin.get("objective") == "random") for side in given.towers}
+
+
 def _beside(given: Handoff, name: str) -> tuple[list[str], Mapping[str, Tensor]]:
     """Name the other towers of a hand-off, and read the weights that are no tower's."""
+    weights = _weights(given, [name])
+    sides = given.card["towers"] if given.path else SIDES if weights else []
+    return [other for other in sides if other != name], weights
+
+
+def _weights(given: Handoff, names: Iterable[str]) -> Mapping[str, Tensor]:
+    """Read the weights that are no tower's, of a directory or of transformers' CLIP or SigLIP."""
     if given.path:
-        heads = load_file(Path(given.path) / HEADS) if HEADS in given.card["sha256"] else {}
-        return [other for other in given.card["towers"] if other != name], heads
+        return load_file(Path(given.path) / HEADS) if HEADS in given.card["sha256"] else {}
     scheme, _, library = given.reference.removeprefix("random:").partition(":")
-    if scheme != "hf" or name not in SIDES or not holds_pair(library):
-        return [], {}
-    return [other for other in SIDES if other != name], heads_of(library)
+    return heads_of(library) if scheme == "hf" and set(names) <= set(SIDES) and holds_pair(library) else {}
 
 
 def _check_shapes(place: str, weights: Mapping[str, Tensor], widths: Mapping[str, int]) -> None:

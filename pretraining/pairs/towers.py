@@ -40,6 +40,10 @@ def backbone_of(*, handoff: str, preprocess: Preprocess, tower: str | None = Non
     if preprocess.modality is not kind:
         what = f"{handoff}, tower={tower} has a network for {kind}, and this side's data are {preprocess.modality}"
         raise ValueError(f"{what}: give one for such data, with tower= where there are several")
+    odd = next((name for name in told if name not in kind.backbone_arguments(preprocess)), None)
+    if odd is not None:
+        what = f"{handoff} is a network as it was trained, which backbone.towers.{kind}.{odd}={told[odd]} cannot change"
+        raise ValueError(f"{what}: add ~backbone.towers.{kind}.{odd}")
     if given.preprocess.digest != preprocess.digest:
         side = f"preprocess.sides.{kind}"
         what = f"{handoff} was trained with {_difference(given.preprocess, preprocess, side)}"

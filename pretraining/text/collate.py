@@ -55,6 +55,24 @@ def text_batch(input_ids: np.ndarray, document_ids: np.ndarray, **inputs: np.nda
     return {"inputs": tensors, "units": int((document_ids > 0).sum())}
 
 
+def token_batch(
+    rows: list[np.ndarray], pad_id: int, *, most: int | None = None, **inputs: list[np.ndarray]
+) -> tuple[Batch, int]:
+    """Pad token rows, and `inputs` of the same lengths, to [B, T], T at `most`: a batch, and T."""
+    width = padded_width(max(map(len, rows)))
+    width = width if most is None else min(width, most)
+    document_ids = padded([np.ones_like(row) for row in rows], width, 0)
+    more = {name: padded(each, width, 0) for name, each in inputs.items()}
+    return text_batch(padded(rows, width, pad_id), document_ids, **more), width
+
+
+def padded(rows: list[np.ndarray], width: int, value: int) -> np.ndarray:
+    """Stack rows of different lengths, filled up with `value` on the right. int64 [B, width]"""
+    stacked = np.full((len(rows), width), value, np.int64)
+    stacked[np.arange(width) < np.array(list(map(len, rows)))[:, None]] = np.concatenate(rows)
+    return stacked
+
+
 def describe_row(preprocess: TextPreprocess, batch: Batch, row: int, target: Any) -> str:
     """Decode what the model reads in a row, and show what it should answer."""
     inputs = batch["inputs"]

@@ -23,6 +23,7 @@ class Text(Modality):
         "onnx": "pretraining.onnx_form.write_onnx",
         "sentence_transformers": "pretraining.text.sentence_transformers_form.write_sentence_transformers",
     }
+    reads = "pretraining.text.unlabelled.ReadTexts"
 
     def source(self, data: Any, split: str, preprocess: Any, collate: Any, *, seed: int) -> Source:
         """Open a split as rows of the collate's plan."""

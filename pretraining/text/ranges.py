@@ -38,6 +38,7 @@ RANGES: Ranges = {
     "Unigram": LEARNT,
     "SentinelBPE": LEARNT | {COUNT: "vocab_size sample_bytes sentinels"},
     "PretrainedTokenizer": {TEXT: "path"},
+    "ReadTexts": {TEXT: "column", optional(COUNT): "max_tokens"},
     "TokeniseTexts": {optional(COUNT): "max_tokens"},
     "TransformersBackbone": {
         choice("encoder", "causal", "seq2seq"): "architecture",

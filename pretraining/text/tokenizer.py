@@ -95,6 +95,17 @@ class TextPreprocess(Preprocess):
         """Encode texts without special tokens: "[MASK]" in a text is six characters of it."""
         return [np.array(ids, dtype=np.int64) for ids in encode_plain(self.tokenizer.backend_tokenizer, texts)]
 
+    def framed(self, texts: list[str], max_tokens: int) -> tuple[list[list[int]], int]:
+        """Encode texts as `tokenize` does, cut to `max_tokens`, special ones included; tells how many were cut."""
+        backend = self.tokenizer.backend_tokenizer
+        before, backend.encode_special_tokens = backend.encode_special_tokens, True
+        backend.no_padding()
+        backend.enable_truncation(max_tokens, direction=self.tokenizer.truncation_side)
+        encoded = backend.encode_batch_fast(texts)
+        backend.no_truncation()
+        backend.encode_special_tokens = before
+        return [one.ids for one in encoded], sum(bool(one.overflowing) for one in encoded)
+
     def tokenize(self, *texts: Any, **options: Any) -> Any:
         """Call the tokenizer, which frames texts with special tokens; the name of one in a text is text, here too."""
         return self.tokenizer(*texts, split_special_tokens=True, **options)

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretraining.backbones.base import Backbone
+from pretraining.backbones.library_heads import SENTENCES, TOKENS, parts_of, with_heads
 from pretraining.backbones.transformers_loading import quieten
 from pretraining.data.files import say
 from pretraining.errors import HandoffError
 from pretraining.handoff import Handoff
-from pretraining.text.backbones.library_heads import SENTENCES, TOKENS, parts_of, with_heads
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.collate import padding_of
 from pretraining.text.tokenizer import TextPreprocess

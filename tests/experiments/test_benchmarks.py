@@ -2,9 +2,10 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 
-from experiments.benchmarks import joint_sides, joint_step, simclr_sides
+from experiments.benchmarks import embed_texts, joint_sides, joint_step, simclr_sides
 from experiments.benchmarks.turns import Over
 
 SETTING = simclr_sides.Setting(batch=4, device="cpu", threads=1, workers=0)
@@ -42,6 +43,28 @@ def test_our_side_of_simclr_takes_a_step():
 @pytest.mark.parametrize("method", joint_sides.METHODS)
 def test_lightly_s_side_of_a_method_takes_a_step_and_moves_its_teacher(method):
     assert step_of(joint_sides.lightly, method).units == 4
+
+
+def test_our_side_of_embedding_tells_its_vectors_and_embeds_all_texts(monkeypatch, tmp_path):
+    class Model:
+        def embed(self, texts, batch_size):
+            assert batch_size == 3
+            return np.array([[float(len(text))] for text in texts])
+
+    (tmp_path / "texts.json").write_text('["a", "bcd"]')
+    monkeypatch.setattr("pretraining.load", lambda folder, **options: Model(), raising=False)
+    setting = embed_texts.Setting("folder", str(tmp_path / "texts.json"), 5, "fp32", batch=3, threads=1)
+    turn = Once()
+    with pytest.raises(Over):
+        embed_texts.ours(turn, setting)
+    assert turn.units == 5 and turn.facts["vectors"].ravel().tolist() == [1, 3, 1, 3, 1]
+
+
+def test_vectors_of_both_sides_are_compared_text_by_text(monkeypatch):
+    monkeypatch.setattr(embed_texts, "WARM", 2)
+    mine, theirs = np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[5.0, 0.0], [0.0, 3.0]])
+    found = embed_texts.cosines({"ours_fp32": {"vectors": mine}, "peer": {"vectors": theirs}})
+    assert found == {"cosine_fp32": pytest.approx(0.5**0.5, abs=1e-6), "cosine_others": 0.0}
 
 
 def test_a_missing_peer_is_told_in_one_line(monkeypatch):

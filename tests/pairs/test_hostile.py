@@ -254,6 +254,10 @@ def test_a_network_is_not_fed_what_another_preprocessing_makes(whole):
     """Words of another vocabulary, even of one as large, and pictures of another size or scale are nothing it knows."""
     words, pictures = (handoff.read(str(whole), tower=side).preprocess for side in ("text", "image"))
     assert backbone_of(handoff=str(whole), tower="text", preprocess=words, vocab_size=9).dim == 16
+    with pytest.raises(
+        ValueError, match=r"backbone.towers.text.impl=fast cannot change: add ~backbone.towers.text.impl"
+    ):
+        backbone_of(handoff=str(whole), tower="text", preprocess=words, vocab_size=9, impl="fast")
     assert backbone_of(handoff=str(whole), tower="image", preprocess=ImagePreprocess(**pictures.kwargs)).dim == 16
     other = WordPiece(vocab_size=words.vocab_size, lowercase=True, sample_bytes=10**5).train(iter(["some new words"]))
     cure = r"add preprocess@preprocess.sides.text=_handoff preprocess.sides.text.handoff=.* preprocess.sides.text.tower"

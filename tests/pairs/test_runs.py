@@ -230,6 +230,14 @@ def test_each_network_by_itself_does_other_tasks(pretrained, tmp_path):
     given = ["tower=image", "task=image_classification", f"data.path={tmp_path / 'pictures'}", *few]
     metrics = finetune(pretrained / "handoff" / "last", tmp_path / "image", *given)
     assert metrics["test_examples"] == 4
+    given = ["task=zero_shot_images", *given[2:3], few[3], "task.templates=['a {} thing']"]
+    metrics = finetune(pretrained / "handoff" / "last", tmp_path / "zero", *given)
+    named = texts_in_space(pretrained, ["a blue thing", "a red thing"])
+    colours = torch.tensor([[0, 0, 250], [250, 0, 0]], dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 32, 32)
+    tower = handoff.read(str(pretrained / "handoff" / "last"), tower="image")
+    seen = in_space(pretrained, "image", tower.preprocess(colours))
+    right = ((seen @ named.T).argmax(1) == torch.arange(2)).double().mean()
+    assert metrics["test/accuracy"] == float(right) and metrics["steps"] == 0  # two pictures of each colour are tested
     rows = "".join(f"a {word} thing,{word}\n" for word in ("small", "large") for _ in range(10))
     (tmp_path / "rows.csv").write_text("text,label\n" + rows)
     given = ["tower=text", "task=text_classification", f"data.path={tmp_path / 'rows.csv'}", *few[:3]]

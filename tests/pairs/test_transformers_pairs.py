@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 
 from finetuning import launch as finetuning
-from pretraining import handoff
+from pretraining import handoff, load
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
 from pretraining.export import export
@@ -20,6 +20,7 @@ from pretraining.image.data.scene_captions import COLOURS, DIGITS, SIZES
 from pretraining.image.data.scenes import DigitScenes
 from pretraining.image.modality import IMAGE
 from pretraining.launch import main
+from pretraining.pairs.checkpoints import heads_of
 from pretraining.pairs.towers import PreprocessOf, backbone_of
 from pretraining.text.modality import TEXT
 from pretraining.text.raw import RawTexts, TokeniseTexts
@@ -285,3 +286,31 @@ def test_what_transformers_has_no_model_for_is_refused_with_what_to_do(pretraine
         transformers.BertModel(transformers.BertConfig(**SHAPE, vocab_size=30)).save_pretrained(tmp_path / "text")
         handoff.read(f"hf:{tmp_path / 'text'}", modality=IMAGE)
     assert json.loads((tmp_path / "text" / "config.json").read_text())["model_type"] == "bert"
+
+
+def test_pairs_are_embedded_in_the_space_that_both_networks_share(checkpoint, tmp_path):
+    path, model, read = checkpoint
+    images = pictures(2)
+    (image, text), (shared_image, shared_text) = features(model, path, read, images, TEXTS)
+    pairs = list(zip(images.transpose(0, 2, 3, 1), TEXTS, strict=True))
+    given = {kind.name: handoff.read(f"hf:{path}", modality=kind, tower=kind.name).tower for kind in (IMAGE, TEXT)}
+    place = handoff.write(tmp_path / "step-1", towers=given, origin={"objective": "clip"}, heads=heads_of(str(path)))
+    for reference in (f"hf:{path}", str(place)):
+        loaded = load(reference)
+        found = loaded.embed(pairs)
+        assert list(found) == ["image", "text"]
+        for side, expected, items in (("image", shared_image, images), ("text", shared_text, TEXTS)):
+            assert np.allclose(found[side], expected.numpy(), atol=1e-5)
+            assert np.allclose(load(reference, side=side).embed(list(items)), found[side], atol=1e-6)
+            assert np.allclose(loaded.tower(side).embed(list(items)), found[side], atol=1e-6)
+        for side, expected, items in (("image", image, images), ("text", text, TEXTS)):
+            assert np.allclose(load(reference, tower=side).embed(list(items)), expected.numpy(), atol=1e-5)
+        with pytest.raises(HandoffError, match="no tower 'audio': choose image or text"):
+            loaded.tower("audio")
+        with pytest.raises(RunError, match=r"item 0 is str, and these networks read pairs: give \(image, text\)"):
+            loaded.embed(TEXTS)
+        with pytest.raises(RunError, match="layer=0 and pooling=None for vectors in the space that networks share"):
+            loaded.tower("text").embed(TEXTS, layer=0)
+    alone = handoff.write(tmp_path / "step-2", towers=given, origin={"objective": "none"}, heads={})
+    with pytest.raises(HandoffError, match="holds image, text, which share no space: choose one with tower="):
+        load(alone)

@@ -60,7 +60,12 @@ class Encoded:
 def decode(content: bytes, name: str, decoding: Decoding) -> np.ndarray:
     """Decode one image. uint8 [C, H, W]; `name` is what errors call it."""
     with opened(content, name) as image:
-        picture = _as_shown(image).convert(MODES[decoding.channels])
+        return as_pixels(image, decoding)
+
+
+def as_pixels(image: Image.Image, decoding: Decoding) -> np.ndarray:
+    """Make an array of an open image. uint8 [C, H, W]"""
+    picture = _as_shown(image).convert(MODES[decoding.channels])
     if decoding.size is not None and picture.size != (decoding.size, decoding.size):
         picture = _centre_square(picture, decoding.size)
     pixels = np.asarray(picture)

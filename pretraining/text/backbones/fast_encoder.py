@@ -97,6 +97,16 @@ def rotate(projected: Tensor, rotation: tuple[Tensor, Tensor], heads: int) -> Te
     return torch.cat([turned, parts[:, 2:]], dim=1).flatten(1)
 
 
+def reason_against(model: Any) -> str | None:
+    """Say what keeps a transformers encoder from being computed here; None: nothing."""
+    family = model.config.model_type
+    if family not in POST_NORM + PRE_NORM:
+        return f"computes {', '.join(POST_NORM + PRE_NORM)}, not {family}"
+    if getattr(model.config, "position_embedding_type", "absolute") != "absolute":
+        return "has absolute positions only"
+    return None
+
+
 class FastEncoder:
     """Runs a transformers encoder. It is no module, and owns no weight: those of `model` stay the model's.
 
@@ -105,11 +115,8 @@ class FastEncoder:
 
     def __init__(self, model: Any) -> None:
         family = model.config.model_type
-        if family not in POST_NORM + PRE_NORM:
-            known = ", ".join(POST_NORM + PRE_NORM)
-            raise ValueError(f"backbone.impl=fast computes {known}, not {family}: choose backbone.impl=transformers")
-        if getattr(model.config, "position_embedding_type", "absolute") != "absolute":
-            raise ValueError("backbone.impl=fast has absolute positions only: choose backbone.impl=transformers")
+        if (reason := reason_against(model)) is not None:
+            raise ValueError(f"backbone.impl=fast {reason}: choose backbone.impl=transformers")
         self.model, self.heads, self.pre_norm = model, model.config.num_attention_heads, family in PRE_NORM
         if family == "modernbert":
             self.layers = [_modern_layer(layer) for layer in model.layers]

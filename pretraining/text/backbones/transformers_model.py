@@ -22,7 +22,7 @@ from pretraining.backbones.transformers_loading import (
     read,
     special_tokens,
 )
-from pretraining.text.backbones.fast_encoder import FastEncoder
+from pretraining.text.backbones.fast_encoder import FastEncoder, reason_against
 from pretraining.text.cost import TextRow
 from pretraining.text.modality import TEXT
 
@@ -227,6 +227,11 @@ class TransformersBackbone(Backbone):
         """Read the weights strictly: a weight that is missing, unexpected or of another shape is an error."""
         loaded = read(self.architecture, str(directory), {})
         self.model.load_state_dict(loaded.state_dict())
+
+    def take_shortcuts(self) -> None:
+        """Leave padding out where that is possible."""
+        if self.architecture == "encoder" and reason_against(self.model) is None:
+            self._fast = FastEncoder(self.model)
 
     def take_no_shortcut(self) -> None:
         """Compute as transformers does."""

@@ -1,0 +1,47 @@
+"""Columns of tables whose names are settings: what is missing or of another kind is told by the setting's key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pretraining.cli.configuration import as_run_errors
+from pretraining.data.tables import MissingColumnError, read_rows
+from pretraining.errors import RunError
+
+
+def missing_column(error: BaseException | None, columns: Mapping[str, str]) -> RunError | None:
+    """Word the error of a missing column for the configuration key that names it."""
+    if not isinstance(error, MissingColumnError):
+        return None
+    key = next(key for key, name in columns.items() if name == error.name)
+    what = f"got {key}={error.name}, but the data has the columns {', '.join(error.there)}"
+    return RunError(f"{what}: name one of them ({error.place})")
+
+
+def rows_of(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, list]]:
+    """Read columns of one table, by configuration key, row by row, each with its number or line."""
+    try:
+        with as_run_errors():
+            yield from read_rows(path, list(columns.values()))
+    except RunError as error:
+        if (missing := missing_column(error.__cause__, columns)) is not None:
+            raise missing from error
+        raise
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value of a table is text."""
+    return isinstance(value, str)
+
+
+def are_texts(value: Any) -> bool:
+    """Tell whether a value of a table is a list of texts."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def refusal(key: str, name: str, value: Any, kind: str, needed: str, place: str) -> str:
+    """Say which value is not as `needed`, in the column that `key` names."""
+    shown = str(value).replace("None", "null")[:60]
+    return f"got {key}={name}, a column of {kind}{needed}; {place} has in {name!r} the value {shown}"

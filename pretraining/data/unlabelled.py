@@ -1,0 +1,108 @@
+"""Examples that are only read, without labels: from files of the user's, or as Python code holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from pretraining.errors import RunError
+from pretraining.settings import check_fields
+
+_CUT: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("cut", default=None)
+
+
+class Unlabelled(NamedTuple):
+    """An example that is only read: what tells which it is (its line, its file), and its columns."""
+
+    shown: dict[str, Any]
+    columns: dict[str, Any]
+
+
+class Encoded(NamedTuple):
+    """Examples made ready for a network."""
+
+    lengths: np.ndarray  # [N], in the modality's unit, so that batches may hold like with like
+    stack: Callable[[np.ndarray], dict[str, Tensor]]  # makes the backbone's arguments of rows, by their numbers
+
+
+class Reading(ABC):
+    """How examples without labels reach a network; a modality names its class as `reads`.
+
+    The fields of a subclass are its settings, of which `column` names the column of tables. Of tables and of Python
+    code comes the same kind of value, which `encode` takes.
+    """
+
+    ahead: ClassVar[int]  # so many examples may be in memory at once
+
+    def __post_init__(self) -> None:
+        check_fields(self, "inputs")
+
+    @abstractmethod
+    def read(self, path: Path, preprocess: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+        """Read examples from a file or a directory, one by one: what tells which each is, and its value."""
+
+    @abstractmethod
+    def take(self, item: Any, name: str, preprocess: Any) -> Any:
+        """Take an example as Python code holds it; what is none is an error that calls it `name`."""
+
+    @abstractmethod
+    def encode(self, values: Sequence[Any], names: Sequence[str], preprocess: Any, backbone: Any) -> Encoded:
+        """Make examples ready; what the network cannot read is an error that names it."""
+
+
+def tell_cut(cut: int, count: int, what: str) -> None:
+    """Say how many of `count` examples were cut, and are `what`; within `told_together` not yet."""
+    together = _CUT.get()
+    if together is not None:
+        before = together.get(what, (0, 0))
+        together[what] = before[0] + cut, before[1] + count
+    elif cut:
+        print(f"{cut} of {count} {what} and were cut", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def told_together() -> Iterator[None]:
+    """Say once, at the end, what was cut of examples that are encoded little by little."""
+    token = _CUT.set({})
+    try:
+        yield
+    finally:
+        found = _CUT.get() or {}
+        _CUT.reset(token)
+        for what, (cut, count) in found.items():
+            tell_cut(cut, count, what)
+
+
+def input_path(place: str) -> Path:
+    """Name the file or directory of `input=`; `-` is stdin."""
+    return Path("/dev/stdin" if place == "-" else place).expanduser()
+
+
+def some(examples: Iterable[Any], place: str) -> Iterator[Any]:
+    """Pass examples on; none at all are an error."""
+    found = iter(examples)
+    first = next(found, None)
+    if first is None:
+        raise RunError(f"got input={place}, which holds no examples")
+    return itertools.chain([first], found)
+
+
+def output_path(place: str, kinds: Collection[str], key: str = "output") -> Path:
+    """Name a file that can be written and ends as one of `kinds` does; another is an error."""
+    path = Path(place).expanduser()
+    if path.suffix.lower() not in kinds:
+        raise RunError(f"got {key}={place}: give a name that ends in {', '.join(kinds)}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        what = "is a directory" if path.is_dir() else f"has no directory {path.parent} that can be written to"
+        raise RunError(f"got {key}={place}, which {what}: give a file in one")
+    return path
