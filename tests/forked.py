@@ -18,8 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pretraining.cli import spawn
 
 SERVER = multiprocessing.get_context("forkserver")
-LATER = ["wandb.sdk.launch", "sklearn.datasets"]  # imported when a run comes to them: most of a short run's time
-SERVER.set_forkserver_preload(["pretraining.launch", "finetuning.launch", "experiments.launch", *LATER])
+SERVER.set_forkserver_preload(["pretraining.launch", "finetuning.launch", "experiments.launch", "tests.behind"])
 
 
 def run_module(module, *words, cwd=None, env=None, timeout=240):

@@ -15,6 +15,7 @@ import conf, pretraining
 assert "unpacked" in pretraining.__file__ and "unpacked" in str(list(conf.__path__)), pretraining.__file__
 from pretraining.image.augment.compiled import library  # compiled from the wheel's own files
 library()
+import finetuning.launch, pretraining.launch, sklearn.datasets, wandb.sdk.launch  # once, for the commands
 ```
 
 ```bash
