@@ -11,7 +11,7 @@ from typing import Any
 
 _NAMES = {
     "pretraining.audio.backbones.speech_encoder": "SpeechEncoder",
-    "pretraining.audio.collate": "StackWaves",
+    "pretraining.audio.collate": "StackWaves Waves",
     "pretraining.audio.data.espeak": "Espeak",
     "pretraining.audio.data.files": "AudioFolder",
     "pretraining.audio.data.hub": "HubAudio",
@@ -29,6 +29,7 @@ _NAMES = {
     "pretraining.errors": "RunError",
     "pretraining.image.augment": "Blur Crop Jitter Output Views",
     "pretraining.image.backbones.fixed_positions": "FixedPositions",
+    "pretraining.image.backbones.timm_model": "TimmBackbone",
     "pretraining.image.backbones.torchvision_model": "TorchvisionBackbone",
     "pretraining.image.backbones.transformers_vision": "TransformersVision",
     "pretraining.image.collate": "AugmentedImages LabelledImages StackImages",
