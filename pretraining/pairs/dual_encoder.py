@@ -47,8 +47,9 @@ class DualEncoder(Backbone):
             raise ValueError(f"{what}, or none: at least one must learn")
         self.towers = nn.ModuleDict()
         for name, make in towers.items():
-            asks = preprocess is not None and "preprocess" in inspect.signature(make).parameters
-            self.towers[name] = make(**told.get(name, {}), **({"preprocess": preprocess[name]} if asks else {}))
+            asked = {"preprocess"} & {*inspect.signature(make).parameters}
+            fed = {key: preprocess[name] for key in asked} if preprocess is not None else {}
+            self.towers[name] = make(**told.get(name, {}), **fed)
         self.locked = tuple(locked)
         for name in self.locked:
             self.towers[name].requires_grad_(False)
