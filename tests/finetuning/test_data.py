@@ -115,6 +115,13 @@ def test_subsets_of_one_seed_nest_and_differ_between_seeds() -> None:
     assert [tenth.column("label").count(name) for name in "abc"] == [4, 2, 3]
 
 
+def test_a_share_of_texts_is_one_of_all_though_some_occur_twice() -> None:
+    """As transcripts do, which are no classes: of each at least one would be nearly all of them."""
+    whole = examples({f"said {number}": 1 + number // 180 for number in range(200)})
+    assert whole.size == 220 and subset(whole, fraction=0.1, shots=None, seed=1).size == 22
+    assert carving().complete({"train": whole}, None).test.size == 44
+
+
 def test_shots_of_real_numbers_are_an_error() -> None:
     whole = Examples.of(text=["a"] * 9, label=list(np.linspace(0, 1, 9)))
     with pytest.raises(RunError, match="labels that are not classes: give fraction instead"):
