@@ -92,7 +92,7 @@ class ImagePreprocess(Preprocess):
         if height != width or how not in FILTERS.values() or cut != "center":
             what = f"{name} prepares images of {height} x {width} by {how} and a crop of kind {cut}"
             raise ValueError(f"{what}: only squares from the centre, bilinear and bicubic, are read")
-        scale = {part: [float(value) for value in config[part]] for part in ("mean", "std")}
+        scale: dict[str, Any] = {part: [float(value) for value in config[part]] for part in ("mean", "std")}
         return cls(size=height, channels=channels, interpolation=how, crop=config["crop_pct"], **scale)
 
     def for_timm(self) -> dict[str, Any]:

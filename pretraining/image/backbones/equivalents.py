@@ -50,8 +50,8 @@ def as_timm(backbone: Backbone) -> TimmBackbone:
     if isinstance(model, VisionTransformer):
         sizes, width, mlp = model.encoder.layers, model.hidden_dim, model.mlp_dim
         ratio = mlp / width if int(width * (mlp / width)) == mlp else (mlp + 0.5) / width  # timm rounds it down
-        arguments = {"patch_size": model.patch_size, "embed_dim": width, "depth": len(sizes), "mlp_ratio": ratio}
-        arguments["num_heads"] = sizes[0].num_heads
+        arguments: dict[str, Any] = {"patch_size": model.patch_size, "embed_dim": width, "mlp_ratio": ratio}
+        arguments |= {"depth": len(sizes), "num_heads": sizes[0].num_heads}
         common |= {"name": "vit_base_patch16_224", "arguments": arguments, "size": model.image_size}
         common["pooling"] = "mean" if backbone.kwargs["pooling"] == "mean" else "model"
         names = vision_names(len(sizes), 0)

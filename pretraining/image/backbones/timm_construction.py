@@ -30,7 +30,7 @@ def built(
     options = options_of(name, arguments, size, in_channels)
     state = None if weights in (None, "pretrained") else _read(name, str(weights))
     try:
-        model = timm.create_model(name, **options, pretrained=weights == "pretrained")
+        model: Any = timm.create_model(name, **options, pretrained=weights == "pretrained")
         _refuse_closed(name, model)
         drawn, hidden = model.state_dict(), _without_hidden(model)
         if state is not None:

@@ -209,7 +209,8 @@ def read_checkpoint(name: str) -> Tower:
     """
     from timm.data import resolve_data_config
 
-    arguments, described = dict[str, Any](weights="pretrained"), None
+    arguments: dict[str, Any] = {"weights": "pretrained"}
+    described: dict[str, Any] | None = None
     if Path(name).is_dir():
         name, arguments, described = read_directory(Path(name))
     elif ":" in name:
