@@ -60,8 +60,7 @@ def find(places: Sequence[str]) -> list[RunStatus]:
     for place in places:
         if not Path(place).is_dir():
             raise StudyError(f"{place} is no directory: give directories of runs, or one that holds some")
-    roots = [Path(place) for place in places]
-    roots = [root / "runs" if (root / "study.json").exists() else root for root in roots]
+    roots = [root / "runs" if (root / "study.json").exists() else root for root in ls.alike(places)]
     jobs = ls.find_jobs(needed=False)
     found = list({run.path.resolve(): run for root in roots for run in find_runs(root, jobs)}.values())
     if not found:
@@ -91,7 +90,9 @@ def reached(runs: Sequence[RunStatus]) -> Iterator[str]:
     """Name what the runs measured: first what each is about, then the rest, then what they cost."""
     measured = list(dict.fromkeys(name for run in runs for name in ls.read_numbers(run.path)))
     about = [run.value.split()[0] for run in runs if run.value and run.status == DONE]
-    rest = [name for name in measured if name.startswith(MEASURED) and not name.endswith(ENDS)]
+    rest = [
+        name for name in measured if name.startswith(MEASURED) and not name.endswith(ENDS) and "majority" not in name
+    ]
     yield from list(dict.fromkeys([*about, *sorted(rest, key=lambda name: "accuracy" not in name)]))[:MOST_NUMBERS]
     yield from (name for name in SPENT if name in measured)
 

@@ -88,6 +88,12 @@ def run_table(found: Sequence[RunStatus], columns: Sequence[str] = COLUMNS, sort
     return table
 
 
+def alike(places: Sequence[str]) -> list[Path]:
+    """Turn places into paths, all of them absolute where one is, so that what they share can be found."""
+    paths = [Path(place) for place in places]
+    return [path.absolute() for path in paths] if any(path.is_absolute() for path in paths) else paths
+
+
 def common_place(found: Sequence[RunStatus]) -> str:
     """Find what the paths of all runs begin with: it is said once, and where the names differ nothing may be cut."""
     return os.path.commonpath([run.path.parent for run in found])
@@ -214,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     for missing in (place for place in given.places if not Path(place).is_dir()):
         print(f"ls: {missing} is no directory", file=sys.stderr)
         return 1
-    roots = [Path(place) for place in given.places or USUAL]
+    roots = alike(given.places or USUAL)
     jobs = find_jobs(needed=given.cancel or given.resubmit_failed)
     known = [directory for root in roots for directory in find_studies(root)]
     found = [run for root in roots for run in find_runs(root, jobs)]

@@ -74,7 +74,10 @@ def cli() -> None:
         if kind not in KINDS:
             raise RunError(f"got {kind or 'nothing'}: give one of {', '.join(KINDS)}, and a name for it")
         directory = Path(SETTINGS.read(sys.argv[3:]).get("directory", "."))
-        package = write(kind, name, directory)
+        try:
+            package = write(kind, name, directory)
+        except OSError as error:
+            raise RunError(f"directory={directory} cannot be written to ({error.strerror}): give another") from error
         files = sorted(path.relative_to(directory) for path in package.rglob("*") if path.is_file())
         print("\n".join(["wrote", *(f"  {path}" for path in files), "run"]))
         print("\n".join(f"  {line}" for line in commands(kind, name, directory)))

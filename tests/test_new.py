@@ -26,15 +26,14 @@ def run(command, place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", new.KINDS)
-def test_what_is_begun_passes_its_own_test_and_its_commands_run(kind, tmp_path):
-    said = run(f"python -m pretraining.new {kind} mine directory=lab", tmp_path)
-    enter, *runs, test = (line.strip() for line in said.partition("\nrun\n")[2].splitlines())
-    assert enter == "cd lab" and test == "python -m pytest mine"
-    run(test, tmp_path / "lab")
-    for command in runs:
+def test_what_is_begun_passes_its_own_tests_and_the_printed_commands_run(tmp_path):
+    said = {kind: run(f"python -m pretraining.new {kind} my_{kind} directory=lab", tmp_path) for kind in new.KINDS}
+    lines = {kind: [line.strip() for line in text.partition("\nrun\n")[2].splitlines()] for kind, text in said.items()}
+    assert all(lines[kind][0] == "cd lab" and lines[kind][-1] == f"python -m pytest my_{kind}" for kind in new.KINDS)
+    run(f"python -m pytest -p no:cacheprovider {' '.join(f'my_{kind}' for kind in new.KINDS)}", tmp_path / "lab")
+    for command in lines["modality"][1:-1]:  # which pretrains and finetunes
         run(f"{command} trainer.max_steps=2 logger.wandb.mode=disabled", tmp_path / "lab")
-    assert len(list((tmp_path / "lab" / "runs").glob("*/metrics.json"))) == len(runs)
+    assert len(list((tmp_path / "lab" / "runs").glob("*/metrics.json"))) == 2
 
 
 def test_each_kind_is_written_by_its_name_and_its_command_is_understood(tmp_path, monkeypatch):
@@ -76,9 +75,19 @@ def test_names_that_cannot_be_are_refused_in_a_line(kind, name, said, tmp_path):
     assert "\n" not in str(refusal.value) and [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_the_command_refuses_an_unknown_kind(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["new", "colour", "mine"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["colour", "mine"], "got colour: give one of modality, objective, task, and a name for it"),
+        ([], "got nothing: give one of modality, objective, task, and a name for it"),
+        (["task", "mine", "place=x"], "got 'place=x', but this command takes directory="),
+        (["task", "mine", "directory=file"], "directory=file cannot be written to (Not a directory): give another"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do_in_a_line(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setattr(sys, "argv", ["new", *words])
     with pytest.raises(SystemExit) as ended:
         new.cli()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: got colour: give one of modality, objective, task, and a name for it\n"
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {said}\n"
