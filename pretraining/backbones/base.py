@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pretraining.settings import Noted
@@ -101,8 +102,12 @@ class Backbone(Noted, nn.Module, ABC):
         A function of the seed and the number of steps before this one.
         """
 
-    def take_shortcuts(self) -> None:
-        """Compute from now on, without gradients, in whatever way is quickest and says the same to rounding."""
+    def take_shortcuts(self, dtype: torch.dtype) -> bool:
+        """Compute from now on, without gradients, in the quickest way that says the same to rounding.
+
+        Tells whether weights are now of `dtype`; else autocast sees to it.
+        """
+        return False
 
     def take_no_shortcut(self) -> None:
         """Compute from now on all that a formula of operations counts, padding included."""

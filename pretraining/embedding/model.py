@@ -43,6 +43,7 @@ class Embedder:
         self.device = source.place
         convolves = tower.backbone.convolves
         self.precision = choose_precision(source.precision, self.device.type, convolves=convolves)  # type: ignore[arg-type]
+        self._autocast = self.precision == "bf16"
         self.backbone = self._ready(tower.backbone)
         self.shared = None if shared is None else shared.to(self.device)
         self._pooled: dict[str | None, Backbone] = {None: self.backbone}
@@ -121,8 +122,9 @@ class Embedder:
 
     def _ready(self, backbone: Backbone) -> Backbone:
         """Put a network where it computes, as evaluation does."""
-        if self.device.type == "cpu":
-            backbone.take_shortcuts()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        if self.device.type == "cpu" and backbone.take_shortcuts(dtype):
+            self._autocast = False
         return backbone.eval().to(self.device)
 
     @torch.inference_mode()
@@ -131,7 +133,7 @@ class Embedder:
         order, numbers = np.argsort(-encoded.lengths, kind="stable"), wanted.numbers(network)
         found = np.empty((len(values), self.width(wanted)), np.float32)
         exact = functools.partial(torch.autocast, self.device.type, enabled=False)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):  # casts weights once
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):  # casts weights once
             for start in range(0, len(order), wanted.batch_size):
                 rows = order[start : start + wanted.batch_size]
                 with exact():

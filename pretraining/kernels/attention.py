@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretraining.kernels.dropout import draw_kept, zero_dropped
+from pretraining.kernels.inference import is_inference
 
 SHORTEST_SHARE = 0.7  # of a group's longest document: a shorter one opens a group of its own
 SHORT = 16  # tokens: documents up to this length make one group
@@ -40,6 +41,7 @@ class Layout(NamedTuple):
     from_outputs: Tensor | None  # int64 [N * H], the row of each token and head among all groups' outputs
     from_inputs: Tensor | None  # int64 [N * 3 * H], and among all groups' inputs
     mask: Tensor | None  # bool [B, 1, T, T] where there are no groups: the stream keeps its padding, shapes are static
+    runs: tuple[tuple[int, int], ...] = ()  # without gradients: how many documents of which length follow each other
 
 
 def lay_out(document_ids: Tensor, heads: int, *, keep_padding: bool) -> Layout:
@@ -58,6 +60,10 @@ def lay_out(document_ids: Tensor, heads: int, *, keep_padding: bool) -> Layout:
     places = np.repeat(starts - before, lengths) + np.arange(count)
     back = np.zeros(document_ids.numel(), dtype=np.int64)
     back[places] = np.arange(count)
+    if is_inference():
+        kinds, counts = np.unique(-lengths, return_counts=True)
+        runs = tuple(zip(counts.tolist(), (-kinds).tolist(), strict=True))
+        return Layout(tensor(places), tensor(back), [], None, None, None, runs)
     groups = []
     from_outputs, from_inputs = (np.empty(count * heads * parts, dtype=np.int64) for parts in (1, 3))
     head, filled = np.arange(heads)[:, None], 0
@@ -104,6 +110,8 @@ def attend(projected: Tensor, layout: Layout, *, heads: int, window: int | None,
     """
     if layout.mask is not None:
         return _attend_rows(projected, layout.mask, heads, window, rate)
+    if layout.runs:
+        return _attend_runs(projected, layout.runs, heads, window)
     rows = projected.reshape(len(projected) * 3 * heads, -1)
     if layout.groups[0].size[1] > PLAIN_UP_TO:
         attended = torch.cat([_attend_fused(rows, group, heads, window, rate) for group in layout.groups])
@@ -119,6 +127,19 @@ def _attend_rows(projected: Tensor, mask: Tensor, heads: int, window: int | None
     mask = mask if window is None else mask & _near(tokens, window, mask.device)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
     return attended.transpose(1, 2).reshape(rows * tokens, -1)
+
+
+def _attend_runs(projected: Tensor, runs: tuple[tuple[int, int], ...], heads: int, window: int | None) -> Tensor:
+    """Attend without gradients: documents of one length stand side by side in the stream, so nothing is gathered."""
+    attended, first = [], 0
+    for count, length in runs:
+        own = projected[first : first + count * length].view(count, length, 3, heads, -1)
+        query, key, value = own.permute(2, 0, 3, 1, 4)
+        near = None if window is None or window >= length - 1 else _near(length, window, projected.device)
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=near)
+        attended.append(found.transpose(1, 2).reshape(count * length, -1))
+        first += count * length
+    return torch.cat(attended)
 
 
 def _attend_fused(rows: Tensor, group: Group, heads: int, window: int | None, rate: float) -> Tensor:

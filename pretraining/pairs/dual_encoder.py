@@ -94,11 +94,6 @@ class DualEncoder(Backbone):
         for tower in self.towers.values():
             tower.set_compute(compiled=compiled, activation_checkpointing=activation_checkpointing, sharded=sharded)
 
-    def take_shortcuts(self) -> None:
-        """See `Backbone.take_shortcuts`."""
-        for tower in self.towers.values():
-            tower.take_shortcuts()
-
     def take_no_shortcut(self) -> None:
         """See `Backbone.take_no_shortcut`."""
         for tower in self.towers.values():

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretraining.kernels.attention import Layout, attend, lay_out
 from pretraining.kernels.dropout import dropout
+from pretraining.kernels.inference import activated
 
 POST_NORM = ("bert", "roberta", "xlm-roberta", "camembert")
 PRE_NORM = ("roberta-prelayernorm", "modernbert")
@@ -70,12 +71,12 @@ class Layer(nn.Module):
             context, stream = context.index_select(0, wanted), stream.index_select(0, wanted)
         stream = stream + dropout(self.out(context), rates.attended)
         stream = stream if pre_norm else self.first_norm(stream)
-        inside = self.up(self.second_norm(stream) if pre_norm else stream)
+        inside = self.second_norm(stream) if pre_norm else stream
         if self.down.in_features != self.up.out_features:  # gated units (Shazeer 2020)
-            value, gate = inside.chunk(2, dim=-1)
+            value, gate = self.up(inside).chunk(2, dim=-1)
             inside = self.activation(value) * gate
         else:
-            inside = self.activation(inside)
+            inside = activated(self.up, self.activation, inside)
         stream = stream + dropout(self.down(dropout(inside, rates.inner)), rates.output)
         return stream if pre_norm else self.second_norm(stream)
 

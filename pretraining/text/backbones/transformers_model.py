@@ -228,10 +228,13 @@ class TransformersBackbone(Backbone):
         loaded = read(self.architecture, str(directory), {})
         self.model.load_state_dict(loaded.state_dict())
 
-    def take_shortcuts(self) -> None:
-        """Leave padding out where that is possible."""
-        if self.architecture == "encoder" and reason_against(self.model) is None:
+    def take_shortcuts(self, dtype: torch.dtype) -> bool:
+        """Leave padding out where that is possible: see `Backbone.take_shortcuts`."""
+        fits = self.architecture == "encoder" and reason_against(self.model) is None
+        if fits:
+            self.model.to(dtype)
             self._fast = FastEncoder(self.model)
+        return fits
 
     def take_no_shortcut(self) -> None:
         """Compute as transformers does."""
