@@ -95,7 +95,8 @@ def prefix_beam_search(log_probabilities: np.ndarray, beam: int, prior: Prior | 
                 longer[1] = np.logaddexp(longer[1], before + gains[symbol])
         best = sorted(grown.items(), key=lambda item: (-np.logaddexp(item[1][0], item[1][1]), item[0]))[:beam]
         beams = {prefix: (ends[0], ends[1]) for prefix, ends in best}
-    return list(max(beams, key=lambda prefix: np.logaddexp(*beams[prefix]) + prior(prefix)[BLANK]))
+    found = max(beams, key=lambda prefix: np.logaddexp(*beams[prefix]) + prior(prefix)[BLANK])
+    return list(found)
 
 
 def needed_frames(targets: Tensor, per_row: Tensor) -> Tensor:

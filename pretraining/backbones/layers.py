@@ -18,7 +18,8 @@ def numbers_of(backbone: Backbone, wanted: str | Sequence[int], key: str = "mode
         return [count - 1]
     if wanted == ALL:
         return list(range(count))
-    numbers = [number + count if number < 0 else number for number in wanted]  # type: ignore[operator]
+    listed: Any = wanted  # which is no word by now
+    numbers: list[int] = [number + count if number < 0 else number for number in listed]
     if not numbers or not all(0 <= number < count for number in numbers):
         what = f"got {key}={list(wanted)}, but {type(backbone).__name__} has the layers 0 to {count - 1}"
         raise RunError(f"{what}: give some of these (-1 is the last)")

@@ -125,7 +125,8 @@ def _entries(form: Form, told: Told, results: list[tuple[str, float, str]]) -> l
     """Make the header's model-index, which other tools read."""
     from huggingface_hub import EvalResult
 
-    known = {"task_type": form.task, "dataset_type": told.task or "test", "dataset_name": told.task or "test"}
+    name = told.task or "test"
+    known: dict[str, Any] = {"task_type": form.task, "dataset_type": name, "dataset_name": name}
     return [
         EvalResult(
             **known,

@@ -71,7 +71,7 @@ def _contents(directory: Path, card: str) -> dict[str, str | bytes]:
     content["README.md"] = card.encode()
     if CARD in files:  # it holds the digest of each other file
         described = json.loads(files[CARD].read_text("utf-8"))
-        described["sha256"]["README.md"] = hashlib.sha256(content["README.md"]).hexdigest()
+        described["sha256"]["README.md"] = hashlib.sha256(card.encode()).hexdigest()
         content[CARD] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
     return content
 

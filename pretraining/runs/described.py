@@ -40,7 +40,8 @@ def _name(kind: Any) -> str:
 
 def _arguments(kind: type) -> dict[str, Any]:
     """Name a constructor's arguments, with their defaults."""
-    found = inspect.signature(kind.__init__).parameters.values()  # a class with __new__ would show that one's
+    start: Any = kind.__init__  # type: ignore[misc] # a class with __new__ would show that one's
+    found = inspect.signature(start).parameters.values()
     named = [each for each in found if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     return {each.name: each.default for each in named[1:]}
 
