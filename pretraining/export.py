@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before anything slow is imported
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from pretraining import handoff
@@ -41,7 +41,7 @@ def export(given: Handoff, to: str, directory: Path, **options: str) -> Path:
     return directory
 
 
-def writer_of(given: Handoff, to: str, options: Sequence[str] = ()) -> Callable[..., None]:
+def writer_of(given: Handoff, to: str, options: Collection[str] = ()) -> Callable[..., None]:
     """Find what writes a hand-off as `to`; a form or an option that there is not is an error."""
     modality = modality_of(given)
     if to not in modality.writers:

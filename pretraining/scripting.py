@@ -81,7 +81,12 @@ def fit(
     What a user can mend is a `RunError` of one line. A run that is told to stop saves and raises `SystemExit`.
     """
     keep_freed_memory()  # as the command does
-    given = {"run_dir": run_dir and str(run_dir), "seed": seed, "resume": resume and str(resume), "ema": ema}
+    given: dict[str, Any] = {
+        "run_dir": run_dir and str(run_dir),
+        "seed": seed,
+        "resume": resume and str(resume),
+        "ema": ema,
+    }
     given |= {"dry_run": dry_run, "overfit_batches": overfit_batches, "profile": profile, "name": name, "group": group}
     given |= {"trainer": None if trainer is None else described(trainer), "logger": logger, "budget": budget}
     if probe != AUTO:

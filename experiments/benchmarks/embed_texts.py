@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
     folder: str  # of the model
     texts: str  # a file of json
-    count: int
+    size: int
     precision: Any
     batch: int
     threads: int
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
     def read(self) -> list[str]:
         """Read the texts, as many times as it takes."""
         known = json.loads(Path(self.texts).read_text("utf-8"))
-        return (known * -(-self.count // len(known)))[: self.count]
+        return (known * -(-self.size // len(known)))[: self.size]
 
 
 def ours(turn: Turn, setting: Setting) -> None:
@@ -122,7 +122,7 @@ def make_model(shape: str, cache_dir: str, folder: Path) -> list[str]:
 
 def sides_of(given: argparse.Namespace, folder: Path, texts: Path) -> dict[str, Any]:
     """List the sides that are asked for."""
-    shared = {"folder": str(folder), "texts": str(texts), "count": given.texts, "threads": given.threads}
+    shared = {"folder": str(folder), "texts": str(texts), "size": given.texts, "threads": given.threads}
     found: dict[str, Any] = {
         f"ours_{precision}": (ours, Setting(**shared, precision=precision, batch=given.batch))
         for precision in ("fp32", "bf16")

@@ -41,7 +41,7 @@ class Tokens(EncodedSplit):
 
     def stack(self, rows: np.ndarray) -> Batch:
         """Pad to [B, T]; document_ids are 1 where a token is and 0 where none."""
-        types = {} if self.types is None else {"token_type_ids": [self.types[row] for row in rows]}
+        types: dict[str, Any] = {} if self.types is None else {"token_type_ids": [self.types[row] for row in rows]}
         batch, width = token_batch([self.ids[row] for row in rows], self.pad_id, **types)
         if self.positions is not None:
             batch["target_positions"] = flat_positions([self.positions[row] for row in rows], width)

@@ -27,7 +27,8 @@ PLACES = {  # our heads' parts, in Wav2Vec2ForPreTraining
 
 def write_transformers(given: Handoff, directory: Path) -> None:
     """Write Wav2Vec2ForPreTraining and its preparation of recordings; transformers has no class for other heads."""
-    backbone, known = given.backbone, getattr(given.objective, "library_heads", ())
+    backbone: Any = given.backbone
+    known = getattr(given.objective, "library_heads", ())
     fits = isinstance(backbone, SpeechEncoder) and backbone.stem_kind == "waves"
     if not fits or not known or backbone.model.config.model_type != "wav2vec2":
         what = f"transformers has no class for the head of objective={given.card['origin'].get('objective')}"

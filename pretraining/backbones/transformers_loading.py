@@ -92,7 +92,7 @@ def modalities_of(name: str) -> set[str]:
     """Tell what a checkpoint's model reads: text, image, audio or several of them."""
     import transformers
 
-    kind = transformers.MODEL_MAPPING[type(transformers.AutoConfig.from_pretrained(name))]
+    kind: Any = transformers.MODEL_MAPPING[type(transformers.AutoConfig.from_pretrained(name))]
     told = (kind[0] if isinstance(kind, (list, tuple)) else kind).input_modalities
     return {told} if isinstance(told, str) else set(told)
 

@@ -81,7 +81,8 @@ class Embedder:
             raise RunError(f"got {type(items).__name__}, a single thing: give a list of examples")
         held, first = list(items), 0
         found = np.empty((len(held), self.width(wanted)), np.float32)
-        values = (({}, self.reading.take(item, f"item {n}", self.preprocess)) for n, item in enumerate(held))
+        none: dict[str, Any] = {}
+        values = ((none, self.reading.take(item, f"item {n}", self.preprocess)) for n, item in enumerate(held))
         for _, vectors in self.pieces(values, wanted):
             found[first : first + len(vectors)] = vectors
             first += len(vectors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -53,7 +53,8 @@ def _of_transformers(objective: Objective, checkpoint: str) -> dict[str, Tensor]
     if not wanted or not kinds:
         return {}
     written = config.architectures or ()  # ELECTRA's two are different networks
-    kinds.sort(key=lambda family: family._model_mapping[type(config)].__name__ not in written)
+    models: dict[Any, Any] = {family: family._model_mapping[type(config)] for family in kinds}
+    kinds.sort(key=lambda family: models[family].__name__ not in written)
     model, report = kinds[0].from_pretrained(checkpoint, output_loading_info=True, dtype="float32")
     weights = {name: value for name, value in model.state_dict().items() if name not in report["missing_keys"]}
     found = {name: found_in(weights, name.partition(".")[2]) for name in wanted}

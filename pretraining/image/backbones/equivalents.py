@@ -178,8 +178,9 @@ def resnet_name(name: str) -> str:
     name = re.sub(r"\bdownsample\.0\.", "shortcut.convolution.", name)
     name = re.sub(r"\bdownsample\.1\.", "shortcut.normalization.", name)
     for short, long in (("conv", "convolution"), ("bn", "normalization")):
-        number = (lambda at: f"{int(at[1]) - 1}.") if inside == "layer." else (lambda at: "")
-        name = re.sub(rf"\b{short}(\d)\.", lambda at, number=number, long=long: f"{inside}{number(at)}{long}.", name)
+        if found := re.search(rf"\b{short}(\d)\.", name):
+            number = f"{int(found[1]) - 1}." if inside == "layer." else ""
+            name = name.replace(found[0], f"{inside}{number}{long}.")
     return name
 
 

@@ -140,8 +140,8 @@ class TimmBackbone(Backbone):
         """List a ResNet's stages, or a plain vision transformer's blocks; of others the last map alone is read."""
         from timm.models import ResNet
 
-        model = self.model
-        if isinstance(model, ResNet):
+        model: Any = self.model
+        if isinstance(self.model, ResNet):
             return [model.layer1, model.layer2, model.layer3, model.layer4]
         return list(model.blocks) if self.plain else []
 

@@ -74,7 +74,7 @@ def reference_infilling(length, fraction, mean, draw):
 @pytest.mark.parametrize(("mean", "masks", "hidden"), [(3.0, 42.8, 0.268), (3.5, 35.9, 0.266)])
 def test_infilling_hides_as_much_of_510_tokens_behind_as_many_masks_as_published_code(mean, masks, hidden):
     rows = 2000  # 1,020,000 tokens
-    noise = TextInfilling(fraction=0.3, mean_length=mean, whole_words=False)
+    noise = TextInfilling(fraction=0.3, mean_length=mean, random_share=0.0, whole_words=False)
     noised = noise(documents(rows, 510), draws(range(rows)))
     shown = ((noised.tokens == MASK) & noised.inside()).sum(1)
     share = 1 - (noised.lengths - shown) / 510
@@ -90,7 +90,7 @@ def test_infilling_hides_as_much_of_510_tokens_behind_as_many_masks_as_published
 def test_infilling_hides_whole_words_and_keeps_every_other_token_in_order():
     before = documents(200, 100)
     before.tokens[:] = np.arange(SPECIAL, SPECIAL + 100)  # no two alike, so that what is left says where it was
-    noised = TextInfilling(fraction=0.3, mean_length=3.0)(before, draws(range(200)))
+    noised = TextInfilling(fraction=0.3, mean_length=3.0, random_share=0.0)(before, draws(range(200)))
     for row in range(200):
         left = [token for token in row_of(noised, row) if token != MASK]
         text, starts = row_of(before, row), before.word_starts[row].copy()
@@ -108,14 +108,14 @@ def test_poisson_lengths_have_the_probabilities_of_the_law():
 
 @pytest.mark.parametrize("mean", [0.05, 0.5, 20.0])
 def test_infilling_spans_fill_the_budget_exactly_for_any_mean(mean):
-    noise = TextInfilling(fraction=0.3, mean_length=mean)
+    noise = TextInfilling(fraction=0.3, mean_length=mean, random_share=0.0)
     spans = noise.span_lengths(np.array([0, 1, 30, 150]), keys_of(range(4)), 0)
     assert np.maximum(spans, 0).sum(1).tolist() == [0, 1, 30, 150]
 
 
 def test_infilling_with_only_empty_spans_would_never_end_and_is_refused():
     with pytest.raises(ValueError, match="mean span length above 0, got 0: for insertions take TokenInsertion"):
-        TextInfilling(fraction=0.3, mean_length=0)
+        TextInfilling(fraction=0.3, mean_length=0, random_share=0.0)
 
 
 def test_masking_and_replacement_hit_an_exact_share_and_never_draw_a_special_token():
