@@ -11,7 +11,7 @@ test: env  ## the tests
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: env  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 docs: env  ## the site, in site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

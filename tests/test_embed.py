@@ -316,7 +316,7 @@ MISTAKES = {
     "tower=image": "has no tower 'image'",
     "side=image": "which has one network: leave it out",
     "output=out.txt": "got output=out.txt: give a name that ends in .parquet, .npy, .csv",
-    "output=nowhere/out.npy": "has no directory nowhere that can be bert to",
+    "output=nowhere/out.npy": "has no directory nowhere that can be written to",
     "picture=map.gif": "got picture=map.gif: give a name that ends in .png, .html",
     "input=nowhere.txt": "input=nowhere.txt does not exist",
     "neighbors=3": "got 'neighbors=3', but this command takes",

@@ -187,8 +187,8 @@ def run(config):
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        ("all", 2, "a mistake of the user's"),
-        ("disk", 3, "no space left on here"),
+        pytest.param("all", 2, "a mistake of the user's", marks=pytest.mark.slow),
+        pytest.param("disk", 3, "no space left on here", marks=pytest.mark.slow),
         ("second", 2, "only rank 1 knows why"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_modality_is_a_folder_of_at_most_200_lines():
     lines = [line for path in files for line in path.read_text().splitlines() if line.strip()]
     assert len(files) > 5 and len(lines) <= 200, len(lines)
     packages = ["pretraining", "finetuning", "experiments", "conf"]
-    command = ["git", "grep", "-lE", "new_modality|SignalInputs", "--", *packages]
+    command = ["git", "grep", "-lE", "new_modality|SignalInputs", "--", *packages, ":!pretraining/templates"]
     named = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     assert named == ""
 

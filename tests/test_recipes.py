@@ -96,7 +96,9 @@ def test_a_smoke_recipe_differs_from_its_recipe_in_size_only(name):
     assert small.optimizer.schedule == full.optimizer.schedule and small.trainer.clip_norm == full.trainer.clip_norm
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [name if name == "bert_base" else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_a_smoke_recipe_reaches_the_loss_it_announces(name, tmp_path, cache_dir):
     text = (Path(CONF) / "experiment" / f"{name}_smoke.yaml").read_text()
     expected = float(re.search(r"# Expected  a validation loss of ([\d.]+) after", text)[1])

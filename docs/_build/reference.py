@@ -40,7 +40,10 @@ def _described(name: str, thing: object) -> str:
     """Write a signature, a parameter per line where it is long, and what the docstring says."""
     said = [name]
     if callable(thing):
-        signature = inspect.signature(thing)
+        try:
+            signature = inspect.signature(thing)
+        except ValueError:  # of an exception that takes what the built-in one takes
+            signature = inspect.Signature()
         parameters = [_unquoted(str(one)) for one in signature.parameters.values() if one.name != "self"]
         keywords = [one.kind is one.KEYWORD_ONLY for one in signature.parameters.values() if one.name != "self"]
         if True in keywords:

@@ -35,7 +35,8 @@ class StackImages:
 
     def draw(self, batch: Batch, path: Path, count: int = 12) -> None:
         """Save a picture of `count` images of a finished batch, one per column, with their views below them."""
-        images, views = batch["images"][:count], batch.get("views", batch["inputs"]["images"])
+        images, read = batch["images"][:count], batch.get("inputs") or {"images": self.preprocess(batch["images"])}
+        views = batch.get("views", read["images"])
         size = views.shape[-1]
         mean, std = (torch.tensor(part)[:, None, None] for part in (self.preprocess.mean, self.preprocess.std))
         views = views.float().cpu().unflatten(0, (-1, len(batch["images"])))[:, :count] * std + mean

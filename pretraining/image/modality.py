@@ -29,9 +29,6 @@ class Image(Modality):
         "timm": "pretraining.image.writers.write_timm",
         "torchvision": "pretraining.image.writers.write_torchvision",
         "transformers": "pretraining.image.writers.write_transformers",
-    }
-    writers = {  # noqa: RUF012
-        "transformers": "pretraining.image.transformers_form.write_transformers",
         "onnx": "pretraining.onnx_form.write_onnx",
     }
 

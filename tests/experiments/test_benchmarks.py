@@ -32,7 +32,7 @@ def step_of(work, *given):
 @pytest.mark.parametrize("method", joint_sides.METHODS)
 def test_our_side_of_a_method_takes_a_step(method):
     turn = step_of(joint_sides.ours, method)
-    assert turn.units == 4 and turn.facts == {"precision": "fp32", "channels_last": True}
+    assert turn.units == 4 and turn.facts == {"precision": "fp32", "channels_last": True, "winograd": False}
 
 
 def test_our_side_of_simclr_takes_a_step():

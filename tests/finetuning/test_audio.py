@@ -227,7 +227,7 @@ def test_eight_recordings_are_learnt_by_heart_letter_by_letter(overfitted: Path)
 
 def test_new_recordings_are_turned_into_text(overfitted: Path, tmp_path: Path) -> None:
     from finetuning.launch import load_run
-    from finetuning.predict import predict, read_inputs
+    from finetuning.predictions import predict, read_inputs
 
     config, task = load_run(overfitted)
     place = folder_of(tmp_path / "new")
@@ -243,7 +243,7 @@ def test_new_recordings_are_turned_into_text(overfitted: Path, tmp_path: Path) -
 
 def test_the_loss_of_a_batch_is_the_sum_of_its_rows_and_padding_counts_for_nothing(overfitted: Path) -> None:
     from finetuning.launch import load_run
-    from finetuning.predict import read_inputs
+    from finetuning.predictions import read_inputs
 
     config, task = load_run(overfitted)
     place = Path(config.data.path) / "train"

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from finetuning.launch import compose, load_run
-from finetuning.predict import predict, read_inputs
+from finetuning.predictions import predict, read_inputs
 from pretraining.runs.renamed import current
 from tests.finetuning.conftest import Finetune
 

@@ -205,7 +205,7 @@ def test_a_checkpoint_of_transformers_alone_is_finetuned(
 
 
 def test_a_lone_last_example_is_predicted_like_the_others(finetune: Finetune, text_handoff: Path, topics: Path) -> None:
-    from finetuning.predict import predict, read_inputs
+    from finetuning.predictions import predict, read_inputs
 
     run = finetune(
         "task=text_classification",

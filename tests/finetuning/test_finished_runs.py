@@ -12,8 +12,8 @@ from finetuning.evaluate import cli as evaluate_command
 from finetuning.evaluate import evaluate, with_data
 from finetuning.export import export, transformers_model
 from finetuning.launch import load_run
-from finetuning.predict import cli as predict_command
-from finetuning.predict import predict, read_inputs
+from finetuning.predictions import cli as predict_command
+from finetuning.predictions import predict, read_inputs
 from pretraining.cli.configuration import instantiate
 from pretraining.errors import RunError
 from tests.finetuning.conftest import Finetune, texts, write

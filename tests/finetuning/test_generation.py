@@ -15,7 +15,7 @@ from finetuning.export import export
 from finetuning.inputs.text_pairs import prompts
 from finetuning.launch import load_run
 from finetuning.metrics import generation as overlap
-from finetuning.predict import predict, read_inputs
+from finetuning.predictions import predict, read_inputs
 from finetuning.tasks.decoding import KeyedSampling
 from pretraining import handoff
 from pretraining.cli.configuration import instantiate

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from finetuning.launch import load_run
-from finetuning.predict import predict, read_inputs
+from finetuning.predictions import predict, read_inputs
 from pretraining.cli.compose import compose
 from tests.fuzz import MAINS, ONE_STEP, damaged, ends, said_by, wrong
 from tests.fuzz.kinds import HEAD, KNN, TEXTS, finetuning, pretraining, write_folder, write_table

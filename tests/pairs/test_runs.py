@@ -175,7 +175,7 @@ def test_a_zero_shot_head_is_kept_and_trained_on(pretrained, tmp_path):
     finetune(pretrained / "handoff" / "last", tmp_path / "plain", *given)
     _, task = finetuning.load_run(tmp_path / "plain")
     from finetuning.inputs.base import Unlabelled
-    from finetuning.predict import predict
+    from finetuning.predictions import predict
 
     scenes = DigitScenes(size=32, most=1).draw("test", range(40))
 

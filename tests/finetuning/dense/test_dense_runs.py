@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from finetuning.dense.masks import decode
 from finetuning.evaluate import evaluate, with_data
 from finetuning.launch import compose, load_run, prepared
-from finetuning.predict import predict, read_inputs
+from finetuning.predictions import predict, read_inputs
 from finetuning.watch import Watch
 from pretraining.cli.configuration import complete, instantiate
 from pretraining.data.loader import collated

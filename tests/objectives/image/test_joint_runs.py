@@ -48,7 +48,12 @@ def state(path, step):
     return torch.load(path / "checkpoints" / f"step-{step:07d}.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+FAST = ("byol", "swav")  # with a teacher, and with a queue
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES]
+)
 def test_a_run_that_was_cut_ends_as_one_that_was_not(name, runs, tmp_path, cache_dir):
     whole = runs(name)
     shutil.copytree(whole, tmp_path / "cut")
