@@ -43,6 +43,13 @@ def shown(monkeypatch):
     return lines
 
 
+def test_the_notebook_keeps_its_outputs():
+    code = cells()
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    kept = json.dumps([cell["outputs"] for cell in code])
+    assert "<svg" in kept and "data:image/png;base64" in kept and "step 20/20" in kept and "Traceback" not in kept
+
+
 def test_the_notebook_s_lines_run(tmp_path, monkeypatch, shown):
     monkeypatch.chdir(tmp_path)
     names = {}
