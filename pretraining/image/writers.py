@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.backbones.transformers_loading import quieten
+from pretraining.errors import RunError
 from pretraining.handoff import Handoff
 from pretraining.image.backbones.equivalents import as_timm, as_torchvision, as_transformers
 from pretraining.image.backbones.transformers_vision import TransformersVision
@@ -16,6 +17,7 @@ CLASS, MEAN = "last_hidden_state[:, 0]", "last_hidden_state[:, 1:].mean(1)"
 
 def write_timm(handoff: Handoff, directory: Path) -> None:
     """Write a directory that `timm.create_model("local-dir:...")` reads."""
+    check_size(handoff)
     backbone = as_timm(handoff.backbone)
     if backbone.averages:  # a model that timm builds in several lines
         backbone.export(directory)
@@ -30,6 +32,7 @@ def write_timm(handoff: Handoff, directory: Path) -> None:
 
 def write_torchvision(handoff: Handoff, directory: Path) -> None:
     """Write a state dict of torchvision's model."""
+    check_size(handoff)
     backbone = as_torchvision(handoff.backbone)
     backbone.export(directory)
     lines = f"{backbone.usage()}\n# an image's features are model.eval()(images).flatten(1)"
@@ -38,6 +41,7 @@ def write_torchvision(handoff: Handoff, directory: Path) -> None:
 
 def write_transformers(handoff: Handoff, directory: Path) -> None:
     """Write what `from_pretrained` reads, an image processor included."""
+    check_size(handoff)
     backbone: Any = handoff.backbone
     own = isinstance(backbone, TransformersVision)
     model = backbone.model if own else as_transformers(backbone)
@@ -53,6 +57,14 @@ def write_transformers(handoff: Handoff, directory: Path) -> None:
     lines = f'import transformers\n\nmodel = transformers.{kind}.from_pretrained("DIR"{arguments})'
     processor = 'processor = transformers.AutoImageProcessor.from_pretrained("DIR")'
     _describe(handoff, directory, f"{lines}\n{processor}\n# an image's features are model.eval()(images).{features}")
+
+
+def check_size(handoff: Handoff) -> None:
+    """Refuse a vision transformer whose images have another size than its positions, which only we interpolate."""
+    patches, size = getattr(handoff.backbone, "patches", None), handoff.preprocess.size
+    if patches is not None and patches[0] * patches[1] != size:
+        what = f"its positions are those of {patches[0] * patches[1]} pixels, and its images have {size}"
+        raise RunError(f"{what}: take to=onnx, which interpolates them")
 
 
 def _describe(handoff: Handoff, directory: Path, lines: str, *, pictures: bool = False) -> None:

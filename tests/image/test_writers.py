@@ -111,6 +111,16 @@ def test_the_features_are_the_same_by_the_lines_of_the_readme(given, form, kind,
         assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_positions_of_other_images_are_refused(form, tmp_path):
+    network = MADE["vit"]()
+    prepared = ImagePreprocess(size=48, channels=3, mean=[0.4] * 3, std=[0.3] * 3)
+    place = handoff.write(tmp_path / "step-1", towers=IMAGE.towers(network, prepared), origin={"a": "b"}, heads={})
+    with pytest.raises(RunError, match=r"those of 32 pixels, and its images have 48: take to=onnx"):
+        export(handoff.read(str(place)), form, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("form", "kind"), REFUSED)
 def test_what_has_no_equal_is_refused_in_a_line(given, form, kind, tmp_path):
     with pytest.raises(RunError, match=rf"to={form}: \w+.* has no equal there \(.*load the hand-off by") as caught:

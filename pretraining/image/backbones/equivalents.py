@@ -106,6 +106,14 @@ def as_transformers(backbone: Backbone) -> Any:
     return _vision_transformer(backbone, ours)
 
 
+def transformers_or_none(backbone: Backbone) -> Any | None:
+    """Give the network as transformers'; None where it has no equal there."""
+    try:
+        return as_transformers(backbone)
+    except RunError:
+        return None
+
+
 def _resnet(backbone: Backbone, given: Any) -> Any:
     import transformers
 

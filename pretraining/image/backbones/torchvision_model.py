@@ -16,14 +16,14 @@ from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
 from pretraining.image.backbones import transformer_parts
-from pretraining.image.backbones.torchvision_as_transformers import as_transformers
 from pretraining.image.backbones.torchvision_construction import built, initialised, lines_of
 from pretraining.image.backbones.transformer_parts import PatchEmbedding
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.kernels import winograd
-from pretraining.modality import Tower
+from pretraining.modality import Tower, named
 
+EQUAL_IN_TRANSFORMERS = "pretraining.image.backbones.equivalents.transformers_or_none"  # which stands on this module
 Stem = Literal["imagenet", "small", "cifar"]
 STEM_STRIDES = {"small": 2, "cifar": 1}  # of the 3x3 convolution that stands for torchvision's 7x7 one and its pooling
 
@@ -241,7 +241,7 @@ class TorchvisionBackbone(Backbone):
 
     def as_transformers(self) -> Any | None:
         """See `Backbone.as_transformers`."""
-        return as_transformers(self.model, self.kwargs["in_channels"])
+        return named(EQUAL_IN_TRANSFORMERS)(self)
 
     def usage(self) -> str:
         """Write the lines that load it with torchvision alone."""
