@@ -114,7 +114,8 @@ class Split:
             what = f"got data.split.{name}_fraction={share} and no {name} split in the data"
             raise RunError(f"{what}: give a share between 0 and 1")
         # A class keeps at least one example for training.
-        chosen = _drawn(examples, lambda size: min(max(1, round(share * size)), size - 1), self.seed, f"carve {name}")
+        count, stream = (lambda size: min(max(1, round(share * size)), size - 1)), f"carve {name}"
+        chosen = _drawn(examples, strata(examples), count, self.seed, stream)
         if not 0 < len(chosen) < examples.size:
             what = f"got {examples.size} examples, too few to carve a {name} split of {share:.0%}"
             raise RunError(f"{what}: give more, or the split itself")
@@ -131,16 +132,19 @@ def _written(value: object) -> bytes:
     return repr(value).encode()
 
 
-def strata(examples: Examples) -> np.ndarray | None:
-    """Number the examples by class, int64 [N]; None where labels are no classes: real numbers, lists, mostly different.
+def strata(examples: Examples, *, asked: bool = False) -> np.ndarray | None:
+    """Number the examples by class, int64 [N]; None where labels are no classes: real numbers, lists, all different.
 
-    Texts that are written or said are hardly ever repeated, classes are: of each there are two examples on average.
+    Texts that are written or said are hardly ever repeated, classes are: of text labels there are two examples each on
+    average, unless somebody has `asked` for classes, as by a number of examples of each.
     """
-    if not examples.size or not isinstance(examples.columns["label"][examples.rows[0]], (str, int, bool, np.integer)):
+    first = examples.columns["label"][examples.rows[0]] if examples.size else None
+    if not isinstance(first, (str, int, bool, np.integer)):
         return None
     labels = examples.column("label")
     values, codes = np.unique(np.array(labels), return_inverse=True)
-    return codes if len(values) <= examples.size // 2 else None
+    most = examples.size // 2 if isinstance(first, str) and not asked else examples.size - 1
+    return codes if len(values) <= most else None
 
 
 def subset(examples: Examples, *, fraction: float | None, shots: int | None, seed: int) -> Examples:
@@ -152,9 +156,11 @@ def subset(examples: Examples, *, fraction: float | None, shots: int | None, see
     if fraction is not None:
         if not 0 < fraction <= 1:
             raise RunError(f"got fraction={fraction}: give a share of the training labels, above 0 and at most 1")
-        return examples.take(_drawn(examples, lambda size: max(1, round(fraction * size)), seed, "labels"))
+        return examples.take(
+            _drawn(examples, strata(examples), lambda size: max(1, round(fraction * size)), seed, "labels")
+        )
     assert shots is not None
-    classes = strata(examples)
+    classes = strata(examples, asked=True)
     if classes is None:
         what = f"got shots={shots}, which counts examples per class, for labels that are not classes"
         raise RunError(f"{what}: give fraction instead")
@@ -163,12 +169,13 @@ def subset(examples: Examples, *, fraction: float | None, shots: int | None, see
         scarce = examples.column("label")[np.flatnonzero(classes == counts.argmin())[0]]
         what = f"got shots={shots}, but the class {scarce!r} has {counts.min()} training examples"
         raise RunError(f"{what}: give shots between 1 and {counts.min()}")
-    return examples.take(_drawn(examples, lambda size: shots, seed, "labels"))
+    return examples.take(_drawn(examples, classes, lambda size: shots, seed, "labels"))
 
 
-def _drawn(examples: Examples, count: Callable[[int], int], seed: int, stream: str) -> np.ndarray:
-    """Draw places of as many examples of each class as `count` says of its size; of all together, without classes."""
-    found = strata(examples)
+def _drawn(
+    examples: Examples, found: np.ndarray | None, count: Callable[[int], int], seed: int, stream: str
+) -> np.ndarray:
+    """Draw places of as many examples of each class `found` as `count` says of its size; of all, without classes."""
     classes = np.zeros(examples.size, np.int64) if found is None else found
     groups = [np.flatnonzero(classes == value) for value in np.unique(classes)]
     # Each example draws one number, and a class gives its smallest: sets of different sizes nest.

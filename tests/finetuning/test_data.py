@@ -122,6 +122,13 @@ def test_a_share_of_texts_is_one_of_all_though_some_occur_twice() -> None:
     assert carving().complete({"train": whole}, None).test.size == 44
 
 
+def test_few_examples_of_many_classes_are_classes_where_they_are_numbered_or_asked_for() -> None:
+    whole = examples({f"kind {number}": 1 + number % 2 for number in range(20)})
+    assert sorted(subset(whole, fraction=None, shots=1, seed=1).column("label")) == sorted(set(whole.column("label")))
+    numbered = Examples.of(text=["a"] * 30, label=[number % 20 for number in range(30)])
+    assert sorted(subset(numbered, fraction=0.1, shots=None, seed=1).column("label")) == list(range(20))
+
+
 def test_shots_of_real_numbers_are_an_error() -> None:
     whole = Examples.of(text=["a"] * 9, label=list(np.linspace(0, 1, 9)))
     with pytest.raises(RunError, match="labels that are not classes: give fraction instead"):
