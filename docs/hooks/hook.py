@@ -65,7 +65,8 @@ def _modality(folder: str) -> str:
     """Show the modality that the tests bring: its source, then its yaml files."""
     parts = [
         "# A modality in one file",
-        f"`{folder}` of the repository, as the tests run it: short signals in one dimension, from pretraining to a report.",
+        f"`{folder}` of the repository, as the tests run it: short signals in one dimension, from "
+        "pretraining to a report.",
         f"```python\n{(ROOT / folder / 'signals.py').read_text('utf-8')}```",
     ]
     for path in sorted((ROOT / folder / "conf").rglob("*.yaml")):
@@ -75,7 +76,7 @@ def _modality(folder: str) -> str:
 
 
 def _moved(folder: str) -> str:
-    """Read a README of the repository as a page: other such pages are linked, other files beside it named by their paths."""
+    """Read a README of the repository as a page: other such pages are linked, other files named by their paths."""
     text = (ROOT / folder / "README.md").read_text("utf-8")
     text = re.sub(r"\]\(\.\./(\w+)/README\.md\)", r"](\1.md)", text)
     return re.sub(r"!?\[[^\]]*\]\((?!https?:|#|(?!report)\w+\.md\))([^)]+)\)", rf"`{folder}/\1`", text)

@@ -69,7 +69,8 @@ def configuration_pages() -> dict[str, str]:
     first = [
         "# Configuration",
         "Every setting with its default, as conf/ has it: the files are shown as they stand, comments included. "
-        "`group=option` chooses a file, `group.key=value` changes a key, `--cfg job` prints what a command line adds up to.",
+        "`group=option` chooses a file, `group.key=value` changes a key, `--cfg job` prints what a "
+        "command line adds up to.",
         "Groups: " + ", ".join(f"[{group}]({_page(group)})" for group in groups),
     ]
     for (root, command), text in zip(ROOTS.items(), roots, strict=True):
