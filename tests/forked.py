@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from pretraining.cli import spawn
@@ -42,9 +44,12 @@ def _command(words, cwd, environment, said):
 
 
 def _be(words, cwd, environment):
+    weakref.finalize._registry.clear()  # the first fork that ended would take its parent's directories away
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    # A fork's pool of threads is not valid, and is made anew by whoever comes first: two who come at once end the run.
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
     sys.path[:0] = [cwd, *environment.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = words
     try:
