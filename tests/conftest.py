@@ -1,5 +1,6 @@
 """Settings of every test: one thread, no network, nothing outside of temporary directories."""
 
+import gc
 import os
 
 import pytest
@@ -18,3 +19,14 @@ torch.set_num_threads(1)
 def cache_dir(tmp_path_factory):
     """A cache that the tests of a session share."""
     return tmp_path_factory.mktemp("cache")
+
+
+def pytest_collection_finish():
+    """What was imported stays: no collection of garbage has to look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let the interpreter end as it does."""
+    gc.unfreeze()

@@ -201,11 +201,14 @@ def test_finetuning_knows_no_objective_and_no_command_of_pretraining():
             assert not [name for name in names if within(name, *above)], module
 
 
-def test_finetuning_loads_no_objective_even_indirectly():
+def test_finetuning_loads_no_objective_even_indirectly_and_its_functions_are_no_modules():
+    """A module with the name of a function of its package would take its place once something imports it."""
     names = ("pretraining.objectives", "pretraining.image.augment")
     code = f"import sys, finetuning.launch; print([name for name in sys.modules if name.startswith({names})])"
+    code += "; import finetuning as ft, finetuning.evaluate, finetuning.export, finetuning.predictions"
+    code += "; from finetuning import predict; print(callable(ft.predict))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert shown.strip() == "[]"
+    assert shown.split() == ["[]", "True"]
 
 
 def test_hydra_stops_at_the_door():

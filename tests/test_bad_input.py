@@ -4,8 +4,6 @@ changed.
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from pretraining.cli.configuration import compose
 from pretraining.cli.early import ending_on_mistakes
 from pretraining.errors import HandoffError, RunError
 from pretraining.launch import main
+from tests.forked import run_module
 from tests.runs import finish, text_overrides, write_corpus
 
 
@@ -255,8 +254,7 @@ def test_an_unknown_version_and_no_hand_off_at_all_are_refused(copy, finished):
 
 
 def test_the_command_line_says_one_line_and_exits_with_2(finished):
-    command = [sys.executable, "-m", "pretraining", "-m", "seed=1,2", f"run_dir={finished}"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = run_module("pretraining", "-m", "seed=1,2", f"run_dir={finished}")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: run_dir=") and "would be shared by every job of this sweep" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1

@@ -3,13 +3,12 @@
 import importlib
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pretraining.errors import RunError
+from tests.forked import run_module
 
 read = importlib.import_module("pretraining.handoff.read")  # the package has a function of that name
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,8 +30,7 @@ def install(place, value="shiny.conf"):
 
 def run(place, *words):
     settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{place}"}
-    command = [sys.executable, "-m", *words]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, env=settings, check=False)
+    return run_module(*words, cwd=place, env=settings)
 
 
 def test_its_options_are_named_by_help_and_found(tmp_path):

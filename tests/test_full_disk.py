@@ -11,13 +11,14 @@ from PIL import Image
 
 from pretraining import handoff
 from pretraining.cache import build_once, replace_text
+from pretraining.cli import spawn
 from pretraining.cli.configuration import compose, exit_cleanly
-from pretraining.cli.spawn import run_ranks
 from pretraining.engine.checkpoints import AtomicIO
 from pretraining.errors import CheckpointError, NoSpaceError, RunError
 from pretraining.image.data.decode import Decoding, Encoded, pixels
 from pretraining.launch import main
 from pretraining.runs.csv_logger import CsvHistory
+from tests.forked import FORKS
 from tests.full_disk import full_disk
 from tests.runs import assert_same_end, text_overrides, write_corpus
 
@@ -187,13 +188,14 @@ def run(config):
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        pytest.param("all", 2, "a mistake of the user's", marks=pytest.mark.slow),
-        pytest.param("disk", 3, "no space left on here", marks=pytest.mark.slow),
+        ("all", 2, "a mistake of the user's"),
+        ("disk", 3, "no space left on here"),
         ("second", 2, "only rank 1 knows why"),
     ],
 )
-def test_what_ends_several_ranks_is_said_once(how, code, words, capfd):
-    assert run_ranks("tests.test_full_disk", OmegaConf.create({"how": how}), 2) == code
+def test_what_ends_several_ranks_is_said_once(how, code, words, monkeypatch, capfd):
+    monkeypatch.setattr(spawn, "subprocess", FORKS)
+    assert spawn.run_ranks("tests.test_full_disk", OmegaConf.create({"how": how}), 2) == code
     said = capfd.readouterr().err
     assert said.count(words) == 1 and said.count("error: ") == 1
     assert ("Traceback" in said) == (how == "second")  # of rank 0, which spoke before

@@ -85,6 +85,7 @@ def test_it_is_finetuned_and_predicts_by_the_command_lines(pretrained, tmp_path)
     assert [json.loads(line)["prediction"] for line in said.splitlines()] == expected
 
 
+@pytest.mark.slow
 def test_a_study_of_it_ends_in_a_report(tmp_path):
     given = ["study=signals", SEARCH, f"study_dir={tmp_path / 'study'}"]
     said = run("experiments", *given, cwd=ROOT)

@@ -55,11 +55,13 @@ def assert_same_numbers(first, second, tolerance):
                 assert float(one[column]) == pytest.approx(float(other[column]), abs=tolerance), column
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_are_one_process(overrides, one_process, tmp_path, accumulate):
+@pytest.mark.parametrize(
+    ("accumulate", "interpreters"), [(1, False), (2, False), pytest.param(1, True, marks=pytest.mark.slow)]
+)
+def test_two_ranks_are_one_process(overrides, one_process, tmp_path, accumulate, interpreters):
     path = tmp_path / "two"
     mine = [*rank_free(overrides), f"trainer.accumulate={accumulate}", f"run_dir={path}"]
-    assert finish(mine, interpreters=accumulate == 1) == 0
+    assert finish(mine, interpreters=interpreters) == 0
     assert_same_numbers(one_process, path, 1e-9)
 
 

@@ -1,7 +1,5 @@
 """One clear error before anything is trained or written."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +8,7 @@ import pytest
 
 from pretraining.errors import HandoffError, RunError
 from tests.finetuning.conftest import Finetune, texts, write
+from tests.forked import run_module
 
 
 @pytest.fixture
@@ -174,15 +173,7 @@ def test_a_directory_that_holds_a_run_is_refused(finetune: Finetune, text_handof
 
 
 def test_the_command_line_ends_with_one_line_and_code_two(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "finetuning",
-        f"handoff={tmp_path}",
-        "task=docs_topic",
-        f"run_dir={tmp_path / 'run'}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_module("finetuning", f"handoff={tmp_path}", "task=docs_topic", f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert (
         done.stderr.startswith("error: ") and "no handoff.json there" in done.stderr and "Traceback" not in done.stderr

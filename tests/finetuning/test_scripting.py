@@ -1,8 +1,6 @@
 """Finetuning and predicting from a script: the runs, the records and the refusals of the command line."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -118,11 +116,3 @@ def test_recordings_in_memory_are_read_as_their_files(tmp_path):
         assert np.allclose(preprocess(read), preprocess(expected), atol=1e-6)
     with pytest.raises(RunError, match=r"input 0 is ndarray, and this network reads recordings: give a path, or"):
         next(inputs.read([np.zeros((2, 5))], {}, preprocess))
-
-
-def test_predict_is_a_function_and_no_module_whatever_was_imported():
-    """A module of that name in the package would take its place once something imports it."""
-    names = "finetuning.scripting, finetuning.launch, finetuning.evaluate, finetuning.export, finetuning.predictions"
-    code = f"import finetuning as ft, {names}; from finetuning import predict; print(callable(ft.predict))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == ["True"]

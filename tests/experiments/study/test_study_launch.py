@@ -147,14 +147,18 @@ def test_a_study_needs_a_question_what_to_pretrain_and_what_to_finetune(conf, tm
     assert len(load_study(tmp_path / "studies" / "other").nodes) == 2 + 2 * 2 * 2 * 2
 
 
-def test_every_study_shipped_expands_against_the_real_configuration(tmp_path):
-    names = [path.stem for path in (launch.CONF / "study").glob("*.yaml")]
-    assert names
-    for name in names:
-        config = launch.resolve_study([f"study={name}"])
-        study = expand(config["study"], directory=tmp_path, resolve=launch.resolve_config)
-        assert study.name == name
-        assert study.nodes
+STUDIES = sorted(path.stem for path in (launch.CONF / "study").glob("*.yaml"))
+FAST = ("first_look", "towers")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
+)
+def test_every_study_shipped_expands_against_the_real_configuration(tmp_path, name):
+    config = launch.resolve_study([f"study={name}"])
+    study = expand(config["study"], directory=tmp_path, resolve=launch.resolve_config)
+    assert study.name == name
+    assert study.nodes
 
 
 def test_a_key_of_before_is_resolved_under_its_name_of_now(capsys, monkeypatch):
