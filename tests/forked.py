@@ -52,7 +52,7 @@ def _be(words, cwd, environment):
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
     sys.path[:0] = [cwd, *environment.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = words
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     finally:
