@@ -19,6 +19,7 @@ from pretraining.kernels.inference import is_inference
 
 SHORTEST_SHARE = 0.7  # of a group's longest document: a shorter one opens a group of its own
 SHORT = 16  # tokens: documents up to this length make one group
+ROUND = 256  # tokens: without gradients a stream is filled up to sizes that come again; each new one costs milliseconds
 PLAIN_UP_TO = 512  # tokens: up to here a product, a softmax and a product beat the fused kernel's backward pass on CPUs
 _FAR = -1e30  # added to a score that does not count: finite, so that a row of nothing else stays a number
 
@@ -35,7 +36,7 @@ class Group(NamedTuple):
 class Layout(NamedTuple):
     """Where the tokens of a batch [B, T] stand in the stream, and which of them see each other."""
 
-    places: Tensor  # int64 [N], the flat place of each token of the stream
+    places: Tensor  # int64 [N], the flat place of each token of the stream, which may be filled up at its end
     back: Tensor  # int64 [B * T], the place in the stream of each flat place; 0 at padding
     groups: list[Group]
     from_outputs: Tensor | None  # int64 [N * H], the row of each token and head among all groups' outputs
@@ -63,7 +64,9 @@ def lay_out(document_ids: Tensor, heads: int, *, keep_padding: bool) -> Layout:
     if is_inference():
         kinds, counts = np.unique(-lengths, return_counts=True)
         runs = tuple(zip(counts.tolist(), (-kinds).tolist(), strict=True))
-        return Layout(tensor(places), tensor(back), [], None, None, None, runs)
+        size = min(ROUND, 1 << max(0, count.bit_length() - 3)) if len(runs) > 1 else 1
+        filled = np.pad(places, (0, -count % size), mode="edge")
+        return Layout(tensor(filled), tensor(back), [], None, None, None, runs)
     groups = []
     from_outputs, from_inputs = (np.empty(count * heads * parts, dtype=np.int64) for parts in (1, 3))
     head, filled = np.arange(heads)[:, None], 0
@@ -139,7 +142,7 @@ def _attend_runs(projected: Tensor, runs: tuple[tuple[int, int], ...], heads: in
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=near)
         attended.append(found.transpose(1, 2).reshape(count * length, -1))
         first += count * length
-    return torch.cat(attended)
+    return torch.cat([*attended, attended[0].new_zeros(len(projected) - first, attended[0].shape[1])])
 
 
 def _attend_fused(rows: Tensor, group: Group, heads: int, window: int | None, rate: float) -> Tensor:

@@ -1,5 +1,6 @@
 """The fast encoder is transformers' encoder: features, gradients, hand-offs and resumed runs are the same."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,24 @@ def test_features_agree_to_1e_5_in_single_precision(family):
     (plain, fast), (ids, documents) = pair(family, torch.float32), packed_rows()
     expected, found = (part(input_ids=ids, document_ids=documents).positions[documents > 0] for part in (plain, fast))
     assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
+
+
+@torch.inference_mode()
+def test_without_gradients_streams_have_few_sizes_and_what_fills_them_up_is_seen_by_nobody():
+    plain, fast = pair("bert")
+    draw = np.random.default_rng(0)
+    sizes = set()
+    for rows in range(30, 60):
+        lengths = torch.tensor(draw.integers(1, 30, rows))
+        documents = (torch.arange(30) < lengths[:, None]).long()
+        layout = lay_out(documents, 2, keep_padding=False)
+        assert 0 <= len(layout.places) - int(lengths.sum()) < len(layout.places) / 4
+        sizes.add(len(layout.places))
+    assert len(sizes) < 8
+    ids = torch.randint(5, 90, documents.shape)
+    expected, found = (part(input_ids=ids, document_ids=documents) for part in (plain, fast))
+    assert torch.allclose(expected.positions[documents > 0], found.positions[documents > 0], atol=1e-10)
+    assert torch.allclose(expected.pooled, found.pooled, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", FAST)
