@@ -181,6 +181,7 @@ def test_a_sweep_gives_each_job_a_directory_named_after_what_varies(overrides, t
     assert ended.stderr.count("trainer.precision=auto") == 1
 
 
+@pytest.mark.slow
 def test_readme_s_ten_lines_of_python_pretrain_and_its_five_finetune(tmp_path, monkeypatch, cache_dir):
     text = (ROOT / "README.md").read_text().partition("## Without configuration files")[2]
     pretrain, finetune = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[:2]
