@@ -65,8 +65,8 @@ def lay_out(document_ids: Tensor, heads: int, *, keep_padding: bool) -> Layout:
         kinds, counts = np.unique(-lengths, return_counts=True)
         runs = tuple(zip(counts.tolist(), (-kinds).tolist(), strict=True))
         size = min(ROUND, 1 << max(0, count.bit_length() - 3)) if len(runs) > 1 else 1
-        filled = np.pad(places, (0, -count % size), mode="edge")
-        return Layout(tensor(filled), tensor(back), [], None, None, None, runs)
+        whole = np.pad(places, (0, -count % size), mode="edge")
+        return Layout(tensor(whole), tensor(back), [], None, None, None, runs)
     groups = []
     from_outputs, from_inputs = (np.empty(count * heads * parts, dtype=np.int64) for parts in (1, 3))
     head, filled = np.arange(heads)[:, None], 0
