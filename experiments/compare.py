@@ -174,6 +174,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page, where it is not to be compare.html")
     given = parser.parse_args(arguments)
     found = find(given.places)
+    if given.output is not None and given.output.suffix != ".html":
+        raise StudyError(f"--output {given.output}: the page is html, give a name that ends in .html")
     path = given.output or Path(given.places[0] if len(given.places) == 1 else ".") / "compare.html"
     for family in families(found):
         # What is piped into a file has no width.

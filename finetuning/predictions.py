@@ -109,12 +109,12 @@ FORMATS: dict[str, tuple[Callable[[Iterable[Record], IO[Any]], None], str]] = {
 
 
 @contextlib.contextmanager
-def opened(place: str | None) -> Iterator[Callable[[Iterable[Record]], None]]:
-    """Open a file, or stdout, for records. A file is there when all of them are; until then stays what was there."""
+def opened(place: str | None, read: str) -> Iterator[Callable[[Iterable[Record]], None]]:
+    """Open a file, or stdout, for records of `read`. A file is there when all are; until then stays what was there."""
     if place is None:
         yield lambda records: _write_lines(records, sys.stdout)
         return
-    path = output_path(place, FORMATS)
+    path = output_path(place, FORMATS, read=read)
     write, mode = FORMATS[path.suffix.lower()]
     with replace_file(path, mode) as file:
         yield lambda records: write(records, file)
@@ -122,7 +122,7 @@ def opened(place: str | None) -> Iterator[Callable[[Iterable[Record]], None]]:
 
 def cli() -> None:
     """Run the command line."""
-    with exit_cleanly(), opened((given := PREDICT.read(sys.argv[1:])).get("output")) as write:
+    with exit_cleanly(), opened((given := PREDICT.read(sys.argv[1:])).get("output"), given["input"]) as write:
         config, task = load_run(Path(given["run_dir"]))
         try:
             with told_together():

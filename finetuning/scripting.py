@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from finetuning.predictions import Record, read_inputs
 from finetuning.predictions import predict as predictions_of
 from pretraining.cache import read_object
 from pretraining.cli.configuration import class_name, raising
-from pretraining.data.unlabelled import told_together
+from pretraining.data.unlabelled import listed, told_together
 from pretraining.engine.memory import keep_freed_memory
 from pretraining.errors import RunError
 from pretraining.runs.directory import read_config
@@ -58,21 +58,26 @@ def finetune(handoff: str | Path, *overrides: str, run_dir: str | Path | None = 
     """
     keep_freed_memory()  # as the command does
     given = [f"handoff={_quoted(handoff)}", *overrides]
+    twice = {"handoff", *(["run_dir"] if run_dir is not None else [])} & {word.partition("=")[0] for word in overrides}
+    if twice:
+        raise RunError(f"got {' and '.join(sorted(twice))} twice, as an argument and as a setting: give each once")
     if run_dir is not None:
         given.append(f"run_dir={_quoted(run_dir)}")
     with raising():
         return Result(main(compose(given), given))
 
 
-def predict(run_dir: str | Path | Result, inputs: str | Path | Sequence[Any]) -> list[Record]:
+def predict(run_dir: str | Path | Result, inputs: str | Path | Iterable[Any]) -> list[Record]:
     """Say what a finished run's model makes of new inputs: a record for each, as `python -m finetuning.predict` writes.
 
     `inputs` is a file or a directory, or a list: of texts, of images (files, PIL's or arrays uint8 [H, W, 3]), of
     recordings (files, or (samples [N], samples per second)), or of rows {column: value} with the run's columns.
     """
     with raising():
-        if not isinstance(inputs, (str, Path)) and not len(inputs):
-            raise RunError("got an empty list of inputs: give at least one")
+        if not isinstance(inputs, (str, Path)):
+            inputs = listed(inputs)
+            if not inputs:
+                raise RunError("got an empty list of inputs: give at least one")
         config, task = load_run(Path(run_dir.run_dir if isinstance(run_dir, Result) else run_dir))
         with told_together():
             return list(predictions_of(task, read_inputs(task, config.data, inputs), config.data.eval_batch_size))

@@ -46,7 +46,13 @@ def write(kind: str, name: str, directory: Path) -> Path:
 def refuse_name(kind: str, name: str, directory: Path) -> None:
     """Refuse a name that is none of a package, that is taken, or that is one of our options."""
     told = f"got the name {name!r}"
-    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower() or not name.strip("_"):
+    odd = not name.isascii() or name in (
+        "none",
+        "true",
+        "false",
+        "null",
+    )  # which a shell or yaml take for another thing
+    if odd or not name.isidentifier() or keyword.iskeyword(name) or name != name.lower() or not name.strip("_"):
         raise RunError(f"{told}: give that of a Python package: lower-case letters, digits and _, such as my_{kind}")
     if (directory / name).exists():
         raise RunError(f"{directory / name} is there already: give another name, or another directory=")

@@ -81,6 +81,7 @@ def fit(
     What a user can mend is a `RunError` of one line. A run that is told to stop saves and raises `SystemExit`.
     """
     keep_freed_memory()  # as the command does
+    _check_kinds(trainer, loggers, probe)
     given: dict[str, Any] = {
         "run_dir": run_dir and str(run_dir),
         "seed": seed,
@@ -100,6 +101,16 @@ def fit(
         return main(config, asked.overrides, tuple(loggers), made)
 
 
+def _check_kinds(trainer: Any, loggers: Any, probe: Any) -> None:
+    """Refuse words and numbers where objects are needed."""
+    if trainer is not None and not isinstance(trainer, TrainerSettings):
+        raise RunError(f"got {type(trainer).__name__} as trainer=: give TrainerSettings(...)")
+    if not isinstance(loggers, Sequence):
+        raise RunError(f"got {type(loggers).__name__} as loggers=: give a list of Lightning loggers")
+    if isinstance(probe, str) and probe != AUTO:
+        raise RunError(f"got probe={probe!r}: give ProbeSettings(...), None, or 'auto'")
+
+
 def _asked(objective: Any, data: Any, collate: Any, probe: Any) -> tuple[Recipe, Made | None]:
     """Take a recipe, or describe parts that were built by hand as one."""
     if isinstance(objective, Recipe):
@@ -107,8 +118,20 @@ def _asked(objective: Any, data: Any, collate: Any, probe: Any) -> tuple[Recipe,
             what = "got a recipe with data or a collate beside it"
             raise RunError(f"{what}: a recipe names both, as data= and objective=")
         return objective, None
+    if isinstance(objective, str):
+        raise RunError(
+            f"got the text {objective!r}: give pt.recipe({objective!r}), or an objective, data and a collate"
+        )
     if data is None or collate is None:
         raise RunError("got an objective without data or collate: give all three, or a recipe in their place")
+    for part, given, needed in (
+        ("objective", objective, "backbone"),
+        ("data", data, "modality"),
+        ("collate", collate, "preprocess"),
+    ):
+        if not hasattr(given, needed):
+            what = f"got {type(given).__name__} as {part}, which has no {needed}"
+            raise RunError(f"{what}: give one of the classes that conf/{part} names, or one of your own that has it")
     made = Made(objective, data, collate, _usual_probe(data) if probe == AUTO else probe)
     return Recipe(_config_of(made)), made
 

@@ -10,6 +10,8 @@ from pretraining.cli.configuration import as_run_errors
 from pretraining.data.tables import MissingColumnError, read_rows
 from pretraining.errors import RunError
 
+ID = "id"
+
 
 def missing_column(error: BaseException | None, columns: Mapping[str, str]) -> RunError | None:
     """Word the error of a missing column for the configuration key that names it."""
@@ -29,6 +31,20 @@ def rows_of(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, list]
         if (missing := missing_column(error.__cause__, columns)) is not None:
             raise missing from error
         raise
+
+
+def named_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[Any, int, list]]:
+    """Read rows as `rows_of` does, each with what names it before its number: its `id` where the table has that column.
+
+    Of a table without one the number names a row.
+    """
+    try:
+        next(read_rows(path, [ID]), None)
+    except ValueError:  # no such column; or what the columns that are asked for will tell, too
+        yield from ((number, number, values) for number, values in rows_of(path, columns))
+        return
+    for number, (*values, name) in rows_of(path, {**columns, "the row's name": ID}):
+        yield name, number, values
 
 
 def is_text(value: Any) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -97,9 +97,24 @@ def some(examples: Iterable[Any], place: str) -> Iterator[Any]:
     return itertools.chain([first], found)
 
 
-def output_path(place: str, kinds: Collection[str], key: str = "output") -> Path:
-    """Name a file that can be written and ends as one of `kinds` does; another is an error."""
+def listed(items: Any) -> list[Any]:
+    """List examples that Python code gives; a single thing, or a table, which Python would take apart, is an error."""
+    kind, shape = type(items).__name__, list(getattr(items, "shape", []))
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise RunError(f"got {kind}, a single thing: give a list of examples")
+    if hasattr(items, "columns") or hasattr(items, "column_names"):
+        raise RunError(f"got a table ({kind}), of which a list would be its columns' names: give a column's values")
+    if len(shape) == 3 and {shape[0], shape[2]} & {1, 3, 4}:
+        what = f"got one array {shape}, an image or several grey ones"
+        raise RunError(f"{what}: give a list of images, [image] or list(images)")
+    return list(items)
+
+
+def output_path(place: str, kinds: Collection[str], key: str = "output", *, read: str | None = None) -> Path:
+    """Name a file that can be written and ends as one of `kinds` does; another, or the one `read`, is an error."""
     path = Path(place).expanduser()
+    if read is not None and path.exists() and input_path(read).exists() and path.samefile(input_path(read)):
+        raise RunError(f"got {key}={place}, the file that is read: give another, it would be lost")
     if path.suffix.lower() not in kinds:
         raise RunError(f"got {key}={place}: give a name that ends in {', '.join(kinds)}")
     if path.is_dir() or not os.access(path.parent, os.W_OK):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from pretraining import handoff
 from pretraining.backbones.base import Backbone
 from pretraining.backbones.layers import LAST, chosen_layers
-from pretraining.data.unlabelled import Reading, told_together
+from pretraining.data.unlabelled import Reading, listed, told_together
 from pretraining.embedding.settings import Source, Wanted
 from pretraining.engine.precision import choose_precision
 from pretraining.errors import HandoffError, RunError
@@ -77,9 +77,7 @@ class Embedder:
         Texts are `str`; images PIL images, uint8 arrays or paths; recordings paths or (samples, rate). See `Wanted`.
         """
         wanted = Wanted(layer, pooling, batch_size, normalize)
-        if isinstance(items, (str, bytes, Mapping)):
-            raise RunError(f"got {type(items).__name__}, a single thing: give a list of examples")
-        held, first = list(items), 0
+        held, first = listed(items), 0
         found = np.empty((len(held), self.width(wanted)), np.float32)
         none: dict[str, Any] = {}
         values = ((none, self.reading.take(item, f"item {n}", self.preprocess)) for n, item in enumerate(held))
@@ -112,7 +110,11 @@ class Embedder:
 
     def _network(self, wanted: Wanted) -> Backbone:
         """Take the network, pooled as is wanted; a choice that it has not is an error."""
-        wanted.numbers(self.backbone)
+        numbers = wanted.numbers(self.backbone)
+        if wanted.pooling == "pooler" and numbers != [len(self.backbone.layer_widths) - 1]:
+            raise RunError(
+                f"got pooling=pooler and layer={wanted.layer}: a pooler reads the last layer, leave layer= out"
+            )
         if self.shared is not None and (wanted.layer != LAST or wanted.pooling is not None):
             asked = f"layer={wanted.layer} and pooling={wanted.pooling}"
             cure = "leave them out, or take the network's own vectors (tower= without a shared space)"
@@ -179,7 +181,7 @@ class JointEmbedder:
 
     def embed(self, items: Iterable[Sequence[Any]], *, batch_size: int = 64) -> dict[str, np.ndarray]:
         """Turn pairs, a sequence with an example for each network in their order, into vectors: [N, D] by name."""
-        pairs, names = list(items), list(self.towers)
+        pairs, names = listed(items), list(self.towers)
         for number, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != len(names):
                 what = f"item {number} is {type(pair).__name__}, and these networks read pairs"

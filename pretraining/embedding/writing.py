@@ -142,14 +142,13 @@ class Spool:
             first += count
 
     def names(self) -> pa.Array:
-        """Name each example so that no two have one name: its `id`, or file:id where several files count alike."""
+        """Name each example so that no two share a name: its `id`, file:id where files count alike, or a number."""
         whole = pa.concat_tables(self.tables)
-        ids = whole["id"].combine_chunks() if "id" in whole.column_names else pa.array(range(len(self.vectors)))
-        if len(ids.unique()) == len(ids):
-            return ids
-        return pa.array(
-            [f"{file}:{number}" for file, number in zip(whole["file"].to_pylist(), ids.to_pylist(), strict=True)]
-        )
+        ids = [whole["id"].to_pylist()] if "id" in whole.column_names else []
+        if "file" in whole.column_names and ids:
+            ids.append([f"{file}:{own}" for file, own in zip(whole["file"].to_pylist(), ids[0], strict=True)])
+        unlike = (names for names in ids if len(set(names)) == len(names))
+        return pa.array(next(unlike, range(len(self.vectors))))
 
 
 def neighbour_columns(spool: Spool, count: int) -> dict[str, pa.Array]:

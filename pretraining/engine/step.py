@@ -8,6 +8,7 @@ no split of the examples over micro-batches or ranks changes the gradient.
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from pretraining.engine.meter import Meter
 from pretraining.engine.nonfinite import Guard
 from pretraining.engine.timing import PhaseTimer
 from pretraining.engine.watchdog import heartbeat
+from pretraining.errors import RunError
 from pretraining.optim.optimizers import Optimizer, ParameterGroup, clip_by_norm, split_by_decay
 from pretraining.random import seed_everything_at
 
@@ -43,6 +45,7 @@ class StepModule(pl.LightningModule, ABC):
         self.guard, self.timer = Guard(), PhaseTimer()
         self.measured: dict[str, float] = {}  # the latest evaluation
         self._average: dict[str, Tensor] | None = None
+        self._counted = False  # what the first batch has, by `counts` and by `loss`
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
@@ -110,9 +113,23 @@ class StepModule(pl.LightningModule, ABC):
                 prepared = self.prepare(batch, number)
                 with self.phase("forward"):
                     loss = self(self.loss, prepared)
+                if not self._counted:
+                    self._counted = True
+                    self.compare_counts(self.counts(batch), loss)
                 with self.phase("backward"):
                     self.manual_backward(self.objective(loss, counts))
             self.meter.add(loss)
+
+    def compare_counts(self, counts: dict[str, Tensor], loss: Loss) -> None:
+        """Compare what `counts` says of a batch with what `loss` counted of it; the former divides the gradient."""
+        for name, term in loss.terms.items():
+            if name not in counts:
+                told = f"{type(self).__name__}.loss returns the term {name!r}, of which counts() says nothing"
+                raise RunError(f"{told}: it has {', '.join(counts)}")
+            said, found = float(counts[name]), float(term.count)
+            if not math.isclose(said, found, rel_tol=1e-4, abs_tol=1e-6):
+                told = f"{type(self).__name__}.counts says {said:g} of the term {name!r}, and loss counts {found:g}"
+                raise RunError(f"{told}: the gradient would be off by that much; let both count the same")
 
     def objective(self, loss: Loss, counts: dict[str, Tensor]) -> Tensor:
         """Compute this micro-batch's share of the step's objective, times the ranks: data-parallel backends average."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.columns import rows_of
+from pretraining.data.columns import named_rows
 from pretraining.data.files import kind_of, say, walk
 from pretraining.data.tables import content_of
 from pretraining.data.unlabelled import Encoded, Reading
@@ -46,9 +46,9 @@ def encoded_images(path: Path, column: Mapping[str, str]) -> Iterator[tuple[dict
             yield {"id": number, "file": name}, str(file), file.read_bytes()
             continue
         source = {"file": name} if len(files) > 1 else {}
-        for row, (cell,) in rows_of(file, column):
+        for own, row, (cell,) in named_rows(file, column):
             place = f"{file}, row {row}"
-            yield {**source, "id": row}, place, content_of(cell, file.parent, place)
+            yield {**source, "id": own}, place, content_of(cell, file.parent, place)
 
 
 def images_of(

@@ -52,7 +52,7 @@ class DualEncoder(Backbone):
             self.towers[name] = make(**told.get(name, {}), **fed)
         self.locked = tuple(locked)
         for name in self.locked:
-            self.towers[name].requires_grad_(False)
+            self.towers[name].requires_grad_(False).eval()  # a new module is in training until it is told
 
     @property
     def kwargs(self) -> dict[str, Any]:  # type: ignore[override]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.columns import is_text, refusal, rows_of
+from pretraining.data.columns import is_text, named_rows, refusal
 from pretraining.data.files import TABLES, find, kind_of, lines, places_of, say
 from pretraining.data.tables import word_of
 from pretraining.data.unlabelled import Encoded, Reading, Unlabelled, tell_cut
@@ -37,7 +37,10 @@ class Lines:
     needed: str = ", but text is needed"
 
     def read(self, given: Path | Sequence[Any]) -> Iterator[Unlabelled]:
-        """Read tables by their columns, or a value per line, or take what a list holds; number them by row or line."""
+        """Read tables by their columns, or a value per line, or take what a list holds.
+
+        Rows are named by their `id`, where tables have it, others by the number of their row or line.
+        """
         if not isinstance(given, Path):
             for number, item in enumerate(given):
                 columns = self._of_item(item, f"input {number}")
@@ -47,17 +50,17 @@ class Lines:
             found = [given] if given.exists() and not given.is_dir() else find(str(given), key="input")
             for place, file in places_of(found).items():
                 source = {"file": place} if len(found) > 1 else {}
-                for number, columns in self._of_table(file) if kind_of(file) in TABLES else self._of_lines(file):
-                    yield Unlabelled({**source, "id": number, **columns}, columns)
+                for name, columns in self._of_table(file) if kind_of(file) in TABLES else self._of_lines(file):
+                    yield Unlabelled({**source, "id": name, **columns}, columns)
 
-    def _of_table(self, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, values in rows_of(file, {f"{self.key}{role}": name for role, name in self.names.items()}):
+    def _of_table(self, file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+        for own, number, values in named_rows(file, {f"{self.key}{role}": name for role, name in self.names.items()}):
             for (role, name), value in zip(self.names.items(), values, strict=True):
                 if not self.accepts(value):
                     place = f"{file}, {word_of(file)} {number}"
                     kind = type(value).__name__
                     raise RunError(refusal(f"{self.key}{role}", name, value, kind, self.needed, place))
-            yield number, dict(zip(self.names, values, strict=True))
+            yield own, dict(zip(self.names, values, strict=True))
 
     def _of_item(self, item: Any, name: str) -> dict[str, Any]:
         """Take a text as a line, several as those of the roles, and of a row its columns."""
@@ -86,6 +89,11 @@ def _whole(line: str, roles: list[str], place: str) -> dict[str, Any]:
     return {roles[0]: line}
 
 
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: halves of surrogate pairs cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 @dataclass(kw_only=True)
 class ReadTexts(Reading):
     """Texts of at most `max_tokens` tokens with special ones (null: as many as the network has positions).
@@ -106,6 +114,8 @@ class ReadTexts(Reading):
         """Take a text."""
         if not isinstance(item, str):
             raise RunError(f"{name} is {type(item).__name__}, and this network reads text: give a str")
+        if not is_unicode(item):
+            raise RunError(f"{name} holds half of a surrogate pair, which is no text: decode it anew, or leave it out")
         return str(item)
 
     def encode(self, values: Sequence[str], names: Sequence[str], preprocess: TextPreprocess, backbone: Any) -> Encoded:

@@ -226,7 +226,7 @@ def test_a_table_s_types_are_those_of_all_its_rows(tmp_path: Path) -> None:
     rows = [{"id": n, "prediction": [], "scores": None} for n in range(1500)]
     rows += [{"id": n, "prediction": ["a, b"], "scores": 0.5} for n in range(1500, 1600)]
     for name in ("t.parquet", "t.csv"):
-        with opened(str(tmp_path / name)) as write_rows:
+        with opened(str(tmp_path / name), "-") as write_rows:
             write_rows(iter(rows))
     assert pq.read_table(tmp_path / "t.parquet").to_pylist() == rows
     with (tmp_path / "t.csv").open(newline="") as file:

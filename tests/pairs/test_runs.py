@@ -1,5 +1,6 @@
 """From a run on pairs to its two networks, and to what they know without training, by the same commands as ever."""
 
+import functools
 import json
 
 import numpy as np
@@ -14,9 +15,13 @@ from finetuning import launch as finetuning
 from pretraining import handoff
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.data.scenes import DigitScenes
 from pretraining.launch import main
+from pretraining.pairs.dual_encoder import DualEncoder
+from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.raw import RawTexts, TokeniseTexts
+from tests.pairs.small import BERT as SMALL_BERT
 
 VIT = "{image_size: 32, patch_size: 8, num_layers: 1, num_heads: 2, hidden_dim: 16, mlp_dim: 16}"
 BERT = ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=16"]
@@ -297,11 +302,23 @@ def test_long_captions_are_cut_and_counted_and_a_locked_network_stays(tmp_path, 
     moved = {
         side: any(
             not torch.equal(one, other)
-            for one, other in zip(first[side].backbone.parameters(), last[side].backbone.parameters(), strict=True)
+            for one, other in zip(*(of[side].backbone.state_dict().values() for of in (first, last)), strict=True)
         )
         for side in first
     }
     assert moved == {"image": False, "text": True}
+
+
+def test_a_locked_network_computes_as_in_evaluation_from_the_first_step_on():
+    """Nothing but the constructor is sure to be called before it: its batch statistics would move."""
+    image = functools.partial(TorchvisionBackbone, name="resnet", layers=[1, 1, 1, 1], width=4, stem="cifar")
+    text = functools.partial(TransformersBackbone, config=SMALL_BERT)
+    both = DualEncoder(towers={"image": image, "text": text}, locked=["image"])
+    kept = {name: value.clone() for name, value in both.towers["image"].state_dict().items()}
+    both.towers["image"](images=torch.randn(4, 3, 32, 32))
+    assert any("running_mean" in name for name in kept)
+    for name, value in both.towers["image"].state_dict().items():
+        assert torch.equal(value, kept[name]), name
 
 
 def test_both_sides_are_shown(tmp_path, capsys):
