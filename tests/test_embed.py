@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -273,6 +274,26 @@ def test_tables_and_folders_are_read(bert, image_handoff, tmp_path, command):
     assert np.allclose(np.stack(table["embedding"].to_numpy()), expected, atol=1e-5)
 
 
+def test_ids_of_a_table_are_kept_and_what_is_read_is_not_written_over(bert, image_handoff, tmp_path, command):
+    texts = sentences(4)
+    table = tmp_path / "in.csv"
+    table.write_text("id,text\n" + "".join(f"{name},{text}\n" for name, text in zip("zyyx", texts, strict=True)))
+    given = [f"handoff={bert}", f"input={table}"]
+    before = table.read_bytes()
+    assert f"got output={table}, the file that is read" in command(*given, f"output={table}")
+    assert table.read_bytes() == before
+    command(*given, f"output={tmp_path / 'out.parquet'}", "neighbours=1")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["id"].to_pylist() == list("zyyx") and found["text"].to_pylist() == texts
+    assert all(0 <= near < 4 for (near,) in found["neighbours"].to_pylist())  # names that repeat tell nothing apart
+    for number, array in enumerate(pictures()[:2]):
+        Image.fromarray(array).save(tmp_path / f"{number}.png")
+    cells = [(tmp_path / f"{number}.png").read_bytes() for number in range(2)]
+    pq.write_table(pa.table({"id": ["b", "a"], "image": cells}), tmp_path / "in.parquet")
+    command(f"handoff={image_handoff}", f"input={tmp_path / 'in.parquet'}", f"output={tmp_path / 'out.parquet'}")
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == ["b", "a"]
+
+
 def test_neighbours_are_the_nearest_by_cosine_and_a_picture_is_drawn(bert, tmp_path, command):
     texts = sentences(30, seed=5)
     (tmp_path / "in.txt").write_text("\n".join(texts))
@@ -319,6 +340,8 @@ MISTAKES = {
     "output=nowhere/out.npy": "has no directory nowhere that can be written to",
     "picture=map.gif": "got picture=map.gif: give a name that ends in .png, .html",
     "input=nowhere.txt": "input=nowhere.txt does not exist",
+    "output=in.txt": "give a name that ends in",
+    "pooling=pooler layer=1": "got pooling=pooler and layer=1: a pooler reads the last layer",
     "neighbors=3": "got 'neighbors=3', but this command takes",
     "handoff=hf:/nowhere": "handoff=hf:/nowhere cannot be read",
     "handoff=zip:x": "zip: is not read; give a directory, hf:NAME",
@@ -329,8 +352,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line(word, bert, tmp_path, command):
     (tmp_path / "in.txt").write_text("bada\n")
     words = {"handoff": bert, "input": tmp_path / "in.txt", "output": tmp_path / "out.parquet"}
-    name, _, value = word.partition("=")
-    said = command(*(f"{name}={value}" for name, value in {**words, name: value}.items()))
+    words |= dict(each.split("=") for each in word.split())
+    said = command(*(f"{name}={value}" for name, value in words.items()))
     assert MISTAKES[word] in said
     assert not (tmp_path / "out.parquet").exists()
 
@@ -392,6 +415,16 @@ def test_items_must_be_examples(bert):
         model.embed("a text")
     with pytest.raises(RunError, match="item 1 is int, and this network reads text: give a str"):
         model.embed(["a", 5])
+    with pytest.raises(RunError, match=r"item 0 holds half of a surrogate pair"):
+        model.embed(["\udc80"])
+    for single in (None, 3, Image.new("L", (2, 2))):
+        with pytest.raises(RunError, match="a single thing: give a list of examples"):
+            model.embed(single)
+    with pytest.raises(RunError, match=r"got a table \(Table\).*give a column's values"):
+        model.embed(pa.table({"text": ["a"]}))
+    for shape in ((8, 8, 3), (3, 8, 8)):
+        with pytest.raises(RunError, match=r"got one array \[.*give a list of images, \[image\] or list\(images\)"):
+            model.embed(np.zeros(shape, np.uint8))
     assert model.embed([]).shape == (0, 32)
 
 

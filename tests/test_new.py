@@ -64,6 +64,8 @@ def test_each_kind_is_written_by_its_name_and_its_command_is_understood(tmp_path
         ("task", "numpy", "Python knows as another package: give another name, such as my_numpy"),
         ("task", "Ink-count", "lower-case letters, digits and _, such as my_task"),
         ("objective", "class", "lower-case letters"),
+        ("objective", "größe", "lower-case letters"),
+        ("objective", "null", "lower-case letters"),
         ("objective", "", "lower-case letters"),
         ("objective", "taken", "is there already: give another name, or another directory="),
     ],

@@ -125,6 +125,11 @@ def fit_digits(**settings):
     return pt.fit(objective, data, collate, **{"logger": QUIET, "run_dir": "unused", **settings})
 
 
+def fit_digits_with(data):
+    objective, _, collate = by_hand(pt.recipe("objective=simclr", *SMALL).config)
+    return pt.fit(objective, data, collate, logger=QUIET, run_dir="unused")
+
+
 MISTAKES = {
     "name": (
         lambda: pt.recipe("simclr_digit"),
@@ -134,6 +139,11 @@ MISTAKES = {
     "value": (lambda: pt.recipe("optimizer.peak_lr=-1"), "optimizer.peak_lr=-1: "),
     "two": (lambda: pt.fit(pt.recipe(), data=pt.StdlibDocs), "a recipe with data or a collate beside it"),
     "alone": (lambda: pt.fit(None), "an objective without data or collate"),
+    "a word": (lambda: pt.fit("simclr_digits"), "give pt.recipe('simclr_digits')"),
+    "no data": (lambda: fit_digits_with(data=[1, 2]), "got list as data, which has no modality"),
+    "settings": (lambda: fit_digits(trainer={"max_steps": 2}), "got dict as trainer=: give TrainerSettings(...)"),
+    "one logger": (lambda: fit_digits(loggers=Heard()), "got Heard as loggers=: give a list"),
+    "no probe": (lambda: fit_digits(probe="none"), "got probe='none': give ProbeSettings(...), None, or 'auto'"),
     "budget": (lambda: pt.fit(pt.recipe(), budget={"flop": 1}), "it has steps, examples, units, tokens, flops, hours"),
     "ema": (lambda: pt.fit(pt.recipe(), ema=2.0), "ema=2.0: "),
     "ranks": (

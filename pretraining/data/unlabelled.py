@@ -100,10 +100,10 @@ def some(examples: Iterable[Any], place: str) -> Iterator[Any]:
 def listed(items: Any) -> list[Any]:
     """List examples that Python code gives; a single thing, or a table, which Python would take apart, is an error."""
     kind, shape = type(items).__name__, list(getattr(items, "shape", []))
-    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
-        raise RunError(f"got {kind}, a single thing: give a list of examples")
     if hasattr(items, "columns") or hasattr(items, "column_names"):
         raise RunError(f"got a table ({kind}), of which a list would be its columns' names: give a column's values")
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise RunError(f"got {kind}, a single thing: give a list of examples")
     if len(shape) == 3 and {shape[0], shape[2]} & {1, 3, 4}:
         what = f"got one array {shape}, an image or several grey ones"
         raise RunError(f"{what}: give a list of images, [image] or list(images)")

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -78,6 +79,9 @@ MISTAKES = {
     "no run": (lambda *_: ft.predict("/nowhere", ["a"]), "run_dir=/nowhere holds no finetuned model"),
     "nothing": (lambda sorter, _: ft.predict(sorter, []), "got an empty list of inputs"),
     "a number": (lambda sorter, _: ft.predict(sorter, ["a", 3]), "got input 1, which is no text: give texts, or rows"),
+    "a table": (lambda sorter, _: ft.predict(sorter, pa.table({"text": ["a"]})), "got a table (Table)"),
+    "one image": (lambda _, painter: ft.predict(painter, np.zeros((8, 8, 3), np.uint8)), "got one array [8, 8, 3]"),
+    "two hand-offs": (lambda *_: ft.finetune("x", "handoff=y", "task=digits"), "got handoff twice"),
     "no column": (lambda sorter, _: ft.predict(sorter, [{"words": "a"}]), "or rows with text"),
     "no file": (
         lambda _, painter: ft.predict(painter, ["nowhere.png"]),

@@ -1,6 +1,7 @@
 """Schedules: their values at named steps, in the published forms of warm-up; which parameters decay."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -188,6 +189,23 @@ def moved(module, steps, directory, **settings):
     served = Steps([Step(number, [{}], examples=1, units=1) for number in range(steps)])
     build_trainer(TrainerSettings(max_steps=steps, precision="fp64"), [], [], directory).fit(module, served)
     return module
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (
+            {"sum": torch.tensor(2)},
+            "Still.counts says 2 of the term 'sum', and loss counts 1: the gradient would be off",
+        ),
+        ({"all": torch.tensor(1)}, "Still.loss returns the term 'sum', of which counts() says nothing: it has all"),
+    ],
+)
+def test_counts_that_are_not_those_of_the_loss_are_refused(counts, said, tmp_path, monkeypatch):
+    """They divide the gradient: twice as many would halve it without a word."""
+    monkeypatch.setattr(Still, "counts", lambda self, batch: counts)
+    with pytest.raises(RunError, match=re.escape(said)):
+        moved(Still(), 1, tmp_path)
 
 
 @pytest.mark.parametrize("vectors", [False, True])
