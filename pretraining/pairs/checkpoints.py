@@ -15,6 +15,7 @@ from pretraining.handoff import Handoff
 from pretraining.image.modality import IMAGE
 from pretraining.modality import Modality, Tower
 from pretraining.text.modality import TEXT
+from pretraining.text.transformers_form import save_tokenizer
 
 SIDES: dict[str, tuple[Modality, str]] = {"image": (IMAGE, "visual_projection"), "text": (TEXT, "text_projection")}
 
@@ -110,7 +111,7 @@ def write_transformers(given: Handoff, directory: Path) -> None:
     model = as_transformers(towers, load_file(Path(given.path) / "heads.safetensors"))
     quieten()
     model.save_pretrained(directory)
-    towers["text"].preprocess.save(directory)
+    save_tokenizer(towers["text"].preprocess, towers["text"].backbone, directory, plain=True)
     towers["image"].preprocess.save_for_transformers(directory)
     kind = type(model).__name__
     (directory / "README.md").write_text(USAGE.format(kind=kind), encoding="utf-8")

@@ -127,4 +127,6 @@ def save_tokenizer(preprocess: TextPreprocess, backbone: Backbone, directory: Pa
     names = ["input_ids", *(["token_type_ids"] if has_segments(backbone) else []), "attention_mask"]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = plain
+    if (most := getattr(backbone, "max_tokens", None)) is not None:  # what `truncation=True` cuts to
+        tokenizer.model_max_length = tokenizer.init_kwargs["model_max_length"] = most
     tokenizer.save_pretrained(directory)
