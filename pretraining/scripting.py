@@ -94,6 +94,9 @@ def fit(
         given["probe"] = {} if probe is None else described(probe)
     with raising():
         asked, made = _asked(objective, data, collate, probe)
+        if made is not None and made.objective._trainer is not None and resume in (None, "none"):
+            what = "this objective was trained by an earlier fit, and would go on from its weights"
+            raise RunError(f"{what}: build it again, or name a checkpoint in resume=")
         config = _with(asked.config, given)
         if loggers and needs_ranks(instantiate(config.trainer)):
             what = f"got loggers of this process, and trainer.devices={config.trainer.devices}, which starts others"

@@ -165,6 +165,16 @@ def test_a_mistake_is_an_error_of_one_line_and_leaves_nothing(mistake, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_objective_that_was_trained_is_not_trained_again_without_a_word(tmp_path):
+    parts = by_hand(pt.recipe("objective=simclr", *SMALL).config)
+    settings = {"logger": QUIET, "trainer": pt.TrainerSettings(max_steps=1, precision="fp32")}
+    pt.fit(*parts, dry_run=True, run_dir=tmp_path / "dry", **settings)
+    pt.fit(*parts, run_dir=tmp_path / "one", **settings)
+    with pytest.raises(RunError, match="was trained by an earlier fit.*build it again, or name a checkpoint in resume"):
+        pt.fit(*parts, run_dir=tmp_path / "two", **settings)
+    assert not (tmp_path / "two").exists()
+
+
 def test_processes_that_fail_are_an_error_and_no_exit(monkeypatch, tmp_path):
     monkeypatch.setattr("pretraining.launch.run_ranks", lambda *_: 2)
     two = pt.recipe("objective=simclr", "trainer=ddp", "trainer.accelerator=cpu")
