@@ -75,7 +75,8 @@ def embed(given: Mapping[str, Any]) -> dict[str, Any]:
     """Embed what a command line says; returns what was written."""
     wanted, comparison = Wanted(**_of(Wanted, given)), writing.Comparison(**_of(writing.Comparison, given))
     path = output_path(given["output"], writing.FORMATS, read=given["input"])
-    drawn = comparison.picture and output_path(comparison.picture, picture.KINDS, "picture", read=given["input"])
+    named = comparison.picture
+    drawn = None if named is None else output_path(named, picture.KINDS, "picture", read=given["input"])
     if path.suffix.lower() == ".npy" and comparison.neighbours is not None:
         what = f"got neighbours={comparison.neighbours} and output={path}"
         raise RunError(f"{what}, which holds vectors alone: give .parquet or .csv")
