@@ -32,12 +32,15 @@ from pretraining.backbones.base import Features
 from pretraining.cache import read_object, replace_text, share
 from pretraining.cli.configuration import as_run_errors, class_name, exit_cleanly
 from pretraining.cli.early import is_true
+from pretraining.data.files import say
 from pretraining.errors import RunError
 from pretraining.handoff.card import text_of
 from pretraining.handoff.hub import check_push, push, told_in
 from pretraining.modality import Tower
 from pretraining.onnx_form import save_preparation, write_function
 from pretraining.runs.directory import make_directory, new_directory
+
+CURE = "finetune with head=native and mode=full or frozen (probes fit a linear layer alone), or take to=onnx"
 
 
 def export(task: Task, directory: Path) -> Path:
@@ -73,6 +76,9 @@ def export_onnx(task: Task, directory: Path, *, int8: bool = False) -> Path:
         write_function(function, Scores(task), ("logits",), place, int8=int8)
         save_preparation(function, task.preprocess, place)
         (place / "labels.json").write_text(json.dumps(task.labels) + "\n", encoding="utf-8")
+    if task.precision == "bf16":
+        what = "note: this run computes in bf16 (trainer.precision), and model.onnx in fp32"
+        say(f"{what}: finetuning.predict differs from it by bf16's rounding, in the second or third digit of scores")
     return directory
 
 
@@ -109,7 +115,7 @@ def _fill_head(model: Any, task: Task) -> None:
     ours = list(task.head.parameters())
     if [parameter.shape for parameter in outside.values()] != [parameter.shape for parameter in ours]:
         what = f"{type(model).__name__} has a head of {', '.join(outside)}, which is not this run's linear layer"
-        raise RunError(f"{what}: finetune with head=native")
+        raise RunError(f"{what}: {CURE}")
     with torch.no_grad():
         for theirs, parameter in zip(outside.values(), ours, strict=True):
             theirs.copy_(parameter)
@@ -127,7 +133,7 @@ def _compare(task: Task, model: Any) -> None:
     if not torch.allclose(ours[kept], theirs[kept], atol=1e-4):
         pooling = task.backbone.kwargs.get("pooling")
         what = f"{type(model).__name__} makes its vector in another way than pooling={pooling}"
-        raise RunError(f"{what}: finetune with head=native")
+        raise RunError(f"{what}: {CURE}")
 
 
 def carry_out(words: Mapping[str, str]) -> Iterator[str]:

@@ -81,6 +81,7 @@ def run(
     if config.dry_run:
         from pretraining.dry_run import show
 
+        set_compute(planned)
         show(planned.config, planned.settings, planned.parts)
         return Path(config.run_dir)
     return carry_out(replace(planned, overrides=overrides, observers=observers))
@@ -155,15 +156,21 @@ def loaders_of(parts: Parts, settings: TrainerSettings, seed: int) -> tuple[Step
     return loader, EvalLoader(parts.validation, parts.collate, **shape, ranks=ranks)
 
 
+def set_compute(planned: Run) -> None:
+    """Tell the backbone how it is computed; what it has not is a `RunError`."""
+    settings = planned.settings
+    compute = {"compiled": settings.compile, "activation_checkpointing": settings.activation_checkpointing}
+    with as_run_errors():
+        planned.parts.objective.backbone.set_compute(**compute, sharded=settings.strategy == "fsdp")
+
+
 def train_parts(planned: Run, loaders: tuple[StepLoader, EvalLoader], directory: RunDirectory) -> dict[str, Any]:
     """Train the parts and hand them over; returns the final numbers."""
     config, parts, settings = planned.config, planned.parts, planned.settings
     model = parts.objective
     if settings.ranks > 1:
         convert_batchnorm(model)
-    compute = {"compiled": settings.compile, "activation_checkpointing": settings.activation_checkpointing}
-    with as_run_errors():  # what a backbone has not
-        model.backbone.set_compute(**compute, sharded=settings.strategy == "fsdp")
+    set_compute(planned)
     origin = origin_of(config, OmegaConf.to_yaml(config, resolve=True), parts.data.modality.unit)
     loggers = [*run_loggers(config, directory, origin), *planned.observers]
     callbacks, throughput = standard_callbacks(config, parts, settings, loaders, directory.path, origin)

@@ -120,10 +120,28 @@ def test_a_part_that_says_no_class_or_none_that_is_there_is_named(part, override
     refused([*overrides, f"{part}._target_=pretraining.nothing.There"], tmp_path, "pretraining.nothing")
 
 
-def test_what_a_backbone_cannot_compute_is_refused(tmp_path):
+@pytest.mark.parametrize("run", ["dry_run=false", "dry_run=true"])
+def test_what_a_backbone_cannot_compute_is_refused(tmp_path, run):
     images = ["objective=simclr", "data=digits", "data.batch_size=16", "trainer.precision=fp32", "probe=none"]
     images += ["logger.wandb.mode=disabled", "logger.progress=false", "backbone=resnet_tiny"]
-    refused([*images, "trainer.activation_checkpointing=true"], tmp_path, "TorchvisionBackbone has no activation")
+    refused([*images, run, "trainer.activation_checkpointing=true"], tmp_path, "TorchvisionBackbone has no activation")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "texts"),
+    [
+        (
+            ["backbone=vit_tiny", "preprocess.size=10"],
+            ["'image_size': 10, 'patch_size': 4", "a multiple of patch_size"],
+        ),
+        (["backbone=timm", "backbone.name=vit_tiny_patch16_224"], ["8 x 8", "of 16 x 16: choose another preprocess"]),
+        (["backbone=timm", "backbone.name=crossvit_9_240"], ["does not take images of 8 x 8 pixels (", "Kernel size"]),
+    ],
+)
+def test_images_of_a_size_that_a_network_does_not_take_are_refused(tmp_path, backbone, texts):
+    pytest.importorskip("timm")
+    images = ["objective=simclr", "data=digits", "data.batch_size=16", "trainer.precision=fp32", "probe=none"]
+    refused([*images, "logger.progress=false", "dry_run=true", *backbone], tmp_path, *texts)
 
 
 def test_a_path_that_does_not_exist_or_is_empty_is_named(overrides, tmp_path):

@@ -61,6 +61,9 @@ def test_a_text_encoder_takes_any_batch_and_length(tmp_path, capsys):
     assert {"model.onnx", "model.int8.onnx", "tokenizer.json", "preprocess.json", "README.md"} <= {
         path.name for path in place.iterdir()
     }
+    found: dict = {}
+    exec((place / "README.md").read_text().split("```")[1].removeprefix("python").replace("DIR", str(place)), found)
+    assert found["positions"].shape[:2] == (2, 8) and np.isfinite(found["pooled"]).all()
     ids = torch.randint(5, 90, (4, 19))
     real = (torch.arange(19) < torch.tensor([19, 3, 8, 1])[:, None]).long()
     run = session(place / "model.onnx")
@@ -92,6 +95,17 @@ def test_an_image_network_takes_any_batch(of_image):
     np.testing.assert_allclose(pooled, expected.pooled, atol=1e-5)
     np.testing.assert_allclose(positions, expected.positions, atol=1e-5)
     assert json.loads((place / "preprocess.json").read_text())["kwargs"]["mean"] == [0.5] * 3
+
+
+def test_the_readme_says_names_types_and_shapes_and_runs(of_image):
+    _, place = of_image
+    code = (place / "README.md").read_text().split("```")[1].removeprefix("python")
+    assert (
+        "# reads images: float32 [batch, 3, 16, 16]\n# gives pooled: float32 [batch, 16]\n# gives positions: " in code
+    )
+    found = {}
+    exec(code.replace("DIR", str(place)), found)
+    assert found["pooled"].shape == (2, 16) and found["positions"].shape == (2, 4, 16)
 
 
 @pytest.mark.slow

@@ -33,15 +33,20 @@ def write_transformers(given: Handoff, directory: Path) -> None:
     if not fits or not known or backbone.model.config.model_type != "wav2vec2":
         what = f"transformers has no class for the head of objective={given.card['origin'].get('objective')}"
         what += f" on {type(backbone).__name__}" if fits else f" on {type(backbone).__name__} with this stem"
-        cure = f"AutoModel.from_pretrained({given.path!r}) reads the encoder alone" if fits else "take to=onnx"
-        raise HandoffError(f"{what}: {cure}")
+        raise HandoffError(f"{what}: {_alone(given) if fits else 'take to=onnx'}")
     if "heads.safetensors" not in given.card["sha256"] or given.card["origin"].get("objective") == "random":
-        raise HandoffError(f"{given.path} holds no trained head: AutoModel.from_pretrained reads the encoder alone")
+        raise HandoffError(f"{given.reference} holds no trained head: {_alone(given)}")
     model = with_heads(backbone.model, load_file(Path(given.path) / "heads.safetensors"))
     _compare(model, backbone.eval())
     quieten()
     model.save_pretrained(directory)
     given.preprocess.save(directory)
+
+
+def _alone(given: Handoff) -> str:
+    if given.directory is None:
+        return "take to=onnx, which writes the encoder alone"
+    return f"AutoModel.from_pretrained({str(given.directory)!r}) reads the encoder alone"
 
 
 @torch.no_grad()

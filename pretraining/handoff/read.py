@@ -55,6 +55,14 @@ class Handoff:
         return found
 
     @property
+    def directory(self) -> Path | None:
+        """The folder with the only tower's weights, which its home library reads; None where they were drawn."""
+        if not self.path or self.reference.startswith("random:"):
+            return None
+        (name,) = self.towers
+        return Path(self.path, self.card["towers"][name]["directory"])
+
+    @property
     def tower(self) -> Tower:
         """The only tower; several are an error."""
         if len(self.towers) != 1:

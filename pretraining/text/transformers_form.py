@@ -77,7 +77,9 @@ def heads_of(given: Handoff) -> dict[str, Tensor]:
 
 
 def _alone(given: Handoff) -> str:
-    return f"the network alone is read from the hand-off itself (AutoModel.from_pretrained({given.path!r}))"
+    if given.directory is None:
+        return "take to=onnx, which writes the network alone"
+    return f"the network alone is read from the hand-off itself (AutoModel.from_pretrained({str(given.directory)!r}))"
 
 
 def made_up_rows(preprocess: TextPreprocess) -> tuple[Tensor, Tensor]:

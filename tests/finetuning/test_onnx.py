@@ -88,6 +88,18 @@ def test_tags_go_to_both_without_a_note(finetune: Finetune, text_handoff: Path, 
     assert found.std() > 0.01
 
 
+@pytest.mark.parametrize(("precision", "notes"), [("fp32", 0), ("bf16", 1)])
+def test_a_run_in_bf16_is_told_that_its_predictions_differ(
+    precision: str, notes: int, finetune: Finetune, image_handoff: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    words = ["task=digits", f"handoff={image_handoff}", "shots=5", "mode=linear_probe"]
+    task = load_run(finetune(*words, f"trainer.precision={precision}"))[1]
+    monkeypatch.setattr(command, "write_function", lambda *_, **__: None)
+    capsys.readouterr()
+    export_onnx(task, tmp_path / "model")
+    assert capsys.readouterr().err.count("note: this run computes in bf16 (trainer.precision), and") == notes
+
+
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_classes_of_images_are_those_of_transformers_class(kind: str, finetune: Finetune, tmp_path: Path) -> None:
     import transformers

@@ -167,7 +167,7 @@ def test_what_transformers_has_no_class_for_is_refused_and_says_what_does(tmp_pa
     with pytest.raises(HandoffError, match=r"holds no head that transformers has a class for: .*AutoModel\.from_pret"):
         export(given, "transformers", tmp_path / "x")
     given = handoff.read(f"random:{written(objective, 'wordpiece', tmp_path / 'b').path}")
-    with pytest.raises(HandoffError, match="a hand-off of random holds no head"):
+    with pytest.raises(HandoffError, match=r"a hand-off of random holds no head .*: take to=onnx, which writes the"):
         export(given, "transformers", tmp_path / "x")
     act = masked({**BERT, "hidden_act": "relu"})
     with pytest.raises(HandoffError, match="BertForMaskedLM scores tokens in another way than this network's head"):
@@ -209,3 +209,15 @@ def test_decoders_keep_their_language_model_head(config, kind, architecture, loa
         theirs = model(**batch, decoder_input_ids=written_so_far).logits
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
     assert ours.std() > 0.1
+
+
+def test_a_tower_of_several_that_cannot_be_written_names_its_own_folder(tmp_path):
+    network = backbone(BERT, "wordpiece")
+    towers = network.modality.towers(network, preprocess("wordpiece"))
+    both = {"text": next(iter(towers.values())), "other": next(iter(towers.values()))}
+    place = handoff.write(tmp_path / "step-1", towers=both, origin={"objective": "Clip"}, heads={})
+    given = handoff.read(str(place), tower="text")
+    with pytest.raises(HandoffError, match=r"AutoModel\.from_pretrained") as refused:
+        export(given, "transformers", tmp_path / "x")
+    folder = str(refused.value).split("'")[1]
+    assert transformers.AutoModel.from_pretrained(folder).num_parameters() == network.model.num_parameters()

@@ -13,6 +13,7 @@ from pretraining.errors import reason_of
 
 LACKING = "timm is not installed: pip install 'pretraining[timm]'"
 LAST = (99999,)  # timm's mark in a `group_matcher` for what joins the group before it
+COMMON = ("resnet50", "convnext_tiny", "vit_small_patch16_224")  # told where no name is close
 ANY_SIZE = ("vision_transformer", "deit")  # timm's modules whose models can take images of any size
 
 
@@ -26,7 +27,12 @@ def built(
         raise ValueError(f"backbone.name={name} is a model of timm, and {LACKING}") from error
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
-        raise ValueError(f"backbone.name={name!r} is not a model of timm: choose one such as {', '.join(close)}")
+        cure = f"choose one such as {', '.join(close or COMMON)}"
+        raise ValueError(f"backbone.name={name!r} is not a model of timm: {cure}")
+    fixed = {"in_chans": in_channels, "num_classes": 0}
+    if odd := [f"{part}={arguments[part]}" for part in fixed if arguments.get(part, fixed[part]) != fixed[part]]:
+        cure = f"leave it out: networks have no classifier, and read images of {in_channels} channel(s), which"
+        raise ValueError(f"backbone.arguments has {', '.join(odd)}: {cure} preprocess.channels says")
     options = options_of(name, arguments, size, in_channels)
     state = None if weights in (None, "pretrained") else _read(name, str(weights))
     try:

@@ -5,6 +5,7 @@ Shapes: B images, C channels, L feature-map cells or patches, D width, N tokens 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pretraining.backbones.base import Backbone, Features
+from pretraining.errors import RunError, reason_of
 from pretraining.image.backbones.timm_construction import blocks_of, built, lines_of, read_directory
 from pretraining.image.backbones.transformer_parts import PatchEmbedding, embed_by_product
 from pretraining.image.modality import IMAGE
@@ -86,14 +88,18 @@ class TimmBackbone(Backbone):
             return self._features_of_patches(images, visible, masked, mask_token)
         try:
             final, maps = self.model.forward_intermediates(images)
-        except AssertionError as error:  # of a network that is made for one size
-            told = f"backbone.name={self.kwargs['name']} does not take images of {tuple(images.shape[2:])} pixels"
-            raise ValueError(f"{told} ({error}): choose backbone.size to fit") from error
+        except (AssertionError, RuntimeError) as error:  # of a network that is made for one size, or for larger ones
+            if images.is_meta or self._takes(images):
+                raise
+            height, width = images.shape[2:]
+            told = f"backbone.name={self.kwargs['name']} does not take images of {height} x {width} pixels"
+            cure = "choose another preprocess.size (backbone.size follows it), or another model"
+            raise RunError(f"{told} ({reason_of(error)}): {cure}") from error
         cells = self._as_map(final, maps[-1].shape[2:])
         pooled = cells.mean((2, 3)) if self.averages else self.model.forward_head(final, pre_logits=True)
         if cells.shape[1] != self.dim or pooled.shape != (len(images), self.dim):
             told = f"backbone.name={self.kwargs['name']} answers with cells of {cells.shape[1]} and images of"
-            raise ValueError(f"{told} {list(pooled.shape[1:])} channels, which should be {self.dim}: choose another")
+            raise RunError(f"{told} {list(pooled.shape[1:])} channels, which should be {self.dim}: choose another")
         kept = [*maps[:-1], cells] if maps[-1].shape[2:] == cells.shape[2:] else [*maps, cells]
         stages = [part for part, after in itertools.pairwise(kept) if part.shape[2:] != after.shape[2:]]
         grid = (cells.shape[2], cells.shape[3])
@@ -101,11 +107,19 @@ class TimmBackbone(Backbone):
             cells.flatten(2).transpose(1, 2), pooled, grid=grid, stages=(*stages, cells) if stages else None
         )
 
+    def _takes(self, images: Tensor) -> bool:
+        """Tell whether images of this shape go through, whatever else has failed: on shapes alone."""
+        try:
+            copy.deepcopy(self.model).to("meta").eval().forward_intermediates(images.detach().to("meta"))
+        except (AssertionError, RuntimeError):
+            return False
+        return True
+
     def _as_map(self, final: Any, grid: tuple[int, int]) -> Tensor:
         """Lay out what a network ends with, as timm has it, as a map. [B, D, rows, columns]"""
         if not isinstance(final, Tensor) or final.dim() not in (3, 4):
             told = f"backbone.name={self.kwargs['name']} ends with no single map of cells"
-            raise ValueError(f"{told}: choose another model of timm")
+            raise RunError(f"{told}: choose another model of timm")
         if final.dim() == 3:
             tokens = final[:, getattr(self.model, "num_prefix_tokens", 0) :]
             return tokens.transpose(1, 2).unflatten(2, grid)
@@ -118,7 +132,7 @@ class TimmBackbone(Backbone):
         height, width = model.patch_embed.patch_size
         if images.shape[2] % height or images.shape[3] % width:
             told = f"images of {images.shape[2]} x {images.shape[3]} pixels are no whole number of patches"
-            raise ValueError(f"{told} of {height} x {width}: choose another size")
+            raise RunError(f"{told} of {height} x {width}: choose another preprocess.size, or another model of timm")
         patches = model.patch_embed(images)  # [B, rows, columns, D] where it takes images of any size
         if masked is not None and mask_token is not None:
             hidden = masked.view(*patches.shape[:-1], 1)

@@ -10,6 +10,8 @@ from torch import nn
 from torchvision.models import VGG, ConvNeXt, EfficientNet, ResNet, VisionTransformer
 from torchvision.models.resnet import BasicBlock
 
+from pretraining.errors import reason_of
+
 
 def initialised(convolution: nn.Conv2d, model: nn.Module | None = None) -> nn.Conv2d:
     """Draw a convolution's weights as torchvision's ResNets do, or as `model` has its first one drawn; no bias.
@@ -33,7 +35,11 @@ def built(name: str, layers: list[int] | None, width: int, options: dict[str, An
         assert layers is not None
         return _narrowed(ResNet(BasicBlock, layers), layers, width)
     if name == "vision_transformer":
-        return VisionTransformer(**options)
+        try:
+            return VisionTransformer(**options)
+        except (AssertionError, TypeError) as error:
+            cure = "image_size (of preprocess.size) must be a multiple of patch_size: change what does not fit"
+            raise ValueError(f"backbone.options={options} cannot be built ({reason_of(error)}): {cure}") from error
     if name not in torchvision.models.list_models(module=torchvision.models):
         named = "resnet18, resnet50, vit_b_16, convnext_tiny, efficientnet_b0, vgg16, ..."
         sized = "resnet (with backbone.layers) or vision_transformer (with backbone.options)"

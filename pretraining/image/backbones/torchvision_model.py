@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
+from pretraining.errors import RunError
 from pretraining.image.backbones import transformer_parts
 from pretraining.image.backbones.torchvision_construction import built, initialised, lines_of
 from pretraining.image.backbones.transformer_parts import PatchEmbedding
@@ -174,7 +175,7 @@ class TorchvisionBackbone(Backbone):
         model, encoder = self.model, self.model.encoder
         if images.shape[2] % model.patch_size or images.shape[3] % model.patch_size:
             told = f"images of {images.shape[2]} x {images.shape[3]} pixels are no whole number of patches"
-            raise ValueError(f"{told} of {model.patch_size}: choose another size")
+            raise RunError(f"{told} of {model.patch_size}: choose another preprocess.size, or another patch size")
         cells = model.conv_proj(images)
         grid = (cells.shape[2], cells.shape[3])
         patches = cells.flatten(2).transpose(1, 2)

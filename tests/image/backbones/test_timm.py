@@ -184,7 +184,7 @@ def test_a_transformer_takes_other_sizes_shown_and_hidden_patches_and_the_mean()
     mean = TimmBackbone(**backbone.kwargs | {"pooling": "mean"}).eval()
     mean.load_state_dict(backbone.state_dict())
     assert torch.equal(mean(images).pooled, whole.positions.mean(1))
-    with pytest.raises(ValueError, match="images of 30 x 32 pixels are no whole number of patches"):
+    with pytest.raises(RunError, match="images of 30 x 32 pixels are no whole number of patches"):
         backbone(images[:, :, :30])
 
 
@@ -233,6 +233,12 @@ def test_weights_come_from_files_strictly_without_the_classifier(tmp_path):
     ("given", "message"),
     [
         ({"name": "resnet19"}, r"backbone\.name='resnet19' is not a model of timm: choose one such as .*resnet18"),
+        ({"name": "nosuch"}, r"backbone\.name='nosuch' is not a model of timm: choose one such as resnet50, convnext"),
+        (
+            {"name": "resnet18", "arguments": {"in_chans": 3}, "in_channels": 1},
+            r"has in_chans=3: leave it out: .* of 1 ch",
+        ),
+        ({"name": "resnet18", "arguments": {"num_classes": 5}}, r"backbone\.arguments has num_classes=5: leave it out"),
         ({"name": "resnet18", "arguments": {"depthh": 3}}, r"depthh.* cannot be built by timm: .*unexpected"),
         ({"name": "resnet18", "weights": "nowhere.pth"}, r"backbone\.weights=nowhere\.pth is not there: give a file"),
         ({"name": "resnet18", "arguments": STAGES, "pooling": "mean"}, r"backbone\.pooling=mean .*choose model"),
@@ -254,8 +260,29 @@ def test_without_timm_the_cure_is_said(monkeypatch):
 
 def test_a_network_for_another_size_says_so():
     backbone, _ = made("swin")
-    with pytest.raises(ValueError, match=r"swin_tiny.* does not take images of \(48, 48\) pixels .*backbone\.size"):
+    with pytest.raises(RunError, match=r"swin_tiny.* does not take images of 48 x 48 pixels .*backbone\.size"):
         backbone(torch.randn(1, 3, 48, 48))
+
+
+def test_an_error_that_is_not_of_the_size_stays_what_it_is():
+    def fail(_, given):
+        if not given[0].is_meta:
+            raise RuntimeError("the device is broken")
+
+    backbone, images = made("resnet")
+    handle = backbone.model.conv1.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="the device is broken"):
+        backbone(images)
+    handle.remove()
+
+
+def test_a_network_without_a_single_map_is_refused():
+    shape = {"embed_dim": (16, 32), "depth": ((1, 1, 0),), "num_heads": (2, 2), "mlp_ratio": (1, 1, 1)}
+    backbone = TimmBackbone(name="crossvit_9_240", arguments=shape)
+    with pytest.raises(
+        RunError, match=r"crossvit_9_240 ends with no single map of cells: choose another model of timm"
+    ):
+        backbone(torch.zeros(1, 3, 240, 240))
 
 
 def test_a_directory_of_timm_is_a_hand_off_with_its_preparation(tmp_path):
