@@ -179,6 +179,8 @@ def test_shards_hold_what_their_tables_would(tmp_path, texts):
             "json",
             r"7.json has no 'text', but caption: set data.col",
         ),
+        ([("0.png", b"x")], "txt", r"p.tar holds 0.png twice .*: give each example a name of its own"),
+        ([("0.TXT", b"x")], "txt", r"p.tar holds 0.TXT twice"),
     ],
 )
 def test_shards_that_make_no_pair_are_refused_with_their_place(tmp_path, extra, texts, told):
@@ -199,6 +201,31 @@ def test_damaged_shards_and_shards_beside_tables_are_refused(tmp_path):
         (tmp_path / "p.tar").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"p.tar cannot be read as a tar file .*: fetch or write it again"):
             opened(tmp_path / "p.tar", tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512, 600])
+def test_a_shard_that_is_cut_anywhere_is_called_truncated(tmp_path, cut):
+    """Between two members, where what is left seems whole; within a header; behind one; and within a picture."""
+    names = pictures(tmp_path)
+    shards(tmp_path, [(f"{number}", name, "see") for number, name in enumerate(names)], "p")
+    content = (tmp_path / "p.tar").read_bytes()
+    (tmp_path / "p.tar").write_bytes(content[: content.index(b"20.png\0") + cut])
+    told = r"p.tar cannot be read as a tar file \(it is truncated (after 19.txt|within 20.png)\): fetch"
+    with pytest.raises(ValueError, match=told):
+        opened(tmp_path / "p.tar", tmp_path)
+
+
+def test_members_whose_names_have_more_dots_are_told_and_never_all_there_is(tmp_path, capsys):
+    names = pictures(tmp_path)
+    rows = [(f"photo.{number}" if number < 10 else f"{number}", name, "see") for number, name in enumerate(names)]
+    shards(tmp_path, rows, "p", extra=[("12.boxes.npy", b"x")])
+    assert sum(map(len, everything(opened(tmp_path / "p.tar", tmp_path)).values())) == 20
+    told = "left aside 20 members, such as photo.0.png of p.tar: an example's name ends at its first dot (photo, and"
+    assert f"{told} the rest is its extension .0.png); rename it photo_0.png" in capsys.readouterr().err
+    shards(tmp_path, rows[:10], "p")
+    with pytest.raises(ValueError, match=r"p.tar holds no image with a caption: left aside 20 members") as error:
+        opened(tmp_path / "p.tar", tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_whatever_datasets_loads(tmp_path):
