@@ -301,6 +301,25 @@ def test_splits_are_found_by_the_tables_names(tmp_path):
         "train": 8, "validation": 2, "test": 10}  # fmt: skip
 
 
+def test_images_in_two_splits_are_counted_and_told(tmp_path, capsys):
+    names = pictures(tmp_path)
+    for split, part in (("train", names[:8]), ("val", names[5:11]), ("test", names[11:])):
+        (tmp_path / split).mkdir()
+        written(tmp_path / split, [{"image": f"../{name}", "text": f"see {name}"} for name in part], name=split)
+    data = opened(tmp_path / "*" / "*.jsonl", tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if ", too" in line]
+    assert len(said) == 1 and "3 of the 6 validation images are train images, too, such as" in said[0]
+    assert len(data.images["validation"]) == 6
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_shares_that_leave_a_split_empty_are_named(tmp_path, share):
+    written(tmp_path, [{"image": name, "text": "see"} for name in pictures(tmp_path)])
+    told = f"data.shares.validation={share} and data.shares.test={share} of the training images leave a split empty"
+    with pytest.raises(ValueError, match=told):
+        opened(tmp_path, tmp_path, shares={"validation": share, "test": share})
+
+
 def test_a_changed_picture_is_another_data_set(tmp_path):
     names = pictures(tmp_path)
     written(tmp_path, [{"image": name, "text": f"see {name}"} for name in names])
@@ -323,7 +342,10 @@ def test_a_changed_picture_is_another_data_set(tmp_path):
         ),
         ({"image": "pictures/1.png", "text": "  "}, r"line 31 has an image, but the caption '  '"),
         ({"image": "pictures/1.png", "text": []}, r"line 31 has an image, but the caption none"),
-        ({"image": "pictures/1.png", "text": None}, r"1 empty values in column 'text'"),
+        ({"image": "pictures/1.png", "text": None}, r"1 empty values in column 'text' .*: fill or drop those rows$"),
+        ({"image": "pictures/1.png", "text": 17}, r"line 31 has an image, but 17 for a caption: a text or a list of"),
+        ({"image": "pictures/1.png", "text": ["a", True]}, r"line 31 has an image, but True for a caption: a text or"),
+        ({"image": "pictures/1.png", "text": {"en": "a"}}, r"but {'en': 'a'} for a caption: a text or a list of"),
         ({"image": None, "text": "a"}, r"1 empty values in column 'image'"),
         ({"image": 7, "text": "a"}, r"line 31 has the image 7"),
     ],

@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from tarfile import BLOCKSIZE
 from typing import NamedTuple
 
 from pretraining.data.files import is_hidden, say
@@ -52,7 +53,9 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
             found += 1
             captions = captions_of(_text(text, column), place, "an image")
             identity = f"{known[file]},{image.name}"
-            yield Captioned(f"{named(file)}/{name}", f"{place}", image.read, identity, captions)
+            yield Captioned(
+                f"{named(file)}/{name}", f"{place}", image.read, identity, f"{file.absolute()}/{name}", captions
+            )
     told = f"left aside {len(aside)} members, {_why(aside[0])}" if aside else "give NAME.jpg and NAME.txt for each"
     if not found:
         raise ValueError(f"{files[0]}{' ...' * (len(files) > 1)} holds no image with a caption: {told}")
@@ -81,7 +84,7 @@ def _examples(file: Path) -> dict[str, dict[str, Member]]:
     try:
         with tarfile.open(file, "r:") as shard:
             for member in shard:
-                if member.offset_data + member.size > whole:
+                if member.isreg() and member.offset_data - (-member.size // BLOCKSIZE) * BLOCKSIZE > whole:
                     raise tarfile.ReadError(f"it is truncated within {member.name}")
                 path = PurePosixPath(member.name)
                 if member.isfile() and not any(map(is_hidden, path.parts)):
@@ -103,7 +106,7 @@ def _refuse_truncated(file: Path, shard: tarfile.TarFile) -> None:
     """Refuse a shard without a tar's end, a block of zeros: `tarfile` takes what is cut between members as whole."""
     with file.open("rb") as content:
         content.seek(shard.offset)
-        if content.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        if content.read(BLOCKSIZE) != tarfile.NUL * BLOCKSIZE:
             last = f" after {shard.getnames()[-1]}" if shard.getnames() else ""
             raise tarfile.ReadError(f"it is truncated{last}")
 
