@@ -40,6 +40,9 @@ class ZeroShot(Classification):
         if len(words) != self.classes.size:
             told = f"got task.names of {len(words)} classes, but the data has {self.classes.size}"
             raise RunError(f"{told} ({', '.join(self.classes.names[:8])}): give one name for each, in this order")
+        twice = next((word for number, word in enumerate(words) if word in words[:number]), None)
+        if twice is not None:
+            raise RunError(f"got the class name {twice!r} twice: give each class its own in task.names")
         odd = next((template for template in templates if template.count("{}") != 1), None)
         if odd is not None or not templates:
             raise RunError(f"got task.templates with {odd!r}: give texts with {{}} where the class's name goes")

@@ -17,12 +17,17 @@ KINDS = {str: "text", bool: "truth values", int: "numbers", float: "numbers", li
 
 
 def present(
-    tables: Mapping[str, Table], roles: Mapping[str, str], *, label: str | None, missing: str | None = None
+    tables: Mapping[str, Table],
+    roles: Mapping[str, str],
+    *,
+    label: str | None,
+    missing: str | None = None,
+    droppable: bool = True,
 ) -> dict[str, Table]:
     """Keep rows in which no column is missing: null and NaN, and in the column `label` also empty text.
 
     `roles`: columns by the configuration keys that name them. `missing`: null refuses such rows; drop leaves them out
-    and counts them.
+    and counts them. `droppable`: whether the data has such a setting, which errors may name.
     """
     if missing not in (None, "drop"):
         raise ValueError(f"data.missing={missing}: choose null (such rows are an error) or drop")
@@ -36,7 +41,8 @@ def present(
             if rows.any() and missing is None:
                 what = f"got {rows.sum()} empty values in column {roles[key]!r} ({key}), the first at"
                 what += f" {table.place(int(rows.argmax()))}"
-                raise ValueError(f"{what}: fill or drop those rows, or set data.missing=drop where the data has it")
+                cure = ", or set data.missing=drop where the data has it" if droppable else ""
+                raise ValueError(f"{what}: fill or drop those rows{cure}")
         whole = ~np.any([np.zeros(table.size, bool), *gaps.values()], axis=0)
         if not whole.all():
             say(f"{split}: dropped {(~whole).sum()} of {table.size} rows with empty values")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,10 @@ def _card_text(towers: Mapping[str, Tower], origin: dict[str, Any], heads: Mappi
     kinds = " and ".join(type(backbone).__name__ for backbone in backbones)
     facts = "\n".join(f"| {name} | {value} |" for name, value in origin.items() if value not in (None, "", {}))
     places = {name: "DIR" if len(towers) == 1 else f"DIR/{name}" for name in towers}
-    usage = "\n".join(tower.backbone.usage().replace("DIR", places[name]) for name, tower in towers.items())
+    usages = {name: tower.backbone.usage().replace("DIR", places[name]) for name, tower in towers.items()}
+    if len(towers) > 1:  # each network under its own name
+        usages = {name: re.sub(r"\bmodel\b(?!\.safetensors)", f"{name}_model", own) for name, own in usages.items()}
+    usage = "\n".join(usages.values())
     if heads and len(towers) > 1:  # what brings their vectors together
         held = ", ".join(f"{name} {list(part.shape)}" for name, part in sorted(heads.items()))
         usage += f'\n\nfrom safetensors.torch import load_file\n\nheads = load_file("DIR/heads.safetensors")  # {held}'

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining import handoff
+from pretraining.data.unlabelled import tell_cut
 from pretraining.errors import HandoffError
 from pretraining.handoff import Handoff
 from pretraining.modality import Tower
@@ -67,6 +68,8 @@ class Space:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Bring texts of the other side into the space. [B, D], of unit length"""
         collate = TokeniseTexts(preprocess=self.other.preprocess, max_tokens=self.other_tokens)
+        told = f"captions have more than the hand-off's max_tokens={self.other_tokens} tokens"
+        tell_cut(int(collate.cut(RawTexts.of(texts)).sum()), len(texts), told)
         backbone, parts = self.other.backbone.eval(), []
         for start in range(0, len(texts), BATCH):
             inputs = collate(RawTexts.of(texts[start : start + BATCH]))["inputs"]

@@ -179,6 +179,8 @@ def test_shards_hold_what_their_tables_would(tmp_path, texts):
             "json",
             r"7.json has no 'text', but caption: set data.col",
         ),
+        ([("0.png", b"x")], "txt", r"p.tar holds 0.png twice .*: give each example a name of its own"),
+        ([("0.TXT", b"x")], "txt", r"p.tar holds 0.TXT twice"),
     ],
 )
 def test_shards_that_make_no_pair_are_refused_with_their_place(tmp_path, extra, texts, told):
@@ -199,6 +201,31 @@ def test_damaged_shards_and_shards_beside_tables_are_refused(tmp_path):
         (tmp_path / "p.tar").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"p.tar cannot be read as a tar file .*: fetch or write it again"):
             opened(tmp_path / "p.tar", tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512, 600])
+def test_a_shard_that_is_cut_anywhere_is_called_truncated(tmp_path, cut):
+    """Between two members, where what is left seems whole; within a header; behind one; and within a picture."""
+    names = pictures(tmp_path)
+    shards(tmp_path, [(f"{number}", name, "see") for number, name in enumerate(names)], "p")
+    content = (tmp_path / "p.tar").read_bytes()
+    (tmp_path / "p.tar").write_bytes(content[: content.index(b"20.png\0") + cut])
+    told = r"p.tar cannot be read as a tar file \(it is truncated (after 19.txt|within 20.png)\): fetch"
+    with pytest.raises(ValueError, match=told):
+        opened(tmp_path / "p.tar", tmp_path)
+
+
+def test_members_whose_names_have_more_dots_are_told_and_never_all_there_is(tmp_path, capsys):
+    names = pictures(tmp_path)
+    rows = [(f"photo.{number}" if number < 10 else f"{number}", name, "see") for number, name in enumerate(names)]
+    shards(tmp_path, rows, "p", extra=[("12.boxes.npy", b"x")])
+    assert sum(map(len, everything(opened(tmp_path / "p.tar", tmp_path)).values())) == 20
+    told = "left aside 20 members, such as photo.0.png of p.tar: an example's name ends at its first dot (photo, and"
+    assert f"{told} the rest is its extension .0.png); rename it photo_0.png" in capsys.readouterr().err
+    shards(tmp_path, rows[:10], "p")
+    with pytest.raises(ValueError, match=r"p.tar holds no image with a caption: left aside 20 members") as error:
+        opened(tmp_path / "p.tar", tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_whatever_datasets_loads(tmp_path):
@@ -274,6 +301,25 @@ def test_splits_are_found_by_the_tables_names(tmp_path):
         "train": 8, "validation": 2, "test": 10}  # fmt: skip
 
 
+def test_images_in_two_splits_are_counted_and_told(tmp_path, capsys):
+    names = pictures(tmp_path)
+    for split, part in (("train", names[:8]), ("val", names[5:11]), ("test", names[11:])):
+        (tmp_path / split).mkdir()
+        written(tmp_path / split, [{"image": f"../{name}", "text": f"see {name}"} for name in part], name=split)
+    data = opened(tmp_path / "*" / "*.jsonl", tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if ", too" in line]
+    assert len(said) == 1 and "3 of the 6 validation images are train images, too, such as" in said[0]
+    assert len(data.images["validation"]) == 6
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_shares_that_leave_a_split_empty_are_named(tmp_path, share):
+    written(tmp_path, [{"image": name, "text": "see"} for name in pictures(tmp_path)])
+    told = f"data.shares.validation={share} and data.shares.test={share} of the training images leave a split empty"
+    with pytest.raises(ValueError, match=told):
+        opened(tmp_path, tmp_path, shares={"validation": share, "test": share})
+
+
 def test_a_changed_picture_is_another_data_set(tmp_path):
     names = pictures(tmp_path)
     written(tmp_path, [{"image": name, "text": f"see {name}"} for name in names])
@@ -296,7 +342,10 @@ def test_a_changed_picture_is_another_data_set(tmp_path):
         ),
         ({"image": "pictures/1.png", "text": "  "}, r"line 31 has an image, but the caption '  '"),
         ({"image": "pictures/1.png", "text": []}, r"line 31 has an image, but the caption none"),
-        ({"image": "pictures/1.png", "text": None}, r"1 empty values in column 'text'"),
+        ({"image": "pictures/1.png", "text": None}, r"1 empty values in column 'text' .*: fill or drop those rows$"),
+        ({"image": "pictures/1.png", "text": 17}, r"line 31 has an image, but 17 for a caption: a text or a list of"),
+        ({"image": "pictures/1.png", "text": ["a", True]}, r"line 31 has an image, but True for a caption: a text or"),
+        ({"image": "pictures/1.png", "text": {"en": "a"}}, r"but {'en': 'a'} for a caption: a text or a list of"),
         ({"image": None, "text": "a"}, r"1 empty values in column 'image'"),
         ({"image": 7, "text": "a"}, r"line 31 has the image 7"),
     ],

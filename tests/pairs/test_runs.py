@@ -19,6 +19,7 @@ from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.data.scenes import DigitScenes
 from pretraining.launch import main
 from pretraining.pairs.dual_encoder import DualEncoder
+from pretraining.pairs.space import Space
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.raw import RawTexts, TokeniseTexts
 from tests.pairs.small import BERT as SMALL_BERT
@@ -119,7 +120,7 @@ def test_both_networks_load_by_the_lines_of_the_hand_off_alone(pretrained):
         scope: dict = {}
         assert f"DIR/{name}" in usage
         exec(usage.replace("DIR", str(pretrained / "handoff" / "last")), scope)
-        model = scope["model"].eval()
+        model = scope[f"{name}_model"].eval()
         with torch.no_grad():
             if name == "image":
                 torch.testing.assert_close(model(image), tower.backbone.eval()(image).pooled, atol=1e-5, rtol=0)
@@ -262,6 +263,9 @@ def test_what_cannot_be_is_told_in_one_line(pretrained, tmp_path):
         finetune(last, tmp_path / "run", "task=zero_shot", "task.templates=[a digit]", *SCENES)
     with pytest.raises(RunError, match=r"task.names of 2 classes, but the data has 10"):
         finetune(last, tmp_path / "run", "task=zero_shot", "task.names=[a,b]", *SCENES)
+    with pytest.raises(RunError, match=r"the class name 'a' twice: give each class its own in task.names"):
+        names = "task.names=[a,a,b,c,d,e,f,g,h,i]"
+        finetune(last, tmp_path / "run", "task=zero_shot", names, *SCENES, "data.label=digit", "data.most=1")
     alone = handoff.write(tmp_path / "alone" / "step-1", towers={"image": handoff.read(str(last), tower="image").tower},
                           origin={"objective": "SimCLR"}, heads={})  # fmt: skip
     with pytest.raises(HandoffError, match=r"holds no second network in the same space"):
@@ -280,6 +284,14 @@ def test_what_cannot_be_is_told_in_one_line(pretrained, tmp_path):
         evaluated(alone, "data=digit_scenes", "data.batch_size=8")
     with pytest.raises(RunError, match=r"collate.sides.text.max_tokens=100, but this backbone has positions for 64"):
         pretrain(tmp_path, "objective=clip", "collate.sides.text.max_tokens=100")
+
+
+def test_captions_that_a_task_cuts_are_counted(pretrained, capsys):
+    space = Space.read(handoff.read(str(pretrained / "handoff" / "last"), tower="image"))
+    longest = "a word " * space.other_tokens
+    cut = space.texts([longest, "a red two", longest + "more"])
+    told = f"2 of 3 captions have more than the hand-off's max_tokens={space.other_tokens} tokens and were cut"
+    assert told in capsys.readouterr().err and torch.equal(cut[0], cut[2])
 
 
 def test_weights_drawn_anew_are_another_space(pretrained, tmp_path):

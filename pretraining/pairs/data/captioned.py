@@ -26,6 +26,7 @@ class Captioned(NamedTuple):
     place: str  # where it is from, for errors
     read: Callable[[], bytes]
     identity: str  # changes with its content
+    source: str  # the file or content that it is, named alike in all splits
     captions: list[str]
 
 

@@ -5,12 +5,14 @@ Shapes: B pairs, C captions that an example has at most.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from pretraining.data.files import say
 from pretraining.data.splits import SPLITS, carved, missing_shares
 from pretraining.pairs.data.base import PairExamples, numbers_of
 from pretraining.text.raw import RawTexts
@@ -19,7 +21,11 @@ from pretraining.text.raw import RawTexts
 def captions_of(cell: Any, place: str, what: str) -> list[str]:
     """Take a caption or a list of them; what is none is refused, with its `place` and what it belongs to."""
     captions = list(cell) if isinstance(cell, list | tuple) else [cell]
-    odd = next((text for text in captions if not isinstance(text, str) or not text.strip()), None)
+    strange = [text for text in captions if not isinstance(text, str)]
+    if strange:
+        told = f"{place} has {what}, but {strange[0]!r:.40} for a caption"
+        raise ValueError(f"{told}: a text or a list of texts is wanted, so write one, or drop the row")
+    odd = next((text for text in captions if not text.strip()), None)
     if odd is not None or not captions:
         told = repr(odd) if captions else "none"
         raise ValueError(f"{place} has {what}, but the caption {told:.40}: write one, or drop the row")
@@ -41,7 +47,13 @@ def in_splits(
     """Part what there is into all splits: `shares` of the training examples, chosen by their names' hash, stand for
     those that are missing. `where` and `what` (in the plural) name it in errors.
     """
+    _tell_shared(given, where, what)
     missing = missing_shares(given, validation=shares["validation"], test=shares["test"])
+    cut = {split: shares[split] for split in SPLITS[1:] if split not in given}
+    if sum(cut.values()) >= 1 or not all(cut.values()):
+        told = " and ".join(f"data.shares.{split}={share}" for split, share in cut.items())
+        cure = "each above 0, and below 1 together" if len(cut) > 1 else "above 0 and below 1"
+        raise ValueError(f"{told} of the training {what} leave a split empty: give shares {cure}, or such splits")
     parts: dict[str, list[Any]] = {}
     for split in SPLITS:
         there = given.get(split, given["train"])
@@ -50,6 +62,16 @@ def in_splits(
             told = f"{where}: {len(there)} {what} are too few to set some apart for {split}"
             raise ValueError(f"{told}: give more, or a {split} split")
     return parts
+
+
+def _tell_shared(given: Mapping[str, list[Any]], where: str, what: str) -> None:
+    """Say how many examples are in two of the splits that were given: they are measured on, and not new."""
+    for first, second in itertools.combinations([split for split in SPLITS if split in given], 2):
+        known = {one.source for one in given[first]}
+        shared = [one for one in given[second] if one.source in known]
+        if shared:
+            told = f"{where}: {len(shared)} of the {len(given[second])} {second} {what} are {first} {what}, too"
+            say(f"{told}, such as {shared[0].name}: what is measured on them is not new; leave them in one split")
 
 
 class CaptionedSource(ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,16 +70,19 @@ class ImageTextFiles(CaptionedImages):
             told = f"{error.place} has no column {error.name!r}: {cure} {there}"
             raise ValueError(told) from error
         table = table.take(np.flatnonzero(_agree(table, self.only)))
-        table = present({"": table}, {"data.columns.image": image, "data.columns.text": text}, label=None)[""]
+        table = present(
+            {"": table}, {"data.columns.image": image, "data.columns.text": text}, label=None, droppable=False
+        )[""]
         named = naming(files)
         cells = [_cell(table, row, image, files, named) for row in range(table.size)]
         known = identities(sorted({cell for cell, _ in cells if isinstance(cell, Path)}))
         for row, (cell, name) in enumerate(cells):
             captions, place = captions_of(table.columns[text][row], table.place(row), "an image"), table.place(row)
             if isinstance(cell, bytes):
-                yield Captioned(name, place, functools.partial(bytes, cell), name, captions)
+                yield Captioned(name, place, functools.partial(bytes, cell), name, name, captions)
             else:
-                yield Captioned(name, f"{cell} ({place})", cell.read_bytes, known[cell], captions)
+                source = os.path.abspath(cell)
+                yield Captioned(name, f"{cell} ({place})", cell.read_bytes, known[cell], source, captions)
 
 
 def _agree(table: Table, only: Mapping[str, Any]) -> np.ndarray:

@@ -54,4 +54,4 @@ class HubImageText(CaptionedImages):
             content = hashlib.sha256(
                 encoded.read(row) or b""
             ).hexdigest()  # what is empty is refused when it is decoded
-            yield Captioned(content, place, functools.partial(encoded.read, row), content, captions)
+            yield Captioned(content, place, functools.partial(encoded.read, row), content, content, captions)

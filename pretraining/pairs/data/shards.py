@@ -6,9 +6,10 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from tarfile import BLOCKSIZE
 from typing import NamedTuple
 
-from pretraining.data.files import is_hidden
+from pretraining.data.files import is_hidden, say
 from pretraining.image.data.files import SUFFIXES
 from pretraining.pairs.data.base import naming
 from pretraining.pairs.data.captioned import Captioned, identities
@@ -37,8 +38,11 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
     neither are left aside. Images are read when they are asked for.
     """
     known, named = identities(files), naming(files)
+    found, aside = 0, list[Member]()
     for file in files:
-        for name, parts in _examples(file).items():
+        examples = _examples(file)
+        aside += [part for parts in examples.values() for kind, part in parts.items() if _is_dotted(kind)]
+        for name, parts in examples.items():
             image, text = (next((parts[kind] for kind in kinds if kind in parts), None) for kinds in (SUFFIXES, TEXTS))
             if image is None and text is None:
                 continue
@@ -46,26 +50,65 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
             if image is None or text is None:
                 lacks = "image" if image is None else "caption (.txt or .json)"
                 raise ValueError(f"{place} has no {lacks}: write the shard again, or drop the example")
+            found += 1
             captions = captions_of(_text(text, column), place, "an image")
             identity = f"{known[file]},{image.name}"
-            yield Captioned(f"{named(file)}/{name}", f"{place}", image.read, identity, captions)
+            yield Captioned(
+                f"{named(file)}/{name}", f"{place}", image.read, identity, f"{file.absolute()}/{name}", captions
+            )
+    told = f"left aside {len(aside)} members, {_why(aside[0])}" if aside else "give NAME.jpg and NAME.txt for each"
+    if not found:
+        raise ValueError(f"{files[0]}{' ...' * (len(files) > 1)} holds no image with a caption: {told}")
+    if aside:
+        say(f"{files[0].parent}: {told}")
+
+
+def _is_dotted(kind: str) -> bool:
+    """Tell whether an extension has dots inside, and would be an image's or a text's without what is before them."""
+    return kind.count(".") > 1 and PurePosixPath(kind).suffix in (*SUFFIXES, *TEXTS)
+
+
+def _why(member: Member) -> str:
+    """Say why a member is left aside, and what to call it."""
+    path = PurePosixPath(member.name)
+    stem, _, rest = path.name.partition(".")
+    better = path.with_name(path.stem.replace(".", "_") + path.suffix)
+    told = f"such as {member.name} of {member.shard.name}: an example's name ends at its first dot"
+    return f"{told} ({stem}, and the rest is its extension .{rest}); rename it {better} if it is of an example"
 
 
 def _examples(file: Path) -> dict[str, dict[str, Member]]:
     """Bring members together: by name up to the first dot, then by the rest of it in small letters."""
     found: dict[str, dict[str, Member]] = {}
+    whole = file.stat().st_size
     try:
         with tarfile.open(file, "r:") as shard:
             for member in shard:
+                if member.isreg() and member.offset_data - (-member.size // BLOCKSIZE) * BLOCKSIZE > whole:
+                    raise tarfile.ReadError(f"it is truncated within {member.name}")
                 path = PurePosixPath(member.name)
                 if member.isfile() and not any(map(is_hidden, path.parts)):
                     stem, dot, rest = path.name.partition(".")
                     parts = found.setdefault(str(path.parent / stem), {})
-                    parts[(dot + rest).lower()] = Member(file, member.name, member.offset_data, member.size)
+                    kind = (dot + rest).lower()
+                    if kind in parts:
+                        cure = "give each example a name of its own"
+                        raise ValueError(f"{file} holds {member.name} twice (capitals are alike): {cure}")
+                    parts[kind] = Member(file, member.name, member.offset_data, member.size)
+            _refuse_truncated(file, shard)
     except tarfile.TarError as error:
         cure = "fetch or write it again, uncompressed"
         raise ValueError(f"{file} cannot be read as a tar file ({error}): {cure}") from error
     return found
+
+
+def _refuse_truncated(file: Path, shard: tarfile.TarFile) -> None:
+    """Refuse a shard without a tar's end, a block of zeros: `tarfile` takes what is cut between members as whole."""
+    with file.open("rb") as content:
+        content.seek(shard.offset)
+        if content.read(BLOCKSIZE) != tarfile.NUL * BLOCKSIZE:
+            last = f" after {shard.getnames()[-1]}" if shard.getnames() else ""
+            raise tarfile.ReadError(f"it is truncated{last}")
 
 
 def _text(member: Member, column: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ class Captioned(NamedTuple):
     name: str  # as it is written, or of its content: what decides its split
     clip: EncodedClip
     identity: str  # changes with its content
+    source: str  # the file or content that it is, named alike in all splits
     captions: list[str]
 
 
@@ -67,7 +69,9 @@ class AudioTextFiles(Sounds):
         except MissingColumnError as error:
             told = f"{error.place} has no column {error.name!r}: set data.columns to two of {', '.join(error.there)}"
             raise ValueError(told) from error
-        table = present({"": table}, {"data.columns.audio": audio, "data.columns.text": text}, label=None)[""]
+        table = present(
+            {"": table}, {"data.columns.audio": audio, "data.columns.text": text}, label=None, droppable=False
+        )[""]
         named = naming(files)
         for row in range(table.size):
             said = captions_of(table.columns[text][row], table.place(row), "a recording")
@@ -82,7 +86,7 @@ class AudioTextFiles(Sounds):
             cell = cell.get("bytes") or cell.get("path")
         if isinstance(cell, bytes):
             content, name = cell, hashlib.sha256(cell).hexdigest()
-            return Captioned(name, EncodedClip(place, lambda: content, self.mono), name, [])
+            return Captioned(name, EncodedClip(place, lambda: content, self.mono), name, name, [])
         if not isinstance(cell, str) or not cell:
             raise ValueError(f"{place} has the recording {cell!r:.40}: give a file's path, or the bytes of one")
         file = files[table.source[row]].parent / cell
@@ -92,4 +96,4 @@ class AudioTextFiles(Sounds):
             )
         stat = file.stat()
         clip = EncodedClip(f"{file} ({place})", file.read_bytes, self.mono)
-        return Captioned(named(file), clip, f"{cell},{stat.st_size},{stat.st_mtime_ns}", [])
+        return Captioned(named(file), clip, f"{cell},{stat.st_size},{stat.st_mtime_ns}", os.path.abspath(file), [])
