@@ -93,6 +93,7 @@ def _counted(objective: Any, batch: Batch, device: torch.device, micro_batches: 
     twin = copy.deepcopy(objective).to(device).train()
     twin.manual_backward = lambda loss: loss.backward()
     twin.on_device = lambda batch: batch  # it is finished
+    twin.compared = True  # there are no data to count
     moved = placed(batch, device)
     counter = FlopCounterMode(display=False)
     counts = {name: torch.ones((), dtype=torch.float64, device=device) for name in objective.counts(batch)}

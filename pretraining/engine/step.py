@@ -45,7 +45,7 @@ class StepModule(pl.LightningModule, ABC):
         self.guard, self.timer = Guard(), PhaseTimer()
         self.measured: dict[str, float] = {}  # the latest evaluation
         self._average: dict[str, Tensor] | None = None
-        self._counted = False  # what the first batch has, by `counts` and by `loss`
+        self.compared = False  # whether `counts` and `loss` have been found to count the same
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
@@ -113,8 +113,8 @@ class StepModule(pl.LightningModule, ABC):
                 prepared = self.prepare(batch, number)
                 with self.phase("forward"):
                     loss = self(self.loss, prepared)
-                if not self._counted:
-                    self._counted = True
+                if not self.compared:
+                    self.compared = True
                     self.compare_counts(self.counts(batch), loss)
                 with self.phase("backward"):
                     self.manual_backward(self.objective(loss, counts))
