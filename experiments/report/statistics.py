@@ -14,8 +14,6 @@ from scipy.special import stdtrit
 
 Key = TypeVar("Key", bound=Hashable)
 CONFIDENCE = 0.95
-SEEDS_TO_TEST = 6
-"""Below it the smallest two-sided sign-flip p, 2 / 2^R, is above 0.05."""
 EXACT_UP_TO = 16
 """Replicates up to which all 2^R sign patterns are enumerated."""
 
@@ -126,8 +124,16 @@ def nested_bootstrap(
     return Interval(float(np.mean([row.mean() for row in rows])), float(low), float(high), len(rows))
 
 
+def seeds_to_test(comparisons: int) -> int:
+    """Tell from how many seeds on any of so many comparisons may be decided: the smallest two-sided p is 2 / 2^R.
+
+    Holm multiplies the smallest of M by M, so that with fewer seeds no difference is great enough.
+    """
+    return math.ceil(math.log2(2 * max(1, comparisons) / (1 - CONFIDENCE)))
+
+
 def p_values(differences: Mapping[Key, Sequence[float]]) -> dict[Key, float] | None:
     """Compute the Holm-adjusted sign-flip p of every comparison; None if any has too few seeds to test."""
-    if not differences or any(len(d) < SEEDS_TO_TEST for d in differences.values()):
+    if not differences or any(len(d) < seeds_to_test(len(differences)) for d in differences.values()):
         return None
     return dict(zip(differences, holm([sign_flip_p(d) for d in differences.values()]), strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.report.compare import Comparison, Cost, Row
-from experiments.report.statistics import SEEDS_TO_TEST, Interval
+from experiments.report.statistics import Interval, seeds_to_test
 from experiments.study.graph import Cell
 
 ONE_PRETRAINING = "finetuning seeds of one pretraining, which do not say how another would turn out"
@@ -45,8 +45,8 @@ def answer(comparison: Comparison) -> str:
     basis = f"over {least} pretraining seeds" if least > 1 else f"over {ONE_PRETRAINING}"
     if all(finding.gain.n == 1 for finding in found):
         basis = "one run of each, which says nothing about chance"
-    elif rivals and least < SEEDS_TO_TEST:
-        basis = f"{least} of {SEEDS_TO_TEST} pretraining seeds"
+    elif rivals and least < seeds_to_test(len(rivals)):
+        basis = f"{least} of {seeds_to_test(len(rivals))} pretraining seeds"
     part = f"Decided in {clear} of {len(found)} comparisons" if 0 < clear < len(found) else "Decided"
     return f"{part if clear else 'Not decided'}: {said}; {basis}."
 
@@ -62,7 +62,9 @@ def describe(comparison: Comparison) -> list[str]:
     """Write a sentence for each finding, and for each absence of one."""
     sentences = [_sentence(row) for row in comparison.rows] + describe_pretraining(comparison)
     if any(contrast.p is None for contrast in comparison.contrasts):
-        few = f"Too few pretraining seeds to test one arm against another: {SEEDS_TO_TEST} are needed."
+        many = len(comparison.contrasts)
+        what = "one arm against another" if many == 1 else f"{many} comparisons of arms together"
+        few = f"Too few pretraining seeds to test {what}: {seeds_to_test(many)} are needed."
         sentences.append(f"{few} Their differences are shown with intervals, not judged.")
     for contrast in comparison.contrasts:
         if contrast.p is not None:

@@ -12,6 +12,7 @@ from experiments.report.statistics import (
     nested_bootstrap,
     p_values,
     paired_difference,
+    seeds_to_test,
     sign_flip_p,
     within_pretraining,
 )
@@ -151,3 +152,13 @@ def test_a_planted_difference_is_found_and_a_planted_null_is_not():
 def test_fewer_than_six_seeds_are_not_tested():
     assert p_values({"a": [0.1] * 6, "b": [0.1] * 5}) is None
     assert p_values({"a": [0.1] * 6}) == {"a": 2 / 64}
+
+
+@pytest.mark.parametrize("comparisons", [1, 2, 3, 8, 234])
+def test_so_many_comparisons_are_tested_from_as_few_seeds_on_as_can_decide_one(comparisons):
+    """All signs alike give the smallest p that there is, 2 / 2^R; Holm multiplies it by the number of comparisons."""
+    least = seeds_to_test(comparisons)
+    assert p_values({row: [1.0 + seed for seed in range(least - 1)] for row in range(comparisons)}) is None
+    found = p_values({row: [1.0 + seed for seed in range(least)] for row in range(comparisons)})
+    assert found is not None and max(found.values()) == pytest.approx(comparisons * 2 / 2**least)
+    assert comparisons * 2 / 2**least <= 0.05 < comparisons * 2 / 2 ** (least - 1)
