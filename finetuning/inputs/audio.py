@@ -27,6 +27,7 @@ from pretraining.audio.spectrum import mfcc
 from pretraining.audio.unlabelled import Cutting, ReadRecordings, recordings
 from pretraining.backbones.base import Backbone
 from pretraining.data.batches import STREAM
+from pretraining.data.columns import own_id
 from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
@@ -159,7 +160,9 @@ class AudioInputs(Inputs):
         reading = ReadRecordings(mono=mono)
         for number, item in enumerate(path):
             given = item[column] if isinstance(item, Mapping) and column in item else item
-            yield Unlabelled({"id": number}, {"audio": reading.take(given, f"input {number}", preprocess)})
+            yield Unlabelled(
+                {"id": own_id(item, number)}, {"audio": reading.take(given, f"input {number}", preprocess)}
+            )
 
     def made_up_rows(self, preprocess: AudioPreprocess) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw two rows of noise, without padding, which transformers' models let change a row (`SpeechEncoder`)."""

@@ -47,6 +47,11 @@ def named_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[Any, in
         yield name, number, values
 
 
+def own_id(item: Any, number: int) -> Any:
+    """Name what Python code holds: a row by its `id` where it has one, anything else by its number."""
+    return item[ID] if isinstance(item, Mapping) and ID in item else number
+
+
 def is_text(value: Any) -> bool:
     """Tell whether a value of a table is text."""
     return isinstance(value, str)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.columns import named_rows
+from pretraining.data.columns import named_rows, own_id
 from pretraining.data.files import kind_of, say, walk
 from pretraining.data.tables import content_of
 from pretraining.data.unlabelled import Encoded, Reading
@@ -66,7 +66,11 @@ def images_of(
         (wanted,) = column.values()
         for number, item in enumerate(given):
             name = f"input {number}"
-            yield {"id": number}, name, taken(item.get(wanted) if isinstance(item, Mapping) else item, name, decoding)
+            yield (
+                {"id": own_id(item, number)},
+                name,
+                taken(item.get(wanted) if isinstance(item, Mapping) else item, name, decoding),
+            )
 
 
 def taken(item: Any, name: str, decoding: Decoding) -> np.ndarray:

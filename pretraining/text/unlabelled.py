@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.columns import is_text, named_rows, refusal
+from pretraining.data.columns import is_text, named_rows, own_id, refusal
 from pretraining.data.files import TABLES, find, kind_of, lines, places_of, say
 from pretraining.data.tables import word_of
 from pretraining.data.unlabelled import Encoded, Reading, Unlabelled, tell_cut
@@ -44,7 +44,7 @@ class Lines:
         if not isinstance(given, Path):
             for number, item in enumerate(given):
                 columns = self._of_item(item, f"input {number}")
-                yield Unlabelled({"id": number, **columns}, columns)
+                yield Unlabelled({"id": own_id(item, number), **columns}, columns)
             return
         with as_run_errors():
             found = [given] if given.exists() and not given.is_dir() else find(str(given), key="input")
@@ -65,6 +65,7 @@ class Lines:
     def _of_item(self, item: Any, name: str) -> dict[str, Any]:
         """Take a text as a line, several as those of the roles, and of a row its columns."""
         if isinstance(item, str):
+            refuse_halves(item, name)
             return self.parse(item, list(self.names), name)
         if isinstance(item, Mapping):
             item = [item.get(column) for column in self.names.values()]
@@ -89,9 +90,13 @@ def _whole(line: str, roles: list[str], place: str) -> dict[str, Any]:
     return {roles[0]: line}
 
 
-def is_unicode(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8: halves of surrogate pairs cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def refuse_halves(text: str, name: str) -> None:
+    """Refuse a text that cannot be written as UTF-8, as no tokenizer reads it: halves of surrogate pairs cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"{name} holds half of a surrogate pair, which is no text"
+        raise RunError(f"{what}: decode it anew, or leave it out") from error
 
 
 @dataclass(kw_only=True)
@@ -114,8 +119,7 @@ class ReadTexts(Reading):
         """Take a text."""
         if not isinstance(item, str):
             raise RunError(f"{name} is {type(item).__name__}, and this network reads text: give a str")
-        if not is_unicode(item):
-            raise RunError(f"{name} holds half of a surrogate pair, which is no text: decode it anew, or leave it out")
+        refuse_halves(item, name)
         return str(item)
 
     def encode(self, values: Sequence[str], names: Sequence[str], preprocess: TextPreprocess, backbone: Any) -> Encoded:

@@ -62,7 +62,9 @@ def test_images_in_memory_are_predicted_as_their_files(painter, tmp_path):
     files = sorted(tmp_path.glob("*.png"))
     expected = [record["prediction"] for record in ft.predict(painter, tmp_path)]
     coloured = [np.repeat(each[..., None], 3, -1) for each in pixels]
-    rows = [{"image": path.read_bytes()} for path in files]
+    rows = [{"image": path.read_bytes(), "id": number} for number, path in enumerate(files)]
+    named = ft.predict(painter, [row | {"id": f"picture {row['id']}"} for row in rows])
+    assert [record["id"] for record in named] == [f"picture {number}" for number in range(6)]
     for given in (pixels, coloured, [Image.fromarray(each) for each in pixels], files, list(map(str, files)), rows):
         found = ft.predict(painter, given)
         assert [record["prediction"] for record in found] == expected
@@ -79,6 +81,7 @@ MISTAKES = {
     "no run": (lambda *_: ft.predict("/nowhere", ["a"]), "run_dir=/nowhere holds no finetuned model"),
     "nothing": (lambda sorter, _: ft.predict(sorter, []), "got an empty list of inputs"),
     "a number": (lambda sorter, _: ft.predict(sorter, ["a", 3]), "got input 1, which is no text: give texts, or rows"),
+    "half a letter": (lambda sorter, _: ft.predict(sorter, ["\udc80"]), "input 0 holds half of a surrogate pair"),
     "a table": (lambda sorter, _: ft.predict(sorter, pa.table({"text": ["a"]})), "got a table (Table)"),
     "one image": (lambda _, painter: ft.predict(painter, np.zeros((8, 8, 3), np.uint8)), "got one array [8, 8, 3]"),
     "two hand-offs": (lambda *_: ft.finetune("x", "handoff=y", "task=digits"), "got handoff twice"),
