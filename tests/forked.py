@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from pretraining.cli import spawn
+from tests.docs.run_page import disown
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pretraining.launch", "finetuning.launch", "experiments.launch", "tests.behind"])
@@ -44,7 +44,7 @@ def _command(words, cwd, environment, said):
 
 
 def _be(words, cwd, environment):
-    weakref.finalize._registry.clear()  # the first fork that ended would take its parent's directories away
+    disown()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import traceback
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,12 +42,20 @@ def commands(code):
     return [shlex.split(line, comments=True)[2:] for line in lines]
 
 
+def disown():
+    """Leave the parent's temporary directories to the parent: the first fork that ended would take them away."""
+    weakref.finalize._registry.clear()
+    if held := sys.modules.get("wandb.sdk.data_types._private"):
+        atexit.unregister(held.MEDIA_TMP.cleanup)
+
+
 def run_command(words):
     """Run `python -m words` in a fork; returns the exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    disown()
     code = 1
     try:
         sys.argv = list(words)
