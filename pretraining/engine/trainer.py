@@ -134,8 +134,9 @@ def refuse_misfit(module: StepModule, checkpoint: Path) -> None:
 
 
 def choose_kernels(module: nn.Module, settings: TrainerSettings) -> None:
-    """Let a module use the hand-written kernels that the settings allow."""
+    """Let a module use the hand-written kernels that the settings allow, with each pixel's channels side by side."""
     winograd.allow(module, settings.winograd)
+    module.to(memory_format=torch.channels_last)  # or each convolution would reorder its weights in each step
 
 
 def build_trainer(

@@ -141,7 +141,7 @@ class ImagePreprocess(Preprocess):
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation, per channel."""
         mean, std = (torch.tensor(part, device=images.device)[:, None, None] for part in (self.mean, self.std))
-        return (images - mean) / std
+        return (images - mean).div_(std)
 
     def _with_channels(self, images: Tensor) -> Tensor:
         given = images.shape[1]
@@ -156,4 +156,4 @@ class ImagePreprocess(Preprocess):
 
 def _shares(images: Tensor) -> Tensor:
     """Turn levels of 8 bits into shares of the brightest."""
-    return images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
+    return images.float().div_(255.0) if images.dtype == torch.uint8 else images.float()

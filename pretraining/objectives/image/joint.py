@@ -54,8 +54,6 @@ class JointEmbedding(Objective):
             told = f"{type(self).__name__} takes {self.wanted} view(s) of an image, got augment.count={views.count}"
             raise ValueError(f"{told}: set augment.count={self.wanted}")
         self.views, self.local_views = views, local_views
-        if views.output.channels_last:  # as the views come, or each convolution would reorder its weights in each step
-            backbone.to(memory_format=torch.channels_last)
 
     def on_device(self, batch: Batch) -> Batch:
         """Make the views [V * B, C, S, S] and, where there are any, the local ones, by draws of their own."""
