@@ -21,7 +21,7 @@ _NAMES = {
     "finetuning.data.relevance": "ImagesByClass JudgedTexts",
     "finetuning.data.splits": "Split",
     "finetuning.data.text": "LabelledText Questions TaggedText TextPairs",
-    "finetuning.inputs.audio": "AudioInputs SpanMasks",
+    "finetuning.inputs.audio": "AudioInputs SpanMasks SpokenSourceInputs",
     "finetuning.inputs.base": "Inputs",
     "finetuning.inputs.dense": "MapInputs ObjectInputs",
     "finetuning.inputs.image": "ImageInputs",
@@ -45,6 +45,7 @@ _NAMES = {
     "finetuning.tasks.retrieval": "Retrieval",
     "finetuning.tasks.semantic_segmentation": "SemanticSegmentation",
     "finetuning.tasks.speech_recognition": "SpeechRecognition",
+    "finetuning.tasks.speech_translation": "SpeechTranslation",
     "finetuning.tasks.tagging": "Tagging",
     "finetuning.tasks.zero_shot": "ZeroShot",
 }

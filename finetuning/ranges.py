@@ -31,6 +31,7 @@ OBJECTS = DENSE | {COUNT: "width max_detections"}
 AUGMENTED = {optional(COUNT): "size", PAIR: "scale", each(choice("horizontal", "vertical")): "flips"}
 PICTURES = {PATHS: "path", GROUP: "columns", CHANNELS: "channels", optional(each(TEXT, least=1)): "class_names"}
 LAYERS = {either(choice("last", "all", "best", "weighted"), each(integer(), least=1)): "layers"}
+HEARD = {POSITIVE: "max_seconds", choice("cut", "refuse"): "longer", optional(GROUP): "masks"}
 RECORDINGS = {optional(POSITIVE): "batch_seconds"}
 RANGES: Ranges = {
     "": {
@@ -60,6 +61,7 @@ RANGES: Ranges = {
     "SemanticSegmentation": DENSE | {choice("linear", "fpn"): "decoder"},
     "Retrieval": {FLAG: "space"},
     "SpeechRecognition": {optional(TEXT): "alphabet"},
+    "SpeechTranslation": {TEXT: "decoder"},
     "CtcDecoding": {
         COUNT: "beam",
         COUNT_OR_ZERO: "ngram",
@@ -78,7 +80,8 @@ RANGES: Ranges = {
         SEED: "seed",
     },
     # what is given to the model
-    "AudioInputs": {POSITIVE: "max_seconds", choice("cut", "refuse"): "longer", optional(GROUP): "masks"},
+    "AudioInputs": HEARD,
+    "SpokenSourceInputs": HEARD | {COUNT: "max_target_tokens"},
     "SpanMasks": {PART: "share channel_share", COUNT: "span channel_span"},
     "MapInputs": AUGMENTED,
     "ObjectInputs": AUGMENTED,

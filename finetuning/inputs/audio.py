@@ -176,3 +176,10 @@ class AudioInputs(Inputs):
     def save_for_transformers(self, directory: Path, preprocess: AudioPreprocess, backbone: Backbone) -> None:
         """Write the feature extractor."""
         preprocess.save(directory)
+
+
+@dataclass(kw_only=True)
+class SpokenSourceInputs(AudioInputs):
+    """Recordings with what is to be written after each, of at most `max_target_tokens` tokens in training."""
+
+    max_target_tokens: int = 64

@@ -127,18 +127,20 @@ class TextPairInputs(TextInputs):
         return ContinuedPairs(examples, ended, sources=read, pad_id=pad_id)
 
 
-def prompts(batch: Batch, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Take what a text is written after out of a batch: tokens and mask, [B, T] each.
+def prompts(batch: Batch, pad_id: int, device: torch.device) -> tuple[dict[str, Tensor], int]:
+    """Take what a text is written after out of a batch, [B, T] each by the names that transformers' `generate` has.
 
-    Of rows that hold their targets too, the sources alone, at the right end.
+    Also tells how many tokens `generate` gives before those that it writes. Of rows that hold their targets too, the
+    sources alone are taken, at the right end.
     """
     ids, mask = (batch["inputs"][name].to(device) for name in ("input_ids", "document_ids"))
     if "prompt_tokens" not in batch:
-        return ids, mask
+        return {"input_ids": ids, "attention_mask": mask}, 1  # a decoder's start token
     lengths = batch["prompt_tokens"].to(device)
     width = int(lengths.max())
     place = torch.arange(width, device=device) - (width - lengths)[:, None]  # in its own row; before it: negative
-    return ids.gather(1, place.clamp(min=0)).masked_fill(place < 0, pad_id), (place >= 0).long()
+    ids = ids.gather(1, place.clamp(min=0)).masked_fill(place < 0, pad_id)
+    return {"input_ids": ids, "attention_mask": (place >= 0).long()}, width
 
 
 def _framed(

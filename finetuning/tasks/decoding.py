@@ -1,10 +1,11 @@
 """How a language model writes: beam search or sampling, through transformers' own `generate`.
 
-Shapes: B texts, T prompt tokens, V vocabulary.
+Shapes: B texts, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,15 +61,16 @@ class TextDecoding:
         return GenerationConfig(**ids, **settings)
 
     @torch.no_grad()
-    def write(self, model: Any, prompts: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Continue prompts [B, T] (`mask` 0 at padding, on the left for causal models); returns new tokens only."""
+    def write(self, model: Any, read: Mapping[str, Tensor], rows: Tensor, *, skipped: int = 1) -> Tensor:
+        """Write after what the model has `read`, by `generate`'s names, padded on the left for causal models.
+
+        Returns new tokens only: `generate` gives `skipped` before them, a decoder's start token or a whole prompt.
+        """
         config = self.config(model)
-        skipped = 1 if model.config.is_encoder_decoder else prompts.shape[1]  # a decoder begins with its start token
         if self.do_sample:
             config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-        given = {"attention_mask": mask, "generation_config": config}
         chosen = self._processors(skipped, rows) if self.do_sample else None
-        return model.generate(input_ids=prompts, logits_processor=chosen, **given)[:, skipped:]
+        return model.generate(**read, generation_config=config, logits_processor=chosen)[:, skipped:]
 
     def _processors(self, skipped: int, rows: Tensor) -> Any:
         from transformers import LogitsProcessorList

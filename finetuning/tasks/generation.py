@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetuning.data.splits import Examples
-from finetuning.inputs.base import EncodedSplit
+from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.inputs.text_pairs import TextPairInputs, prompts
 from finetuning.metrics import generation as overlap
 from finetuning.metrics.bootstrap import Intervals, Numbers
@@ -47,15 +47,26 @@ class Generation(Task):
         self,
         parts: TaskParts,
         *,
-        inputs: TextPairInputs,
+        inputs: Inputs,
         select: str,
         decoding: TextDecoding = TextDecoding(),
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(parts, inputs=inputs, select=select)
-        handoff, mode = parts.handoff, parts.mode
         if not 0 <= label_smoothing < 1:
             raise RunError(f"got task.label_smoothing={label_smoothing}: give a share of at least 0 and below 1")
+        self.decoding, self.label_smoothing = decoding, label_smoothing
+        self.head = self.make_head(parts)
+        self.writer.model.generation_config = decoding.config(self.writer.model)  # saved beside the weights
+
+    @property
+    def writer(self) -> TransformersBackbone:
+        """The model that writes."""
+        return self.backbone
+
+    def make_head(self, parts: TaskParts) -> nn.Module:
+        """Make nothing: the model has its own. One that has none, or would not learn, is an error."""
+        handoff, mode = parts.handoff, parts.mode
         if self.backbone.architecture == "encoder":
             where, kind = handoff.path or handoff.card["origin"]["objective"], self.backbone.model.config.model_type
             cure = "give one pretrained with objective=denoising_bart, denoising_t5 or causal_language, or hf: of such"
@@ -64,10 +75,8 @@ class Generation(Task):
             what = f"got mode={type(mode).__name__}, which trains a head alone; this task's is the language model's"
             raise RunError(f"{what}: take mode=full (with head_steps=0), partial, gradual_unfreezing or lora")
         check_head(self.backbone)
-        inputs.check_lengths(self.backbone, decoding.max_new_tokens)
-        self.decoding, self.label_smoothing = decoding, label_smoothing
-        self.head = nn.Identity()
-        self.backbone.model.generation_config = decoding.config(self.backbone.model)  # saved beside the weights
+        self.inputs.check_lengths(self.backbone, self.decoding.max_new_tokens)
+        return nn.Identity()
 
     def targets(self, examples: Examples) -> list[str]:
         """Take first references, which alone are learnt."""
@@ -95,9 +104,9 @@ class Generation(Task):
 
     def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
         """Write a text for each row: token ids, special ones included."""
-        model = self.backbone.model
-        ids, mask = prompts(batch, model.generation_config.pad_token_id, self.device)
-        return list(self.decoding.write(model, ids, mask, batch["rows"].to(self.device)).cpu().numpy())
+        model, rows = self.writer.model, batch["rows"].to(self.device)
+        read, skipped = prompts(batch, model.generation_config.pad_token_id, self.device)
+        return list(self.decoding.write(model, read, rows, skipped=skipped).cpu().numpy())
 
     def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
         """Write nothing."""

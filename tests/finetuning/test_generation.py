@@ -417,10 +417,12 @@ def test_samples_follow_the_distribution() -> None:
 def test_prompts_end_at_the_right() -> None:
     whole = torch.tensor([[5, 6, 7, 8], [9, 3, 1, 1]])
     batch = {"inputs": {"input_ids": whole, "document_ids": (whole > 1).long()}, "prompt_tokens": torch.tensor([3, 1])}
-    ids, mask = prompts(batch, 0, torch.device("cpu"))
-    assert ids.tolist() == [[5, 6, 7], [0, 0, 9]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    read, skipped = prompts(batch, 0, torch.device("cpu"))
+    assert read["input_ids"].tolist() == [[5, 6, 7], [0, 0, 9]] and skipped == 3
+    assert read["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     del batch["prompt_tokens"]  # an encoder's sources stand alone
-    assert prompts(batch, 0, torch.device("cpu"))[0] is whole
+    read, skipped = prompts(batch, 0, torch.device("cpu"))
+    assert read["input_ids"] is whole and skipped == 1
 
 
 def test_an_encoder_cannot_write(finetune: Finetune, text_handoff: Path, pairs: Path, tmp_path: Path) -> None:
