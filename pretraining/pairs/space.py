@@ -64,10 +64,19 @@ class Space:
         limit = sides.get(others[0], {}).get("max_tokens") or second.backbone.max_tokens
         return cls(own, second.tower, other, limit, math.exp(scale), shift)
 
+    def _collate(self) -> TokeniseTexts:
+        return TokeniseTexts(preprocess=self.other.preprocess, max_tokens=self.other_tokens)
+
+    def identify(self, texts: Sequence[str]) -> list[int]:
+        """Number texts of the other side: those by one number that its network reads alike."""
+        collate, starts = self._collate(), range(0, len(texts), BATCH)
+        parts = (collate(RawTexts.of(texts[start : start + BATCH])) for start in starts)
+        return [number for part in parts for number in collate.identify(part)]
+
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Bring texts of the other side into the space. [B, D], of unit length"""
-        collate = TokeniseTexts(preprocess=self.other.preprocess, max_tokens=self.other_tokens)
+        collate = self._collate()
         told = f"captions have more than the hand-off's max_tokens={self.other_tokens} tokens"
         tell_cut(int(collate.cut(RawTexts.of(texts)).sum()), len(texts), told)
         backbone, parts = self.other.backbone.eval(), []

@@ -22,13 +22,13 @@ from pretraining.image.data.decode import Decoding
 from pretraining.image.data.scenes import DigitScenes
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.pairs.collate import PairCollate
-from pretraining.pairs.data.base import number_of
+from pretraining.pairs.data.base import PairExamples, table_of
 from pretraining.pairs.data.files import ImageTextFiles
 from pretraining.pairs.data.hub import HubImageText
 from pretraining.pairs.data.scenes import SceneCaptions
 from pretraining.pairs.preprocess import PairPreprocess
 from pretraining.random import Keys
-from pretraining.text.raw import TokeniseTexts
+from pretraining.text.raw import RawTexts, TokeniseTexts
 from pretraining.text.tokenizer_recipes import WordPiece
 
 COLOURS = [(k * 8, 255 - k * 8, (k * 70) % 256) for k in range(30)]
@@ -84,14 +84,14 @@ def shards(folder, rows, name="pairs-000000", texts="txt", extra=()):
 
 
 def everything(data):
-    """List (colour, caption, all captions' numbers) of every row of every split."""
+    """List (colour, caption, all captions) of every row of every split."""
     rows = {}
     for split in ("train", "validation", "test"):
         source = data.source(split)
         read = source.read(0, np.arange(source.count(0)))
         colours = [tuple(image[:, 0, 0].tolist()) for image in read.sides["image"].images]
         rows[split] = list(zip(colours, read.sides["text"].texts.tolist(), read.captions.tolist(), strict=True))
-        assert read.caption.tolist() == [number_of(text) for text in read.sides["text"].texts]
+        assert len(set(colours)) == len(set(read.example.tolist())) == len(set(zip(colours, read.example, strict=True)))
     return rows
 
 
@@ -104,10 +104,10 @@ def test_rows_of_an_image_add_up_and_stay_in_one_split(tmp_path, kind):
     assert sum(map(len, found.values())) == 60 and all(found.values())
     where = {split: {colour for colour, _, _ in part} for split, part in found.items()}
     assert sum(map(len, where.values())) == 30  # of disjoint sets
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         name = names[COLOURS.index(colour)]
         assert text in (f"a view of {name}", f"this of {name}")
-        assert numbers == [number_of(f"a view of {name}"), number_of(f"this of {name}")]
+        assert captions == [f"a view of {name}", f"this of {name}"]
 
 
 @pytest.mark.parametrize("kind", ["table", "tar"])
@@ -156,10 +156,10 @@ def test_shards_hold_what_their_tables_would(tmp_path, texts):
     assert len(found["validation"]) == 5 * each and len(found["train"]) + len(found["test"]) == 25 * each
     assert found["train"] and found["test"]
     seen = {}
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         seen.setdefault(colour, []).append(text)
         own = words[COLOURS.index(colour)]
-        assert numbers == [number_of(one) for one in ([own] if texts == "txt" else own)]
+        assert captions == ([own] if texts == "txt" else own)
     assert seen == {colour: [text] if texts == "txt" else text for colour, text in zip(COLOURS, words, strict=True)}
     known = data.fingerprint()
     shards(tmp_path, [("00025", names[0], words[0]), *rows[26:]], "val-0000", texts)
@@ -241,9 +241,9 @@ def test_whatever_datasets_loads(tmp_path):
     data = HubImageText(name=str(tmp_path / "hub"), **settings)
     found = everything(data)
     assert len(found["test"]) == 20 and len(found["train"]) + len(found["validation"]) == 40 and found["validation"]
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         name = names[COLOURS.index(colour)]
-        assert text in (f"see {name}", "a colour") and numbers == [number_of(f"see {name}"), number_of("a colour")]
+        assert text in (f"see {name}", "a colour") and captions == [f"see {name}", "a colour"]
     assert HubImageText(name=str(tmp_path / "hub"), **settings).fingerprint() == data.fingerprint()
     with pytest.raises(ValueError, match=r"no column 'text', only picture, said: set data.columns.text"):
         HubImageText(name=str(tmp_path / "hub"), **settings | {"columns": {"image": "picture", "text": "text"}})
@@ -264,9 +264,9 @@ def test_rows_of_datasets_with_the_same_image_are_one_image_with_several_caption
     assert sum(map(len, found.values())) == 60 and all(found.values())
     where = {split: {colour for colour, _, _ in part} for split, part in found.items()}
     assert sum(map(len, where.values())) == len(set().union(*where.values())) == 30
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         own = [f"{word} of {names[COLOURS.index(colour)]}" for word in ("a view", "this")]
-        assert text in own and numbers == [number_of(one) for one in own]
+        assert text in own and captions == own
 
 
 def test_lists_of_captions_and_captions_of_several_images(tmp_path):
@@ -276,9 +276,8 @@ def test_lists_of_captions_and_captions_of_several_images(tmp_path):
     found = everything(opened({split: str(tmp_path / "captions.jsonl") for split in ("train", "validation", "test")},
                               tmp_path))["train"]  # fmt: skip
     assert len(found) == 45
-    shared = number_of("shared")
-    assert all(numbers[0] == shared and (numbers[1] == -1) == (COLOURS.index(colour) % 2 == 0)
-               for colour, _, numbers in found)  # fmt: skip
+    assert all(captions[0] == "shared" and (captions[1] == "") == (COLOURS.index(colour) % 2 == 0)
+               for colour, _, captions in found)  # fmt: skip
 
 
 def test_rows_with_a_value_alone(tmp_path):
@@ -390,7 +389,8 @@ def test_each_epoch_has_scenes_of_its_own_and_they_join_where_epochs_meet():
     both = joined([first, second])
     assert both.sides["image"].images.shape == (6, 3, 32, 32) and both.sides["image"].labels is None
     assert both.sides["text"].texts.tolist() == [*first.sides["text"].texts, *second.sides["text"].texts]
-    assert both.captions.shape == (6, 1) and (both.captions[:, 0] == both.caption).all()
+    assert both.captions.shape == (6, 1) and (both.captions[:, 0] == both.sides["text"].texts).all()
+    assert both.example.tolist() == [0, 1, 2, 40, 41, 42]
 
 
 def test_what_scenes_are_made_of_names_them():
@@ -421,7 +421,13 @@ def test_false_captions_stand_behind_the_true_ones_and_are_numbered(tmp_path):
     batch, clean = collate(read, keys), collate(plain, keys)
     there = batch["false"] >= 0
     assert there.tolist() == (read.false != "").tolist()
-    assert batch["false"][there].tolist() == [number_of(text) for text in read.false[there.numpy()]]
+    number = dict(zip(read.sides["text"].texts, batch["caption"].tolist(), strict=True))
+    texts, false = read.false[there.numpy()].tolist(), batch["false"][there].tolist()
+    assert (
+        len({*number, *texts})
+        == len({*number.values(), *false})
+        == len({*number.items(), *zip(texts, false, strict=True)})
+    )
     rows = [collate.sides["text"].preprocess.tokenizer.decode(row[1 : int(real.sum()) - 1]) for row, real in zip(
         batch["inputs"]["text"]["input_ids"], batch["inputs"]["text"]["document_ids"], strict=True)]  # fmt: skip
     assert rows == [*read.sides["text"].texts, *read.false[there.numpy()]]
@@ -430,6 +436,26 @@ def test_false_captions_stand_behind_the_true_ones_and_are_numbered(tmp_path):
     assert data.fingerprint() != scenes(cache_dir=tmp_path).fingerprint()
     with pytest.raises(ValueError, match=r"data.hard_negatives has 'turned': choose of swapped, replaced"):
         scenes(hard_negatives=["turned"])
+
+
+def test_captions_that_the_network_reads_alike_are_one(tmp_path):
+    """In other capitals for a tokenizer that has none, and behind the cut; wherever they stand."""
+    data = scenes(cache_dir=tmp_path, scenes=3)
+    texts = ["a small red two", "A Small  RED two", "a small blue two left of a red six", "a small blue two left of it"]
+    captions = [[texts[0], texts[2]], [texts[1]], [texts[3]]]
+    read = data.open("train").read(0, np.arange(3))
+    sides = read.sides | {"text": RawTexts.of([texts[2], texts[1], texts[3]])}
+    false = table_of([[texts[1]], [texts[3], "a small red six"], []], 2)
+    examples = PairExamples(sides, np.array([7, 3, 5]), table_of(captions, 2), false=false)
+    keys = Keys(0, "train", np.zeros(3, np.int64), np.arange(3))
+    batch = collate_of(data, max_tokens=6)(examples, keys)
+    blue, red, other = *batch["caption"][:2].tolist(), int(batch["false"][1, 1])
+    assert len({blue, red, other, -1}) == 4 and batch["example"].tolist() == [7, 3, 5]
+    assert batch["caption"].tolist() == [blue, red, blue]
+    assert batch["captions"].tolist() == [[red, blue], [red, -1], [blue, -1]]
+    assert batch["false"].tolist() == [[red, -1], [blue, other], [-1, -1]]
+    longer = collate_of(data, max_tokens=20)(examples, keys)
+    assert longer["captions"][:, 0].unique().shape == (2,) and longer["caption"].unique().shape == (3,)
 
 
 def test_pictures_are_augmented_in_training_alone_and_in_the_preprocessings_terms(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from finetuning import launch as finetuning
+from finetuning.metrics.retrieval import ranks
+from finetuning.tasks.captions import ImageTextRetrieval
 from pretraining import handoff
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
@@ -214,6 +217,25 @@ def test_retrieval_ranks_by_cosine_both_ways(pretrained, tmp_path):
     own = texts_in_space(pretrained, captions)
     distance = 1 - (images_in_space(pretrained, scenes) * own).sum(1).mean()
     assert metrics["test/cosine_distance"] == pytest.approx(float(distance), abs=1e-5)
+
+
+def test_captions_that_the_network_reads_alike_are_looked_for_once(pretrained):
+    space = Space.read(handoff.read(str(pretrained / "handoff" / "last"), tower="image"))
+    cut = "a red two " * space.other_tokens
+    labels = [["A Red TWO"], ["a red two", cut + "left"], [cut + "right", "a blue six"]]
+    targets = list(map(space.texts, labels))
+    split = SimpleNamespace(examples=SimpleNamespace(column=lambda name: labels), targets=targets)
+    outputs = list(torch.randn(3, len(targets[0][0]), generator=torch.Generator().manual_seed(0)).numpy())
+    task = SimpleNamespace(space=space)
+    predicted = ImageTextRetrieval.predict(task, outputs, split)
+    scores = np.stack(outputs) @ space.texts([labels[0][0], cut, labels[2][1]]).numpy().T
+    right = np.array([[True, False, False], [True, True, False], [False, True, True]])
+    for found, expected in zip(predicted.scores[:2], (ranks(scores, right), ranks(scores.T, right.T)), strict=True):
+        np.testing.assert_array_equal(found[0], expected[0])
+    shown = [labels[0][0], labels[1][1], labels[2][1]]
+    assert predicted.predictions == [shown[place] for place in scores.argmax(1)]
+    own = ImageTextRetrieval.table(task, predicted)["caption_ranks"]
+    assert own[0][0] == own[1][0] and own[1][1] == own[2][0]
 
 
 def test_the_swap_test_compares_each_false_caption_with_the_true_one(pretrained, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 
 from pretraining.data.files import say
 from pretraining.data.splits import SPLITS, carved, missing_shares
-from pretraining.pairs.data.base import PairExamples, numbers_of
+from pretraining.pairs.data.base import PairExamples, table_of
 from pretraining.text.raw import RawTexts
 
 
@@ -81,8 +81,8 @@ class CaptionedSource(ABC):
 
     def __init__(self, captions: list[list[str]]) -> None:
         self.captions = captions
-        self.numbers = numbers_of(captions, max(map(len, captions)))
         counts = [len(texts) for texts in captions]
+        self.most = max(counts)
         self.example = np.repeat(np.arange(len(captions)), counts)  # of each row
         self.place = np.concatenate([np.arange(count) for count in counts])  # of its caption among the example's
 
@@ -97,6 +97,6 @@ class CaptionedSource(ABC):
     def read(self, epoch: int, rows: np.ndarray) -> PairExamples:
         """Read pairs by their numbers."""
         example, place = self.example[rows], self.place[rows]
-        texts = [self.captions[one][other] for one, other in zip(example, place, strict=True)]
-        sides = {self.side: self.examples(example), "text": RawTexts.of(texts)}
-        return PairExamples(sides, self.numbers[example, place], self.numbers[example])
+        captions = table_of([self.captions[one] for one in example], self.most)
+        sides = {self.side: self.examples(example), "text": RawTexts(captions[np.arange(len(rows)), place])}
+        return PairExamples(sides, example, captions)
