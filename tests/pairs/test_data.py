@@ -23,6 +23,7 @@ from pretraining.image.data.scenes import DigitScenes
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.pairs.collate import PairCollate
 from pretraining.pairs.data.base import PairExamples, table_of
+from pretraining.pairs.data.contents import Seen, Stored, told_apart
 from pretraining.pairs.data.files import ImageTextFiles
 from pretraining.pairs.data.hub import HubImageText
 from pretraining.pairs.data.scenes import SceneCaptions
@@ -133,6 +134,54 @@ def test_images_of_the_same_name_in_several_folders_are_several(tmp_path, kind):
         own = f"{'ab'[place // 15]} {place % 15}"
         assert [text for text, _ in seen[colour]] == [own, f"again {own}"][: 1 + (kind == "table")]
         assert len({split for _, split in seen[colour]}) == 1
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tar"])
+def test_the_same_picture_under_several_names_is_one(tmp_path, kind, capsys):
+    """In one split, with all captions; pictures that differ at their first byte alone are two."""
+    names = pictures(tmp_path)
+    copies = [f"pictures/copy {number}.png" for number in range(len(names))]
+    for name, copy in zip(names, copies, strict=True):
+        (tmp_path / copy).write_bytes((tmp_path / name).read_bytes())
+    rows = [{"image": name, "text": text} for part, text in ((names, "see"), (copies, "again"), (copies[:3], "see"))
+            for name in part]  # fmt: skip
+    if kind == "tar":
+        shards(tmp_path, [(f"{number:05}", *row.values()) for number, row in enumerate(rows)])
+    else:
+        written(tmp_path, rows, kind)
+    found = everything(opened(tmp_path / "*.tar" if kind == "tar" else tmp_path, tmp_path))
+    assert sum(map(len, found.values())) == 60 and all(found.values())
+    assert sorted(colour for part in found.values() for colour in {colour for colour, _, _ in part}) == sorted(COLOURS)
+    assert all(captions == ["see", "again"] for part in found.values() for _, _, captions in part)
+    count = {"jsonl": 30, "parquet": None, "tar": 33}[kind]
+    told = f"{count} images are byte by byte another of their split, such as"
+    assert (told in capsys.readouterr().err) == (count is not None)  # what a table holds has no name but its content
+
+
+def test_contents_are_told_apart_by_as_little_as_is_needed(tmp_path):
+    random = np.random.default_rng(0)
+    big = random.bytes(3 * 2**20 + 5)
+    told = {"big": big, "its copy": big, "other first byte": b"x" + big[1:], "other last": big[:-1] + b"x",
+            "short": big[:-7], "empty": b"", "nothing": b""}  # fmt: skip
+    (tmp_path / "all").write_bytes(b"".join(told.values()))
+    starts = np.cumsum([0, *map(len, told.values())])
+    stored = [Stored(tmp_path / "all", int(start), len(own)) for start, own in zip(starts, told.values(), strict=False)]
+    whole, reads = Stored.digest, []
+
+    class Counted(Stored):
+        def digest(self):
+            reads.append(self.start)
+            return whole(self)
+
+    for contents in ([Counted(*one) for one in stored], list(map(Seen.of, told.values())),
+                     [Seen.of(own) if n % 2 else stored[n] for n, own in enumerate(told.values())]):  # fmt: skip
+        names = {}
+        for name, key in zip(told, told_apart(contents), strict=True):
+            names.setdefault(key, []).append(name)
+        assert list(names.values()) == [["big", "its copy"], ["other first byte"], ["other last"], ["short"],
+                                        ["empty", "nothing"]]  # fmt: skip
+    assert len(reads) == 5  # neither the one with another end nor that of another size
+    assert [one.read() for one in stored] == list(told.values())
 
 
 def test_numbers_are_found_among_the_texts_of_a_csv(tmp_path):
@@ -309,6 +358,13 @@ def test_images_in_two_splits_are_counted_and_told(tmp_path, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if ", too" in line]
     assert len(said) == 1 and "3 of the 6 validation images are train images, too, such as" in said[0]
     assert len(data.images["validation"]) == 6
+    for number, name in enumerate(names[5:8]):
+        (tmp_path / "pictures" / f"copy {number}.png").write_bytes((tmp_path / name).read_bytes())
+    copies = [{"image": f"../pictures/copy {number}.png", "text": "see"} for number in range(3)]
+    rest = [{"image": f"../{name}", "text": f"see {name}"} for name in names[8:11]]
+    written(tmp_path / "val", [*copies, *rest], name="val")
+    opened(tmp_path / "*" / "*.jsonl", tmp_path)
+    assert "3 of the 6 validation images are train images, too, such as ../pictures/copy 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6])

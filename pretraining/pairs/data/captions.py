@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from pretraining.data.files import say
 from pretraining.data.splits import SPLITS, carved, missing_shares
 from pretraining.pairs.data.base import PairExamples, table_of
+from pretraining.pairs.data.contents import told_apart
 from pretraining.text.raw import RawTexts
 
 
@@ -32,22 +33,16 @@ def captions_of(cell: Any, place: str, what: str) -> list[str]:
     return captions
 
 
-def merged(examples: Iterable[Any]) -> list[Any]:
-    """Bring rows of the same example (a tuple with a `name` and `captions`) together, each caption once."""
-    found: dict[str, Any] = {}
-    for one in examples:
-        known = found.setdefault(one.name, one._replace(captions=[]))
-        known.captions.extend(caption for caption in one.captions if caption not in known.captions)
-    return list(found.values())
-
-
 def in_splits(
-    given: Mapping[str, list[Any]], shares: Mapping[str, float], where: str, what: str
+    given: Mapping[str, Iterable[Any]], shares: Mapping[str, float], where: str, what: str
 ) -> dict[str, list[Any]]:
     """Part what there is into all splits: `shares` of the training examples, chosen by their names' hash, stand for
     those that are missing. `where` and `what` (in the plural) name it in errors.
+
+    Rows (tuples with a `name`, a `content` and `captions`) of one name are one example, and so are those of one
+    content, under the first one's name.
     """
-    _tell_shared(given, where, what)
+    given = _each_once(given, where, what)
     missing = missing_shares(given, validation=shares["validation"], test=shares["test"])
     cut = {split: shares[split] for split in SPLITS[1:] if split not in given}
     if sum(cut.values()) >= 1 or not all(cut.values()):
@@ -64,11 +59,32 @@ def in_splits(
     return parts
 
 
-def _tell_shared(given: Mapping[str, list[Any]], where: str, what: str) -> None:
+def _each_once(given: Mapping[str, Iterable[Any]], where: str, what: str) -> dict[str, list[Any]]:
+    """Bring the rows of an example of a split together, and say of how many names."""
+    named = {split: _merged((one.name, one) for one in rows) for split, rows in given.items()}
+    keys = iter(told_apart([one.content for part in named.values() for one in part.values()]))
+    found = {split: _merged((next(keys), one) for one in part.values()) for split, part in named.items()}
+    again = [name for split in named for name in named[split].keys() - {one.name for one in found[split].values()}]
+    if again:
+        told = f"{where}: {len(again)} {what} are byte by byte another of their split, such as {min(again)}"
+        say(f"{told}: they are taken as one, which has the captions of all")
+    _tell_shared(found, where, what)
+    return {split: list(part.values()) for split, part in found.items()}
+
+
+def _merged(examples: Iterable[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Bring examples of the same key together, each caption once."""
+    found: dict[Hashable, Any] = {}
+    for key, one in examples:
+        known = found.setdefault(key, one._replace(captions=[]))
+        known.captions.extend(caption for caption in one.captions if caption not in known.captions)
+    return found
+
+
+def _tell_shared(given: Mapping[str, Mapping[Hashable, Any]], where: str, what: str) -> None:
     """Say how many examples are in two of the splits that were given: they are measured on, and not new."""
     for first, second in itertools.combinations([split for split in SPLITS if split in given], 2):
-        known = {one.source for one in given[first]}
-        shared = [one for one in given[second] if one.source in known]
+        shared = [one for key, one in given[second].items() if key in given[first]]
         if shared:
             told = f"{where}: {len(shared)} of the {len(given[second])} {second} {what} are {first} {what}, too"
             say(f"{told}, such as {shared[0].name}: what is measured on them is not new; leave them in one split")
