@@ -23,6 +23,7 @@ from pretraining.handoff import Handoff
 from pretraining.modality import Tower
 from pretraining.pairs.checkpoints import SIDES, heads_of, holds_pair
 from pretraining.text.raw import RawTexts, TokeniseTexts
+from pretraining.text.tokenizer import longest_text
 
 BATCH = 256  # texts that are read at once
 HEADS = "heads.safetensors"
@@ -60,8 +61,7 @@ class Space:
         _check_shapes(given.path or given.reference, weights, widths)
         own, other = (_projection(weights, side, fresh) for side in widths)
         scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
-        sides = given.card["recipe"].get("collate", {}).get("sides", {})
-        limit = sides.get(others[0], {}).get("max_tokens") or second.backbone.max_tokens
+        limit = longest_text(second.preprocess, second.backbone)
         return cls(own, second.tower, other, limit, math.exp(scale), shift)
 
     def _collate(self) -> TokeniseTexts:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from finetuning import launch as finetuning
 from finetuning.metrics.retrieval import ranks
 from finetuning.tasks.captions import ImageTextRetrieval
-from pretraining import handoff
+from pretraining import handoff, load
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
@@ -314,6 +314,17 @@ def test_captions_that_a_task_cuts_are_counted(pretrained, capsys):
     cut = space.texts([longest, "a red two", longest + "more"])
     told = f"2 of 3 captions have more than the hand-off's max_tokens={space.other_tokens} tokens and were cut"
     assert told in capsys.readouterr().err and torch.equal(cut[0], cut[2])
+
+
+def test_a_network_for_texts_reads_as_many_tokens_as_captions_had(pretrained):
+    """There are 64 positions, and captions were cut at 32 tokens."""
+    texts, place = ["a red two " * 12, "a red two " * 12 + "left"], str(pretrained / "handoff" / "last")
+    own, shared = load(place, tower="text").embed(texts), load(place).tower("text").embed(texts)
+    assert (own[0] == own[1]).all() and (shared[0] == shared[1]).all()
+    space = Space.read(handoff.read(place, tower="image"))
+    assert space.other_tokens == 32 and np.allclose(shared, space.texts(texts), atol=1e-5)
+    longer = load(place, side="text", max_tokens=64).embed(texts)
+    assert not np.allclose(longer[0], longer[1], atol=1e-4)
 
 
 def test_weights_drawn_anew_are_another_space(pretrained, tmp_path):
