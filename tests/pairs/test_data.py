@@ -329,6 +329,35 @@ def test_lists_of_captions_and_captions_of_several_images(tmp_path):
                for colour, _, captions in found)  # fmt: skip
 
 
+WRITTEN = {  # cell: its captions, or what is told
+    "['a cat', 'two dogs']": ["a cat", "two dogs"],
+    "['a','b']": ["a", "b"],
+    '["it\'s", "two\\ndogs"]': ["it's", "two\ndogs"],
+    '["\\ud83d\\ude00 smiles"]': ["\U0001f600 smiles"],
+    "[a] picture of ['b']": ["[a] picture of ['b']"],
+    "[]": r"line 31 has an image, but the caption none",
+    "['a', 7]": ["['a', 7]"],
+    "['a', 7, 'b']": r"which looks like a list of captions and cannot be read as one",
+    "['a cat' 'two dogs']": r"line 31 has the caption \['a cat' 'two dogs'\], which looks like a list of captions",
+    "['a cat, 'b']": r"which looks like a list of captions and cannot be read as one: write one as JSON does, or a row",
+}
+
+
+@pytest.mark.parametrize(("cell", "expected"), WRITTEN.items())
+def test_lists_that_are_written_as_text_are_read_as_lists_or_refused(tmp_path, cell, expected, capsys):
+    names = pictures(tmp_path)
+    written(tmp_path, [*({"image": name, "text": f"see {name}"} for name in names[:-1]),
+                       {"image": names[-1], "text": cell}], "csv")  # fmt: skip
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            opened(tmp_path, tmp_path)
+        return
+    rows = itertools.chain(*everything(opened(tmp_path, tmp_path)).values())
+    assert [text for colour, text, _ in rows if colour == COLOURS[-1]] == expected
+    told = "line 31 has a list of captions written as text (1 such cells): they are read as lists"
+    assert (told in capsys.readouterr().err) == (expected != [cell])
+
+
 def test_rows_with_a_value_alone(tmp_path):
     names = pictures(tmp_path)
     written(tmp_path, [{"image": name, "text": "see", "maker": "one" if number < 20 else "two"}

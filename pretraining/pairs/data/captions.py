@@ -5,9 +5,15 @@ Shapes: B pairs, C captions that an example has at most.
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import io
 import itertools
+import json
+import re
+import tokenize
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +24,44 @@ from pretraining.pairs.data.base import PairExamples, table_of
 from pretraining.pairs.data.contents import told_apart
 from pretraining.text.raw import RawTexts
 
+LIST = re.compile(r"""\s*\[\s*((['"]).*['"])?\s*\]\s*""", re.DOTALL)  # of quoted texts, or of nothing
 
-def captions_of(cell: Any, place: str, what: str) -> list[str]:
-    """Take a caption or a list of them; what is none is refused, with its `place` and what it belongs to."""
-    captions = list(cell) if isinstance(cell, list | tuple) else [cell]
+
+def captions_of(cells: Iterable[tuple[Any, str]], what: str) -> Iterator[list[str]]:
+    """Take a caption or a list of them from each cell; what is none is refused, with its place and what it belongs to.
+
+    A text that is a list of texts, as pandas writes one into a csv, is read as such, and told.
+    """
+    lists = list[str]()
+    for cell, place in cells:
+        if isinstance(cell, str) and LIST.fullmatch(cell):
+            lists.append(place)
+            cell = _list_of(cell, place)
+        yield _checked(list(cell) if isinstance(cell, list | tuple) else [cell], place, what)
+    if lists:
+        told = f"{lists[0]} has a list of captions written as text"
+        say(f"{told} ({len(lists)} such cells): they are read as lists")
+
+
+def _list_of(cell: str, place: str) -> list[Any]:
+    """Read a list as JSON or Python write it. One without commas, as NumPy writes it, would be one text: refused."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+            found = read(cell.strip())
+            if read is json.loads or len(found) == _texts_in(cell):
+                return found
+    told = f"{place} has the caption {cell:.40}, which looks like a list of captions and cannot be read as one"
+    raise ValueError(f"{told}: write one as JSON does, or a row for each caption")
+
+
+def _texts_in(cell: str) -> int:
+    """Count the texts in quotes."""
+    tokens = tokenize.generate_tokens(io.StringIO(cell.strip()).readline)
+    return sum(token.type == tokenize.STRING for token in tokens)
+
+
+def _checked(captions: list[Any], place: str, what: str) -> list[str]:
+    """Refuse what is no caption."""
     strange = [text for text in captions if not isinstance(text, str)]
     if strange:
         told = f"{place} has {what}, but {strange[0]!r:.40} for a caption"

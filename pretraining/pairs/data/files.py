@@ -76,8 +76,9 @@ class ImageTextFiles(CaptionedImages):
         named = naming(files)
         cells = [_cell(table, row, image, files, named) for row in range(table.size)]
         known = identities(sorted({cell for cell, _ in cells if isinstance(cell, Path)}))
-        for row, (cell, name) in enumerate(cells):
-            captions, place = captions_of(table.columns[text][row], table.place(row), "an image"), table.place(row)
+        places = list(map(table.place, range(table.size)))
+        said = captions_of(zip(table.columns[text], places, strict=True), "an image")
+        for (cell, name), place, captions in zip(cells, places, said, strict=True):
             if isinstance(cell, bytes):
                 yield Captioned(name, place, functools.partial(bytes, cell), name, Seen.of(cell), captions)
             else:

@@ -48,9 +48,8 @@ class HubImageText(CaptionedImages):
         roles = {"columns.image": image, "columns.text": text}
         check_part(part, self.where, split, roles, image)
         encoded = hub_images(part, self.name, split, image)
-        for row, cell in enumerate(part[text][:]):
-            place = encoded.names[row]
-            captions = captions_of(cell, place, "an image")
+        said = captions_of(zip(part[text][:], encoded.names, strict=True), "an image")
+        for row, (place, captions) in enumerate(zip(encoded.names, said, strict=True)):
             content = Seen.of(encoded.read(row) or b"")  # what is empty is refused when it is decoded
             name = content.digest().hex()
             yield Captioned(name, place, functools.partial(encoded.read, row), name, content, captions)

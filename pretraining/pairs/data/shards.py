@@ -31,7 +31,7 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
     neither are left aside. Images are read when they are asked for.
     """
     known, named = identities(files), naming(files)
-    found, aside = 0, list[Member]()
+    found, aside = list[tuple[Path, str, Member, Member]](), list[Member]()
     for file in files:
         examples = _examples(file)
         aside += [part for parts in examples.values() for kind, part in parts.items() if _is_dotted(kind)]
@@ -39,19 +39,20 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
             image, text = (next((parts[kind] for kind in kinds if kind in parts), None) for kinds in (SUFFIXES, TEXTS))
             if image is None and text is None:
                 continue
-            place = f"{file}, {name}"
             if image is None or text is None:
                 lacks = "image" if image is None else "caption (.txt or .json)"
-                raise ValueError(f"{place} has no {lacks}: write the shard again, or drop the example")
-            found += 1
-            captions = captions_of(_text(text, column), place, "an image")
-            identity = f"{known[file]},{image.name}"
-            yield Captioned(f"{named(file)}/{name}", place, image.content.read, identity, image.content, captions)
+                raise ValueError(f"{file}, {name} has no {lacks}: write the shard again, or drop the example")
+            found.append((file, name, image, text))
     told = f"left aside {len(aside)} members, {_why(aside[0])}" if aside else "give NAME.jpg and NAME.txt for each"
     if not found:
         raise ValueError(f"{files[0]}{' ...' * (len(files) > 1)} holds no image with a caption: {told}")
     if aside:
         say(f"{files[0].parent}: {told}")
+    said = captions_of(((_text(text, column), f"{file}, {name}") for file, name, _, text in found), "an image")
+    for (file, name, image, _), captions in zip(found, said, strict=True):
+        identity = f"{known[file]},{image.name}"
+        content = image.content
+        yield Captioned(f"{named(file)}/{name}", f"{file}, {name}", content.read, identity, content, captions)
 
 
 def _is_dotted(kind: str) -> bool:

@@ -73,8 +73,8 @@ class AudioTextFiles(Sounds):
             {"": table}, {"data.columns.audio": audio, "data.columns.text": text}, label=None, droppable=False
         )[""]
         named = naming(files)
-        for row in range(table.size):
-            said = captions_of(table.columns[text][row], table.place(row), "a recording")
+        cells = zip(table.columns[text], map(table.place, range(table.size)), strict=True)
+        for row, said in enumerate(captions_of(cells, "a recording")):
             yield self._recording(table, row, audio, files, named)._replace(captions=said)
 
     def _recording(
