@@ -9,6 +9,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class Preprocess(ABC):
 
     modality: ClassVar[Modality]
     recipe: Mapping[str, Any] | None = None  # the configuration of what learnt it from data; None: its own says all
+    trained_with: Mapping[str, Any] = MappingProxyType({})  # of a hand-off: the settings of the collate in training
 
     @property
     @abstractmethod

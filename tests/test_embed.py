@@ -17,11 +17,13 @@ import transformers
 from PIL import Image
 
 import pretraining
+from finetuning.inputs.text import tokenized
 from pretraining import handoff
 from pretraining.data.unlabelled import Encoded, Reading
 from pretraining.embed import cli
 from pretraining.embedding.model import Embedder
 from pretraining.errors import HandoffError, RunError
+from pretraining.export import export
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
@@ -54,11 +56,11 @@ def tokenizer():
     return TextPreprocess(tokenizer=WordPiece(vocab_size=120, lowercase=True, sample_bytes=1).train(iter(WORDS * 3)))
 
 
-def hand_over(shape, tokenizer, directory):
+def hand_over(shape, tokenizer, directory, **more):
     torch.manual_seed(0)
     told = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
     towers = TEXT.towers(TransformersBackbone(config=SHAPES[shape], **told), tokenizer)
-    return handoff.write(directory / "step-0000001", towers=towers, origin={"objective": "none"}, heads={})
+    return handoff.write(directory / "step-0000001", towers=towers, origin={"objective": "none"}, heads={}, **more)
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -122,6 +124,22 @@ def test_a_long_text_is_cut_as_finetuning_cuts_it_and_counted(bert, capsys):
     assert "1 of 2 texts have more than inputs.max_tokens=6 tokens and were cut" in capsys.readouterr().err
     with pytest.raises(RunError, match=r"inputs\.max_tokens=65: give more than its 2 special tokens and at most 64"):
         pretraining.load(bert, max_tokens=65).embed(["a"])
+
+
+def test_as_many_tokens_are_read_as_in_training_unless_others_are_asked_for(tokenizer, tmp_path, capsys):
+    place = hand_over("bert", tokenizer, tmp_path, recipe={"collate": {"max_tokens": 6}})
+    long, short = " ".join(WORDS[:20]), " ".join(WORDS[:4])
+    for reference in (place, f"random:{place}"):
+        both = pretraining.load(reference).embed([long, short])
+        assert np.allclose(both[0], both[1], atol=1e-6)
+        assert "1 of 2 texts have more than inputs.max_tokens=6 tokens and were cut" in capsys.readouterr().err
+    both = pretraining.load(place, max_tokens=64).embed([long, short])
+    assert not np.allclose(both[0], both[1], atol=1e-2) and not capsys.readouterr().err
+    export(handoff.read(str(place)), "sentence_transformers", tmp_path / "other")
+    assert json.loads((tmp_path / "other" / "sentence_bert_config.json").read_text())["max_seq_length"] == 6
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "other").model_max_length == 6
+    tokenized(handoff.read(str(place)).preprocess, [long, short], max_tokens=64)
+    assert "1 of 2 texts have more than the 6 tokens that the hand-off was trained on" in capsys.readouterr().err
 
 
 def test_names_of_special_tokens_are_text(bert):

@@ -95,10 +95,7 @@ class Held:
     """Pairs held in memory."""
 
     def __init__(self, images: np.ndarray, captions: list[str]) -> None:
-        from pretraining.pairs.data.base import numbers_of
-
-        self.images, self.captions = images, captions
-        self.numbers = numbers_of([[text] for text in captions], 1)
+        self.images, self.captions = images, np.array(captions, object)
 
     def count(self, epoch: int) -> int:
         """Count the pairs."""
@@ -110,8 +107,8 @@ class Held:
         from pretraining.pairs.data.base import PairExamples
         from pretraining.text.raw import RawTexts
 
-        sides = {"image": ImageExamples(self.images[rows], None), "text": RawTexts.of([self.captions[r] for r in rows])}
-        return PairExamples(sides, self.numbers[rows, 0], self.numbers[rows])
+        sides = {"image": ImageExamples(self.images[rows], None), "text": RawTexts(self.captions[rows])}
+        return PairExamples(sides, rows, self.captions[rows, None])
 
 
 class Pairs(torch.utils.data.Dataset[tuple[Tensor, str]]):

@@ -20,7 +20,7 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit, Features, Inputs
 from pretraining.backbones.base import Backbone
 from pretraining.data.columns import is_text
-from pretraining.data.unlabelled import Unlabelled, tell_cut
+from pretraining.data.unlabelled import Unlabelled, tell_cut, tell_some
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.text.collate import padding_of, token_batch
@@ -123,12 +123,20 @@ class TextInputs(Inputs):
 def tokenized(
     preprocess: TextPreprocess, *columns: list[Any], max_tokens: int, key: str = "max_tokens", **options: Any
 ) -> Any:
-    """Tokenise; rows longer than `max_tokens`, task.inputs.`key`, are cut (of a pair, the longer text) and counted."""
+    """Tokenise; rows longer than `max_tokens`, task.inputs.`key`, are cut (of a pair, the longer text) and counted.
+
+    So are those which stay longer than what a hand-off was trained on.
+    """
     specials = preprocess.tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)
     if max_tokens <= specials:
         what = f"got task.inputs.{key}={max_tokens}, which leaves no room for text beside {specials} special tokens"
         raise RunError(f"{what}: raise it")
     whole = preprocess.tokenize(*columns, verbose=False, **options)
+    taught = preprocess.trained_with.get("max_tokens") or max_tokens
+    if taught < max_tokens:
+        over = sum(len(row) > taught for row in whole["input_ids"])
+        what = f"texts have more than the {taught} tokens that the hand-off was trained on at most"
+        tell_some(over, len(whole["input_ids"]), f"{what}: task.inputs.{key}={taught} cuts them there")
     if not report_cut(whole["input_ids"], max_tokens, key, max_tokens):
         return whole
     return preprocess.tokenize(*columns, truncation=True, max_length=max_tokens, **options)

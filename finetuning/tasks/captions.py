@@ -88,13 +88,13 @@ class Found(NamedTuple):
 
     by_example: tuple[np.ndarray, np.ndarray]  # first rank and average precision, [N] each
     by_caption: tuple[np.ndarray, np.ndarray]  # [M] each
-    captions: list[str]  # all different ones [M]
+    places: dict[str, int]  # of texts among the different captions
 
 
 class ImageTextRetrieval(Captions):
     """Among all captions of a split those of each example are looked for, and among all examples those of a caption.
 
-    Equal captions are one, which belongs to all examples that have it.
+    Captions that the network reads alike are one, which belongs to all examples that have it.
     """
 
     def said(self, label: Any) -> list[str]:
@@ -106,15 +106,18 @@ class ImageTextRetrieval(Captions):
     def predict(self, outputs: list[np.ndarray], split: EncodedSplit) -> Predictions:
         """Rank captions for each example, and examples for each caption."""
         labels = split.examples.column("label")
-        texts = list(dict.fromkeys(text for own in labels for text in own))
-        places = {text: place for place, text in enumerate(texts)}
+        every = list(dict.fromkeys(text for own in labels for text in own))
+        read = self.space.identify(every)
+        column = {number: place for place, number in enumerate(dict.fromkeys(read))}
+        places = {text: column[number] for text, number in zip(every, read, strict=True)}
+        texts = {place: text for text, place in reversed(places.items())}
         right = np.zeros((len(labels), len(texts)), bool)
         vectors = np.zeros((len(texts), len(outputs[0])), np.float32)
         for row, (own, known) in enumerate(zip(labels, split.targets, strict=True)):
             columns = [places[text] for text in own]
             right[row, columns], vectors[columns] = True, known
         scores = np.stack(outputs) @ vectors.T
-        found = Found(retrieval.ranks(scores, right), retrieval.ranks(scores.T, right.T), texts)
+        found = Found(retrieval.ranks(scores, right), retrieval.ranks(scores.T, right.T), places)
         return Predictions(labels, [texts[place] for place in scores.argmax(1)], found)
 
     def metrics(self, predictions: Predictions) -> Numbers:
@@ -132,12 +135,12 @@ class ImageTextRetrieval(Captions):
     def table(self, predictions: Predictions) -> dict[str, Any]:
         """List each example's captions, the most similar one, the rank of a right one, and its own for each of them."""
         found: Found = predictions.scores
-        ranks = dict(zip(found.captions, found.by_caption[0].tolist(), strict=True))
+        ranks = found.by_caption[0].tolist()
         return {
             "label": predictions.labels,
             "prediction": predictions.predictions,
             "rank": found.by_example[0],
-            "caption_ranks": [[ranks[text] for text in own] for own in predictions.labels],
+            "caption_ranks": [[ranks[found.places[text]] for text in own] for own in predictions.labels],
         }
 
 

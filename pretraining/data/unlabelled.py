@@ -18,7 +18,7 @@ from torch import Tensor
 from pretraining.errors import RunError
 from pretraining.settings import check_fields
 
-_CUT: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("cut", default=None)
+_TOLD: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("told", default=None)
 
 
 class Unlabelled(NamedTuple):
@@ -62,25 +62,30 @@ class Reading(ABC):
 
 def tell_cut(cut: int, count: int, what: str) -> None:
     """Say how many of `count` examples were cut, and are `what`; within `told_together` not yet."""
-    together = _CUT.get()
+    tell_some(cut, count, f"{what} and were cut")
+
+
+def tell_some(some: int, count: int, what: str) -> None:
+    """Say how many of `count` examples are `what`, if any; within `told_together` not yet."""
+    together = _TOLD.get()
     if together is not None:
         before = together.get(what, (0, 0))
-        together[what] = before[0] + cut, before[1] + count
-    elif cut:
-        print(f"{cut} of {count} {what} and were cut", file=sys.stderr)
+        together[what] = before[0] + some, before[1] + count
+    elif some:
+        print(f"{some} of {count} {what}", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def told_together() -> Iterator[None]:
-    """Say once, at the end, what was cut of examples that are encoded little by little."""
-    token = _CUT.set({})
+    """Say once, at the end, what there is to say of examples that are encoded little by little."""
+    token = _TOLD.set({})
     try:
         yield
     finally:
-        found = _CUT.get() or {}
-        _CUT.reset(token)
-        for what, (cut, count) in found.items():
-            tell_cut(cut, count, what)
+        found = _TOLD.get() or {}
+        _TOLD.reset(token)
+        for what, (some, count) in found.items():
+            tell_some(some, count, what)
 
 
 def input_path(place: str) -> Path:

@@ -57,25 +57,30 @@ def describe_quality(measured: Mapping[str, float], facts: Mapping[str, float], 
     """Write the loss of an evaluation and its probes' accuracies beside what they are read against.
 
     That is what `facts` say of the validation split (unigram entropy), and always answering with the commonest class.
-    With the number of validation `examples` (of which not all may have a class), shares have their 95 % intervals.
+    With the number of validation `examples`, shares have their 95 % intervals, each by what it was measured of.
     """
     if "validation/loss" not in measured:
         return ""
     named = {name.partition("/")[2].replace("_", " "): facts[name] for name in facts if name.startswith("validation/")}
     against = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
     parts = [f"validation loss {measured['validation/loss']:.3f}" + (f" ({against})" if against else "")]
-    classified = int(measured.get("probe/classified", examples or 0))
-    counts = {"_recall_1": examples, "_accuracy": classified if examples else None}
-    shares = [(name, end) for end in counts for name in measured if name.startswith("probe/") and name.endswith(end)]
+    ends = ("_recall_1", "_accuracy")
+    shares = [name for end in ends for name in measured if name.startswith("probe/") and name.endswith(end)]
     if shares:
-        said = {name: name.removeprefix("probe/").removesuffix("_accuracy").replace("_", " ") for name, _ in shares}
-        each = [f"{said[name]} {with_interval(measured[name], counts[end])}" for name, end in shares]
+        said = {name: name.removeprefix("probe/").removesuffix("_accuracy").replace("_", " ") for name in shares}
+        counts = {name: measured.get(_count_of(name), examples) if examples else None for name in shares}
+        each = [f"{said[name]} {with_interval(measured[name], counts[name])}" for name in shares]
         known = f" (always one class: {measured['probe/majority']:.3f})" if "probe/majority" in measured else ""
         parts.append(f"probe: {', '.join(each)}{known}")
     return "  ".join(parts)
 
 
-def with_interval(share: float, examples: int | None) -> str:
+def _count_of(share: str) -> str:
+    """Name the metric that may say of how many a share is."""
+    return share.removesuffix("_recall_1") + "_queries" if share.endswith("_recall_1") else "probe/classified"
+
+
+def with_interval(share: float, examples: float | None) -> str:
     """Write a share, with its interval where it is known of how many examples."""
     low, high = share_interval(share, examples) if examples else (0.0, 0.0)
     return f"{share:.3f} [{low:.3f}, {high:.3f}]" if examples else f"{share:.3f}"

@@ -114,7 +114,9 @@ def read(
         with _explained(f"{place}: the weights do not fit the backbone that handoff.json describes"):
             backbone.load(place)
         with _explained(f"{place}: the preprocessing that handoff.json describes cannot be read"):
-            towers[key] = Tower(backbone, _loaded(described["preprocess"], place, packages))
+            preprocess = _loaded(described["preprocess"], place, packages)
+            preprocess.trained_with = _collate_of(card, key)
+        towers[key] = Tower(backbone, preprocess)
     return Handoff(towers, card, str(directory), sha256(directory / "handoff.json"), reference, packages)
 
 
@@ -166,6 +168,12 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
         if str(Path(described["directory"], "model.safetensors")) not in digests:
             raise HandoffError(f"{directory}/handoff.json does not list model.safetensors: write the hand-off again")
     return directory, card
+
+
+def _collate_of(card: dict[str, Any], tower: str) -> dict[str, Any]:
+    """Find the settings of the collate that made a tower's inputs in training."""
+    collate = card.get("recipe", {}).get("collate", {})
+    return collate["sides"].get(tower, {}) if "sides" in collate else collate
 
 
 def _odd_part(tree: Any, form: Any, place: str = "") -> str | None:

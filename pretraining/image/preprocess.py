@@ -18,6 +18,10 @@ from pretraining.image.modality import IMAGE
 from pretraining.modality import Preprocess
 
 FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
+ROUNDED = """
+transformers rounds pixels to 8 bits once they are resized, which training does not. Where `crop` is below 1 it rounds
+the square's side down.
+"""
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey
 
 
@@ -76,6 +80,8 @@ class ImagePreprocess(Preprocess):
             what = f"{name} prepares images of {size} by filter {given.resample}"
             raise ValueError(f"{what}: only squares, bilinear and bicubic, are read")
         (side,), whole = sides, size.get("shortest_edge", size.get("height"))
+        if "height" in size and side > whole:  # the square is cut first
+            side, whole = whole, side
         scale = (given.image_mean, given.image_std) if given.do_normalize else ([0.0] * 3, [1.0] * 3)
         scaled: dict[str, Any] = {
             "mean": list(scale[0]),
@@ -101,13 +107,17 @@ class ImagePreprocess(Preprocess):
         return {"input_size": [self.channels, self.size, self.size], "crop_mode": "center", **described}
 
     def save_for_transformers(self, directory: Path) -> None:
-        """Write transformers' description of the same preparation."""
-        from transformers import CLIPImageProcessor
+        """Write transformers' description of the same preparation: Perceiver's cut the square first, as we do.
+
+        Pixels are rounded to 8 bits once they are resized, and the square's side is rounded down.
+        """
+        from transformers import PerceiverImageProcessor
 
         filters = {name: number for number, name in FILTERS.items()}
-        CLIPImageProcessor(
-            size={"shortest_edge": round(self.size / self.crop)},
-            crop_size={"height": self.size, "width": self.size},
+        whole = self.size / self.crop  # of which `size` is the share that is cut
+        PerceiverImageProcessor(
+            size={"height": self.size, "width": self.size},
+            crop_size=dict.fromkeys(("height", "width"), int(whole) if whole.is_integer() else whole),
             resample=filters[self.interpolation],
             image_mean=self.mean,
             image_std=self.std,

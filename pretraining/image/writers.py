@@ -11,6 +11,7 @@ from pretraining.errors import RunError
 from pretraining.handoff import Handoff
 from pretraining.image.backbones.equivalents import as_timm, as_torchvision, as_transformers
 from pretraining.image.backbones.transformers_vision import TransformersVision
+from pretraining.image.preprocess import ROUNDED
 
 CLASS, MEAN = "last_hidden_state[:, 0]", "last_hidden_state[:, 1:].mean(1)"
 
@@ -56,7 +57,8 @@ def write_transformers(handoff: Handoff, directory: Path) -> None:
         features = MEAN if averaged else CLASS
     lines = f'import transformers\n\nmodel = transformers.{kind}.from_pretrained("DIR"{arguments})'
     processor = 'processor = transformers.AutoImageProcessor.from_pretrained("DIR")'
-    _describe(handoff, directory, f"{lines}\n{processor}\n# an image's features are model.eval()(images).{features}")
+    lines = f"{lines}\n{processor}\n# an image's features are model.eval()(images).{features}"
+    _describe(handoff, directory, lines, remark=ROUNDED)
 
 
 def check_size(handoff: Handoff) -> None:
@@ -67,7 +69,7 @@ def check_size(handoff: Handoff) -> None:
         raise RunError(f"{what}: take to=onnx, which interpolates them")
 
 
-def _describe(handoff: Handoff, directory: Path, lines: str, *, pictures: bool = False) -> None:
+def _describe(handoff: Handoff, directory: Path, lines: str, *, pictures: bool = False, remark: str = "") -> None:
     """Write README.md, and preprocess.json where the form has no file of its own for what prepares images."""
     prepared = handoff.preprocess.kwargs
     if pictures:
@@ -81,7 +83,7 @@ def _describe(handoff: Handoff, directory: Path, lines: str, *, pictures: bool =
 ```
 
 `DIR` stands for this directory. Images are cut to the centre square of the share `crop` of their shorter side, resized
-to `size` with antialiasing, scaled to [0, 1], and normalised by `mean` and `std`:
+to `size` with antialiasing, scaled to [0, 1], and normalised by `mean` and `std`:{remark}
 
 | | |
 |---|---|

@@ -13,6 +13,7 @@ from pretraining.backbones.transformers_loading import PAIRS, family_of, quieten
 from pretraining.errors import HandoffError
 from pretraining.handoff import Handoff
 from pretraining.image.modality import IMAGE
+from pretraining.image.preprocess import ROUNDED
 from pretraining.modality import Modality, Tower
 from pretraining.text.modality import TEXT
 from pretraining.text.transformers_form import save_tokenizer
@@ -114,7 +115,7 @@ def write_transformers(given: Handoff, directory: Path) -> None:
     save_tokenizer(towers["text"].preprocess, towers["text"].backbone, directory, plain=True)
     towers["image"].preprocess.save_for_transformers(directory)
     kind = type(model).__name__
-    (directory / "README.md").write_text(USAGE.format(kind=kind), encoding="utf-8")
+    (directory / "README.md").write_text(USAGE.format(kind=kind) + ROUNDED, encoding="utf-8")
 
 
 USAGE = """# {kind} of images and texts

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pretraining.engine.batch import Batch
-from pretraining.pairs.data.base import PairExamples, number_of
+from pretraining.pairs.data.base import PairExamples
 from pretraining.pairs.preprocess import PairPreprocess, chosen
 from pretraining.random import Keys
 from pretraining.text.raw import RawTexts
@@ -29,18 +29,15 @@ class PairCollate:
     def __call__(self, examples: PairExamples, keys: Keys) -> Batch:
         """Make `inputs` of both sides, clean where a side's collate makes none as `augmented`, and the raw `sides`.
 
-        Number `caption` [B], `captions` [B, C] and `false` [B, K], with -1 where there are fewer. The second side's
-        inputs end with the false ones.
+        Number `example` [B], `caption` [B], `captions` [B, C] and `false` [B, K], with -1 where there are fewer; what
+        the second side's network reads alike has one number. Its inputs end with the false captions.
         """
-        false = np.full((len(examples.caption), 0), "", object) if examples.false is None else examples.false
-        there = false != ""
-        numbers = np.full(false.shape, -1, np.int64)
-        numbers[there] = [number_of(text) for text in false[there]]
-        sides = dict(examples.sides)
-        if there.any():
-            second = list(sides)[-1]
-            sides[second] = RawTexts.of([*sides[second].texts, *false[there]])
+        count, sides = len(examples.captions), dict(examples.sides)
+        false = np.full((count, 0), "", object) if examples.false is None else examples.false
+        second = list(sides)[-1]
+        sides[second] = RawTexts.of([*sides[second].texts, *false[false != ""]])
         batches = {name: side(sides[name], keys) for name, side in self.sides.items()}
+        read = dict(zip(sides[second].texts, self.sides[second].identify(batches[second]), strict=True))
         inputs = {}
         for name, batch in batches.items():
             preprocess = self.preprocess.sides[name]
@@ -51,11 +48,19 @@ class PairCollate:
         return {
             "inputs": inputs,
             "sides": batches,
-            "caption": torch.from_numpy(examples.caption),
-            "captions": torch.from_numpy(examples.captions),
+            "example": torch.from_numpy(examples.example),
+            "caption": self._numbers(second, sides[second].texts[:count], read),
+            "captions": self._numbers(second, examples.captions, read),
             **labels,
-            "false": torch.from_numpy(numbers),
+            "false": self._numbers(second, false, read),
         }
+
+    def _numbers(self, side: str, texts: np.ndarray, read: Mapping[str, int]) -> torch.Tensor:
+        """Look up by what numbers texts of a side are known, of which some are `read`; -1 is for none. int64"""
+        others = sorted({*texts.flat} - {*read, ""})
+        own = self.sides[side].identify(self.sides[side](RawTexts.of(others))) if others else []
+        known = {**read, **dict(zip(others, own, strict=True)), "": -1}
+        return torch.tensor([known[text] for text in texts.flat], dtype=torch.int64).view(texts.shape)
 
     def inputs_of(self, name: str, examples: Any, keys: Keys) -> dict[str, Any]:
         """Make the inputs of examples of one side alone."""

@@ -23,6 +23,7 @@ from pretraining.handoff import Handoff
 from pretraining.modality import Tower
 from pretraining.pairs.checkpoints import SIDES, heads_of, holds_pair
 from pretraining.text.raw import RawTexts, TokeniseTexts
+from pretraining.text.tokenizer import longest_text
 
 BATCH = 256  # texts that are read at once
 HEADS = "heads.safetensors"
@@ -60,14 +61,22 @@ class Space:
         _check_shapes(given.path or given.reference, weights, widths)
         own, other = (_projection(weights, side, fresh) for side in widths)
         scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
-        sides = given.card["recipe"].get("collate", {}).get("sides", {})
-        limit = sides.get(others[0], {}).get("max_tokens") or second.backbone.max_tokens
+        limit = longest_text(second.preprocess, second.backbone)
         return cls(own, second.tower, other, limit, math.exp(scale), shift)
+
+    def _collate(self) -> TokeniseTexts:
+        return TokeniseTexts(preprocess=self.other.preprocess, max_tokens=self.other_tokens)
+
+    def identify(self, texts: Sequence[str]) -> list[int]:
+        """Number texts of the other side: those by one number that its network reads alike."""
+        collate, starts = self._collate(), range(0, len(texts), BATCH)
+        parts = (collate(RawTexts.of(texts[start : start + BATCH])) for start in starts)
+        return [number for part in parts for number in collate.identify(part)]
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Bring texts of the other side into the space. [B, D], of unit length"""
-        collate = TokeniseTexts(preprocess=self.other.preprocess, max_tokens=self.other_tokens)
+        collate = self._collate()
         told = f"captions have more than the hand-off's max_tokens={self.other_tokens} tokens"
         tell_cut(int(collate.cut(RawTexts.of(texts)).sum()), len(texts), told)
         backbone, parts = self.other.backbone.eval(), []

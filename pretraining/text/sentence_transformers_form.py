@@ -15,6 +15,7 @@ from pretraining.cli.early import is_true
 from pretraining.errors import HandoffError
 from pretraining.handoff import Handoff
 from pretraining.text.backbones.transformers_model import TransformersBackbone
+from pretraining.text.tokenizer import longest_text
 from pretraining.text.transformers_form import TOLERANCE, made_up_rows, save_tokenizer
 
 MODES = {"mean": "mean_tokens", "first": "cls_token", "last": "lasttoken", "pooler": "cls_token"}
@@ -49,7 +50,7 @@ def write_sentence_transformers(given: Handoff, directory: Path, *, normalize: s
     ]
     _write(directory / "modules.json", listed)
     _write(directory / "sentence_bert_config.json",
-           {"max_seq_length": backbone.max_tokens or LONGEST, "do_lower_case": False})  # fmt: skip
+           {"max_seq_length": longest_text(given.preprocess, backbone) or LONGEST, "do_lower_case": False})  # fmt: skip
     _write(directory / "config_sentence_transformers.json",
            {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})  # fmt: skip
 

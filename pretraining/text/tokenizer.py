@@ -133,6 +133,11 @@ class TextPreprocess(Preprocess):
         return cls(tokenizer=reading_names_as_text(tokenizer))
 
 
+def longest_text(preprocess: TextPreprocess, backbone: Any) -> int | None:
+    """Tell how many tokens the rows of training had, or else the network has positions for; None: any number."""
+    return preprocess.trained_with.get("max_tokens") or getattr(backbone, "max_tokens", None)
+
+
 def reading_names_as_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Keep names of special tokens in texts from being such where they are among the model's own pieces (T5, XLM-R).
 

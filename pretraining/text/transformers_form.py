@@ -20,7 +20,7 @@ from pretraining.errors import HandoffError
 from pretraining.handoff import Handoff
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.collate import padding_of
-from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer import TextPreprocess, longest_text
 
 TOLERANCE = 1e-4  # of scores
 
@@ -121,7 +121,7 @@ def has_segments(backbone: Backbone) -> bool:
 
 
 def save_tokenizer(preprocess: TextPreprocess, backbone: Backbone, directory: Path, *, plain: bool) -> None:
-    """Write the tokenizer, which then says what a pipeline feeds to the model.
+    """Write the tokenizer, which then says what a pipeline feeds to the model, and what `truncation=True` cuts to.
 
     `plain`: the name of a special token in a text is text, as it is in training; else "[MASK]" is what hides a token.
     """
@@ -129,6 +129,6 @@ def save_tokenizer(preprocess: TextPreprocess, backbone: Backbone, directory: Pa
     names = ["input_ids", *(["token_type_ids"] if has_segments(backbone) else []), "attention_mask"]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = plain
-    if (most := getattr(backbone, "max_tokens", None)) is not None:  # what `truncation=True` cuts to
+    if (most := longest_text(preprocess, backbone)) is not None:
         tokenizer.model_max_length = tokenizer.init_kwargs["model_max_length"] = most
     tokenizer.save_pretrained(directory)

@@ -16,7 +16,7 @@ from pretraining.data.tables import word_of
 from pretraining.data.unlabelled import Encoded, Reading, Unlabelled, tell_cut
 from pretraining.errors import RunError
 from pretraining.text.collate import padding_of, token_batch
-from pretraining.text.tokenizer import TextPreprocess
+from pretraining.text.tokenizer import TextPreprocess, longest_text
 
 AT_ONCE = 1024  # texts that are tokenised together, by the tokenizer's own threads
 LONGEST = 512  # tokens of a text, where neither the user nor the network's positions say how many
@@ -101,7 +101,8 @@ def refuse_halves(text: str, name: str) -> None:
 
 @dataclass(kw_only=True)
 class ReadTexts(Reading):
-    """Texts of at most `max_tokens` tokens with special ones (null: as many as the network has positions).
+    """Texts of at most `max_tokens` tokens with special ones (null: as many as a hand-off was trained on, or as the
+    network of a library has positions).
 
     Longer ones are cut, and counted aloud. `column` is that of tables.
     """
@@ -144,7 +145,7 @@ class ReadTexts(Reading):
     def _limit(self, preprocess: TextPreprocess, backbone: Any) -> int:
         """Decide how many tokens a text may have."""
         positions, specials = getattr(backbone, "max_tokens", None), preprocess.tokenizer.num_special_tokens_to_add()
-        wanted = positions or LONGEST if self.max_tokens is None else self.max_tokens
+        wanted = longest_text(preprocess, backbone) or LONGEST if self.max_tokens is None else self.max_tokens
         if wanted <= specials or (positions is not None and wanted > positions):
             most = "" if positions is None else f" and at most {positions}, the positions that this network has"
             raise RunError(f"got inputs.max_tokens={wanted}: give more than its {specials} special tokens{most}")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pretraining.image.data.decode import Decoding
+from pretraining.pairs.data.files import ImageTextFiles
 from tests.docs.run_page import blocks, commands
 from tests.forked import run_module
 
@@ -75,3 +77,13 @@ def test_lines_for_the_shell_go_to_the_shell():
         "python a.py",
     ):
         assert commands(f"{code}\n") is None, code
+
+
+def test_the_pictures_of_the_page_on_pairs_are_enough_to_measure_on(tmp_path):
+    """One picture of a test split, as a tenth of few pictures may be, would be found or not."""
+    made = blocks((ROOT / "docs" / "pairs.md").read_text("utf-8"))[0]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-ec", made.code], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    decoding, batches = Decoding(size=8), {"batch_size": 8, "eval_batch_size": 8, "workers": 0}
+    data = ImageTextFiles(path=str(tmp_path / "photos"), decoding=decoding, cache_dir=tmp_path / "cache", **batches)
+    assert {split: len(images) for split, images in data.images.items()} == {"train": 54, "validation": 18, "test": 18}

@@ -77,6 +77,8 @@ def test_numbers_stand_beside_what_they_are_read_against():
     assert describe_quality(pairs | {"probe/classified": 100.0}, {}, examples=100).endswith(
         "probe: image to text recall 1 0.250 [0.175, 0.343], zero shot 0.500 [0.404, 0.596]"
     )
+    own = pairs | {"probe/image_to_text_queries": 100.0}  # pictures, of 500 pairs
+    assert "recall 1 0.250 [0.175, 0.343]" in describe_quality(own, {}, examples=500)
     few = pairs | {"probe/classified": 10.0, "probe/majority": 0.1}  # of 100 examples with a class
     assert describe_quality(few, {}, examples=100).endswith("zero shot 0.500 [0.237, 0.763] (always one class: 0.100)")
     assert describe_quality({}, facts) == ""

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode
@@ -42,6 +43,29 @@ def test_grey_and_coloured_images_take_the_channels_that_the_backbone_wants():
     )  # torchvision's grey weights sum to 0.9999
     with pytest.raises(ValueError, match="2 channels"):
         three(grey.expand(-1, 2, -1, -1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "crop"), [(32, 1.0), (224, 0.875), (32, 0.875)])
+def test_transformers_prepares_pictures_of_any_shape_as_we_do(tmp_path, size, crop, channels):
+    """But for levels of 8 bits, to which it rounds along each axis; and the description is read again."""
+    from PIL import Image
+    from transformers import AutoImageProcessor
+
+    scale = {"mean": [0.5] * channels, "std": [0.25] * channels}
+    ours = ImagePreprocess(size=size, channels=channels, crop=crop, **scale)
+    ours.save_for_transformers(tmp_path)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    for shape in ((64, 64), (80, 64), (81, 160), (40, 24), (500, 336)):
+        picture = Image.fromarray(noise).resize(shape, Image.Resampling.BICUBIC)
+        picture = picture.convert("L") if channels == 1 else picture
+        pixels = torch.from_numpy(np.asarray(picture).reshape(*shape[::-1], channels).transpose(2, 0, 1).copy())
+        found = theirs(picture, return_tensors="pt")["pixel_values"]
+        if crop == 1.0 or min(shape) * 7 % 8 == 0:
+            apart = (found - ours(pixels[None])).abs() * 0.25 * 255
+            assert apart.max() < 2.0 and apart.mean() < 0.5
+    assert ImagePreprocess.of_transformers(str(tmp_path)).kwargs == ours.kwargs
 
 
 def test_its_kwargs_are_json_and_rebuild_it(tmp_path):

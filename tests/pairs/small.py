@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
-from pretraining.pairs.data.base import number_of, numbers_of
 from pretraining.pairs.dual_encoder import DualEncoder
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from tests.one_step import plain_sgd
@@ -18,6 +17,7 @@ SIZE, WORDS, BATCH = 8, 20, 8
 CAPTIONS = [["3 4", "5"], ["5"], ["6 7 8"], ["9 4"], ["6 7 8"], ["10", "11", "12"], ["13"], ["14 15 5"]]
 FALSE = {0: ["4 3", "5 5"], 2: ["8 7 6"], 5: ["9 4", "6"], 7: ["5 15 14"]}  # of an image; one of 5's is true of 3
 READ = [0, 0, 0, 0, 0, 2, 0, 0]  # which of its captions is read with each image
+KNOWN = sorted({text for own in (*CAPTIONS, *FALSE.values()) for text in own})
 VIT = {"image_size": SIZE, "patch_size": 4, "num_layers": 1, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 16}
 BERT = {
     **{"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": WORDS},
@@ -42,6 +42,11 @@ def objective(kind, **changes):
     return kind(backbone=backbone, optimizer=plain_sgd(), **settings)
 
 
+def numbers_of(texts, width) -> torch.Tensor:
+    rows = [[*map(KNOWN.index, own), *[-1] * (width - len(own))] for own in texts]
+    return torch.tensor(rows, dtype=torch.int64).view(len(rows), width)
+
+
 def batch_of(rows, hard=False) -> dict:
     rows = list(rows)
     images = np.random.default_rng(0).normal(size=(BATCH, 3, SIZE, SIZE))[rows]
@@ -57,9 +62,10 @@ def batch_of(rows, hard=False) -> dict:
             "image": {"images": torch.from_numpy(images)},
             "text": {"input_ids": ids, "document_ids": (ids > 0).long()},
         },
-        "caption": torch.tensor([number_of(text) for text in texts]),
-        "captions": torch.from_numpy(numbers_of([CAPTIONS[row] for row in rows], 3)),
-        "false": torch.from_numpy(numbers_of(false, 2)),
+        "example": torch.tensor(rows),
+        "caption": numbers_of([[text] for text in texts], 1)[:, 0],
+        "captions": numbers_of([CAPTIONS[row] for row in rows], 3),
+        "false": numbers_of(false, 2),
     }
 
 

@@ -63,7 +63,7 @@ def test_an_unreadable_image_is_named_with_its_row(tmp_path, gigabytes):
     """Also where images are decoded each time they are read."""
     photos(tmp_path)
     for number in range(COUNT):
-        (tmp_path / f"{number}.png").write_bytes((tmp_path / f"{number}.png").read_bytes()[:40])
+        (tmp_path / f"{number}.png").write_bytes((tmp_path / f"{number}.png").read_bytes()[:40] + bytes([number]))
     told = r"\d+.png \(.*captions.jsonl, line \d+\) is not a readable image"
     refused(tmp_path, told, f"data.decoding.max_cache_gb={gigabytes}")
 

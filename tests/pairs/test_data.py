@@ -22,13 +22,14 @@ from pretraining.image.data.decode import Decoding
 from pretraining.image.data.scenes import DigitScenes
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.pairs.collate import PairCollate
-from pretraining.pairs.data.base import number_of
+from pretraining.pairs.data.base import PairExamples, table_of
+from pretraining.pairs.data.contents import Seen, Stored, told_apart
 from pretraining.pairs.data.files import ImageTextFiles
 from pretraining.pairs.data.hub import HubImageText
 from pretraining.pairs.data.scenes import SceneCaptions
 from pretraining.pairs.preprocess import PairPreprocess
 from pretraining.random import Keys
-from pretraining.text.raw import TokeniseTexts
+from pretraining.text.raw import RawTexts, TokeniseTexts
 from pretraining.text.tokenizer_recipes import WordPiece
 
 COLOURS = [(k * 8, 255 - k * 8, (k * 70) % 256) for k in range(30)]
@@ -84,14 +85,14 @@ def shards(folder, rows, name="pairs-000000", texts="txt", extra=()):
 
 
 def everything(data):
-    """List (colour, caption, all captions' numbers) of every row of every split."""
+    """List (colour, caption, all captions) of every row of every split."""
     rows = {}
     for split in ("train", "validation", "test"):
         source = data.source(split)
         read = source.read(0, np.arange(source.count(0)))
         colours = [tuple(image[:, 0, 0].tolist()) for image in read.sides["image"].images]
         rows[split] = list(zip(colours, read.sides["text"].texts.tolist(), read.captions.tolist(), strict=True))
-        assert read.caption.tolist() == [number_of(text) for text in read.sides["text"].texts]
+        assert len(set(colours)) == len(set(read.example.tolist())) == len(set(zip(colours, read.example, strict=True)))
     return rows
 
 
@@ -104,10 +105,10 @@ def test_rows_of_an_image_add_up_and_stay_in_one_split(tmp_path, kind):
     assert sum(map(len, found.values())) == 60 and all(found.values())
     where = {split: {colour for colour, _, _ in part} for split, part in found.items()}
     assert sum(map(len, where.values())) == 30  # of disjoint sets
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         name = names[COLOURS.index(colour)]
         assert text in (f"a view of {name}", f"this of {name}")
-        assert numbers == [number_of(f"a view of {name}"), number_of(f"this of {name}")]
+        assert captions == [f"a view of {name}", f"this of {name}"]
 
 
 @pytest.mark.parametrize("kind", ["table", "tar"])
@@ -135,6 +136,54 @@ def test_images_of_the_same_name_in_several_folders_are_several(tmp_path, kind):
         assert len({split for _, split in seen[colour]}) == 1
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tar"])
+def test_the_same_picture_under_several_names_is_one(tmp_path, kind, capsys):
+    """In one split, with all captions; pictures that differ at their first byte alone are two."""
+    names = pictures(tmp_path)
+    copies = [f"pictures/copy {number}.png" for number in range(len(names))]
+    for name, copy in zip(names, copies, strict=True):
+        (tmp_path / copy).write_bytes((tmp_path / name).read_bytes())
+    rows = [{"image": name, "text": text} for part, text in ((names, "see"), (copies, "again"), (copies[:3], "see"))
+            for name in part]  # fmt: skip
+    if kind == "tar":
+        shards(tmp_path, [(f"{number:05}", *row.values()) for number, row in enumerate(rows)])
+    else:
+        written(tmp_path, rows, kind)
+    found = everything(opened(tmp_path / "*.tar" if kind == "tar" else tmp_path, tmp_path))
+    assert sum(map(len, found.values())) == 60 and all(found.values())
+    assert sorted(colour for part in found.values() for colour in {colour for colour, _, _ in part}) == sorted(COLOURS)
+    assert all(captions == ["see", "again"] for part in found.values() for _, _, captions in part)
+    count = {"jsonl": 30, "parquet": None, "tar": 33}[kind]
+    told = f"{count} images are byte by byte another of their split, such as"
+    assert (told in capsys.readouterr().err) == (count is not None)  # what a table holds has no name but its content
+
+
+def test_contents_are_told_apart_by_as_little_as_is_needed(tmp_path):
+    random = np.random.default_rng(0)
+    big = random.bytes(3 * 2**20 + 5)
+    told = {"big": big, "its copy": big, "other first byte": b"x" + big[1:], "other last": big[:-1] + b"x",
+            "short": big[:-7], "empty": b"", "nothing": b""}  # fmt: skip
+    (tmp_path / "all").write_bytes(b"".join(told.values()))
+    starts = np.cumsum([0, *map(len, told.values())])
+    stored = [Stored(tmp_path / "all", int(start), len(own)) for start, own in zip(starts, told.values(), strict=False)]
+    whole, reads = Stored.digest, []
+
+    class Counted(Stored):
+        def digest(self):
+            reads.append(self.start)
+            return whole(self)
+
+    for contents in ([Counted(*one) for one in stored], list(map(Seen.of, told.values())),
+                     [Seen.of(own) if n % 2 else stored[n] for n, own in enumerate(told.values())]):  # fmt: skip
+        names = {}
+        for name, key in zip(told, told_apart(contents), strict=True):
+            names.setdefault(key, []).append(name)
+        assert list(names.values()) == [["big", "its copy"], ["other first byte"], ["other last"], ["short"],
+                                        ["empty", "nothing"]]  # fmt: skip
+    assert len(reads) == 5  # neither the one with another end nor that of another size
+    assert [one.read() for one in stored] == list(told.values())
+
+
 def test_numbers_are_found_among_the_texts_of_a_csv(tmp_path):
     rows = [{"image": name, "text": str(5 + number % 2)} for number, name in enumerate(pictures(tmp_path))]
     found = everything(opened(written(tmp_path, rows, "csv"), tmp_path, only={"text": 5}))
@@ -156,10 +205,10 @@ def test_shards_hold_what_their_tables_would(tmp_path, texts):
     assert len(found["validation"]) == 5 * each and len(found["train"]) + len(found["test"]) == 25 * each
     assert found["train"] and found["test"]
     seen = {}
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         seen.setdefault(colour, []).append(text)
         own = words[COLOURS.index(colour)]
-        assert numbers == [number_of(one) for one in ([own] if texts == "txt" else own)]
+        assert captions == ([own] if texts == "txt" else own)
     assert seen == {colour: [text] if texts == "txt" else text for colour, text in zip(COLOURS, words, strict=True)}
     known = data.fingerprint()
     shards(tmp_path, [("00025", names[0], words[0]), *rows[26:]], "val-0000", texts)
@@ -241,9 +290,9 @@ def test_whatever_datasets_loads(tmp_path):
     data = HubImageText(name=str(tmp_path / "hub"), **settings)
     found = everything(data)
     assert len(found["test"]) == 20 and len(found["train"]) + len(found["validation"]) == 40 and found["validation"]
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         name = names[COLOURS.index(colour)]
-        assert text in (f"see {name}", "a colour") and numbers == [number_of(f"see {name}"), number_of("a colour")]
+        assert text in (f"see {name}", "a colour") and captions == [f"see {name}", "a colour"]
     assert HubImageText(name=str(tmp_path / "hub"), **settings).fingerprint() == data.fingerprint()
     with pytest.raises(ValueError, match=r"no column 'text', only picture, said: set data.columns.text"):
         HubImageText(name=str(tmp_path / "hub"), **settings | {"columns": {"image": "picture", "text": "text"}})
@@ -264,9 +313,9 @@ def test_rows_of_datasets_with_the_same_image_are_one_image_with_several_caption
     assert sum(map(len, found.values())) == 60 and all(found.values())
     where = {split: {colour for colour, _, _ in part} for split, part in found.items()}
     assert sum(map(len, where.values())) == len(set().union(*where.values())) == 30
-    for colour, text, numbers in itertools.chain(*found.values()):
+    for colour, text, captions in itertools.chain(*found.values()):
         own = [f"{word} of {names[COLOURS.index(colour)]}" for word in ("a view", "this")]
-        assert text in own and numbers == [number_of(one) for one in own]
+        assert text in own and captions == own
 
 
 def test_lists_of_captions_and_captions_of_several_images(tmp_path):
@@ -276,9 +325,37 @@ def test_lists_of_captions_and_captions_of_several_images(tmp_path):
     found = everything(opened({split: str(tmp_path / "captions.jsonl") for split in ("train", "validation", "test")},
                               tmp_path))["train"]  # fmt: skip
     assert len(found) == 45
-    shared = number_of("shared")
-    assert all(numbers[0] == shared and (numbers[1] == -1) == (COLOURS.index(colour) % 2 == 0)
-               for colour, _, numbers in found)  # fmt: skip
+    assert all(captions[0] == "shared" and (captions[1] == "") == (COLOURS.index(colour) % 2 == 0)
+               for colour, _, captions in found)  # fmt: skip
+
+
+WRITTEN = {  # cell: its captions, or what is told
+    "['a cat', 'two dogs']": ["a cat", "two dogs"],
+    "['a','b']": ["a", "b"],
+    '["it\'s", "two\\ndogs"]': ["it's", "two\ndogs"],
+    '["\\ud83d\\ude00 smiles"]': ["\U0001f600 smiles"],
+    "[a] picture of ['b']": ["[a] picture of ['b']"],
+    "[]": r"line 31 has an image, but the caption none",
+    "['a', 7]": ["['a', 7]"],
+    "['a', 7, 'b']": r"which looks like a list of captions and cannot be read as one",
+    "['a cat' 'two dogs']": r"line 31 has the caption \['a cat' 'two dogs'\], which looks like a list of captions",
+    "['a cat, 'b']": r"which looks like a list of captions and cannot be read as one: write one as JSON does, or a row",
+}
+
+
+@pytest.mark.parametrize(("cell", "expected"), WRITTEN.items())
+def test_lists_that_are_written_as_text_are_read_as_lists_or_refused(tmp_path, cell, expected, capsys):
+    names = pictures(tmp_path)
+    written(tmp_path, [*({"image": name, "text": f"see {name}"} for name in names[:-1]),
+                       {"image": names[-1], "text": cell}], "csv")  # fmt: skip
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            opened(tmp_path, tmp_path)
+        return
+    rows = itertools.chain(*everything(opened(tmp_path, tmp_path)).values())
+    assert [text for colour, text, _ in rows if colour == COLOURS[-1]] == expected
+    told = "line 31 has a list of captions written as text (1 such cells): they are read as lists"
+    assert (told in capsys.readouterr().err) == (expected != [cell])
 
 
 def test_rows_with_a_value_alone(tmp_path):
@@ -310,6 +387,13 @@ def test_images_in_two_splits_are_counted_and_told(tmp_path, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if ", too" in line]
     assert len(said) == 1 and "3 of the 6 validation images are train images, too, such as" in said[0]
     assert len(data.images["validation"]) == 6
+    for number, name in enumerate(names[5:8]):
+        (tmp_path / "pictures" / f"copy {number}.png").write_bytes((tmp_path / name).read_bytes())
+    copies = [{"image": f"../pictures/copy {number}.png", "text": "see"} for number in range(3)]
+    rest = [{"image": f"../{name}", "text": f"see {name}"} for name in names[8:11]]
+    written(tmp_path / "val", [*copies, *rest], name="val")
+    opened(tmp_path / "*" / "*.jsonl", tmp_path)
+    assert "3 of the 6 validation images are train images, too, such as ../pictures/copy 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6])
@@ -390,7 +474,8 @@ def test_each_epoch_has_scenes_of_its_own_and_they_join_where_epochs_meet():
     both = joined([first, second])
     assert both.sides["image"].images.shape == (6, 3, 32, 32) and both.sides["image"].labels is None
     assert both.sides["text"].texts.tolist() == [*first.sides["text"].texts, *second.sides["text"].texts]
-    assert both.captions.shape == (6, 1) and (both.captions[:, 0] == both.caption).all()
+    assert both.captions.shape == (6, 1) and (both.captions[:, 0] == both.sides["text"].texts).all()
+    assert both.example.tolist() == [0, 1, 2, 40, 41, 42]
 
 
 def test_what_scenes_are_made_of_names_them():
@@ -421,7 +506,13 @@ def test_false_captions_stand_behind_the_true_ones_and_are_numbered(tmp_path):
     batch, clean = collate(read, keys), collate(plain, keys)
     there = batch["false"] >= 0
     assert there.tolist() == (read.false != "").tolist()
-    assert batch["false"][there].tolist() == [number_of(text) for text in read.false[there.numpy()]]
+    number = dict(zip(read.sides["text"].texts, batch["caption"].tolist(), strict=True))
+    texts, false = read.false[there.numpy()].tolist(), batch["false"][there].tolist()
+    assert (
+        len({*number, *texts})
+        == len({*number.values(), *false})
+        == len({*number.items(), *zip(texts, false, strict=True)})
+    )
     rows = [collate.sides["text"].preprocess.tokenizer.decode(row[1 : int(real.sum()) - 1]) for row, real in zip(
         batch["inputs"]["text"]["input_ids"], batch["inputs"]["text"]["document_ids"], strict=True)]  # fmt: skip
     assert rows == [*read.sides["text"].texts, *read.false[there.numpy()]]
@@ -430,6 +521,26 @@ def test_false_captions_stand_behind_the_true_ones_and_are_numbered(tmp_path):
     assert data.fingerprint() != scenes(cache_dir=tmp_path).fingerprint()
     with pytest.raises(ValueError, match=r"data.hard_negatives has 'turned': choose of swapped, replaced"):
         scenes(hard_negatives=["turned"])
+
+
+def test_captions_that_the_network_reads_alike_are_one(tmp_path):
+    """In other capitals for a tokenizer that has none, and behind the cut; wherever they stand."""
+    data = scenes(cache_dir=tmp_path, scenes=3)
+    texts = ["a small red two", "A Small  RED two", "a small blue two left of a red six", "a small blue two left of it"]
+    captions = [[texts[0], texts[2]], [texts[1]], [texts[3]]]
+    read = data.open("train").read(0, np.arange(3))
+    sides = read.sides | {"text": RawTexts.of([texts[2], texts[1], texts[3]])}
+    false = table_of([[texts[1]], [texts[3], "a small red six"], []], 2)
+    examples = PairExamples(sides, np.array([7, 3, 5]), table_of(captions, 2), false=false)
+    keys = Keys(0, "train", np.zeros(3, np.int64), np.arange(3))
+    batch = collate_of(data, max_tokens=6)(examples, keys)
+    blue, red, other = *batch["caption"][:2].tolist(), int(batch["false"][1, 1])
+    assert len({blue, red, other, -1}) == 4 and batch["example"].tolist() == [7, 3, 5]
+    assert batch["caption"].tolist() == [blue, red, blue]
+    assert batch["captions"].tolist() == [[red, blue], [red, -1], [blue, -1]]
+    assert batch["false"].tolist() == [[red, -1], [blue, other], [-1, -1]]
+    longer = collate_of(data, max_tokens=20)(examples, keys)
+    assert longer["captions"][:, 0].unique().shape == (2,) and longer["caption"].unique().shape == (3,)
 
 
 def test_pictures_are_augmented_in_training_alone_and_in_the_preprocessings_terms(tmp_path):

@@ -12,7 +12,7 @@ from pretraining.engine.trainer import TrainerSettings, build_trainer
 from pretraining.objectives.pairs.clip import Clip
 from pretraining.optim.optimizers import AdamW
 from pretraining.pairs.collate import PairCollate
-from pretraining.pairs.data.base import PairData, PairExamples, numbers_of
+from pretraining.pairs.data.base import PairData, PairExamples, table_of
 from pretraining.pairs.dual_encoder import DualEncoder
 from pretraining.pairs.modality import PAIRS
 from pretraining.pairs.preprocess import PairPreprocess
@@ -47,8 +47,8 @@ class CaptionedSignals:
     def read(self, epoch, rows):
         signals = self.signals.read(epoch, rows)
         texts = [f"a {NAMES[label]} wave" for label in signals.labels]
-        numbers = numbers_of([[text] for text in texts], 1)
-        return PairExamples({"signal": signals, "text": RawTexts.of(texts)}, numbers[:, 0], numbers)
+        sides = {"signal": signals, "text": RawTexts.of(texts)}
+        return PairExamples(sides, rows, table_of([[text] for text in texts], 1))
 
 
 def test_signals_and_captions_are_learnt_and_handed_over(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +13,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from finetuning import launch as finetuning
-from pretraining import handoff
+from finetuning.metrics.retrieval import ranks
+from finetuning.tasks.captions import ImageTextRetrieval
+from pretraining import handoff, load
 from pretraining.cli.configuration import compose
 from pretraining.errors import HandoffError, RunError
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
@@ -216,6 +219,25 @@ def test_retrieval_ranks_by_cosine_both_ways(pretrained, tmp_path):
     assert metrics["test/cosine_distance"] == pytest.approx(float(distance), abs=1e-5)
 
 
+def test_captions_that_the_network_reads_alike_are_looked_for_once(pretrained):
+    space = Space.read(handoff.read(str(pretrained / "handoff" / "last"), tower="image"))
+    cut = "a red two " * space.other_tokens
+    labels = [["A Red TWO"], ["a red two", cut + "left"], [cut + "right", "a blue six"]]
+    targets = list(map(space.texts, labels))
+    split = SimpleNamespace(examples=SimpleNamespace(column=lambda name: labels), targets=targets)
+    outputs = list(torch.randn(3, len(targets[0][0]), generator=torch.Generator().manual_seed(0)).numpy())
+    task = SimpleNamespace(space=space)
+    predicted = ImageTextRetrieval.predict(task, outputs, split)
+    scores = np.stack(outputs) @ space.texts([labels[0][0], cut, labels[2][1]]).numpy().T
+    right = np.array([[True, False, False], [True, True, False], [False, True, True]])
+    for found, expected in zip(predicted.scores[:2], (ranks(scores, right), ranks(scores.T, right.T)), strict=True):
+        np.testing.assert_array_equal(found[0], expected[0])
+    shown = [labels[0][0], labels[1][1], labels[2][1]]
+    assert predicted.predictions == [shown[place] for place in scores.argmax(1)]
+    own = ImageTextRetrieval.table(task, predicted)["caption_ranks"]
+    assert own[0][0] == own[1][0] and own[1][1] == own[2][0]
+
+
 def test_the_swap_test_compares_each_false_caption_with_the_true_one(pretrained, tmp_path):
     metrics = finetune(pretrained / "handoff" / "last", tmp_path / "run", "task=compositional", *SCENES)
     scenes = [one for one in DigitScenes(size=32, least=2).draw("test", range(80)) if one.negatives][:40]
@@ -292,6 +314,17 @@ def test_captions_that_a_task_cuts_are_counted(pretrained, capsys):
     cut = space.texts([longest, "a red two", longest + "more"])
     told = f"2 of 3 captions have more than the hand-off's max_tokens={space.other_tokens} tokens and were cut"
     assert told in capsys.readouterr().err and torch.equal(cut[0], cut[2])
+
+
+def test_a_network_for_texts_reads_as_many_tokens_as_captions_had(pretrained):
+    """There are 64 positions, and captions were cut at 32 tokens."""
+    texts, place = ["a red two " * 12, "a red two " * 12 + "left"], str(pretrained / "handoff" / "last")
+    own, shared = load(place, tower="text").embed(texts), load(place).tower("text").embed(texts)
+    assert (own[0] == own[1]).all() and (shared[0] == shared[1]).all()
+    space = Space.read(handoff.read(place, tower="image"))
+    assert space.other_tokens == 32 and np.allclose(shared, space.texts(texts), atol=1e-5)
+    longer = load(place, side="text", max_tokens=64).embed(texts)
+    assert not np.allclose(longer[0], longer[1], atol=1e-4)
 
 
 def test_weights_drawn_anew_are_another_space(pretrained, tmp_path):

@@ -1,6 +1,6 @@
 """What the vectors of a whole split of pairs are worth: is what is most similar a right one?
 
-Shapes: N pairs, M different captions, D width of the space, K classes.
+Shapes: N pairs of E examples and M different captions, D width of the space, K classes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from pretraining.random import Keys
 def quality(objective: Any, loader: EvalLoader) -> dict[str, float]:
     """Measure recall at 1 both ways, and where the data have classes in words how often the most similar one is right.
 
-    Recall is over pairs: equal captions are one candidate, which belongs to all that have it. Among equals wrong ones
-    come first. Classes are the means of their texts' vectors, of unit length. Averaged weights are used where there are
-    any. Every rank returns the numbers of all.
+    Recall is over examples of the first side, and over different captions: one belongs to all that have it. Among
+    equals wrong ones come first. Classes are the means of their texts' vectors, of unit length. Averaged weights are
+    used where there are any. Every rank returns the numbers of all.
     """
     training = objective.training
     objective.eval()
     with objective.averaged():
-        vectors, caption, captions, labels = (gather_rows(part) for part in _seen(objective, loader))
+        vectors, labels, *numbers = (gather_rows(part) for part in _seen(objective, loader))
         classes = _class_vectors(objective, loader)
     objective.train(training)
     with torch.autocast(vectors.device.type, enabled=False):
-        shares = zip((objective.first, objective.second), recalls(vectors, caption, captions), strict=True)
-        sides = {objective.first: objective.second, objective.second: objective.first}
-        measured = {f"{side}_to_{sides[side]}_recall_1": share for side, share in shares}
+        first, second = objective.first, objective.second
+        found = zip((f"{first}_to_{second}", f"{second}_to_{first}"), recalls(vectors, *numbers), strict=True)
+        measured = {f"{way}_{name}": value for way, each in found for name, value in each.items()}
         known = labels >= 0
         if classes is None or not known.any():
             return measured
@@ -45,7 +45,7 @@ def quality(objective: Any, loader: EvalLoader) -> dict[str, float]:
 
 
 def _seen(objective: Any, loader: EvalLoader) -> tuple[Tensor, ...]:
-    """Compute this rank's vectors [N, 2, D] of unit length, and list caption [N], captions [N, C] and class [N]."""
+    """Compute this rank's vectors [N, 2, D] of unit length; list class, example, caption [N] and captions [N, C]."""
     parts = []
     for batch, share in loader:
         moved = objective.moved(batch)
@@ -54,23 +54,34 @@ def _seen(objective: Any, loader: EvalLoader) -> tuple[Tensor, ...]:
         labels = moved.get("labels", torch.full_like(moved["caption"], -1))
         rows = slice(None) if share else slice(0)  # repeated to make up the number of batches
         sides = unit(vectors[:, :2, : objective.width])
-        parts.append([part[rows] for part in (sides, moved["caption"], moved["captions"], labels)])
+        numbers = (moved[name] for name in ("example", "caption", "captions"))
+        parts.append([part[rows] for part in (sides, labels, *numbers)])
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
-def recalls(vectors: Tensor, caption: Tensor, captions: Tensor) -> list[float]:
-    """Compute the share of pairs whose first side finds a caption of it, and of those whose caption finds it."""
-    different, place = caption.unique(return_inverse=True)
-    numbers = torch.arange(len(caption), device=caption.device)
-    first = torch.full_like(different, len(caption)).scatter_reduce(0, place, numbers, "amin")  # of equal captions
+def recalls(vectors: Tensor, example: Tensor, caption: Tensor, captions: Tensor) -> list[dict[str, float]]:
+    """Compute the share of examples that find a caption of theirs, and of captions that find an example; of how many.
+
+    Pairs are numbered by their `example` and `caption` [N]; `captions` [N, C] are all of the example.
+    """
+    one, other = _firsts(example), _firsts(caption)
+    sides, own, texts = (vectors[one, 0], vectors[other, 1]), captions[one], caption[other]
     found = [0, 0]
     for start in range(0, len(vectors), CHUNK):
         rows = slice(start, start + CHUNK)
-        right = (captions[rows, :, None] == different).any(1)  # [rows, M]
-        found[0] += _wins(vectors[rows, 0] @ vectors[first, 1].T, right)
-        right = (caption[rows, None, None] == captions).any(2)  # [rows, N]
-        found[1] += _wins(vectors[rows, 1] @ vectors[:, 0].T, right)
-    return [count / len(vectors) for count in found]
+        right = (own[rows, :, None] == texts).any(1)  # [rows, M]
+        found[0] += _wins(sides[0][rows] @ sides[1].T, right)
+        right = (texts[rows, None, None] == own).any(2)  # [rows, E]
+        found[1] += _wins(sides[1][rows] @ sides[0].T, right)
+    pairs = zip(found, sides, strict=True)
+    return [{"recall_1": count / len(side), "queries": float(len(side))} for count, side in pairs]
+
+
+def _firsts(numbers: Tensor) -> Tensor:
+    """Find where each different number stands first."""
+    different, place = numbers.unique(return_inverse=True)
+    rows = torch.arange(len(numbers), device=numbers.device)
+    return torch.full_like(different, len(numbers)).scatter_reduce(0, place, rows, "amin")
 
 
 def _wins(scores: Tensor, right: Tensor) -> int:

@@ -5,7 +5,6 @@ Shapes: B pairs, C captions that an example of the first side has at most, K fal
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +21,11 @@ from pretraining.text.data.base import capped
 
 
 class PairExamples(NamedTuple):
-    """Raw pairs. A caption is known by a number that equal texts share, and belongs to all that name it."""
+    """Raw pairs. Which captions are equal the network decides that reads them; such belong to all that name one."""
 
-    sides: dict[str, Any]  # of each, the raw examples of its wing
-    caption: np.ndarray  # int64 [B]: the caption in each pair
-    captions: np.ndarray  # int64 [B, C]: all captions of the pair's other side; -1 where there are fewer
+    sides: dict[str, Any]  # of each, the raw examples of its wing; of the second one the caption in each pair
+    example: np.ndarray  # int64 [B]: the number of the pair's other side, which those with its other captions share
+    captions: np.ndarray  # of str [B, C]: all captions of the pair's other side; "" where there are fewer
     labels: np.ndarray | None = None  # int64 [B]: the class of the pair's other side; -1 where it has none
     false: np.ndarray | None = None  # of str [B, K]: captions that are wrong of it, made to be hard; "" for fewer
 
@@ -74,14 +73,9 @@ def naming(sources: Sequence[Path]) -> Callable[[Path], str]:
     return lambda file: Path(os.path.relpath(file, root)).as_posix()
 
 
-def number_of(text: str) -> int:
-    """Number a text: 63 bits of its hash, the same everywhere."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def numbers_of(captions: Sequence[Sequence[str]], width: int) -> np.ndarray:
-    """Number the captions of each example. int64 [B, width], -1 where there are fewer."""
-    table = np.full((len(captions), width), -1, np.int64)
+def table_of(captions: Sequence[Sequence[str]], width: int) -> np.ndarray:
+    """List the captions of each example. Of str [B, width], "" where there are fewer."""
+    table = np.full((len(captions), width), "", object)
     for row, texts in enumerate(captions):
-        table[row, : len(texts)] = [number_of(text) for text in texts]
+        table[row, : len(texts)] = texts
     return table

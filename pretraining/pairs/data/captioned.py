@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from pretraining.image.data.decode import Decoding, Encoded, pixels
 from pretraining.image.data.files import HASHED_WHOLE
 from pretraining.pairs.data.base import PairData
 from pretraining.pairs.data.captions import CaptionedSource, in_splits
+from pretraining.pairs.data.contents import Content
 
 
 class Captioned(NamedTuple):
@@ -26,7 +27,7 @@ class Captioned(NamedTuple):
     place: str  # where it is from, for errors
     read: Callable[[], bytes]
     identity: str  # changes with its content
-    source: str  # the file or content that it is, named alike in all splits
+    content: Content  # the encoded image, to be told from others
     captions: list[str]
 
 
@@ -41,8 +42,8 @@ class CaptionedImages(PairData):
     images: dict[str, list[Captioned]] = field(init=False, repr=False)
 
     @abstractmethod
-    def found(self) -> dict[str, list[Captioned]]:
-        """List the images of the splits that there are."""
+    def found(self) -> dict[str, Iterable[Captioned]]:
+        """List the images of the splits that there are, row by row."""
 
     @property
     @abstractmethod

@@ -5,22 +5,63 @@ Shapes: B pairs, C captions that an example has at most.
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import io
 import itertools
+import json
+import re
+import tokenize
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from pretraining.data.files import say
 from pretraining.data.splits import SPLITS, carved, missing_shares
-from pretraining.pairs.data.base import PairExamples, numbers_of
+from pretraining.pairs.data.base import PairExamples, table_of
+from pretraining.pairs.data.contents import told_apart
 from pretraining.text.raw import RawTexts
 
+LIST = re.compile(r"""\s*\[\s*((['"]).*['"])?\s*\]\s*""", re.DOTALL)  # of quoted texts, or of nothing
 
-def captions_of(cell: Any, place: str, what: str) -> list[str]:
-    """Take a caption or a list of them; what is none is refused, with its `place` and what it belongs to."""
-    captions = list(cell) if isinstance(cell, list | tuple) else [cell]
+
+def captions_of(cells: Iterable[tuple[Any, str]], what: str) -> Iterator[list[str]]:
+    """Take a caption or a list of them from each cell; what is none is refused, with its place and what it belongs to.
+
+    A text that is a list of texts, as pandas writes one into a csv, is read as such, and told.
+    """
+    lists = list[str]()
+    for cell, place in cells:
+        if isinstance(cell, str) and LIST.fullmatch(cell):
+            lists.append(place)
+            cell = _list_of(cell, place)
+        yield _checked(list(cell) if isinstance(cell, list | tuple) else [cell], place, what)
+    if lists:
+        told = f"{lists[0]} has a list of captions written as text"
+        say(f"{told} ({len(lists)} such cells): they are read as lists")
+
+
+def _list_of(cell: str, place: str) -> list[Any]:
+    """Read a list as JSON or Python write it. One without commas, as NumPy writes it, would be one text: refused."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+            found = read(cell.strip())
+            if read is json.loads or len(found) == _texts_in(cell):
+                return found
+    told = f"{place} has the caption {cell:.40}, which looks like a list of captions and cannot be read as one"
+    raise ValueError(f"{told}: write one as JSON does, or a row for each caption")
+
+
+def _texts_in(cell: str) -> int:
+    """Count the texts in quotes."""
+    tokens = tokenize.generate_tokens(io.StringIO(cell.strip()).readline)
+    return sum(token.type == tokenize.STRING for token in tokens)
+
+
+def _checked(captions: list[Any], place: str, what: str) -> list[str]:
+    """Refuse what is no caption."""
     strange = [text for text in captions if not isinstance(text, str)]
     if strange:
         told = f"{place} has {what}, but {strange[0]!r:.40} for a caption"
@@ -32,22 +73,16 @@ def captions_of(cell: Any, place: str, what: str) -> list[str]:
     return captions
 
 
-def merged(examples: Iterable[Any]) -> list[Any]:
-    """Bring rows of the same example (a tuple with a `name` and `captions`) together, each caption once."""
-    found: dict[str, Any] = {}
-    for one in examples:
-        known = found.setdefault(one.name, one._replace(captions=[]))
-        known.captions.extend(caption for caption in one.captions if caption not in known.captions)
-    return list(found.values())
-
-
 def in_splits(
-    given: Mapping[str, list[Any]], shares: Mapping[str, float], where: str, what: str
+    given: Mapping[str, Iterable[Any]], shares: Mapping[str, float], where: str, what: str
 ) -> dict[str, list[Any]]:
     """Part what there is into all splits: `shares` of the training examples, chosen by their names' hash, stand for
     those that are missing. `where` and `what` (in the plural) name it in errors.
+
+    Rows (tuples with a `name`, a `content` and `captions`) of one name are one example, and so are those of one
+    content, under the first one's name.
     """
-    _tell_shared(given, where, what)
+    given = _each_once(given, where, what)
     missing = missing_shares(given, validation=shares["validation"], test=shares["test"])
     cut = {split: shares[split] for split in SPLITS[1:] if split not in given}
     if sum(cut.values()) >= 1 or not all(cut.values()):
@@ -64,11 +99,32 @@ def in_splits(
     return parts
 
 
-def _tell_shared(given: Mapping[str, list[Any]], where: str, what: str) -> None:
+def _each_once(given: Mapping[str, Iterable[Any]], where: str, what: str) -> dict[str, list[Any]]:
+    """Bring the rows of an example of a split together, and say of how many names."""
+    named = {split: _merged((one.name, one) for one in rows) for split, rows in given.items()}
+    keys = iter(told_apart([one.content for part in named.values() for one in part.values()]))
+    found = {split: _merged((next(keys), one) for one in part.values()) for split, part in named.items()}
+    again = [name for split in named for name in named[split].keys() - {one.name for one in found[split].values()}]
+    if again:
+        told = f"{where}: {len(again)} {what} are byte by byte another of their split, such as {min(again)}"
+        say(f"{told}: they are taken as one, which has the captions of all")
+    _tell_shared(found, where, what)
+    return {split: list(part.values()) for split, part in found.items()}
+
+
+def _merged(examples: Iterable[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Bring examples of the same key together, each caption once."""
+    found: dict[Hashable, Any] = {}
+    for key, one in examples:
+        known = found.setdefault(key, one._replace(captions=[]))
+        known.captions.extend(caption for caption in one.captions if caption not in known.captions)
+    return found
+
+
+def _tell_shared(given: Mapping[str, Mapping[Hashable, Any]], where: str, what: str) -> None:
     """Say how many examples are in two of the splits that were given: they are measured on, and not new."""
     for first, second in itertools.combinations([split for split in SPLITS if split in given], 2):
-        known = {one.source for one in given[first]}
-        shared = [one for one in given[second] if one.source in known]
+        shared = [one for key, one in given[second].items() if key in given[first]]
         if shared:
             told = f"{where}: {len(shared)} of the {len(given[second])} {second} {what} are {first} {what}, too"
             say(f"{told}, such as {shared[0].name}: what is measured on them is not new; leave them in one split")
@@ -81,8 +137,8 @@ class CaptionedSource(ABC):
 
     def __init__(self, captions: list[list[str]]) -> None:
         self.captions = captions
-        self.numbers = numbers_of(captions, max(map(len, captions)))
         counts = [len(texts) for texts in captions]
+        self.most = max(counts)
         self.example = np.repeat(np.arange(len(captions)), counts)  # of each row
         self.place = np.concatenate([np.arange(count) for count in counts])  # of its caption among the example's
 
@@ -97,6 +153,6 @@ class CaptionedSource(ABC):
     def read(self, epoch: int, rows: np.ndarray) -> PairExamples:
         """Read pairs by their numbers."""
         example, place = self.example[rows], self.place[rows]
-        texts = [self.captions[one][other] for one, other in zip(example, place, strict=True)]
-        sides = {self.side: self.examples(example), "text": RawTexts.of(texts)}
-        return PairExamples(sides, self.numbers[example, place], self.numbers[example])
+        captions = table_of([self.captions[one] for one in example], self.most)
+        sides = {self.side: self.examples(example), "text": RawTexts(captions[np.arange(len(rows)), place])}
+        return PairExamples(sides, example, captions)

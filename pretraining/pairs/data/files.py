@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from pretraining.data.labels import present
 from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.pairs.data.base import naming
 from pretraining.pairs.data.captioned import Captioned, CaptionedImages, identities
-from pretraining.pairs.data.captions import captions_of, merged
+from pretraining.pairs.data.captions import captions_of
+from pretraining.pairs.data.contents import Seen, Stored
 from pretraining.pairs.data.shards import read_shards
 from pretraining.text.data.files import files_of_splits
 
@@ -29,10 +29,10 @@ class ImageTextFiles(CaptionedImages):
     """Tables (captions.jsonl, .csv, .parquet, ...) with the columns `image` and `text`, or .tar shards.
 
     `image` is a file's path, seen from the table's folder, or holds the image itself (bytes, or {bytes, path}). `text`
-    is a caption or a list of them; rows of the same image add up. `only` keeps rows with the values that it gives.
-    In shards an image has its captions beside it, as NAME.txt, or as the key `text` of NAME.json. `path` is a folder, a
-    file, a glob or a list of such, in which files serve the splits that they are named after, or one for each of train,
-    validation and test.
+    is a caption or a list of them; rows of the same image, under whatever name, add up. `only` keeps rows with the
+    values that it gives. In shards an image has its captions beside it, as NAME.txt, or as the key `text` of NAME.json.
+    `path` is a folder, a file, a glob or a list of such, in which files serve the splits that they are named after, or
+    one for each of train, validation and test.
     """
 
     path: Paths | Mapping[str, Paths]
@@ -44,10 +44,10 @@ class ImageTextFiles(CaptionedImages):
         """Name the path."""
         return f"data.path={self.path}"
 
-    def found(self) -> dict[str, list[Captioned]]:
+    def found(self) -> dict[str, Iterable[Captioned]]:
         """Read the files of each split."""
         files = files_of_splits(self.path, (*TABLES, SHARDS))
-        return {split: merged(self._read(part)) for split, part in files.items()}
+        return {split: self._read(part) for split, part in files.items()}
 
     def _read(self, files: list[Path]) -> Iterator[Captioned]:
         shards = [file for file in files if kind_of(file) == SHARDS]
@@ -76,13 +76,14 @@ class ImageTextFiles(CaptionedImages):
         named = naming(files)
         cells = [_cell(table, row, image, files, named) for row in range(table.size)]
         known = identities(sorted({cell for cell, _ in cells if isinstance(cell, Path)}))
-        for row, (cell, name) in enumerate(cells):
-            captions, place = captions_of(table.columns[text][row], table.place(row), "an image"), table.place(row)
+        places = list(map(table.place, range(table.size)))
+        said = captions_of(zip(table.columns[text], places, strict=True), "an image")
+        for (cell, name), place, captions in zip(cells, places, said, strict=True):
             if isinstance(cell, bytes):
-                yield Captioned(name, place, functools.partial(bytes, cell), name, name, captions)
+                yield Captioned(name, place, functools.partial(bytes, cell), name, Seen.of(cell), captions)
             else:
-                source = os.path.abspath(cell)
-                yield Captioned(name, f"{cell} ({place})", cell.read_bytes, known[cell], source, captions)
+                told, content = f"{cell} ({place})", Stored.of(cell)
+                yield Captioned(name, told, cell.read_bytes, known[cell], content, captions)
 
 
 def _agree(table: Table, only: Mapping[str, Any]) -> np.ndarray:

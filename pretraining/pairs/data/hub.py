@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,8 @@ from pretraining.data.hub import load
 from pretraining.data.splits import described, names_of_splits
 from pretraining.image.data.tables import check_part, hub_images
 from pretraining.pairs.data.captioned import Captioned, CaptionedImages
-from pretraining.pairs.data.captions import captions_of, merged
+from pretraining.pairs.data.captions import captions_of
+from pretraining.pairs.data.contents import Seen
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,7 +32,7 @@ class HubImageText(CaptionedImages):
         """Name the data set."""
         return f"data.name={self.name}"
 
-    def found(self) -> dict[str, list[Captioned]]:
+    def found(self) -> dict[str, Iterable[Captioned]]:
         """Load the splits."""
         splits = load(self.name)
         names = names_of_splits(splits)
@@ -41,17 +41,15 @@ class HubImageText(CaptionedImages):
             raise ValueError(f"{told}: choose another data set")
         unused = [part for part in splits if part not in names.values()]
         say(described(self.where, {split: [part] for split, part in names.items()}, unused))
-        return {split: merged(self._rows(splits[part], split)) for split, part in names.items()}
+        return {split: self._rows(splits[part], split) for split, part in names.items()}
 
     def _rows(self, part: Any, split: str) -> Iterator[Captioned]:
         image, text = self.columns["image"], self.columns["text"]
         roles = {"columns.image": image, "columns.text": text}
         check_part(part, self.where, split, roles, image)
         encoded = hub_images(part, self.name, split, image)
-        for row, cell in enumerate(part[text][:]):
-            place = encoded.names[row]
-            captions = captions_of(cell, place, "an image")
-            content = hashlib.sha256(
-                encoded.read(row) or b""
-            ).hexdigest()  # what is empty is refused when it is decoded
-            yield Captioned(content, place, functools.partial(encoded.read, row), content, content, captions)
+        said = captions_of(zip(part[text][:], encoded.names, strict=True), "an image")
+        for row, (place, captions) in enumerate(zip(encoded.names, said, strict=True)):
+            content = Seen.of(encoded.read(row) or b"")  # what is empty is refused when it is decoded
+            name = content.digest().hex()
+            yield Captioned(name, place, functools.partial(encoded.read, row), name, content, captions)

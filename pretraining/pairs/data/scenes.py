@@ -13,7 +13,7 @@ from pretraining.image.data.base import ImageExamples
 from pretraining.image.data.builtin import grey_digits
 from pretraining.image.data.scene_captions import COLOURS, DIGITS, SIZES, SWAPS
 from pretraining.image.data.scenes import REPLACED, DigitScenes, Scene
-from pretraining.pairs.data.base import ClassTexts, PairData, PairExamples, numbers_of
+from pretraining.pairs.data.base import ClassTexts, PairData, PairExamples, table_of
 from pretraining.text.raw import RawTexts
 
 WORDS_IN = 2000  # scenes, whose captions hold all words of the grammar
@@ -79,20 +79,17 @@ class SceneSource:
 
     def read(self, epoch: int, rows: np.ndarray) -> PairExamples:
         """Make scenes."""
-        scenes = self.made.draw(self.split, epoch * self.scenes + rows)
+        places = epoch * self.scenes + rows
+        scenes = self.made.draw(self.split, places)
         texts = [scene.caption for scene in scenes]
-        numbers = numbers_of([[text] for text in texts], 1)
         images = ImageExamples(np.stack([scene.image for scene in scenes]), None)
         labels = np.array([scene.classes[0] if len(scene.classes) == 1 else -1 for scene in scenes], np.int64)
-        return PairExamples(
-            {"image": images, "text": RawTexts.of(texts)}, numbers[:, 0], numbers, labels, self._false(scenes)
-        )
+        sides = {"image": images, "text": RawTexts.of(texts)}
+        return PairExamples(sides, places, table_of([[text] for text in texts], 1), labels, self._false(scenes))
 
     def _false(self, scenes: Sequence[Scene]) -> np.ndarray | None:
         if not self.hard_negatives:
             return None
-        table = np.full((len(scenes), sum(FALSE[kind][0] for kind in self.hard_negatives)), "", object)
-        for row, scene in enumerate(scenes):
-            texts = dict.fromkeys(text for kind in self.hard_negatives for text in FALSE[kind][1](scene))
-            table[row, : len(texts)] = list(texts)
-        return table
+        texts = [[text for kind in self.hard_negatives for text in FALSE[kind][1](scene)] for scene in scenes]
+        width = sum(FALSE[kind][0] for kind in self.hard_negatives)
+        return table_of([list(dict.fromkeys(own)) for own in texts], width)

@@ -14,6 +14,7 @@ from pretraining.image.data.files import SUFFIXES
 from pretraining.pairs.data.base import naming
 from pretraining.pairs.data.captioned import Captioned, identities
 from pretraining.pairs.data.captions import captions_of
+from pretraining.pairs.data.contents import Stored
 
 TEXTS = (".txt", ".json")
 
@@ -21,16 +22,8 @@ TEXTS = (".txt", ".json")
 class Member(NamedTuple):
     """A file inside of a shard."""
 
-    shard: Path
     name: str
-    start: int  # of its content, in bytes
-    size: int
-
-    def read(self) -> bytes:
-        """Read it alone."""
-        with self.shard.open("rb") as file:
-            file.seek(self.start)
-            return file.read(self.size)
+    content: Stored
 
 
 def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
@@ -38,7 +31,7 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
     neither are left aside. Images are read when they are asked for.
     """
     known, named = identities(files), naming(files)
-    found, aside = 0, list[Member]()
+    found, aside = list[tuple[Path, str, Member, Member]](), list[Member]()
     for file in files:
         examples = _examples(file)
         aside += [part for parts in examples.values() for kind, part in parts.items() if _is_dotted(kind)]
@@ -46,21 +39,20 @@ def read_shards(files: Sequence[Path], column: str) -> Iterator[Captioned]:
             image, text = (next((parts[kind] for kind in kinds if kind in parts), None) for kinds in (SUFFIXES, TEXTS))
             if image is None and text is None:
                 continue
-            place = f"{file}, {name}"
             if image is None or text is None:
                 lacks = "image" if image is None else "caption (.txt or .json)"
-                raise ValueError(f"{place} has no {lacks}: write the shard again, or drop the example")
-            found += 1
-            captions = captions_of(_text(text, column), place, "an image")
-            identity = f"{known[file]},{image.name}"
-            yield Captioned(
-                f"{named(file)}/{name}", f"{place}", image.read, identity, f"{file.absolute()}/{name}", captions
-            )
+                raise ValueError(f"{file}, {name} has no {lacks}: write the shard again, or drop the example")
+            found.append((file, name, image, text))
     told = f"left aside {len(aside)} members, {_why(aside[0])}" if aside else "give NAME.jpg and NAME.txt for each"
     if not found:
         raise ValueError(f"{files[0]}{' ...' * (len(files) > 1)} holds no image with a caption: {told}")
     if aside:
         say(f"{files[0].parent}: {told}")
+    said = captions_of(((_text(text, column), f"{file}, {name}") for file, name, _, text in found), "an image")
+    for (file, name, image, _), captions in zip(found, said, strict=True):
+        identity = f"{known[file]},{image.name}"
+        content = image.content
+        yield Captioned(f"{named(file)}/{name}", f"{file}, {name}", content.read, identity, content, captions)
 
 
 def _is_dotted(kind: str) -> bool:
@@ -73,7 +65,7 @@ def _why(member: Member) -> str:
     path = PurePosixPath(member.name)
     stem, _, rest = path.name.partition(".")
     better = path.with_name(path.stem.replace(".", "_") + path.suffix)
-    told = f"such as {member.name} of {member.shard.name}: an example's name ends at its first dot"
+    told = f"such as {member.name} of {member.content.file.name}: an example's name ends at its first dot"
     return f"{told} ({stem}, and the rest is its extension .{rest}); rename it {better} if it is of an example"
 
 
@@ -94,7 +86,7 @@ def _examples(file: Path) -> dict[str, dict[str, Member]]:
                     if kind in parts:
                         cure = "give each example a name of its own"
                         raise ValueError(f"{file} holds {member.name} twice (capitals are alike): {cure}")
-                    parts[kind] = Member(file, member.name, member.offset_data, member.size)
+                    parts[kind] = Member(member.name, Stored(file, member.offset_data, member.size))
             _refuse_truncated(file, shard)
     except tarfile.TarError as error:
         cure = "fetch or write it again, uncompressed"
@@ -112,9 +104,9 @@ def _refuse_truncated(file: Path, shard: tarfile.TarFile) -> None:
 
 
 def _text(member: Member, column: str) -> object:
-    place = f"{member.shard}, {member.name}"
+    place = f"{member.content.file}, {member.name}"
     try:
-        text = member.read().decode()
+        text = member.content.read().decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{place} is not UTF-8 ({error.reason}): write it again") from error
     if not member.name.lower().endswith(".json"):

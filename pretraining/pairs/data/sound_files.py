@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from pretraining.data.files import TABLES, Paths, say
 from pretraining.data.labels import present
 from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.pairs.data.base import naming
-from pretraining.pairs.data.captions import captions_of, in_splits, merged
+from pretraining.pairs.data.captions import captions_of, in_splits
+from pretraining.pairs.data.contents import Content, Seen, Stored
 from pretraining.pairs.data.sounds import Heard, Sounds
 from pretraining.text.data.files import files_of_splits
 
@@ -25,7 +25,7 @@ class Captioned(NamedTuple):
     name: str  # as it is written, or of its content: what decides its split
     clip: EncodedClip
     identity: str  # changes with its content
-    source: str  # the file or content that it is, named alike in all splits
+    content: Content  # the encoded recording, to be told from others
     captions: list[str]
 
 
@@ -47,7 +47,7 @@ class AudioTextFiles(Sounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {split: merged(self._read(files)) for split, files in files_of_splits(self.path, TABLES).items()}
+        given = {split: self._read(files) for split, files in files_of_splits(self.path, TABLES).items()}
         self.found = in_splits(given, self.shares, f"data.path={self.path}", "recordings")
         counts = ", ".join(f"{len(part)} {split}" for split, part in self.found.items())
         say(f"data.path={self.path}: {counts} recordings")
@@ -73,8 +73,8 @@ class AudioTextFiles(Sounds):
             {"": table}, {"data.columns.audio": audio, "data.columns.text": text}, label=None, droppable=False
         )[""]
         named = naming(files)
-        for row in range(table.size):
-            said = captions_of(table.columns[text][row], table.place(row), "a recording")
+        cells = zip(table.columns[text], map(table.place, range(table.size)), strict=True)
+        for row, said in enumerate(captions_of(cells, "a recording")):
             yield self._recording(table, row, audio, files, named)._replace(captions=said)
 
     def _recording(
@@ -86,7 +86,7 @@ class AudioTextFiles(Sounds):
             cell = cell.get("bytes") or cell.get("path")
         if isinstance(cell, bytes):
             content, name = cell, hashlib.sha256(cell).hexdigest()
-            return Captioned(name, EncodedClip(place, lambda: content, self.mono), name, name, [])
+            return Captioned(name, EncodedClip(place, lambda: content, self.mono), name, Seen.of(content), [])
         if not isinstance(cell, str) or not cell:
             raise ValueError(f"{place} has the recording {cell!r:.40}: give a file's path, or the bytes of one")
         file = files[table.source[row]].parent / cell
@@ -96,4 +96,5 @@ class AudioTextFiles(Sounds):
             )
         stat = file.stat()
         clip = EncodedClip(f"{file} ({place})", file.read_bytes, self.mono)
-        return Captioned(named(file), clip, f"{cell},{stat.st_size},{stat.st_mtime_ns}", os.path.abspath(file), [])
+        identity = f"{cell},{stat.st_size},{stat.st_mtime_ns}"
+        return Captioned(named(file), clip, identity, Stored(file, 0, stat.st_size), [])
