@@ -181,6 +181,8 @@ def _other_loggers(config: DictConfig, directory: Path) -> list[Any]:
     from pretraining.runs.other_logger import OtherHistory, placed
 
     settings: Any = OmegaConf.to_container(config, resolve=True)
+    for variable, value in (config.logger.get("environment") or {}).items():
+        os.environ.setdefault(variable, str(value))
     made = []
     for name, node in others.items():
         target_of(node)
