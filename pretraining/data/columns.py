@@ -64,5 +64,7 @@ def are_texts(value: Any) -> bool:
 
 def refusal(key: str, name: str, value: Any, kind: str, needed: str, place: str) -> str:
     """Say which value is not as `needed`, in the column that `key` names."""
+    if value is None:
+        return f"got {key}={name}, of which {place} has no value{needed}: fill or drop that row"
     shown = str(value).replace("None", "null")[:60]
     return f"got {key}={name}, a column of {kind}{needed}; {place} has in {name!r} the value {shown}"

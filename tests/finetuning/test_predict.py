@@ -280,7 +280,7 @@ def test_what_cannot_be_read_is_one_line_and_leaves_what_was_there(sorter: Path,
         "lists.jsonl": "line 2 has in 'text' the value ['bada']",
         "empty": "is a directory without a text file",
         "numbers.parquet": "row 0 has in 'text' the value 1",
-        "nulls.parquet": "row 1 has in 'text' the value null",
+        "nulls.parquet": "nulls.parquet, row 1 has no value, but text is needed: fill or drop",
         "other.parquet": "got data.text=text, but the data has the columns body",
         "missing.txt": "does not exist",
     }.items():
