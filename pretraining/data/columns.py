@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,17 @@ def named_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[Any, in
 def own_id(item: Any, number: int) -> Any:
     """Name what Python code holds: a row by its `id` where it has one, anything else by its number."""
     return item[ID] if isinstance(item, Mapping) and ID in item else number
+
+
+def one_type_of_ids(rows: Iterable[Mapping[str, Any]], first: Any = None) -> Any:
+    """Return the first id, which is `first` where rows before these had one; no column holds ids of several types."""
+    for row in rows:
+        name = row.get(ID)
+        first = name if first is None else first
+        if name is not None and type(name) is not type(first):
+            what = f"got the ids {first!r} and {name!r}, of which one column cannot hold both"
+            raise RunError(f"{what}: write all as text, or all as numbers")
+    return first
 
 
 def is_text(value: Any) -> bool:
