@@ -53,6 +53,7 @@ HYDRA_ALLOWED = {
     "dry_run",
     "spawn",
     "rank",
+    "rerun",
     "directory",
 }
 

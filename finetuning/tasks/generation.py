@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetuning.data.splits import Examples
+from finetuning.data.splits import Examples, Splits
 from finetuning.inputs.base import EncodedSplit
 from finetuning.inputs.text_pairs import TextPairInputs, prompts
 from finetuning.metrics import generation as overlap
@@ -68,6 +68,12 @@ class Generation(Task):
         self.decoding, self.label_smoothing = decoding, label_smoothing
         self.head = nn.Identity()
         self.backbone.model.generation_config = decoding.config(self.backbone.model)  # saved beside the weights
+
+    @classmethod
+    def collect_labels(cls, splits: Splits) -> dict[str, Any]:
+        """Collect nothing; that texts can be judged is checked before a run begins."""
+        overlap.check_libraries()
+        return {}
 
     def targets(self, examples: Examples) -> list[str]:
         """Take first references, which alone are learnt."""
