@@ -7,6 +7,8 @@ are imported when they are first used: `import finetuning` costs nothing.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 _NAMES = {
@@ -61,3 +63,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """A package whose public names stay what they are when the command of such a name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):  # as the import of `finetuning.predict` sets it
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -5,7 +5,7 @@ text per line (for tagging: words between spaces; for pairs: a tab between the t
 output (.jsonl, .csv or .parquet; else json lines on stdout) has a row for each: its `id` (line or row) and text, or its
 `file`, the `prediction`, and the scores by the names of the classes.
 
-In a script: `from finetuning import predict`, a function, whose name this module would take if it were imported.
+In a script: `from finetuning import predict`, a function.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from finetuning.launch import load_run
 from finetuning.task import Task
 from pretraining.cache import replace_file
 from pretraining.cli.configuration import exit_cleanly
+from pretraining.data.columns import one_type_of_ids
 from pretraining.data.loader import EvalLoader
 from pretraining.data.unlabelled import Unlabelled, input_path, output_path, some, told_together
 
@@ -96,8 +97,10 @@ def _flat(record: Record) -> Record:
 
 
 def _write_parquet(records: Iterable[Record], file: IO[Any]) -> None:
-    rows = iter(records)
-    tables = [pa.Table.from_pylist(part) for part in iter(lambda: list(itertools.islice(rows, 1024)), [])]
+    rows, tables, first = iter(records), [], None
+    while part := list(itertools.islice(rows, 1024)):
+        first = one_type_of_ids(part, first)
+        tables.append(pa.Table.from_pylist(part))
     pyarrow.parquet.write_table(pa.concat_tables(tables, promote_options="permissive"), file)
 
 

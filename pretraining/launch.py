@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from pretraining.budget import affordable_steps as steps_of
 from pretraining.budget import frozen_steps
 from pretraining.callbacks.standard import standard_callbacks
-from pretraining.cli.configuration import as_run_errors, complete, compose, decided, instantiate, make_loggers, rerun
+from pretraining.cli.configuration import as_run_errors, complete, compose, decided, instantiate, make_loggers
+from pretraining.cli.rerun import rerun
 from pretraining.cli.spawn import needs_ranks, run_ranks
 from pretraining.data.loader import EvalLoader, StepLoader
 from pretraining.distributed.batchnorm import convert_batchnorm

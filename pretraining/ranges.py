@@ -44,7 +44,7 @@ RANGES: Ranges = {
         optional(POSITIVE): "clip_norm",
         POSITIVE: "timeout",
     },
-    "logger": {FLAG: "csv progress", GROUP: "wandb", optional(GROUP): "others"},
+    "logger": {FLAG: "csv progress", GROUP: "wandb", optional(GROUP): "others environment"},
     "logger.wandb": {
         choice("auto", "online", "offline", "disabled"): "mode",
         TEXT: "project",

@@ -94,7 +94,7 @@ def fit(
         given["probe"] = {} if probe is None else described(probe)
     with raising():
         asked, made = _asked(objective, data, collate, probe)
-        if made is not None and made.objective._trainer is not None and resume in (None, "none"):
+        if made is not None and made.objective.global_step > 0 and resume in (None, "none"):
             what = "this objective was trained by an earlier fit, and would go on from its weights"
             raise RunError(f"{what}: build it again, or name a checkpoint in resume=")
         config = _with(asked.config, given)

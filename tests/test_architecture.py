@@ -53,6 +53,7 @@ HYDRA_ALLOWED = {
     "dry_run",
     "spawn",
     "rank",
+    "rerun",
     "directory",
 }
 
@@ -201,14 +202,24 @@ def test_finetuning_knows_no_objective_and_no_command_of_pretraining():
             assert not [name for name in names if within(name, *above)], module
 
 
-def test_finetuning_loads_no_objective_even_indirectly_and_its_functions_are_no_modules():
-    """A module with the name of a function of its package would take its place once something imports it."""
+def test_finetuning_loads_no_objective_even_indirectly():
     names = ("pretraining.objectives", "pretraining.image.augment")
     code = f"import sys, finetuning.launch; print([name for name in sys.modules if name.startswith({names})])"
-    code += "; import finetuning as ft, finetuning.evaluate, finetuning.export, finetuning.predictions"
-    code += "; from finetuning import predict; print(callable(ft.predict))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert shown.split() == ["[]", "True"]
+    assert shown.strip() == "[]"
+
+
+def test_public_names_are_not_taken_by_modules_of_the_same_name():
+    """A module with the name of a function of its package would take its place once something imports it."""
+    code = "import importlib, inspect, pathlib, finetuning as ft, pretraining as pt"
+    code += "; from finetuning import predict as before"
+    code += "; both = [(p, n) for p in (ft, pt) for n in p.__all__"
+    code += " if importlib.util.find_spec(f'{p.__name__}.{n}') and importlib.import_module(f'{p.__name__}.{n}')]"
+    code += "; import finetuning.predict, finetuning.predict as command; from finetuning import predict as after"
+    code += "; print([(p.__name__, n) for p, n in both], before is after is ft.predict is command)"
+    code += "; print([(p.__name__, n) for p, n in both if inspect.ismodule(getattr(p, n))])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert shown.splitlines() == ["[('finetuning', 'predict')] True", "[]"]
 
 
 def test_hydra_stops_at_the_door():

@@ -304,6 +304,10 @@ def test_ids_of_a_table_are_kept_and_what_is_read_is_not_written_over(bert, imag
     found = pq.read_table(tmp_path / "out.parquet")
     assert found["id"].to_pylist() == list("zyyx") and found["text"].to_pylist() == texts
     assert all(0 <= near < 4 for (near,) in found["neighbours"].to_pylist())  # names that repeat tell nothing apart
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("".join(json.dumps({"id": name, "text": texts[0]}) + "\n" for name in (3, None, "x")))
+    told = command(given[0], f"input={mixed}", f"output={tmp_path / 'mixed.parquet'}")
+    assert "got the ids 3 and 'x', of which one column cannot hold both: write all as text" in told
     for number, array in enumerate(pictures()[:2]):
         Image.fromarray(array).save(tmp_path / f"{number}.png")
     cells = [(tmp_path / f"{number}.png").read_bytes() for number in range(2)]

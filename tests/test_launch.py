@@ -5,15 +5,19 @@ README's lines.
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from pretraining import evaluate
 from pretraining.cli.configuration import compose
+from pretraining.cli.rerun import rerun
 from pretraining.errors import RunError, out_of_memory
 from pretraining.launch import build, main
+from pretraining.objectives.text.masked_language import MaskedLanguage
 from tests.forked import run_module
 from tests.runs import finish, history, text_overrides, write_corpus
 
@@ -59,6 +63,19 @@ def test_a_finished_run_can_be_rerun_from_its_directory(finished, tmp_path):
     assert len(history(main(compose(shorter), shorter))) == 1
     with pytest.raises(RunError, match="data is a group"):
         main(compose([f"from_run={finished}", "data=stdlib_docs"]), [f"from_run={finished}", "data=stdlib_docs"])
+
+
+def test_a_class_of_the_script_that_began_a_run_is_found_there_alone(finished, tmp_path, monkeypatch):
+    config = OmegaConf.load(finished / "config.yaml")
+    config.objective._target_ = "__main__.Mine"
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    with pytest.raises(
+        RunError, match=r"has the class Mine, which the script that began .*: move it into a module"
+    ) as told:
+        main(compose([f"from_run={tmp_path}"]))
+    assert "\n" not in str(told.value)
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", MaskedLanguage, raising=False)
+    assert rerun(compose([f"from_run={tmp_path}"]), []).objective._target_ == "__main__.Mine"
 
 
 def test_a_dry_run_shows_examples_and_leaves_nothing(overrides, tmp_path, monkeypatch, capsys):

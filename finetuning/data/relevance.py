@@ -17,7 +17,8 @@ from finetuning.data.base import LabelledData
 from finetuning.data.image import LabelledImageFiles
 from finetuning.data.splits import Examples
 from pretraining.cli.configuration import as_run_errors
-from pretraining.data.files import TABLES, find
+from pretraining.data.files import TABLES, find, say
+from pretraining.data.labels import present
 from pretraining.data.splits import split_of
 from pretraining.data.tables import MissingColumnError, Table, read_table
 from pretraining.errors import RunError
@@ -81,11 +82,14 @@ class JudgedTexts(LabelledData):
         own = [file for file in files if file.name.partition(".")[0] == name]
         if not own:
             raise ValueError(f"data.path={self.path} holds no table called {name}: give corpus, queries and qrels")
+        columns = {f"data.columns.{role}": self.columns[role] for role in roles}
         try:
-            return read_table(own, [self.columns[role] for role in roles])
+            table = read_table(own, list(columns.values()))
         except MissingColumnError as error:
             there = ", ".join(error.there)
             raise ValueError(f"{error.place} has no column {error.name!r}, but {there}: set data.columns") from error
+        columns.pop("data.columns.text", None)  # documents may have none
+        return present({name: table}, columns, label=None, droppable=False)[name]
 
     def _relevant(self, judged: Table, documents: Table, queries: Table) -> dict[str, dict[str, float]]:
         """Read judgements: grades of documents for each query."""
@@ -109,6 +113,8 @@ class JudgedTexts(LabelledData):
 def _texts(table: Table, names: Mapping[str, str]) -> dict[str, str]:
     rows = zip(table.columns[names["id"]], table.columns[names["text"]], strict=True)
     texts = {str(name): text or "" for name, text in rows}
+    if lacking := sum(not text for text in texts.values()):
+        say(f"{table.sources[0].rpartition(',')[0]}: {lacking} of {table.size} texts are empty, and stay")
     if len(texts) < table.size:
         raise RunError(f"got an id twice in {table.sources[0].rpartition(',')[0]}: give each row one of its own")
     return texts
@@ -156,14 +162,15 @@ class ImagesByClass(LabelledImageFiles):
 
     def _sought(self, examples: Examples, roles: Sequence[str] | None) -> Examples:
         classes = np.array(examples.columns["label"])
-        there = None if roles is None else np.array(roles)
+        named = None if roles is None else np.array(roles)
         queries, candidates = (
-            np.ones(len(classes), bool) if there is None else there == value
+            np.ones(len(classes), bool) if named is None else named == value
             for value in (self.queries, self.candidates)
         )
         for value, chosen in ((self.queries, queries), (self.candidates, candidates)):
             if not chosen.any():
-                raise RunError(f"got no image with data.role={self.role} of {value!r}, but {sorted(set(roles or []))}")
+                there = sorted({str(name) for name in roles or []})
+                raise RunError(f"got no image with data.role={self.role} of {value!r}, but {there}")
         labels = []
         for row, own in enumerate(classes):
             same = np.flatnonzero((classes == own) & candidates & queries[row])

@@ -5,16 +5,28 @@ Shapes: N sentences.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from finetuning.metrics.bootstrap import Intervals, Numbers, drawn_counts, interval
+from pretraining.errors import RunError
+
+
+def judge() -> Any:
+    """Import what judges entities; where it is not installed, an error says what to install."""
+    try:
+        from seqeval.metrics import sequence_labeling
+    except ImportError as error:
+        what = "entities are judged by seqeval, which is not installed"
+        raise RunError(f"{what}: pip install 'pretraining[tasks]'") from error
+    return sequence_labeling
 
 
 def entities(labels: list[list[str]], predictions: list[list[str]]) -> Numbers:
     """Judge whole entities."""
-    from seqeval.metrics import f1_score, precision_score, recall_score
-
-    scores = {"entity_precision": precision_score, "entity_recall": recall_score, "entity_f1": f1_score}
+    library = judge()
+    scores = {f"entity_{name}": getattr(library, f"{name}_score") for name in ("precision", "recall", "f1")}
     return {name: float(score(labels, predictions, zero_division=0)) for name, score in scores.items()}
 
 
@@ -33,8 +45,6 @@ def tag_intervals(labels: list[list[str]], predictions: list[list[str]], with_en
 
 def tag_counts(labels: list[str], predictions: list[str], with_entities: bool) -> tuple[int, int, int, int, int]:
     """Count one sentence's right words and words, and its entities that are found, guessed and true."""
-    from seqeval.metrics.sequence_labeling import get_entities
-
-    true, guessed = (set(get_entities(tags)) if with_entities else set() for tags in (labels, predictions))
+    true, guessed = (set(judge().get_entities(tags)) if with_entities else set() for tags in (labels, predictions))
     right = sum(label == guess for label, guess in zip(labels, predictions, strict=True))
     return right, len(labels), len(true & guessed), len(guessed), len(true)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetuning.data.splits import Examples
+from finetuning.data.splits import Examples, Splits
 from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.inputs.text_pairs import TextPairInputs, prompts
 from finetuning.metrics import generation as overlap
@@ -77,6 +77,12 @@ class Generation(Task):
         check_head(self.backbone)
         self.inputs.check_lengths(self.backbone, self.decoding.max_new_tokens)
         return nn.Identity()
+
+    @classmethod
+    def collect_labels(cls, splits: Splits) -> dict[str, Any]:
+        """Collect nothing; that texts can be judged is checked before a run begins."""
+        overlap.check_libraries()
+        return {}
 
     def targets(self, examples: Examples) -> list[str]:
         """Take first references, which alone are learnt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from finetuning.labels import Classes, count_labels, name_classes, refuse_unseen
 from finetuning.metrics import classification as metrics
 from finetuning.metrics.bootstrap import Intervals, Numbers
 from finetuning.metrics.reference import Answers
-from finetuning.metrics.tagging import entities, tag_intervals
+from finetuning.metrics.tagging import entities, judge, tag_intervals
 from finetuning.task import Predictions, Task, TaskParts
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
 _ENTITY_TAG = re.compile(r"O|[BIES]-.+")
+
+
+def _are_entities(names: Sequence[str]) -> bool:
+    return all(map(_ENTITY_TAG.fullmatch, names))
 
 
 class Tagging(Task):
@@ -36,7 +41,7 @@ class Tagging(Task):
         super().__init__(parts, inputs=inputs, select=select)
         self.classes = Classes(self.labels["values"], self.labels["names"])
         self.head = self.layers.head(self.classes.size, dropout)
-        self.entities = all(_ENTITY_TAG.fullmatch(name) for name in self.classes.names)
+        self.entities = _are_entities(self.classes.names)
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
@@ -47,8 +52,10 @@ class Tagging(Task):
         names = splits.class_names
         values = list(range(len(names))) if names is not None else sorted(found["train"])
         refuse_unseen(found, values)
-        common = found["train"].most_common(1)[0][0]
-        return {"values": values, "names": name_classes(values, names), "common": values.index(common)}
+        common, named = found["train"].most_common(1)[0][0], name_classes(values, names)
+        if _are_entities(named):
+            judge()  # before a run begins
+        return {"values": values, "names": named, "common": values.index(common)}
 
     def placeholder_label(self, example: dict[str, Any]) -> Any:
         """Take any tag for each word."""

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pretraining.cache import RESTORE, is_full
+from pretraining.cache import is_full
 from pretraining.cli.compose import CONF as CONF
 from pretraining.cli.compose import check_settings, extend_search_path, refuse_missing, up_to_date
 from pretraining.cli.compose import compose as compose
@@ -24,10 +24,9 @@ from pretraining.distributed.environment import batch_job, process_rank, restart
 from pretraining.errors import CheckpointError, NonFiniteError, Preempted, RunError, reason_of
 from pretraining.runs import snapshot
 from pretraining.runs.csv_logger import CsvHistory
-from pretraining.runs.directory import read_config
 from pretraining.runs.provenance import columns, environment
 from pretraining.runs.provenance import tags as tags_of
-from pretraining.runs.renamed import current, current_overrides
+from pretraining.runs.renamed import current_overrides
 from pretraining.runs.wandb_logger import Tracked, WandbHistory
 
 
@@ -57,31 +56,6 @@ def instantiate(node: Any, **parts: Any) -> Any:
     except TypeError as error:
         raise RunError(f"{target}: {error}") from error
     return make(**parts)
-
-
-def rerun(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Take the configuration of the finished run `config.from_run`, with `overrides` on top."""
-    path = Path(config.from_run) / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"from_run={config.from_run}: no config.yaml there; give the directory of a run")
-    base = OmegaConf.create(current(OmegaConf.to_container(read_config(path))))
-    base.run_dir, base.resume = None, "none"
-    OmegaConf.set_struct(base, True)
-    if lacking := [key for key in ("name", "objective", "data", "backbone", "trainer", "seed") if key not in base]:
-        raise RunError(f"{path} is damaged (it lacks {', '.join(lacking)}): {RESTORE}")
-    for override in current_overrides(overrides):
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "from_run":
-            continue
-        if OmegaConf.is_dict(OmegaConf.select(base, key)):
-            what = f"with from_run= single values can change, but {key} is a group"
-            raise RunError(f"{override}: {what}; start a new run for that")
-        try:
-            OmegaConf.update(base, key, OmegaConf.create(f"value: {value}").value)
-        except OmegaConfBaseException as error:
-            raise RunError(f"{override}: {path} has no such key") from error
-    check_settings(base)
-    return base
 
 
 def class_of(node: Any) -> Any:
@@ -181,6 +155,8 @@ def _other_loggers(config: DictConfig, directory: Path) -> list[Any]:
     from pretraining.runs.other_logger import OtherHistory, placed
 
     settings: Any = OmegaConf.to_container(config, resolve=True)
+    for variable, value in (config.logger.get("environment") or {}).items():
+        os.environ.setdefault(variable, str(value))
     made = []
     for name, node in others.items():
         target_of(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import sys
 import textwrap
@@ -33,7 +34,10 @@ SEE_ALSO = {
 def answer_help(text: str, *, root: str | None = None) -> None:
     """Print `text`, or the help of the command that `conf/<root>.yaml` configures, and end, if `--help` asks for it."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(text.strip() if root is None else help_text(root))
+        try:
+            print(text.strip() if root is None else help_text(root), flush=True)
+        except BrokenPipeError:  # whoever reads this, such as `head`, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 

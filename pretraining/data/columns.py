@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,17 @@ def own_id(item: Any, number: int) -> Any:
     return item[ID] if isinstance(item, Mapping) and ID in item else number
 
 
+def one_type_of_ids(rows: Iterable[Mapping[str, Any]], first: Any = None) -> Any:
+    """Return the first id, which is `first` where rows before these had one; no column holds ids of several types."""
+    for row in rows:
+        name = row.get(ID)
+        first = name if first is None else first
+        if name is not None and type(name) is not type(first):
+            what = f"got the ids {first!r} and {name!r}, of which one column cannot hold both"
+            raise RunError(f"{what}: write all as text, or all as numbers")
+    return first
+
+
 def is_text(value: Any) -> bool:
     """Tell whether a value of a table is text."""
     return isinstance(value, str)
@@ -64,5 +75,7 @@ def are_texts(value: Any) -> bool:
 
 def refusal(key: str, name: str, value: Any, kind: str, needed: str, place: str) -> str:
     """Say which value is not as `needed`, in the column that `key` names."""
+    if value is None:
+        return f"got {key}={name}, of which {place} has no value{needed}: fill or drop that row"
     shown = str(value).replace("None", "null")[:60]
     return f"got {key}={name}, a column of {kind}{needed}; {place} has in {name!r} the value {shown}"

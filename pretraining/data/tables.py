@@ -1,6 +1,7 @@
 """Tables in files: the same strict readers for every command, with the place of each row.
 
-Of a csv every value is text as it is written; the other formats have types. Only the columns that are asked for matter.
+Of a csv every value is text as it is written, an empty one null; the other formats have types. Only the columns that
+are asked for matter.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Table:
     sources: list[str]  # "FILE, line" or "FILE, row"
     source: np.ndarray  # int64, per row
     number: np.ndarray  # int64, per row, in its source
-    written: bool = False  # every value as text, from csv
+    written: bool = False  # every value as text or None, from csv
     metadata: Mapping[bytes, bytes] = field(default_factory=dict)  # stored by `datasets`
     types: Mapping[str, str] = field(default_factory=dict)  # of columns, where the format has such
 
@@ -131,7 +132,7 @@ def _csv_rows(path: Path, names: Sequence[str], quotes: bool) -> Iterator[tuple[
                 remedy = "quote texts with commas" if len(row) > len(header) else "complete the line"
                 raise ValueError(f"{path}, line {begun} has {fields}, but the first line has {len(header)}: {remedy}")
             elif row:
-                yield begun, [row[place] for place in places]
+                yield begun, [row[place] or None for place in places]
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {ended + 1}: {error}: close each quote, and write a quote inside of quotes twice"

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from pretraining.cache import replace_file
+from pretraining.data.columns import one_type_of_ids
 from pretraining.errors import RunError
 from pretraining.settings import check_fields
 
@@ -32,8 +33,9 @@ class Piece(NamedTuple):
 
 def pieces_of(found: Iterable[tuple[list[dict[str, Any]], np.ndarray]]) -> Iterator[Piece]:
     """Make tables of what is told of examples; the first piece decides their columns."""
-    schema = None
+    schema, first = None, None
     for shown, vectors in found:
+        first = one_type_of_ids(shown, first)
         table = pa.Table.from_pylist(shown, schema=schema)
         schema = table.schema
         yield Piece(table, vectors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from pretraining.cache import replace_text
 from pretraining.errors import reason_of
 
 RUN_KEYS = ("run_id", "experiment_key", "id")  # what constructors of loggers call the run that they continue
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # it waits for minutes
 PLACE = "{run_dir}"  # stands for the run's directory in a logger's arguments
 
 
@@ -41,8 +39,6 @@ class OtherHistory(Logger):
         taken = inspect.signature(kind).parameters
         self._key = next((key for key in RUN_KEYS if key in taken), None)
         self._known = self._remembered().get(name)
-        for setting, value in IMPATIENT.items():
-            os.environ.setdefault(setting, value)
         self._inner, self._begun = self._continued(), False
 
     @property

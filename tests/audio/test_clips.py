@@ -92,10 +92,14 @@ def test_bad_recordings_end_the_run_or_are_left_out_and_named(tmp_path, capsys):
         read_recordings(clips[2:3], 16000, tmp_path, "other", "skip")
 
 
-def test_without_soundfile_a_file_says_what_to_install(monkeypatch):
+def test_without_soundfile_a_file_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     with pytest.raises(ValueError, match=r"soundfile is not installed: pip install 'pretraining\[speech\]'"):
         clip(WAV).samples(16000)
+    with pytest.raises(
+        ValueError, match=r"^some/file\.wav is to be decoded, but soundfile is not installed.*nothing\)$"
+    ):
+        read_recordings([clip(WAV)], 16000, tmp_path, "some", "skip")  # not left out as if it were damaged
     monkeypatch.setitem(__import__("sys").modules, "soxr", None)
     with pytest.raises(ValueError, match=r"16000 Hz is to be resampled to 8000 Hz, but soxr is not installed"):
         resampled(TONE, 16000, 8000)

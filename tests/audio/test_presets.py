@@ -251,6 +251,13 @@ def test_clips_of_one_speaker_are_joined_and_nobody_is_heard_in_two_splits(laid_
         != [c.text for c in other.clips("train")]
     )
     assert data.identity("train") != other.identity("train")
+    table = pq.read_table(f"{path}/train.parquet")
+    texts = pa.array([None, *table["text"].to_pylist()[1:]])
+    pq.write_table(table.set_column(table.column_names.index("text"), "text", texts), f"{path}/train.parquet")
+    with pytest.raises(
+        ValueError, match=r"1 empty values in column 'text' \(data.text\), the first at .*, row 0: fill"
+    ):
+        data_of("connected_digits", path, cache, "data.size=60")[0].clips("train")
 
 
 @pytest.mark.parametrize("laid_out", ["free_spoken_digit"], indirect=True)

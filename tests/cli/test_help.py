@@ -1,5 +1,6 @@
 """`--help` names every setting and option at once; each command line keeps freed memory before anything slow."""
 
+import os
 import subprocess
 import sys
 
@@ -24,6 +25,15 @@ def test_help_names_every_setting_and_option(package, found):
     joined = " ".join(printed("-m", package, "--help").split("\n"))
     assert all(part in joined for part in found), joined
     assert "hydra:" not in joined and "_transformers" not in joined
+
+
+def test_help_may_be_read_in_part():
+    for command in ("pretraining", "finetuning.predict"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ended = subprocess.run([sys.executable, "-m", command, "--help"], stdout=writer, stderr=-1, timeout=120)
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_help_says_what_each_objective_learns_and_what_an_image_costs_as_the_docs_have_it():

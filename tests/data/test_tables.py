@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetuning.inputs.text import TextInputs
+from pretraining.errors import RunError
 from tests.data.test_files_of_splits import tables, texts
 
 HEAD = "text,label\n"
@@ -61,6 +62,28 @@ def test_a_broken_csv_is_one_line_that_says_where(tmp_path, read, name):
     with pytest.raises(ValueError, match=message) as caught:
         read(path)
     assert "data.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_empty_cell_of_csv_is_null_as_in_other_formats(tmp_path, capfd, kind):
+    rows = [{"text": f"text {row}", "label": "ab"[row % 2]} for row in range(20)] + [{"text": None, "label": "a"}]
+    path = tmp_path / f"data.{kind}"
+    whole = "".join(f"{row['text'] or ''},{row['label']}\n" for row in rows)
+    path.write_text(HEAD + whole if kind == "csv" else "".join(json.dumps(row) + "\n" for row in rows))
+    line = 22 if kind == "csv" else 21
+    with pytest.raises(
+        RunError, match=rf"1 empty values in column 'text' \(data.text\), the first at .*, line {line}:"
+    ):
+        labelled(path)
+    with pytest.raises(
+        RunError, match=rf"got data.text=text, of which .*, line {line} has no value, but text is needed"
+    ):
+        predicted(path)
+    found = tables(path)
+    found.missing = "drop"
+    assert sum(map(len, (part.column("text") for part in found.found()[0].values()))) == 20
+    assert "dropped 1 of 21 rows with empty values" in capfd.readouterr().err
+    assert len(documents(path)) == 20 and "1 of 21 texts are null and left out" in capfd.readouterr().err
 
 
 def test_line_ends_of_every_system_and_quoted_line_breaks_are_read(tmp_path, read):

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -193,6 +194,17 @@ TAGGED = {
     "unequal": ([["a", "b"]], [["O"]], r"row 20 .*tags.*t\.jsonl, line 21"),
     "text for a list": (["ab"], [["O", "O"]], r"t\.jsonl, line 21"),
 }
+
+
+def test_entities_are_not_begun_without_what_judges_them(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "seqeval.metrics", None)
+    plain = jsonl(tmp_path / "p.jsonl", tokens=[GOOD[0]] * 20, tags=[["DET", "NOUN"]] * 20)
+    assert Tagging.collect_labels(tagged(plain).splits())["names"] == ["DET", "NOUN"]
+    path = jsonl(tmp_path / "t.jsonl", tokens=[GOOD[0]] * 20, tags=[GOOD[1]] * 20)
+    with pytest.raises(
+        RunError, match=r"judged by seqeval, which is not installed: pip install 'pretraining\[tasks\]'"
+    ):
+        Tagging.collect_labels(tagged(path).splits())
 
 
 @pytest.mark.parametrize("name", TAGGED)

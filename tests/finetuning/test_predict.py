@@ -15,6 +15,7 @@ from PIL import Image
 from finetuning.launch import load_run
 from finetuning.predictions import cli, opened, predict, read_inputs
 from pretraining import handoff
+from pretraining.errors import RunError
 from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
@@ -232,6 +233,11 @@ def test_a_table_s_types_are_those_of_all_its_rows(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert (json.loads(last["prediction"]), last["scores"]) == (["a, b"], "0.5")
+    with (
+        pytest.raises(RunError, match=r"got the ids 0 and 'x', of which one column cannot hold both: write all as"),
+        opened(str(tmp_path / "m.parquet"), "-") as write_rows,
+    ):
+        write_rows(iter([*rows, {"id": "x", "prediction": [], "scores": None}]))
 
 
 def test_a_run_in_half_precision_predicts_in_it(finetune: Finetune, text_handoff: Path, topics: Path, command) -> None:
@@ -280,7 +286,7 @@ def test_what_cannot_be_read_is_one_line_and_leaves_what_was_there(sorter: Path,
         "lists.jsonl": "line 2 has in 'text' the value ['bada']",
         "empty": "is a directory without a text file",
         "numbers.parquet": "row 0 has in 'text' the value 1",
-        "nulls.parquet": "row 1 has in 'text' the value null",
+        "nulls.parquet": "nulls.parquet, row 1 has no value, but text is needed: fill or drop",
         "other.parquet": "got data.text=text, but the data has the columns body",
         "missing.txt": "does not exist",
     }.items():

@@ -136,6 +136,7 @@ def test_every_picture_finds_its_class_but_not_itself(image_handoff, finetune, t
             r"qrels.jsonl, line 15 judges the query 'q9', which is not",
         ),
         ([{"query": "q1", "document": "33", "relevance": 1}], r"judges the document '33', which is not there"),
+        ([{"query": "q1", "document": None, "relevance": 1}], r"1 empty values in column 'document'.*line 15: fill or"),
         ([{"query": "q1", "document": "3", "relevance": "high"}], r"line 15 has the relevance 'high': give a number"),
     ],
 )

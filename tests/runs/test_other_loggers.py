@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 import shutil
 from typing import ClassVar
 
@@ -104,6 +105,18 @@ def test_a_logger_with_runs_goes_on_in_the_same_one(tmp_path):
         lives.append(life)
     assert Numbered.kept == {"run-0": [{"seed": 1}, *((step, {"loss": 0.5}) for step in (1, 2, 2, 3))]}
     assert json.loads((tmp_path / "loggers" / "runs.json").read_text()) == {"mine": "run-0"}
+
+
+def test_variables_of_loggers_are_set_where_there_are_none(tmp_path, monkeypatch):
+    retries, timeout = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    for name in (retries, timeout):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.delenv(timeout)
+    for logger, wanted in (("csv", None), ("mlflow", "10")):
+        config = compose([*RUN, *QUIET, f"logger={logger}", "name=n", f"run_dir={tmp_path}"])
+        config.logger.others = {"mine": {"_target_": f"{__name__}.Numbered"}}
+        make_loggers(config, tmp_path, job_type="pretrain", tags=[], origin={})
+        assert (os.environ[retries], os.environ.get(timeout)) == ("7", wanted)
 
 
 @pytest.mark.slow  # its first database takes seconds

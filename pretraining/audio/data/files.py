@@ -137,7 +137,7 @@ def cell_clip(cell: Any, place: str, folder: Path, mono: Mono, key: str) -> Enco
     if isinstance(cell, bytes):
         return EncodedClip(place, functools.partial(bytes, cell), mono)
     if not isinstance(cell, str):
-        what = f"got {key}, whose value at {place} is a {type(cell).__name__}"
+        what = f"got {key}, whose value at {place} is {'empty' if cell is None else f'a {type(cell).__name__}'}"
         raise ValueError(f"{what}: name a column of encoded recordings or of their paths")
     file = folder / cell
     if not file.is_file():

@@ -16,6 +16,7 @@ import numpy as np
 from pretraining.audio.data.base import AudioData
 from pretraining.audio.data.clips import EncodedClip, Mono
 from pretraining.audio.data.files import cell_clip, table_folder
+from pretraining.data.labels import present
 from pretraining.data.split_files import files_of_splits
 from pretraining.data.splits import SPLITS
 from pretraining.data.tables import read_table
@@ -127,8 +128,9 @@ class Joining:
         files, found = self._files(), {}
         folder, key = table_folder(self.path), f"data.audio={self.audio}"
         for split, paths in files.items():
-            table = read_table(paths, [self.audio, self.text, self.speaker])
-            cells, texts, speakers = (table.columns[name] for name in (self.audio, self.text, self.speaker))
+            roles = {f"data.{role}": getattr(self, role) for role in ("audio", "text", "speaker")}
+            table = present({split: read_table(paths, list(roles.values()))}, roles, label=None, droppable=False)[split]
+            cells, texts, speakers = (table.columns[name] for name in roles.values())
             clips = [cell_clip(cell, table.place(row), folder, self.mono, key) for row, cell in enumerate(cells)]
             found[split] = [Word(*each) for each in zip(clips, map(str, texts), map(str, speakers), strict=True)]
         return found

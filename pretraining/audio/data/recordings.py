@@ -114,6 +114,8 @@ def each(clips: Sequence[C], read: Callable[[C], T]) -> Iterator[T | ValueError]
         try:
             return read(clip)
         except ValueError as error:
+            if isinstance(error.__cause__, ImportError):  # a lack of this installation, and no clip's fault
+                raise
             return error
 
     count = len(os.sched_getaffinity(0))

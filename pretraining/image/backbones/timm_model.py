@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretraining.backbones.base import Backbone, Features
 from pretraining.errors import RunError, reason_of
-from pretraining.image.backbones.timm_construction import blocks_of, built, lines_of, read_directory
+from pretraining.image.backbones.timm_construction import LACKING, blocks_of, built, lines_of, read_directory
 from pretraining.image.backbones.transformer_parts import PatchEmbedding, embed_by_product
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
@@ -221,8 +221,10 @@ def read_checkpoint(name: str) -> Tower:
 
     `name` is one of timm's models (its weights come from the hub), `NAME:FILE`, or a directory in timm's form.
     """
-    from timm.data import resolve_data_config
-
+    try:
+        from timm.data import resolve_data_config
+    except ImportError as error:
+        raise ValueError(LACKING) from error
     arguments: dict[str, Any] = {"weights": "pretrained"}
     described: dict[str, Any] | None = None
     if Path(name).is_dir():

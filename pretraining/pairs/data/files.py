@@ -90,7 +90,7 @@ def _agree(table: Table, only: Mapping[str, Any]) -> np.ndarray:
     """Mark rows that have these values. bool [rows]"""
     found = np.ones(table.size, bool)
     for name, value in only.items():
-        wanted = str(value) if table.written else value  # of csv all is text
+        wanted = (str(value) or None) if table.written else value  # of csv all is text
         found &= np.array([cell == wanted for cell in table.columns[name]], bool)
         if not found.any():
             there = sorted({str(cell) for cell in table.columns[name]})

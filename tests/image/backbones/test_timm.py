@@ -256,6 +256,9 @@ def test_without_timm_the_cure_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"and timm is not installed: pip install 'pretraining\[timm\]'"):
         TimmBackbone(name="resnet18")
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    with pytest.raises(HandoffError, match=r"handoff=timm:resnet18 cannot be read: timm is not installed: pip install"):
+        handoff.read("timm:resnet18", modality=IMAGE)
 
 
 def test_a_network_for_another_size_says_so():
