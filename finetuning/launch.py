@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from finetuning.data.base import LabelledData
-from finetuning.data.splits import Splits, subset
+from finetuning.data.splits import subset
 from finetuning.layers import LAST
 from finetuning.metrics.reference import describe_result
 from finetuning.modes import Full, Mode
@@ -83,23 +83,17 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     if not data.varying_steps:  # before anything is read
         check_batch_size(data.batch_size, settings.accumulate, settings.ranks)
     source = read_handoff(config)
-    splits = data.splits()
+    mode: Mode = instantiate(config.mode)
+    splits = data.splits(learns=mode.trains)
     splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
     convolves = source.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
-    task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
+    task = build_task(config, source, class_of(config.task).collect_labels(splits), mode)
     task.learn_beforehand(splits.train)
     encoded = encode(task, splits)
     show = config.logger.progress and config.save_model and config.head == "linear" and rank() == 0
     if show and (told := advice(task)):
         print(told, file=sys.stderr)
-    with as_run_errors():
-        batches = data.batches(encoded["train"])
-        if task.mode.trains and not task.mode.closed_form:
-            batches.check(settings.accumulate, settings.ranks)
-    settings.max_steps = steps(config, splits, batches.rows_per_step)
-    if task.mode.trains and not task.mode.closed_form:
-        task.optimizer.announce(settings.max_steps)
     planned = Run(
         task=task,
         splits=encoded,
@@ -109,8 +103,8 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         patience=config.early_stopping,
         show=config.logger.progress,
     )
-    found = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
-    found["data.batch_size"] = batches.batch_size
+    sizes = {"data.batch_size": set_steps(config, planned)} if mode.trains else {}
+    found = sizes | {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
     config = decided(config, found | {"fingerprint": {"data": splits.digest(), "handoff": source.digest or None}})
     lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
     return config, planned, {"handoff": config.handoff, **lineage}
@@ -174,20 +168,33 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
             save_model(directory.path / "model", task, start | made)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the run is over, and its best weights are in model/
     return metrics | {
-        "best_step": task.best.step,
+        "best_step": max(task.best.step, 0),
         "steps": task.global_step,
-        "train_examples": planned.splits["train"].examples.size,
+        "train_examples": planned.splits["train"].examples.size if task.mode.trains else 0,
         "test_examples": planned.splits["test"].examples.size,
         "parameters": sum(parameter.numel() for parameter in task.parameters()),
         "trainable_parameters": trainable,
     }
 
 
-def steps(config: DictConfig, splits: Splits, rows_per_step: float) -> int:
+def set_steps(config: DictConfig, planned: Run) -> int:
+    """Count the steps of a run that learns, and announce its schedule; returns the size of its batches."""
+    task, settings, train = planned.task, planned.settings, planned.splits["train"]
+    with as_run_errors():
+        batches = planned.data.batches(train)
+        if not task.mode.closed_form:
+            batches.check(settings.accumulate, settings.ranks)
+    settings.max_steps = steps(config, train.examples.size, batches.rows_per_step)
+    if not task.mode.closed_form:
+        task.optimizer.announce(settings.max_steps)
+    return batches.batch_size
+
+
+def steps(config: DictConfig, examples: int, rows_per_step: float) -> int:
     """Count the optimizer steps: `epochs` over the training examples where given, else trainer.max_steps."""
     count = config.trainer.max_steps
     if config.epochs is not None:
-        count = max(1, math.ceil(config.epochs * splits.train.size / rows_per_step))
+        count = max(1, math.ceil(config.epochs * examples / rows_per_step))
     if config.mode.get("head_steps", 0) >= count:
         what = f"got mode.head_steps={config.mode.head_steps} of {count} steps, which leaves none for the backbone"
         raise RunError(f"{what}: lower it, or take mode=frozen")

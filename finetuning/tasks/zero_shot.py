@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetuning.data.splits import Splits
 from finetuning.inputs.base import Inputs
+from finetuning.labels import collect_classes
 from finetuning.task import TaskParts
 from finetuning.tasks.classification import Classification
 from pretraining.errors import RunError
@@ -47,6 +50,11 @@ class ZeroShot(Classification):
         if odd is not None or not templates:
             raise RunError(f"got task.templates with {odd!r}: give texts with {{}} where the class's name goes")
         self.head = self._head(parts.handoff, words, list(templates))
+
+    @classmethod
+    def collect_labels(cls, splits: Splits) -> dict[str, Any]:
+        """Collect the classes of all splits: one that has a name needs no example to learn from."""
+        return collect_classes(splits, everywhere=True)
 
     def _head(self, handoff: Handoff, names: Sequence[str], templates: Sequence[str]) -> NamedClasses:
         kept = Path(handoff.path) / "heads.safetensors"
