@@ -2,16 +2,13 @@
 
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from pretraining.errors import RunError
-from tests.pairs.test_runs import QUIET, finetune, pretrain
+from tests.pairs.test_runs import finetune, pretrain
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
 SHAPE = (32, 32)
