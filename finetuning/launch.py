@@ -17,12 +17,13 @@ from finetuning.data.base import LabelledData
 from finetuning.data.splits import subset
 from finetuning.layers import LAST
 from finetuning.metrics.reference import describe_result
-from finetuning.modes import Full, Mode
+from finetuning.modes import AsIs, Full, Mode
 from finetuning.saving import load_head, save_model, save_results, saved_facts
 from finetuning.task import Task, TaskParts
 from finetuning.training import Run, encode, finetune
 from finetuning.transformers_heads import advice, native, with_native_layers
 from pretraining import handoff
+from pretraining.cache import read_object
 from pretraining.cli import configuration
 from pretraining.cli.configuration import as_run_errors, class_name, class_of, complete, decided, instantiate
 from pretraining.cli.spawn import needs_ranks, run_ranks
@@ -217,16 +218,21 @@ def is_finished(path: Path, config: DictConfig) -> bool:
 
 
 def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
-    """Build the task of a finished run, with its finetuned weights."""
-    facts = saved_facts(run_dir)
+    """Build the task of a finished run, with its finetuned weights; where a task learns nothing, on its hand-off."""
+    if not (run_dir / "config.yaml").is_file():
+        saved_facts(run_dir)
     config = configuration.up_to_date(read_config(run_dir / "config.yaml"))
-    asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
-    source = handoff.read(str(run_dir / "model" / "last"), **asked)
-    mode = Full(layer_decay=1.0, head_steps=0)
+    learns = class_of(config.task).learns
+    mode = Full(layer_decay=1.0, head_steps=0) if learns else AsIs()
+    instead = "" if class_of(config.mode).trains else f"; nothing was learnt, so handoff={config.handoff} has all of it"
+    facts = saved_facts(run_dir, instead) if learns else {"labels": {}}
     mode.layers = facts.get("layers", LAST)
     try:
+        asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
+        source = handoff.read(str(run_dir / "model" / "last"), **asked) if learns else measured(run_dir, config, asked)
         task = build_task(config, source, facts["labels"], mode)
-        load_head(task, run_dir, facts["neighbours"])
+        if learns:
+            load_head(task, run_dir, facts["neighbours"])
     except (RunError, OmegaConfBaseException):
         raise
     except Exception as error:  # what was damaged since may hold anything
@@ -234,3 +240,17 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
         raise RunError(f"{what}{reason_of(error)}): restore {run_dir}/model, or finetune again") from error
     task.precision = config.trainer.precision
     return config, task.eval()
+
+
+def measured(run_dir: Path, config: DictConfig, asked: dict[str, Any]) -> Handoff:
+    """Read the hand-off that a run measured; one that is another by now is an error."""
+    if not (run_dir / "lineage.json").is_file():
+        raise RunError(f"run_dir={run_dir} holds no finished run: give one that has metrics.json")
+    before = read_object(run_dir / "lineage.json")
+    drawn = "random:" * config.handoff.startswith("random:")
+    place = f"{drawn}{before['path']}" if before["path"] else config.handoff
+    source = handoff.read(place, **asked, tower=config.tower, seed=config.seed)
+    if source.digest != before["sha256"]:
+        what = f"run_dir={run_dir} measured handoff={place}, which is another by now (its sha256 differs)"
+        raise RunError(f"{what}: restore it, or run the task again")
+    return source

@@ -21,9 +21,12 @@ from pretraining.errors import RunError
 
 
 def save_results(directory: Path, task: Task, test: Predictions, split: EncodedSplit, origin: dict[str, Any]) -> None:
-    """Write predictions.parquet (the test split's rows, in order), lineage.json, and what else the task has to show."""
+    """Write predictions.parquet (the test split's rows, in order, by name where the data names them), lineage.json, and
+    what else the task has to show.
+    """
     task.save(directory, test, split)
-    columns = task.table(test).items()
+    named = {"name": split.examples.column("name")} if "name" in split.examples.columns else {}
+    columns = (named | task.table(test)).items()
     arrays = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns}
     with replace_file(directory / "predictions.parquet", "wb") as file:
         pyarrow.parquet.write_table(pa.table(arrays), file)
@@ -46,11 +49,12 @@ def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
     replace_text(directory / "task.json", json.dumps(facts) + "\n")
 
 
-def saved_facts(run_dir: Path) -> dict[str, Any]:
-    """Read what a finished run's model says about its labels and its head."""
+def saved_facts(run_dir: Path, instead: str = "") -> dict[str, Any]:
+    """Read what a finished run's model says about its labels and its head; `instead`: what there is without one."""
     path = run_dir / "model" / "task.json"
     if not path.is_file():
-        raise RunError(f"run_dir={run_dir} holds no finetuned model: give a finished run's, which had save_model=true")
+        cure = f"give a finished run's, which had save_model=true{instead}"
+        raise RunError(f"run_dir={run_dir} holds no finetuned model: {cure}")
     facts = read_object(path)
     if not isinstance(facts.get("labels"), dict) or not isinstance(facts.get("neighbours", 0), dict | None):
         raise RunError(f"{path} is damaged (it lacks the labels or the neighbours): {RESTORE}")

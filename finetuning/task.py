@@ -53,8 +53,7 @@ class Predictions(NamedTuple):
 class Task(StepModule):
     """A downstream task: a subclass writes its head in `__init__`, what of labels and outputs is its own, and metrics.
 
-    `inputs` says how examples reach the backbone. `select` names the validation metric by which the best weights are
-    chosen; a leading "-" asks for the smallest.
+    `inputs` says how examples reach the backbone, `select` by which validation metric weights are best ("-": least).
     """
 
     term: ClassVar[str] = "cross_entropy"  # the name of the loss in metrics.csv
@@ -65,6 +64,8 @@ class Task(StepModule):
     measures: ClassVar[tuple[str, ...] | None] = None  # what may be selected by, so that a study can tell beforehand
     reads_layers: ClassVar[bool] = True  # the head may read other layers than the last
     own_head: ClassVar[bool] = False  # the backbone is a model with this task's head already
+    given_head: ClassVar[bool] = False  # the head is made of what a hand-off has beside its network
+    learns: ClassVar[bool] = True  # a finished run may have a model that is not its hand-off
     placeholder: Any  # a valid label
     head: nn.Module
 
@@ -116,9 +117,8 @@ class Task(StepModule):
 
     def vectors(self, features: Features, batch: Batch) -> Tensor:
         """Select what the head reads: the pooled vectors, or those at the batch's target positions. [N, D]"""
-        if "target_positions" not in batch:
-            return features.pooled
-        return features.positions.flatten(0, 1)[batch["target_positions"]]
+        places = batch.get("target_positions")
+        return features.pooled if places is None else features.positions.flatten(0, 1)[places]
 
     def intervals(self, predictions: Predictions) -> Intervals:
         """Compute 95 % bootstrap intervals of the main metrics."""

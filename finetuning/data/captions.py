@@ -72,7 +72,9 @@ class CaptionedScenes(LabelledData):
             scenes += [scene for scene in drawn if self.label != "swap" or scene.negatives]
             start += wanted
         scenes = scenes[:wanted]
-        return Examples.of(image=[scene.image for scene in scenes], label=[LABELS[self.label](one) for one in scenes])
+        labels = [LABELS[self.label](scene) for scene in scenes]
+        names = [f"{split} {row}" for row in range(len(scenes))]
+        return Examples.of(image=[scene.image for scene in scenes], label=labels, name=names)
 
 
 @dataclass(kw_only=True)
@@ -119,7 +121,8 @@ class _TestFiles(ImageTextFiles):
 
 def _examples(data: ImageTextFiles, split: str) -> Examples:
     source = data.open(split)
-    return Examples.of(image=_Rows(source.images), label=source.captions)
+    names = [one.place if one.name == one.source else one.name for one in data.images[split]]
+    return Examples.of(image=_Rows(source.images), label=source.captions, name=names)
 
 
 class _Rows(Sequence):

@@ -1,13 +1,24 @@
 """What is measured of both networks on data of one's own, in which nothing is set apart to learn from."""
 
+import contextlib
+import io
 import json
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
 
+from finetuning import evaluate, predictions
+from finetuning import export as exports
+from pretraining import handoff
 from pretraining.errors import RunError
+from pretraining.pairs.space import Space
 from tests.pairs.test_runs import finetune, pretrain
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
@@ -125,3 +136,90 @@ def test_captions_are_tested_on_where_pretraining_did_not_learn_from_them(retrie
         metrics, rows = retrieved(path, name=f"whole-{number}")
         assert [own[1] for own in rows["label"]] == [f"number {number}" for number in range(30)]
         assert metrics["test_examples"] == 30 and metrics["train_examples"] == 0
+
+
+def test_classes_may_have_templates_of_their_own(last, zero_shot, tmp_path):
+    path = pictures(tmp_path / "pictures", 2)
+    words = '{red: ["a {} thing", "something warm"]}'
+    _, rows = zero_shot(path, f"task.templates={words}", "task.default_templates=['a {} one']")
+    kept = load_file(tmp_path / "run" / "model" / "last" / "heads.safetensors")["head.classes"]
+    space = Space.read(handoff.read(str(last), tower="image"))
+    means = [space.texts(own).mean(0) for own in (["a blue one"], ["a green one"], ["a red thing", "something warm"])]
+    torch.testing.assert_close(kept, F.normalize(torch.stack(means), dim=-1))
+    assert len(rows["label"]) == 6
+    zero_shot(path, "task.templates=['a {} hat']", name="all")
+    kept = load_file(tmp_path / "all" / "model" / "last" / "heads.safetensors")["head.classes"]
+    torch.testing.assert_close(kept, space.texts(["a blue hat", "a green hat", "a red hat"]))
+    names = "task.names=[azure,lime,scarlet]"
+    for given, told in {
+        "{purple: ['a {}'], pink: ['a {}']}": r"templates for 'purple', 'pink', but the classes are blue, green, red",
+        "{red: ['a {} {}']}": r"task.templates with 'a {} {}': give texts with {} where the class's name goes",
+        "{red: []}": r"task.templates={red: \[\]}: give a list of one or more texts, or a list of .* for each of",
+        "{scarlet: ['a {}'], red: ['a {}']}": r"for 'red', but the classes are azure, lime, scarlet",
+    }.items():
+        with pytest.raises(RunError, match=told):
+            zero_shot(path, f"task.templates={given}", *([names] if "scarlet" in given else []), name="refused")
+
+
+def command(module, *words):
+    """Run a command on a finished run in this process; returns what it prints."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        module.cli()
+    return printed.getvalue()
+
+
+def refused(capsys, module, *words):
+    """Tell what a command that refuses its words says: one line, and exit status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        command(module, *words)
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert end.value.code == 2 and line.startswith("error: ")
+    return line
+
+
+def test_a_finished_zero_shot_run_judges_other_pictures(zero_shot, tmp_path, capsys):
+    zero_shot(pictures(tmp_path / "pictures", 2))
+    run = f"run_dir={tmp_path / 'run'}"
+    some = pictures(tmp_path / "some" / "test", 3, ("green", "red")).parent
+    metrics = json.loads(command(evaluate, run, f"data.path={some}"))
+    answers = [json.loads(line) for line in command(predictions, run, f"input={some / 'test'}").splitlines()]
+    named = {str(Path(name)): answer for name, answer in ((one["file"], one["prediction"]) for one in answers)}
+    assert list(named) == [f"{name}/{number}.png" for name in ("green", "red") for number in range(3)]
+    right = [Path(file).parts[0] == answer for file, answer in named.items()]
+    assert metrics["test_examples"] == 6 and metrics["test/accuracy"] == pytest.approx(sum(right) / 6)
+    assert [answer["scores"].keys() for answer in answers] == [dict.fromkeys(COLOURS).keys()] * 6
+    pictures(some, 1, ("blue",)).joinpath("blue").rename(some / "test" / "purple")
+    assert "the classes purple, which training did not have (it had blue, gr" in refused(
+        capsys, evaluate, run, f"data.path={some}"
+    )
+    told = refused(capsys, exports, run)
+    assert "export its networks, python -m pretraining.export handoff=" in told and "last to=… output=DIR" in told
+
+
+@pytest.mark.parametrize("saved", ["false", "true"])
+def test_a_finished_retrieval_run_measures_other_pictures(saved, last, retrieved, tmp_path, capsys):
+    others = captioned(tmp_path / "others", "test.jsonl", 12)
+    file = captioned(tmp_path / "photos", "captions.jsonl")
+    shares = ["data.shares.test=0.2", "data.shares.validation=0.2"]
+    _, rows = retrieved(file, *shares, f"save_model={saved}")
+    places = [f"number {Path(name).stem}" for name in rows["name"]]
+    assert places == [own[1] for own in rows["label"]]
+    assert all(name.startswith("pictures/") for name in rows["name"])
+    expected, _ = retrieved(others, name="others-run")
+    run = f"run_dir={tmp_path / 'run'}"
+    found = json.loads(command(evaluate, run, f"data.path={others}"))
+    assert found == {name: value for name, value in expected.items() if name in found} and len(found) > 20
+    told = refused(capsys, predictions, run, f"input={tmp_path / 'others' / 'pictures'}")
+    assert f"python -m pretraining.embed handoff={last.resolve()} tower=image input=… output=near" in told
+    assert "python -m pretraining.export handoff=" in refused(capsys, exports, run)
+    place = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    (tmp_path / "run" / "lineage.json").write_text(json.dumps(place | {"sha256": "0" * 64}))
+    assert "which is another by now" in refused(capsys, evaluate, run)
+
+
+def test_a_run_without_a_model_that_learnt_nothing_names_its_hand_off(last, zero_shot, tmp_path, capsys):
+    zero_shot(pictures(tmp_path / "pictures", 2), "save_model=false")
+    told = refused(capsys, predictions, f"run_dir={tmp_path / 'run'}", f"input={tmp_path / 'pictures'}")
+    assert f"had save_model=true; nothing was learnt, so handoff={last} has all of it" in told
