@@ -6,19 +6,20 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from finetuning.data.base import LabelledData
 from finetuning.data.splits import subset
 from finetuning.layers import LAST
 from finetuning.metrics.reference import describe_result
 from finetuning.modes import AsIs, Full, Mode
-from finetuning.saving import load_head, save_model, save_results, saved_facts
+from finetuning.saving import load_head, save_model, save_results, saved_facts, saved_head
 from finetuning.task import Task, TaskParts
 from finetuning.training import Run, encode, finetune
 from finetuning.transformers_heads import advice, native, with_native_layers
@@ -124,8 +125,10 @@ def read_handoff(config: DictConfig) -> Handoff:
     return source
 
 
-def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode: Mode) -> Task:
-    """Build the task on a hand-off; its head is drawn from the run's seed."""
+def build_task(
+    config: DictConfig, source: Handoff, labels: dict[str, Any], mode: Mode, head: Mapping[str, Tensor] | None = None
+) -> Task:
+    """Build the task on a hand-off; its head is drawn from the run's seed, or has the form of a finished `head`."""
     if config.head not in ("linear", "native"):
         raise RunError(f"got head={config.head}: choose linear or native")
     pooling, layers = config.pooling, None
@@ -141,7 +144,7 @@ def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode
         tower = source.tower._replace(backbone=repooled(source.backbone, pooling))
         source.towers = {name: tower for name in source.towers}
     seed_everything_at(config.seed, word("head"))
-    task = instantiate(config.task, parts=TaskParts(source, labels, mode, instantiate(config.optimizer)))
+    task = instantiate(config.task, parts=TaskParts(source, labels, mode, instantiate(config.optimizer), head))
     if layers is not None:
         with_native_layers(task, layers)
     return task
@@ -230,9 +233,10 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     try:
         asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
         source = handoff.read(str(run_dir / "model" / "last"), **asked) if learns else measured(run_dir, config, asked)
-        task = build_task(config, source, facts["labels"], mode)
-        if learns:
-            load_head(task, run_dir, facts["neighbours"])
+        head = saved_head(run_dir) if learns else None
+        task = build_task(config, source, facts["labels"], mode, head)
+        if head is not None:
+            load_head(task, head, facts["neighbours"])
     except (RunError, OmegaConfBaseException):
         raise
     except Exception as error:  # what was damaged since may hold anything

@@ -61,12 +61,15 @@ def saved_facts(run_dir: Path, instead: str = "") -> dict[str, Any]:
     return facts
 
 
-def load_head(task: Task, run_dir: Path, votes: dict[str, Any] | None) -> None:
-    """Put a finished run's head onto a task built anew; `votes` are settings of nearest neighbours, if it has any."""
+def saved_head(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a finished run's head; nothing where it has none."""
     path = run_dir / "model" / "last" / "heads.safetensors"
-    if not path.exists() and not task.head.state_dict():
-        return
-    weights = {name.removeprefix("head."): value for name, value in load_file(path).items()}
+    kept = load_file(path) if path.exists() else {}
+    return {name.removeprefix("head."): value for name, value in kept.items()}
+
+
+def load_head(task: Task, weights: dict[str, torch.Tensor], votes: dict[str, Any] | None) -> None:
+    """Put a finished run's head onto a task built anew; `votes` are settings of nearest neighbours, if it has any."""
     if votes is not None:
         task.head = Neighbours(torch.empty_like(weights["vectors"]), torch.empty_like(weights["classes"]), **votes)
     task.head.load_state_dict(weights)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -40,6 +40,7 @@ class TaskParts(NamedTuple):
     labels: dict[str, Any]  # what `collect_labels` found
     mode: Mode
     optimizer: Optimizer
+    head: Mapping[str, Tensor] | None = None  # of a finished run; None: a new one is to be made
 
 
 class Predictions(NamedTuple):
@@ -77,8 +78,7 @@ class Task(StepModule):
         if self.mode.closed_form and not self.cacheable:
             what = f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head reads no single vectors"
             raise RunError(f"{what}: take mode=full, frozen, partial or lora")
-        self.layers = read_layers(self)
-        self.best, self.precision = Best(), "fp32"  # of forward passes outside of a trainer
+        self.layers, self.best, self.precision = read_layers(self), Best(), "fp32"  # the last: outside of a trainer
         self.mode.begin(self.backbone)
 
     # -- what a subclass says -----------------------------------------------------------------------------------------

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +19,6 @@ from finetuning.labels import collect_classes
 from finetuning.task import TaskParts
 from finetuning.tasks.classification import Classification
 from pretraining.errors import RunError
-from pretraining.handoff import Handoff
 from pretraining.pairs.space import Space
 
 
@@ -48,20 +45,18 @@ class ZeroShot(Classification):
         twice = next((word for number, word in enumerate(words) if word in words[:number]), None)
         if twice is not None:
             raise RunError(f"got the class name {twice!r} twice: give each class its own in task.names")
-        self.head = self._head(parts.handoff, texts_of(words, templates, default_templates))
+        self.head = self._head(parts, texts_of(words, templates, default_templates))
 
     @classmethod
     def collect_labels(cls, splits: Splits) -> dict[str, Any]:
         """Collect the classes of all splits: one that has a name needs no example to learn from."""
         return collect_classes(splits, everywhere=True)
 
-    def _head(self, handoff: Handoff, texts: Sequence[Sequence[str]]) -> NamedClasses:
-        kept = Path(handoff.path) / "heads.safetensors"
-        saved = load_file(kept) if "heads.safetensors" in handoff.card["sha256"] else {}
-        if "head.classes" in saved:  # of a finished run: whoever loads it puts the values in
-            biased, classes = "head.projection.bias" in saved, saved["head.classes"]
+    def _head(self, parts: TaskParts, texts: Sequence[Sequence[str]]) -> NamedClasses:
+        if parts.head is not None:  # of a finished run: whoever loads it puts the values in
+            biased, classes = "projection.bias" in parts.head, parts.head["classes"]
             return NamedClasses(nn.Linear(self.backbone.dim, classes.shape[1], bias=biased), classes, 1.0, 0.0)
-        space = Space.read(handoff)
+        space = Space.read(parts.handoff)
         return NamedClasses(space.projection, space.classes(texts), space.scale, space.shift)
 
 

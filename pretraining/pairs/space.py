@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from pretraining import handoff
 from pretraining.data.unlabelled import tell_cut
 from pretraining.errors import HandoffError
-from pretraining.handoff import Handoff
+from pretraining.handoff import Handoff, explained
 from pretraining.modality import Tower
 from pretraining.pairs.checkpoints import SIDES, heads_of, holds_pair
 from pretraining.text.raw import RawTexts, TokeniseTexts
@@ -45,6 +45,11 @@ class Space:
 
         Beside a tower that was drawn anew the other one and the projections are drawn, too.
         """
+        with explained(f"{given.path or given.reference}: what lies beside its networks cannot be read"):
+            return cls._read(given, trust)
+
+    @classmethod
+    def _read(cls, given: Handoff, trust: Sequence[str]) -> Space:
         (name,) = given.towers
         others, weights = _beside(given, name)
         needed = [f"projections.{side}.weight" for side in (name, *others)] + ["logit_scale"]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from finetuning import evaluate, predictions
 from finetuning import export as exports
 from pretraining import handoff
-from pretraining.errors import RunError
+from pretraining.cache import sha256
+from pretraining.errors import HandoffError, RunError
 from pretraining.pairs.space import Space
 from tests.pairs.test_runs import finetune, pretrain
 
@@ -223,3 +225,37 @@ def test_a_run_without_a_model_that_learnt_nothing_names_its_hand_off(last, zero
     zero_shot(pictures(tmp_path / "pictures", 2), "save_model=false")
     told = refused(capsys, predictions, f"run_dir={tmp_path / 'run'}", f"input={tmp_path / 'pictures'}")
     assert f"had save_model=true; nothing was learnt, so handoff={last} has all of it" in told
+
+
+def garbage(weights, place):
+    place.write_bytes(b"garbage" * 9)
+
+
+def odd_bias(weights, place):
+    save_file(weights | {"projections.text.bias": torch.zeros(3)}, place)
+
+
+def endless_scale(weights, place):
+    save_file(weights | {"logit_scale": torch.tensor(1e6)}, place)
+
+
+@pytest.mark.parametrize("damage", [garbage, odd_bias, endless_scale])
+def test_what_lies_beside_the_networks_is_read_or_refused_in_one_line(damage, last, tmp_path):
+    place = tmp_path / "copy"
+    shutil.copytree(last, place)
+    damage(load_file(place / "heads.safetensors"), place / "heads.safetensors")
+    card = json.loads((place / "handoff.json").read_text())
+    card["sha256"]["heads.safetensors"] = sha256(place / "heads.safetensors")
+    (place / "handoff.json").write_text(json.dumps(card))
+    with pytest.raises(
+        HandoffError, match=r"copy: what lies beside its networks cannot be read .*: copy the hand-off"
+    ) as told:
+        Space.read(handoff.read(str(place), tower="image"))
+    assert "\n" not in str(told.value)
+
+
+def test_a_zero_shot_run_is_no_hand_off_with_a_text_network(zero_shot, tmp_path):
+    path = pictures(tmp_path / "pictures", 2)
+    zero_shot(path)
+    with pytest.raises(HandoffError, match=r"holds no second network in the same space"):
+        zero_shot(path, f"handoff={tmp_path / 'run' / 'model' / 'last'}", "tower=null", name="again")
