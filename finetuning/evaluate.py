@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetuning.data.base import LabelledData
+from finetuning.data.splits import tested_on
 from finetuning.launch import load_run
 from finetuning.metrics.bootstrap import Numbers
 from finetuning.task import Task
@@ -29,10 +30,7 @@ from pretraining.errors import RunError
 def evaluate(task: Task, data: LabelledData) -> Numbers:
     """Measure the model on the test split, or whatever single split there is."""
     found, names = data.found()
-    if "test" not in found and len(found) > 1:
-        raise RunError(f"got the splits {', '.join(found)} and no test split: name one with data.split.test=")
-    examples = found["test"] if "test" in found else next(iter(found.values()))
-    examples = task.inputs.as_learnt(examples, names, task.labels)
+    examples = task.inputs.as_learnt(tested_on(found), names, task.labels)
     return measure(task, task.encode(examples), data).metrics | {"test_examples": examples.size}
 
 

@@ -30,7 +30,7 @@ from finetuning.task import Task
 from finetuning.transformers_heads import fresh_model
 from pretraining.backbones.base import Features
 from pretraining.cache import read_object, replace_text, share
-from pretraining.cli.configuration import as_run_errors, class_name, exit_cleanly
+from pretraining.cli.configuration import as_run_errors, class_name, class_of, exit_cleanly
 from pretraining.cli.early import is_true
 from pretraining.data.files import say
 from pretraining.errors import RunError
@@ -148,6 +148,10 @@ def carry_out(words: Mapping[str, str]) -> Iterator[str]:
     if name is not None:
         check_push(name)
     config, task = load_run(run_dir)
+    if task.given_head:
+        given = run_dir / "model" / "last" if class_of(config.mode).trains else config.handoff
+        what = f"got a run of {class_name(config.task)}, whose classes or captions are no head of another library"
+        raise RunError(f"{what}: export its networks, python -m pretraining.export handoff={given} to=… output=DIR")
     directory = FORMS[to](task, Path(words.get("output", run_dir / "model" / to)), **options)
     origin = read_object(run_dir / "model" / "last" / "handoff.json")["origin"]
     told = told_in(words, origin=origin, results=read_object(run_dir / "metrics.json"), task=class_name(config.data))

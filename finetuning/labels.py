@@ -34,12 +34,15 @@ class Classes:
         return [dict(zip(self.names, row, strict=True)) for row in scores.tolist()]
 
 
-def collect_classes(splits: Splits) -> dict[str, Any]:
-    """Collect train's classes and their counts as plain data; fewer than two, or others in other splits, are errors."""
+def collect_classes(splits: Splits, *, everywhere: bool = False) -> dict[str, Any]:
+    """Collect train's classes and their counts as plain data; fewer than two, or others in other splits, are errors.
+
+    `everywhere`: those of all splits, for what needs no example of each.
+    """
     found = count_labels(splits, _single)
-    train = found["train"]
+    train = sum(found.values(), Counter()) if everywhere else found["train"]
     if len(train) < 2:
-        what = f"got one class only ({next(iter(train))!r}) in the training labels"
+        what = f"got one class only ({next(iter(train))!r}) in the {'' if everywhere else 'training '}labels"
         raise RunError(f"{what}: give data with two or more, or name another data.label")
     values = sorted(train)
     refuse_unseen(found, values)
@@ -69,7 +72,7 @@ def name_classes(values: list[Any], names: list[str] | None) -> list[str]:
 
 
 def _single(labels: list[Any]) -> list[Any]:
-    sample = labels[0]
+    sample = labels[0] if labels else None
     if isinstance(sample, float) and any(label != int(label) for label in labels[:1000]):
         what = f"got real numbers as labels ({sample}, ...), but classes are needed"
         raise RunError(f"{what}: take task=text_regression, or name another data.label")

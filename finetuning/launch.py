@@ -6,23 +6,25 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from finetuning.data.base import LabelledData
-from finetuning.data.splits import Splits, subset
+from finetuning.data.splits import subset
 from finetuning.layers import LAST
 from finetuning.metrics.reference import describe_result
-from finetuning.modes import Full, Mode
-from finetuning.saving import load_head, save_model, save_results, saved_facts
+from finetuning.modes import AsIs, Full, Mode
+from finetuning.saving import load_head, save_model, save_results, saved_facts, saved_head
 from finetuning.task import Task, TaskParts
 from finetuning.training import Run, encode, finetune
 from finetuning.transformers_heads import advice, native, with_native_layers
 from pretraining import handoff
+from pretraining.cache import read_object
 from pretraining.cli import configuration
 from pretraining.cli.configuration import as_run_errors, class_name, class_of, complete, decided, instantiate
 from pretraining.cli.spawn import needs_ranks, run_ranks
@@ -83,23 +85,17 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
     if not data.varying_steps:  # before anything is read
         check_batch_size(data.batch_size, settings.accumulate, settings.ranks)
     source = read_handoff(config)
-    splits = data.splits()
+    mode: Mode = instantiate(config.mode)
+    splits = data.splits(learns=mode.trains)
     splits = splits._replace(train=subset(splits.train, fraction=config.fraction, shots=config.shots, seed=config.seed))
     convolves = source.backbone.convolves
     settings.precision = choose_precision(settings.precision, settings.accelerator, convolves=convolves)
-    task = build_task(config, source, class_of(config.task).collect_labels(splits), instantiate(config.mode))
+    task = build_task(config, source, class_of(config.task).collect_labels(splits), mode)
     task.learn_beforehand(splits.train)
     encoded = encode(task, splits)
     show = config.logger.progress and config.save_model and config.head == "linear" and rank() == 0
     if show and (told := advice(task)):
         print(told, file=sys.stderr)
-    with as_run_errors():
-        batches = data.batches(encoded["train"])
-        if task.mode.trains and not task.mode.closed_form:
-            batches.check(settings.accumulate, settings.ranks)
-    settings.max_steps = steps(config, splits, batches.rows_per_step)
-    if task.mode.trains and not task.mode.closed_form:
-        task.optimizer.announce(settings.max_steps)
     planned = Run(
         task=task,
         splits=encoded,
@@ -109,8 +105,8 @@ def prepared(config: DictConfig) -> tuple[DictConfig, Run, dict[str, Any]]:
         patience=config.early_stopping,
         show=config.logger.progress,
     )
-    found = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
-    found["data.batch_size"] = batches.batch_size
+    sizes = {"data.batch_size": set_steps(config, planned)} if mode.trains else {}
+    found = sizes | {f"trainer.{name}": getattr(settings, name) for name in ("precision", "max_steps")}
     config = decided(config, found | {"fingerprint": {"data": splits.digest(), "handoff": source.digest or None}})
     lineage = {"path": source.path, "sha256": source.digest, "origin": source.card["origin"]}
     return config, planned, {"handoff": config.handoff, **lineage}
@@ -129,8 +125,10 @@ def read_handoff(config: DictConfig) -> Handoff:
     return source
 
 
-def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode: Mode) -> Task:
-    """Build the task on a hand-off; its head is drawn from the run's seed."""
+def build_task(
+    config: DictConfig, source: Handoff, labels: dict[str, Any], mode: Mode, head: Mapping[str, Tensor] | None = None
+) -> Task:
+    """Build the task on a hand-off; its head is drawn from the run's seed, or has the form of a finished `head`."""
     if config.head not in ("linear", "native"):
         raise RunError(f"got head={config.head}: choose linear or native")
     pooling, layers = config.pooling, None
@@ -146,7 +144,7 @@ def build_task(config: DictConfig, source: Handoff, labels: dict[str, Any], mode
         tower = source.tower._replace(backbone=repooled(source.backbone, pooling))
         source.towers = {name: tower for name in source.towers}
     seed_everything_at(config.seed, word("head"))
-    task = instantiate(config.task, parts=TaskParts(source, labels, mode, instantiate(config.optimizer)))
+    task = instantiate(config.task, parts=TaskParts(source, labels, mode, instantiate(config.optimizer), head))
     if layers is not None:
         with_native_layers(task, layers)
     return task
@@ -174,20 +172,33 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
             save_model(directory.path / "model", task, start | made)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the run is over, and its best weights are in model/
     return metrics | {
-        "best_step": task.best.step,
+        "best_step": max(task.best.step, 0),
         "steps": task.global_step,
-        "train_examples": planned.splits["train"].examples.size,
+        "train_examples": planned.splits["train"].examples.size if task.mode.trains else 0,
         "test_examples": planned.splits["test"].examples.size,
         "parameters": sum(parameter.numel() for parameter in task.parameters()),
         "trainable_parameters": trainable,
     }
 
 
-def steps(config: DictConfig, splits: Splits, rows_per_step: float) -> int:
+def set_steps(config: DictConfig, planned: Run) -> int:
+    """Count the steps of a run that learns, and announce its schedule; returns the size of its batches."""
+    task, settings, train = planned.task, planned.settings, planned.splits["train"]
+    with as_run_errors():
+        batches = planned.data.batches(train)
+        if not task.mode.closed_form:
+            batches.check(settings.accumulate, settings.ranks)
+    settings.max_steps = steps(config, train.examples.size, batches.rows_per_step)
+    if not task.mode.closed_form:
+        task.optimizer.announce(settings.max_steps)
+    return batches.batch_size
+
+
+def steps(config: DictConfig, examples: int, rows_per_step: float) -> int:
     """Count the optimizer steps: `epochs` over the training examples where given, else trainer.max_steps."""
     count = config.trainer.max_steps
     if config.epochs is not None:
-        count = max(1, math.ceil(config.epochs * splits.train.size / rows_per_step))
+        count = max(1, math.ceil(config.epochs * examples / rows_per_step))
     if config.mode.get("head_steps", 0) >= count:
         what = f"got mode.head_steps={config.mode.head_steps} of {count} steps, which leaves none for the backbone"
         raise RunError(f"{what}: lower it, or take mode=frozen")
@@ -210,16 +221,22 @@ def is_finished(path: Path, config: DictConfig) -> bool:
 
 
 def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
-    """Build the task of a finished run, with its finetuned weights."""
-    facts = saved_facts(run_dir)
+    """Build the task of a finished run, with its finetuned weights; where a task learns nothing, on its hand-off."""
+    if not (run_dir / "config.yaml").is_file():
+        saved_facts(run_dir)
     config = configuration.up_to_date(read_config(run_dir / "config.yaml"))
-    asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
-    source = handoff.read(str(run_dir / "model" / "last"), **asked)
-    mode = Full(layer_decay=1.0, head_steps=0)
+    learns = class_of(config.task).learns
+    mode = Full(layer_decay=1.0, head_steps=0) if learns else AsIs()
+    instead = "" if class_of(config.mode).trains else f"; nothing was learnt, so handoff={config.handoff} has all of it"
+    facts = saved_facts(run_dir, instead) if learns else {"labels": {}}
     mode.layers = facts.get("layers", LAST)
     try:
-        task = build_task(config, source, facts["labels"], mode)
-        load_head(task, run_dir, facts["neighbours"])
+        asked = {"modality": class_of(config.data).modality, "trust": config.get("trust") or ()}
+        source = handoff.read(str(run_dir / "model" / "last"), **asked) if learns else measured(run_dir, config, asked)
+        head = saved_head(run_dir) if learns else None
+        task = build_task(config, source, facts["labels"], mode, head)
+        if head is not None:
+            load_head(task, head, facts["neighbours"])
     except (RunError, OmegaConfBaseException):
         raise
     except Exception as error:  # what was damaged since may hold anything
@@ -227,3 +244,17 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
         raise RunError(f"{what}{reason_of(error)}): restore {run_dir}/model, or finetune again") from error
     task.precision = config.trainer.precision
     return config, task.eval()
+
+
+def measured(run_dir: Path, config: DictConfig, asked: dict[str, Any]) -> Handoff:
+    """Read the hand-off that a run measured; one that is another by now is an error."""
+    if not (run_dir / "lineage.json").is_file():
+        raise RunError(f"run_dir={run_dir} holds no finished run: give one that has metrics.json")
+    before = read_object(run_dir / "lineage.json")
+    drawn = "random:" * config.handoff.startswith("random:")
+    place = f"{drawn}{before['path']}" if before["path"] else config.handoff
+    source = handoff.read(place, **asked, tower=config.tower, seed=config.seed)
+    if source.digest != before["sha256"]:
+        what = f"run_dir={run_dir} measured handoff={place}, which is another by now (its sha256 differs)"
+        raise RunError(f"{what}: restore it, or run the task again")
+    return source

@@ -23,9 +23,11 @@ from pretraining.kinds import (
     each,
     either,
     integer,
+    named,
     optional,
 )
 
+TEXTS = each(TEXT, least=1)
 DENSE = {COUNT: "width", optional(each(COUNT, least=1)): "strides", COUNT_OR_ZERO: "pictures"}
 OBJECTS = DENSE | {COUNT: "width max_detections"}
 AUGMENTED = {optional(COUNT): "size", PAIR: "scale", each(choice("horizontal", "vertical")): "flips"}
@@ -69,7 +71,12 @@ RANGES: Ranges = {
         NOT_NEGATIVE: "alpha",
         FINITE: "beta",
     },
-    "ZeroShot": {optional(COUNT): "top", each(TEXT, least=1): "templates", optional(each(TEXT)): "names"},
+    "ZeroShot": {
+        optional(COUNT): "top",
+        optional(either(TEXTS, named(TEXTS))): "templates",
+        TEXTS: "default_templates",
+        optional(each(TEXT)): "names",
+    },
     "TextDecoding": {
         COUNT: "max_new_tokens num_beams",
         COUNT_OR_ZERO: "no_repeat_ngram_size",

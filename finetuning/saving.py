@@ -21,9 +21,12 @@ from pretraining.errors import RunError
 
 
 def save_results(directory: Path, task: Task, test: Predictions, split: EncodedSplit, origin: dict[str, Any]) -> None:
-    """Write predictions.parquet (the test split's rows, in order), lineage.json, and what else the task has to show."""
+    """Write predictions.parquet (the test split's rows, in order, by name where the data names them), lineage.json, and
+    what else the task has to show.
+    """
     task.save(directory, test, split)
-    columns = task.table(test).items()
+    named = {"name": split.examples.column("name")} if "name" in split.examples.columns else {}
+    columns = (named | task.table(test)).items()
     arrays = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns}
     with replace_file(directory / "predictions.parquet", "wb") as file:
         pyarrow.parquet.write_table(pa.table(arrays), file)
@@ -46,23 +49,27 @@ def save_model(directory: Path, task: Task, origin: dict[str, Any]) -> None:
     replace_text(directory / "task.json", json.dumps(facts) + "\n")
 
 
-def saved_facts(run_dir: Path) -> dict[str, Any]:
-    """Read what a finished run's model says about its labels and its head."""
+def saved_facts(run_dir: Path, instead: str = "") -> dict[str, Any]:
+    """Read what a finished run's model says about its labels and its head; `instead`: what there is without one."""
     path = run_dir / "model" / "task.json"
     if not path.is_file():
-        raise RunError(f"run_dir={run_dir} holds no finetuned model: give a finished run's, which had save_model=true")
+        cure = f"give a finished run's, which had save_model=true{instead}"
+        raise RunError(f"run_dir={run_dir} holds no finetuned model: {cure}")
     facts = read_object(path)
     if not isinstance(facts.get("labels"), dict) or not isinstance(facts.get("neighbours", 0), dict | None):
         raise RunError(f"{path} is damaged (it lacks the labels or the neighbours): {RESTORE}")
     return facts
 
 
-def load_head(task: Task, run_dir: Path, votes: dict[str, Any] | None) -> None:
-    """Put a finished run's head onto a task built anew; `votes` are settings of nearest neighbours, if it has any."""
+def saved_head(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a finished run's head; nothing where it has none."""
     path = run_dir / "model" / "last" / "heads.safetensors"
-    if not path.exists() and not task.head.state_dict():
-        return
-    weights = {name.removeprefix("head."): value for name, value in load_file(path).items()}
+    kept = load_file(path) if path.exists() else {}
+    return {name.removeprefix("head."): value for name, value in kept.items()}
+
+
+def load_head(task: Task, weights: dict[str, torch.Tensor], votes: dict[str, Any] | None) -> None:
+    """Put a finished run's head onto a task built anew; `votes` are settings of nearest neighbours, if it has any."""
     if votes is not None:
         task.head = Neighbours(torch.empty_like(weights["vectors"]), torch.empty_like(weights["classes"]), **votes)
     task.head.load_state_dict(weights)

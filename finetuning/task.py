@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -40,6 +40,7 @@ class TaskParts(NamedTuple):
     labels: dict[str, Any]  # what `collect_labels` found
     mode: Mode
     optimizer: Optimizer
+    head: Mapping[str, Tensor] | None = None  # of a finished run; None: a new one is to be made
 
 
 class Predictions(NamedTuple):
@@ -53,8 +54,7 @@ class Predictions(NamedTuple):
 class Task(StepModule):
     """A downstream task: a subclass writes its head in `__init__`, what of labels and outputs is its own, and metrics.
 
-    `inputs` says how examples reach the backbone. `select` names the validation metric by which the best weights are
-    chosen; a leading "-" asks for the smallest.
+    `inputs` says how examples reach the backbone, `select` by which validation metric weights are best ("-": least).
     """
 
     term: ClassVar[str] = "cross_entropy"  # the name of the loss in metrics.csv
@@ -65,6 +65,8 @@ class Task(StepModule):
     measures: ClassVar[tuple[str, ...] | None] = None  # what may be selected by, so that a study can tell beforehand
     reads_layers: ClassVar[bool] = True  # the head may read other layers than the last
     own_head: ClassVar[bool] = False  # the backbone is a model with this task's head already
+    given_head: ClassVar[bool] = False  # the head is made of what a hand-off has beside its network
+    learns: ClassVar[bool] = True  # a finished run may have a model that is not its hand-off
     placeholder: Any  # a valid label
     head: nn.Module
 
@@ -76,8 +78,7 @@ class Task(StepModule):
         if self.mode.closed_form and not self.cacheable:
             what = f"got mode={type(self.mode).__name__} for {type(self).__name__}, whose head reads no single vectors"
             raise RunError(f"{what}: take mode=full, frozen, partial or lora")
-        self.layers = read_layers(self)
-        self.best, self.precision = Best(), "fp32"  # of forward passes outside of a trainer
+        self.layers, self.best, self.precision = read_layers(self), Best(), "fp32"  # the last: outside of a trainer
         self.mode.begin(self.backbone)
 
     # -- what a subclass says -----------------------------------------------------------------------------------------
@@ -116,9 +117,8 @@ class Task(StepModule):
 
     def vectors(self, features: Features, batch: Batch) -> Tensor:
         """Select what the head reads: the pooled vectors, or those at the batch's target positions. [N, D]"""
-        if "target_positions" not in batch:
-            return features.pooled
-        return features.positions.flatten(0, 1)[batch["target_positions"]]
+        places = batch.get("target_positions")
+        return features.pooled if places is None else features.positions.flatten(0, 1)[places]
 
     def intervals(self, predictions: Predictions) -> Intervals:
         """Compute 95 % bootstrap intervals of the main metrics."""

@@ -52,9 +52,11 @@ class Outcome(NamedTuple):
 
 
 def encode(task: Task, splits: Splits) -> EncodedSplits:
-    """Make every split ready; what cannot be learnt from, measured or selected by is an error, before any training."""
-    encoded = {name: task.encode(getattr(splits, name)) for name in SPLITS}
-    measured = task.metrics(task.predict(task.zero_outputs(encoded["validation"]), encoded["validation"]))
+    """Make every split ready that is read; what cannot be learnt from, measured or selected by is an error."""
+    parts = {name: getattr(splits, name) for name in SPLITS if task.mode.trains or name != "train"}
+    encoded = {name: task.encode(part) for name, part in parts.items() if part.size}
+    chosen = encoded.get("validation", encoded["test"])  # what nothing is learnt for may lack the one
+    measured = task.metrics(task.predict(task.zero_outputs(chosen), chosen))
     measured = {"loss": 0.0, task.term: 0.0, **measured}
     selected(task.select, {f"validation/{name}": value for name, value in measured.items()})
     return encoded
@@ -79,11 +81,11 @@ def finetune(run: Run, directory: RunDirectory, loggers: list[Any]) -> Outcome:
     if task.mode.closed_form:
         cut_back(loggers, directory)
         _fit_closed_form(task, splits, run.data, loggers)
-    elif not task.mode.trains:
-        task.validate(evaluation(splits["validation"], run.data))
-    else:
+    elif task.mode.trains:
         _train(run, splits, directory, loggers)
         task.restore_best()
+    elif "validation" in splits:
+        task.validate(evaluation(splits["validation"], run.data))
     task.mode.finish(task.backbone)
     task.to(run.settings.accelerator)  # training leaves it on the CPU
     outcome = measure(task, splits["test"], run.data)

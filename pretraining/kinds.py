@@ -64,6 +64,15 @@ def each(kind: Kind, length: int | None = None, *, least: int = 0) -> Kind:
     return Kind(f"give a list of {count} {what}".replace("  ", " "), accepts)
 
 
+def named(kind: Kind) -> Kind:
+    """Make the kind of groups with a value of one kind for each of one or more names."""
+
+    def accepts(value: Any) -> bool:
+        return isinstance(value, Mapping) and bool(value) and all(map(kind.accepts, value.values()))
+
+    return Kind(f"give {kind.wanted.removeprefix('give ')} for each of several names", accepts)
+
+
 def either(*kinds: Kind) -> Kind:
     """Make the kind of what any of several kinds accepts."""
     later = [kind.wanted.removeprefix("give ") for kind in kinds[1:]]

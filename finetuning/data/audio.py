@@ -121,7 +121,7 @@ class LabelledAudio(LabelledRecordings):
         return examples.take(np.array(readable(examples.column("audio")), np.int64))
 
     def _in_folders(self) -> tuple[dict[str, Examples], None]:
-        parts = recordings_by_split(self.path, self.split.named, self.exclude)
+        parts = recordings_by_split(self.path, self.split.named, self.exclude, needs_train=False)
         return {split: self._of_files(placed) for split, placed in parts.items()}, None
 
     def _in_tables(self) -> tuple[dict[str, Examples], list[str] | None]:

@@ -45,6 +45,9 @@ class LabelledData(ABC):
         if self.missing is not None:
             raise RunError(f"got data.missing={self.missing}, but images without annotation are examples: give null")
 
-    def splits(self) -> Splits:
-        """Read the three splits, carving those that are missing; bad input is an error, before any model is built."""
-        return self.split.complete(*self.found())
+    def splits(self, *, learns: bool = True) -> Splits:
+        """Read the splits; bad input is an error, before any model is built.
+
+        Those that are missing are carved where something `learns`; else what there is stays whole, see `Split`.
+        """
+        return (self.split.complete if learns else self.split.as_given)(*self.found())

@@ -21,7 +21,7 @@ from pretraining.image.data.base import ImageData, ImageSet
 from pretraining.image.data.builtin import Cifar10, Digits
 from pretraining.image.data.decode import Decoding, pixels
 from pretraining.image.data.encoded import Table
-from pretraining.image.data.files import ImageFolder
+from pretraining.image.data.files import folder_tables
 from pretraining.image.data.tables import read_parquet
 from pretraining.image.modality import IMAGE
 
@@ -81,12 +81,10 @@ class LabelledImageFiles(LabelledData):
                 names = self._class_names(next(iter(files.values()))[0])
                 image, label = self.columns["image"], self.columns["label"]
                 tables = read_parquet(files, image=image, label=label, missing=self.missing)
-                names = names or list(tables["train"].class_names) or None
+                names = names or list(next(iter(tables.values())).class_names) or None
             else:
-                shared = {"decoding": self.decoding, "cache_dir": self.cache_dir, **UNUSED}
-                folders = find_folders(str(folder), self.split.named, of="image")
-                tables = ImageFolder(path=folders, **shared).tables  # type: ignore[arg-type]
-                names = list(tables["train"].class_names)
+                tables = folder_tables(find_folders(str(folder), self.split.named, of="image"), str(self.path))
+                names = list(next(iter(tables.values())).class_names)
             return {name: self._examples(table, name) for name, table in tables.items()}, names
 
     def _class_names(self, file: Path) -> list[str] | None:

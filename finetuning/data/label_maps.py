@@ -68,10 +68,9 @@ class LabelledMaps(LabelledData):
                 root if root and root.is_dir() and all(kind_of(file) != ".parquet" for file in walk(root)) else None
             )
             parts = self._tables() if folder is None else self._folders(folder)
-            if "train" not in parts:
+            if not parts:
                 lists = f", data.lists={self.lists}" * bool(self.lists)
-                what = f"data.path={self.path}{lists}: found {', '.join(parts) or 'no split'}, and none to train on"
-                raise ValueError(f"{what}: {REMEDY}")
+                raise ValueError(f"data.path={self.path}{lists}: found no split: {REMEDY}")
             counts = {split: _values(*part) for split, part in parts.items()}
             values = self._class_values(counts)
             names = [self.class_names[value] if self.class_names else str(value) for value in values]
@@ -79,10 +78,11 @@ class LabelledMaps(LabelledData):
 
     def _class_values(self, counts: Mapping[str, Counter]) -> list[int]:
         """List the numbers that are classes; others in any map are errors."""
-        train = sorted(value for value in counts["train"] if value not in self.ignore)
+        part, main = ("train", "training") if "train" in counts else (next(iter(counts)),) * 2
+        train = sorted(value for value in counts[part] if value not in self.ignore)
         known = train if self.class_names is None else [n for n in range(len(self.class_names)) if n not in self.ignore]
         if len(known) < 2:
-            raise ValueError(f"the training maps hold one class only ({known}): give others, or shorten data.ignore")
+            raise ValueError(f"the {main} maps hold one class only ({known}): give others, or shorten data.ignore")
         for split, found in counts.items():
             unknown = sorted(set(found) - {*known, *self.ignore})
             if unknown:
@@ -94,7 +94,7 @@ class LabelledMaps(LabelledData):
         lacking = [value for value in known if value not in train]
         if lacking:
             listed = [self.class_names[value] if self.class_names else str(value) for value in lacking]
-            say(f"classes that no pixel of the training maps has, so that they cannot be learnt: {', '.join(listed)}")
+            say(f"classes that no pixel of the {main} maps has, so that they cannot be learnt: {', '.join(listed)}")
         return known
 
     def _examples(self, images: Encoded, maps: Encoded, values: list[int]) -> Examples:
@@ -136,7 +136,8 @@ class LabelledMaps(LabelledData):
             raise ValueError(f"data.split.{empty}={named[empty]} is no folder of {self.files['image']}: {REMEDY}")
         taken = {place for part in chosen.values() for place in part}
         rest = [place for place in places if place not in taken]
-        usual = by_split(rest, where=f"data.path={self.path}", remedy=REMEDY, known=chosen) if rest else {}
+        asked = {"where": f"data.path={self.path}", "remedy": REMEDY, "known": chosen}
+        usual = by_split(rest, **asked, needs_train=False) if rest else {}  # type: ignore[arg-type]
         found = {split: part for split, part in usual.items() if self.split.named[split] is None} | chosen
         say(described(f"data.path={self.path}", found, []))
         return found

@@ -85,11 +85,12 @@ class LabelledObjects(LabelledData):
             what = f"data.path={self.path} holds {len(read[several])} json files for {several}"
             raise ValueError(f"{what}: name one with data.split.{several}=")
         names = {split: part[0][1] for split, part in read.items()}
-        odd = next((split for split in names if names[split] != names["train"]), None)
+        first = next(iter(names))
+        odd = next((split for split in names if names[split] != names[first]), None)
         if odd is not None:
-            what = f"{files['train'][0]} and {files[odd][0]} have different categories"
-            raise ValueError(f"{what} ({names['train'][:4]}, {names[odd][:4]}): give them the same")
-        return {split: part[0][0] for split, part in read.items()}, names["train"]
+            what = f"{files[first][0]} and {files[odd][0]} have different categories"
+            raise ValueError(f"{what} ({names[first][:4]}, {names[odd][:4]}): give them the same")
+        return {split: part[0][0] for split, part in read.items()}, names[first]
 
     def _voc(self, root: Path) -> Parts:
         files = _voc_files(root, self.split.named) or find_splits(self.path, self.split.named, (".xml",))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pretraining.cache import key
+from pretraining.data.split_files import CARVE
 from pretraining.data.splits import SPLITS
 from pretraining.errors import RunError
 from pretraining.random import Keys, uniform
@@ -100,13 +101,26 @@ class Split:
         """Carve missing splits out of train, stratified by label where labels are classes; empty splits are errors."""
         splits = {name: examples for name, examples in found.items() if examples.size}
         empty = [name for name in found if name not in splits]
-        if empty or "train" not in splits:
-            lacking = ", ".join(empty) or "train"
-            raise RunError(f"got no examples in {lacking}: give data with labelled rows in every split")
+        if empty:
+            raise RunError(f"got no examples in {', '.join(empty)}: give data with labelled rows in every split")
+        if "train" not in splits:
+            what = f"got {', '.join(splits)} and no training examples: name them with data.split.train="
+            raise RunError(f"{what}, or set mode=as_is where a task needs none")
         for name in ("test", "validation"):
             if name not in splits:
                 splits["train"], splits[name] = self._carve(splits["train"], name)
         return Splits(**splits, class_names=class_names)
+
+    def as_given(self, found: dict[str, Examples], class_names: list[str] | None) -> Splits:
+        """Divide nothing, for what learns nothing: test on the test split, else on all of the only one.
+
+        A validation split that is not there is empty. data.split.test=carve divides as for what learns.
+        """
+        if self.test == CARVE:
+            return self.complete(found, class_names)
+        test = tested_on(found)
+        none = test.take(np.arange(0))
+        return Splits(found.get("train", test), found.get("validation", none), test, class_names)
 
     def _carve(self, examples: Examples, name: str) -> tuple[Examples, Examples]:
         share = getattr(self, f"{name}_fraction")
@@ -120,6 +134,16 @@ class Split:
             what = f"got {examples.size} examples, too few to carve a {name} split of {share:.0%}"
             raise RunError(f"{what}: give more, or the split itself")
         return examples.take(np.setdiff1d(np.arange(examples.size), chosen)), examples.take(chosen)
+
+
+def tested_on(found: dict[str, Examples]) -> Examples:
+    """Choose what a model that learns nothing is measured on: the test split, else all of the only one."""
+    if "test" not in found and len(found) > 1:
+        raise RunError(f"got the splits {', '.join(found)} and no test split: name one with data.split.test=")
+    name = "test" if "test" in found else next(iter(found))
+    if not found[name].size:
+        raise RunError(f"got no examples in {name}: give data with labelled rows")
+    return found[name]
 
 
 def _written(value: object) -> bytes:

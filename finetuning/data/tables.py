@@ -20,7 +20,7 @@ from pretraining.errors import RunError, reason_of
 def find_splits(path: Paths, named: Mapping[str, str | None], kinds: Collection[str] = TABLES) -> dict[str, list[Path]]:
     """Find the files of each split. `named` gives a file, glob or stem per split; None means the usual names."""
     with as_run_errors():
-        return files_of_splits(path, named, kinds)
+        return files_of_splits(path, named, kinds, needs_train=False)
 
 
 def read_splits(
@@ -77,8 +77,6 @@ def _saved(path: Path, named: Mapping[str, str | None], names: list[str]) -> dic
         for split in SPLITS
         if named[split] != CARVE and (named[split] or split in usual)
     }
-    if "train" not in found:
-        raise RunError(f"got data.path={path} with the splits {', '.join(loaded)}, of which none is train: {REMEDY}")
     unused = [name for name in loaded if name not in found.values()]
     say(described(f"data.path={path}", {split: [str(name)] for split, name in found.items()}, unused))
     return {split: _flat(loaded[name], f"{path}, split {name}, row", names) for split, name in found.items()}
@@ -94,11 +92,9 @@ def _flat(dataset: object, where: str, names: list[str]) -> Table:
     return Table.of(where, columns, metadata=rows.schema.metadata or {}, types=types)
 
 
-def find_folders(root: str, named: Mapping[str, str | None], *, of: str) -> dict[str, str]:
+def find_folders(root: str, named: Mapping[str, str | None], *, of: str) -> dict[str, Path]:
     """Find the folder of each split below `root`: `named` gives its name, or null for the usual ones."""
-    given = {split: name for split, name in named.items() if name is not None}
-    if not given:
-        return {split: str(folder) for split, folder in split_folders(root, of=of).items()}
-    found = split_folders(root, of=of, known=[split for split in given if given[split] != CARVE])
-    found |= {split: Path(root).expanduser() / name for split, name in given.items() if name != CARVE}
-    return {split: str(folder) for split, folder in found.items() if given.get(split) != CARVE}
+    known = {split: name for split, name in named.items() if name not in (None, CARVE)}
+    found = split_folders(root, of=of, known=known, needs_train=False, remedy=REMEDY)
+    found |= {split: Path(root).expanduser() / name for split, name in known.items()}
+    return {split: folder for split, folder in found.items() if named[split] != CARVE}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -129,8 +129,20 @@ class Inputs(ABC):
         """
 
     def as_learnt(self, examples: Examples, names: list[str] | None, labels: Mapping[str, Any]) -> Examples:
-        """Label other data's examples as the task does, whose `labels` are given; `names` are those data's classes."""
-        return examples
+        """Label other data's examples as the task does, whose `labels` are given; `names` are those data's classes.
+
+        Numbers of classes that have names in both are others in each.
+        """
+        values = labels.get("values")
+        if names is None or values is None or labels["names"] == list(map(str, values)):
+            return examples
+        known = dict(zip(labels["names"], values, strict=True))
+        lost = sorted({names[number] for number in _flat(examples.column("label"))} - known.keys())
+        if lost:
+            raise unknown_classes(lost, known)
+        changed = {number: known.get(name) for number, name in enumerate(names)}
+        column = [_changed(label, changed) for label in examples.columns["label"]]
+        return examples._replace(columns=examples.columns | {"label": column})
 
     def classical(self, train: Examples) -> Features | None:
         """Make what a linear model without a network reads of examples, fitted to `train`; None: there is none."""
@@ -147,3 +159,19 @@ class Inputs(ABC):
     def save_for_transformers(self, directory: Path, preprocess: Any, backbone: Backbone) -> None:
         """Write what a pipeline of transformers prepares its inputs with."""
         raise RunError(f"transformers has no class that reads {self.modality} as this package does")
+
+
+def unknown_classes(lost: Sequence[str], known: Collection[str]) -> RunError:
+    """Refuse other data with the classes `lost`, which are not `known` from training."""
+    had = ", ".join(list(known)[:8]) + (" ..." if len(known) > 8 else "")
+    what = f"got the classes {', '.join(lost)}, which training did not have (it had {had})"
+    return RunError(f"{what}: give others, or finetune with these")
+
+
+def _flat(labels: Iterable[Any]) -> Iterator[int]:
+    for label in labels:
+        yield from label if isinstance(label, list) else [label]
+
+
+def _changed(label: Any, numbers: Mapping[int, Any]) -> Any:
+    return [numbers[part] for part in label] if isinstance(label, list) else numbers[label]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from finetuning.data.splits import Examples
 from finetuning.dense.objects import Objects
-from finetuning.inputs.base import EncodedSplit, Inputs, Picked
+from finetuning.inputs.base import EncodedSplit, Inputs, Picked, unknown_classes
 from finetuning.metrics.segmentation import IGNORED
 from pretraining.backbones.base import Backbone
 from pretraining.data.unlabelled import Unlabelled
@@ -170,9 +170,7 @@ class DenseInputs(Inputs):
         numbers = np.array([known.get(name, UNKNOWN) for name in names], np.int64)
         changed = self.renumbered(examples.columns["label"], examples.rows, numbers)
         if changed is None:
-            lost, had = ", ".join(name for name in names if name not in known), ", ".join(list(known)[:8])
-            what = f"got the classes {lost}, which training did not have (it had {had})"
-            raise RunError(f"{what}: give others, or finetune with these")
+            raise unknown_classes([name for name in names if name not in known], known)
         return examples._replace(columns=examples.columns | {"label": changed})
 
     @abstractmethod

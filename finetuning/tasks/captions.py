@@ -36,20 +36,41 @@ class InSpace(nn.Module):
         return F.normalize(self.projection(vectors).float(), dim=-1)
 
 
-class Captions(Task):
-    """Examples whose label is what is said of them, true first. Nothing trains; its loss is 1 - the cosine between an
-    example and its first true caption.
-    """
+class AsGiven(Task):
+    """What the vectors of a hand-off are like among others: nothing trains, and a single example has no answer."""
 
-    term = "cosine_distance"
+    given_head = True
+    learns = False
     cacheable = False
     reads_layers = False
-    placeholder = None
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str) -> None:
         super().__init__(parts, inputs=inputs, select=select)
         if self.mode.trains:
             raise RunError(f"got mode={type(self.mode).__name__} for {type(self).__name__}: set mode=as_is")
+        (name,) = parts.handoff.towers
+        self.instead = f"handoff={parts.handoff.reference} tower={name}"
+
+    def placeholder_label(self, example: dict[str, Any]) -> Any:
+        """Refuse an example without a label, and say what tells which others are near."""
+        what = f"got a run of {type(self).__name__}, which ranks labelled examples and predicts nothing of others"
+        cure = f"python -m pretraining.embed {self.instead} input=… output=near.parquet neighbours=10"
+        raise RunError(f"{what}: for the nearest of them, {cure}")
+
+    def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
+        """Give each example its vector."""
+        return list(logits.float().cpu().numpy())
+
+
+class Captions(AsGiven):
+    """Examples whose label is what is said of them, true first. Its loss is 1 - the cosine between an example and its
+    first true caption.
+    """
+
+    term = "cosine_distance"
+
+    def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str) -> None:
+        super().__init__(parts, inputs=inputs, select=select)
         self.space = Space.read(parts.handoff)
         self.head = InSpace(self.space.projection)
 
@@ -73,10 +94,6 @@ class Captions(Task):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count the examples."""
         return {self.term: torch.tensor(float(len(batch["targets_per_row"])), device=batch["targets"].device)}
-
-    def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
-        """Give each example its vector."""
-        return list(logits.float().cpu().numpy())
 
     def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
         """Give each example the vector zero."""

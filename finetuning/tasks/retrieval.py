@@ -5,7 +5,6 @@ Shapes: N examples, Q queries, K candidates, D width of the vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +17,8 @@ from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.metrics import retrieval
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
-from finetuning.task import Predictions, Task, TaskParts
-from finetuning.tasks.captions import InSpace
+from finetuning.task import Predictions, TaskParts
+from finetuning.tasks.captions import AsGiven, InSpace
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.pairs.space import Space
@@ -43,19 +42,15 @@ class Found(NamedTuple):
     best: list[str]  # [Q]: the first candidate
 
 
-class Retrieval(Task):
-    """Nothing trains, and there is no loss. With `space` the vectors are those in the space that a hand-off of pairs
+class Retrieval(AsGiven):
+    """There is no loss. With `space` the vectors are those in the space that a hand-off of pairs
     shares; else the backbone's pooled ones.
     """
 
     term = "no_loss"
-    cacheable = False
-    placeholder = Sought("", True, True, {})
 
     def __init__(self, parts: TaskParts, *, inputs: Inputs, select: str, space: bool = False) -> None:
         super().__init__(parts, inputs=inputs, select=select)
-        if self.mode.trains:
-            raise RunError(f"got mode={type(self.mode).__name__} for {type(self).__name__}: set mode=as_is")
         self.head = InSpace(Space.read(parts.handoff).projection) if space else UnitLength()
 
     def targets(self, examples: Examples) -> list[np.ndarray]:
@@ -69,10 +64,6 @@ class Retrieval(Task):
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Nothing is learnt."""
         return logits.new_zeros(())
-
-    def by_row(self, logits: Tensor, batch: Batch) -> Iterable[np.ndarray]:
-        """Give each example its vector."""
-        return list(logits.float().cpu().numpy())
 
     def zero_outputs(self, split: EncodedSplit) -> list[np.ndarray]:
         """Give each example the vector zero."""

@@ -15,11 +15,11 @@ REMEDY = "name them with data.split.train=…, data.split.validation=… and dat
 
 
 def files_of_splits(
-    path: Paths, named: Mapping[str, str | None], kinds: Collection[str] = TABLES
+    path: Paths, named: Mapping[str, str | None], kinds: Collection[str] = TABLES, *, needs_train: bool = True
 ) -> dict[str, list[Path]]:
     """Find the files of each split. `named` gives a file, glob or stem per split; None means the usual names.
 
-    A single file, or files of which none is named after a split, are all "train".
+    A single file, or files of which none is named after a split, are all "train". `needs_train`: see `by_split`.
     """
     where = f"data.path={path}"
     if isinstance(path, str) and not glob.has_magic(path) and not Path(path).expanduser().exists():
@@ -31,7 +31,10 @@ def files_of_splits(
     chosen = {split: _named(places, name, split, where) for split, name in named.items() if name not in (None, CARVE)}
     taken = {file for part in chosen.values() for file in part}
     rest = [place for place, file in places.items() if file not in taken]
-    usual = {"train": rest} if len(places) == 1 else by_split(rest, where=where, remedy=REMEDY, known=chosen)
+    alone = len(places) == 1
+    usual = (
+        {"train": rest} if alone else by_split(rest, where=where, remedy=REMEDY, known=chosen, needs_train=needs_train)
+    )
     found = {
         split: [places[place] for place in part] for split, part in usual.items() if part and named.get(split) is None
     }

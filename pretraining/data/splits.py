@@ -62,10 +62,13 @@ def names_of_splits(there: Collection[str]) -> dict[str, str]:
     return found
 
 
-def by_split(places: Sequence[str], *, where: str, remedy: str, known: Collection[str] = ()) -> dict[str, list[str]]:
+def by_split(
+    places: Sequence[str], *, where: str, remedy: str, known: Collection[str] = (), needs_train: bool = True
+) -> dict[str, list[str]]:
     """Tell which files or folders serve which split by their names; those of none are left aside.
 
     Where none is named after a split, all are for training. `known`: splits whose files are chosen already.
+    `needs_train`: whether splits without training data are an error where nothing else is there.
     """
     roles = {place: _place_role(place) for place in places}
     found: dict[str, list[str]] = {}
@@ -78,7 +81,7 @@ def by_split(places: Sequence[str], *, where: str, remedy: str, known: Collectio
         found |= {free: either} if free else {}
     called = {role for role, word in roles.values() if word}
     unnamed = [place for place, (role, _) in roles.items() if role is None]
-    if "train" not in {*found, *known} and found:
+    if "train" not in {*found, *known} and found and (needs_train or unnamed):
         raise ValueError(f"{where} holds {_named(found)}, but nothing called train, {_rest(unnamed)}: {remedy}")
     if "train" in known or "train" in called:
         return found
@@ -91,7 +94,7 @@ def by_split(places: Sequence[str], *, where: str, remedy: str, known: Collectio
 
 def refuse_lone_train(found: Mapping[str, Sequence[str]], places: Sequence[str], *, where: str, remedy: str) -> None:
     """Refuse a folder or file that is called train beside others that no split is called like: a class, or a topic?"""
-    rest = [place for place in places if place not in found["train"]]
+    rest = [place for place in places if place not in found.get("train", places)]
     if rest and set(found) == {"train"}:
         raise ValueError(
             f"{where} holds {_listed(found['train'])} and, named after no split, {_listed(rest)}: {remedy}"
@@ -101,7 +104,7 @@ def refuse_lone_train(found: Mapping[str, Sequence[str]], places: Sequence[str],
 def described(where: str, found: Mapping[str, Sequence[str]], unused: Sequence[str]) -> str:
     """Say which files serve which split, and which none."""
     parts = [f"{split}: {_listed(found[split])}" for split in SPLITS if found.get(split)]
-    parts += [f"{split}: cut from train" for split in SPLITS if split not in found]
+    parts += [f"{split}: cut from train" for split in SPLITS if "train" in found and split not in found]
     return f"{where}: " + "; ".join([*parts, *([f"unused: {_listed(unused)}"] if unused else [])])
 
 

@@ -9,7 +9,18 @@ is asked for, is ever built from it.
 
 from pretraining.errors import HandoffError
 from pretraining.handoff.pooling import repooled
-from pretraining.handoff.read import Handoff, class_in, read, refused, trusted_packages
+from pretraining.handoff.read import Handoff, class_in, explained, read, refused, trusted_packages
 from pretraining.handoff.write import VERSION, write
 
-__all__ = ["VERSION", "Handoff", "HandoffError", "class_in", "read", "refused", "repooled", "trusted_packages", "write"]
+__all__ = [
+    "VERSION",
+    "Handoff",
+    "HandoffError",
+    "class_in",
+    "explained",
+    "read",
+    "refused",
+    "repooled",
+    "trusted_packages",
+    "write",
+]

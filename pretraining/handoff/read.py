@@ -109,11 +109,11 @@ def read(
     towers = {}
     for key, described in _wanted(card, tower, directory).items():
         place = directory / described["directory"]
-        with _explained(f"{directory}/handoff.json describes a {key} tower that cannot be built"):
+        with explained(f"{directory}/handoff.json describes a {key} tower that cannot be built"):
             backbone = _built(described["backbone"], packages)
-        with _explained(f"{place}: the weights do not fit the backbone that handoff.json describes"):
+        with explained(f"{place}: the weights do not fit the backbone that handoff.json describes"):
             backbone.load(place)
-        with _explained(f"{place}: the preprocessing that handoff.json describes cannot be read"):
+        with explained(f"{place}: the preprocessing that handoff.json describes cannot be read"):
             preprocess = _loaded(described["preprocess"], place, packages)
             preprocess.trained_with = _collate_of(card, key)
         towers[key] = Tower(backbone, preprocess)
@@ -121,7 +121,7 @@ def read(
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Turn whatever building from a description meets into one line: one that was damaged may hold anything."""
     try:
         yield

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from pretraining import handoff
 from pretraining.data.unlabelled import tell_cut
 from pretraining.errors import HandoffError
-from pretraining.handoff import Handoff
+from pretraining.handoff import Handoff, explained
 from pretraining.modality import Tower
 from pretraining.pairs.checkpoints import SIDES, heads_of, holds_pair
 from pretraining.text.raw import RawTexts, TokeniseTexts
@@ -46,6 +46,11 @@ class Space:
 
         Beside a tower that was drawn anew the other one and the projections are drawn, too.
         """
+        with explained(f"{given.path or given.reference}: what lies beside its networks cannot be read"):
+            return cls._read(given, trust)
+
+    @classmethod
+    def _read(cls, given: Handoff, trust: Sequence[str]) -> Space:
         (name,) = given.towers
         others, weights = _beside(given, name)
         needed = [f"projections.{side}.weight" for side in (name, *others)] + ["logit_scale"]
@@ -85,13 +90,10 @@ class Space:
             parts.append(F.normalize(self.other_projection(backbone(**inputs).pooled), dim=-1))
         return torch.cat(parts)
 
-    def classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Make a vector of each class: the mean over templates of its texts' vectors, brought to unit length. [B, D]
-
-        `templates` have "{}" where the name goes. The texts' vectors have unit length before the mean is taken.
-        """
-        vectors = self.texts([template.replace("{}", name) for name in names for template in templates])
-        return F.normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
+    def classes(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """Make a vector of each class: the mean of its texts' vectors, of unit length before and after. [B, D]"""
+        vectors = self.texts([text for own in texts for text in own]).split([len(own) for own in texts])
+        return F.normalize(torch.stack([own.mean(0) for own in vectors]), dim=-1)
 
 
 def projections(given: Handoff) -> dict[str, nn.Linear]:

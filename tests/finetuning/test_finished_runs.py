@@ -128,3 +128,13 @@ def test_an_empty_input_is_an_error(finetune: Finetune, text_handoff: Path, topi
     (tmp_path / "none.txt").write_text("")
     with pytest.raises(RunError, match="holds no examples"):
         read_inputs(task, config.data, str(tmp_path / "none.txt"))
+
+
+def test_a_folder_with_test_data_alone_is_enough_to_evaluate(
+    finetune: Finetune, text_handoff: Path, topics: Path, tmp_path: Path
+) -> None:
+    config, task = load_run(finetune(*SHORT, f"handoff={text_handoff}", f"data.path={topics}", "mode=knn"))
+    write(tmp_path / "other" / "test-00000-of-00002.parquet", texts(30, 9))
+    write(tmp_path / "other" / "test-00001-of-00002.parquet", texts(30, 8))
+    changed = with_data(config, {"data.path": str(tmp_path / "other")})
+    assert evaluate(task, instantiate(changed.data))["test_examples"] == 60

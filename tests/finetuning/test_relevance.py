@@ -108,12 +108,13 @@ def test_pictures_of_one_vendor_find_those_of_the_other(image_handoff, finetune,
 
 
 def test_every_picture_finds_its_class_but_not_itself(image_handoff, finetune, tmp_path):
-    folder = tmp_path / "pictures"
-    for name, colour in (("red", (250, 0, 0)), ("blue", (0, 0, 250)), ("green", (0, 250, 0))):
+    folder, random = tmp_path / "pictures", np.random.default_rng(0)
+    for name in ("stripes", "dots", "rings"):
         (folder / name).mkdir(parents=True)
+        pattern = random.integers(0, 200, (8, 8))
         for number in range(12):
-            shade = tuple(min(255, part + number) for part in colour)
-            Image.new("RGB", (8, 8), shade).save(folder / name / f"{number}.png")
+            noisy = (pattern + random.integers(0, 56, (8, 8))).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / name / f"{number}.png")
     run = finetune(
         f"handoff={image_handoff}",
         "task=image_retrieval",
@@ -121,6 +122,7 @@ def test_every_picture_finds_its_class_but_not_itself(image_handoff, finetune, t
         f"data.cache_dir={tmp_path / 'cache'}",
     )
     table = pq.read_table(run / "predictions.parquet").to_pydict()
+    assert len(table["name"]) == 36
     for name, relevant, guess in zip(table["name"], table["label"], table["prediction"], strict=True):
         assert name not in relevant and guess != name and len(relevant) == 11
     rows = zip(table["prediction"], table["label"], table["rank"], strict=True)

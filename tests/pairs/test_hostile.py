@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from finetuning import launch as finetuning
+from finetuning.tasks.zero_shot import texts_of
 from pretraining import handoff
 from pretraining.cache import sha256
 from pretraining.cli.configuration import compose
@@ -315,7 +316,7 @@ def test_a_locked_network_reads_pictures_of_ones_own_as_its_hand_off_says(whole,
 
 def test_other_braces_of_a_template_are_text(whole):
     space = Space.read(handoff.read(str(whole), tower="image"))
-    found = space.classes(["two", "{0}"], ["{a small {}", "a large {}"])
+    found = space.classes(texts_of(["two", "{0}"], ["{a small {}", "a large {}"], []))
     for row, name in enumerate(("two", "{0}")):
         both = space.texts([f"{{a small {name}", f"a large {name}"])
         torch.testing.assert_close(found[row], both.mean(0) / both.mean(0).norm(), rtol=0, atol=1e-6)

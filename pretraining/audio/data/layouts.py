@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pretraining.audio.data.clips import SUFFIXES
 from pretraining.data.files import is_hidden, lines, say, walk
 from pretraining.data.folders import split_folders
-from pretraining.data.split_files import CARVE
+from pretraining.data.split_files import CARVE, REMEDY
 from pretraining.data.splits import SPLITS, described
 
 
@@ -26,12 +26,17 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def recordings_by_split(
-    path: str | Mapping[str, str], named: Mapping[str, str | None], exclude: Collection[str] = ()
+    path: str | Mapping[str, str],
+    named: Mapping[str, str | None],
+    exclude: Collection[str] = (),
+    *,
+    needs_train: bool = True,
 ) -> dict[str, list[Placed]]:
     """Find the recordings of each split; `exclude` are names of folders to leave aside.
 
     `named` says what a split is called in `path`: a folder, a glob of folders, or a text file that lists recordings;
-    null: as is usual, carve: nothing. What other splits are named to hold is not in the rest.
+    null: as is usual, carve: nothing. What other splits are named to hold is not in the rest. `needs_train`: see
+    `by_split`.
     """
     given = {split: name for split, name in named.items() if name is not None}
     if given and not isinstance(path, str):
@@ -42,7 +47,10 @@ def recordings_by_split(
         if name != CARVE
     }
     taken = {placed.file for part in chosen.values() for placed in part}
-    folders = {} if set(given) == set(SPLITS) else split_folders(path, of="recording", known=list(chosen))
+    folders: Mapping[str, Path] = {}
+    if set(given) != set(SPLITS):
+        known = {split: given[split] for split in chosen}
+        folders = split_folders(path, of="recording", known=known, needs_train=needs_train, remedy=REMEDY)
     rest = {
         split: [placed for placed in _below(folder, exclude) if placed.file not in taken]
         for split, folder in folders.items()

@@ -29,9 +29,16 @@ class ImageFolder(EncodedImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        folders = split_folders(self.path, of="image")
-        class_names = _classes(folders["train"])
-        self.tables = {split: _listed(folder, class_names, self.path) for split, folder in folders.items()}
+        self.tables = folder_tables(split_folders(self.path, of="image"), self.path)
+
+
+def folder_tables(folders: Mapping[str, Path], path: str | Mapping[str, str]) -> dict[str, Table]:
+    """List the images of each split's folder; the classes are those of the training split, else of the first one.
+
+    `path` is what errors call the data.
+    """
+    class_names = _classes(folders.get("train", next(iter(folders.values()))))
+    return {split: _listed(folder, class_names, path) for split, folder in folders.items()}
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

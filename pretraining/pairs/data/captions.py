@@ -82,7 +82,7 @@ def in_splits(
     Rows (tuples with a `name`, a `content` and `captions`) of one name are one example, and so are those of one
     content, under the first one's name.
     """
-    given = _each_once(given, where, what)
+    given = each_once(given, where, what)
     missing = missing_shares(given, validation=shares["validation"], test=shares["test"])
     cut = {split: shares[split] for split in SPLITS[1:] if split not in given}
     if sum(cut.values()) >= 1 or not all(cut.values()):
@@ -99,7 +99,7 @@ def in_splits(
     return parts
 
 
-def _each_once(given: Mapping[str, Iterable[Any]], where: str, what: str) -> dict[str, list[Any]]:
+def each_once(given: Mapping[str, Iterable[Any]], where: str, what: str) -> dict[str, list[Any]]:
     """Bring the rows of an example of a split together, and say of how many names."""
     named = {split: _merged((one.name, one) for one in rows) for split, rows in given.items()}
     keys = iter(told_apart([one.content for part in named.values() for one in part.values()]))
