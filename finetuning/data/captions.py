@@ -116,7 +116,7 @@ class _TestFiles(ImageTextFiles):
     def __post_init__(self) -> None:
         Data.__post_init__(self)
         rows = self._read(find(self.path, key="data.path.test", kinds=KINDS))
-        self.images = each_once({"test": rows}, self.where, "images")
+        self.images = each_once({"test": rows}, self.where, "pictures")
         say(f"{self.where}: {len(self.images['test'])} test images")
 
 
