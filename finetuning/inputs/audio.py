@@ -16,6 +16,7 @@ from torch import Tensor
 
 from finetuning.data.splits import Examples
 from finetuning.inputs.base import EncodedSplit, Features, Inputs, Picked
+from finetuning.inputs.text import arrays, tokenized
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.collate import padded_waves
 from pretraining.audio.data.clips import Clip
@@ -32,6 +33,7 @@ from pretraining.data.unlabelled import Unlabelled
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.random import Keys
+from pretraining.text.tokenizer import TextPreprocess
 
 
 @dataclass(kw_only=True)
@@ -183,3 +185,8 @@ class SpokenSourceInputs(AudioInputs):
     """Recordings with what is to be written after each, of at most `max_target_tokens` tokens in training."""
 
     max_target_tokens: int = 64
+
+    def tokenise(self, texts: list[str], preprocess: TextPreprocess) -> list[np.ndarray]:
+        """Turn what is to be written into tokens, special ones included; too long ones are cut and counted."""
+        limit, key = self.max_target_tokens, "max_target_tokens"
+        return arrays(tokenized(preprocess, max_tokens=limit, key=key, text_target=texts)["input_ids"])

@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import pad_sequence
 from finetuning.data.splits import Examples
 from finetuning.inputs.audio import SpokenSourceInputs
 from finetuning.inputs.base import EncodedSplit
-from finetuning.inputs.text import arrays, tokenized
 from finetuning.task import Predictions, TaskParts
 from finetuning.tasks.decoding import TextDecoding
 from finetuning.tasks.generation import Generation
@@ -66,8 +65,9 @@ class SpeechTranslation(Generation):
     def make_head(self, parts: TaskParts) -> nn.Module:
         """Read the decoder; one that cannot write, or not the one that a finished run was trained with, is an error."""
         given = handoff.read(self.decoder, modality=TEXT)
-        found, self.words = given.backbone, given.preprocess
-        if not isinstance(found, TransformersBackbone) or found.architecture != "seq2seq":
+        found: Any = given.backbone
+        self.words = given.preprocess
+        if getattr(found, "architecture", None) != "seq2seq":
             told = f"got task.decoder={self.decoder}, which holds no encoder–decoder"
             raise RunError(f"{told}: give a hand-off of objective=denoising_bart or denoising_t5, or hf: BART or T5")
         check_head(found)
@@ -88,8 +88,7 @@ class SpeechTranslation(Generation):
         odd = next((text for text in texts if not isinstance(text, str)), None)
         if odd is not None:
             raise RunError(f"got {str(odd)[:60]!r} as a text to write: name a column of texts with data.label")
-        limit, key = self.inputs.max_target_tokens, "max_target_tokens"
-        return arrays(tokenized(self.words, max_tokens=limit, key=key, text_target=texts)["input_ids"])
+        return self.inputs.tokenise(texts, self.words)
 
     def read(self, features: Features) -> Features:
         """Bring frames to the decoder's width. [B, T, D]"""
