@@ -82,5 +82,5 @@ def _count_of(share: str) -> str:
 
 def with_interval(share: float, examples: float | None) -> str:
     """Write a share, with its interval where it is known of how many examples."""
-    low, high = share_interval(share, examples) if examples else (0.0, 0.0)
+    low, high = share_interval(share, int(examples)) if examples else (0.0, 0.0)
     return f"{share:.3f} [{low:.3f}, {high:.3f}]" if examples else f"{share:.3f}"

@@ -114,7 +114,7 @@ class ImagePreprocess(Preprocess):
         from transformers import PerceiverImageProcessor
 
         filters = {name: number for number, name in FILTERS.items()}
-        whole = self.size / self.crop  # of which `size` is the share that is cut
+        whole: Any = self.size / self.crop  # of which `size` is the share that is cut
         PerceiverImageProcessor(
             size={"height": self.size, "width": self.size},
             crop_size=dict.fromkeys(("height", "width"), int(whole) if whole.is_integer() else whole),

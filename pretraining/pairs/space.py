@@ -66,7 +66,7 @@ class Space:
         _check_shapes(given.path or given.reference, weights, widths)
         own, other = (_projection(weights, side, fresh) for side in widths)
         scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
-        limit = longest_text(second.preprocess, second.backbone)
+        limit: Any = longest_text(second.preprocess, second.backbone)
         return cls(own, second.tower, other, limit, math.exp(scale), shift)
 
     def _collate(self) -> TokeniseTexts:

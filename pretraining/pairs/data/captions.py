@@ -106,7 +106,7 @@ def each_once(given: Mapping[str, Iterable[Any]], where: str, what: str) -> dict
     found = {split: _merged((next(keys), one) for one in part.values()) for split, part in named.items()}
     again = [name for split in named for name in named[split].keys() - {one.name for one in found[split].values()}]
     if again:
-        told = f"{where}: {len(again)} {what} are byte by byte another of their split, such as {min(again)}"
+        told = f"{where}: {len(again)} {what} are byte by byte another of their split, such as {min(map(str, again))}"
         say(f"{told}: they are taken as one, which has the captions of all")
     _tell_shared(found, where, what)
     return {split: list(part.values()) for split, part in found.items()}
