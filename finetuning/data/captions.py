@@ -115,6 +115,7 @@ class _TestFiles(ImageTextFiles):
 
     def __post_init__(self) -> None:
         Data.__post_init__(self)
+        assert not isinstance(self.path, Mapping)
         rows = self._read(find(self.path, key="data.path.test", kinds=KINDS))
         self.images = each_once({"test": rows}, self.where, "pictures")
         say(f"{self.where}: {len(self.images['test'])} test images")
