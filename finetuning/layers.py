@@ -71,6 +71,9 @@ class Layers:
 
 def read_layers(task: Any) -> Layers:
     """Find the layers that a task's mode asks for; what its head cannot read, or the mode cannot learn, is an error."""
+    if task.per_position and not any(True for _ in task.backbone.parameters()):
+        what = f"got {type(task.backbone).__name__}, features of whole examples, for {type(task).__name__}"
+        raise RunError(f"{what}, which reads each of their positions: take the hand-off of a network")
     mode, layers = task.mode, Layers(task.backbone, task.mode.layers)
     if layers.plain:
         return layers

@@ -24,8 +24,8 @@ from pretraining.audio.data.recordings import OnBad, check_on_bad, readable
 from pretraining.audio.modality import AUDIO
 from pretraining.cli.configuration import as_run_errors
 from pretraining.data.batches import Batches
-from pretraining.data.files import TABLES, kind_of, lines, walk
-from pretraining.data.labels import one_type, present
+from pretraining.data.files import TABLES, kind_of, lines, say, walk
+from pretraining.data.labels import check_missing, one_type, present
 from pretraining.data.splits import SPLITS
 from pretraining.data.tables import Table
 from pretraining.errors import RunError
@@ -122,7 +122,8 @@ class LabelledAudio(LabelledRecordings):
 
     def _in_folders(self) -> tuple[dict[str, Examples], None]:
         parts = recordings_by_split(self.path, self.split.named, self.exclude, needs_train=False)
-        return {split: self._of_files(placed) for split, placed in parts.items()}, None
+        check_missing(self.missing)
+        return {split: self._of_files(placed, split) for split, placed in parts.items()}, None
 
     def _in_tables(self) -> tuple[dict[str, Examples], list[str] | None]:
         columns = {"data.audio": self.audio, "data.label": self.label}
@@ -139,20 +140,23 @@ class LabelledAudio(LabelledRecordings):
         clips = [cell_clip(cell, table.place(row), folder, self.mono, key) for row, cell in enumerate(cells)]
         return Examples.of(audio=clips, label=table.columns[self.label])._replace(source=table.place)
 
-    def _of_files(self, placed: list[Placed]) -> Examples:
+    def _of_files(self, placed: list[Placed], split: str) -> Examples:
         texts: dict[Path, str] = {}
         for base in dict.fromkeys(each.base for each in placed):
             texts |= _transcripts(base)
         spoken_texts = [texts.get(each.file.with_suffix("")) for each in placed]
         labels = spoken_texts if any(spoken_texts) else [_class(each) for each in placed]
-        lacking = [str(each.file) for each, label in zip(placed, labels, strict=True) if label is None]
-        if lacking:
-            what = f"got {len(lacking)} of {len(placed)} recordings without a label, such as {lacking[0]}"
-            raise RunError(
-                f"{what}: put it into a folder named after its class, or give a transcript of its name (.txt)"
-            )
         clips = [EncodedClip(str(each.file), each.file.read_bytes, self.mono) for each in placed]
-        return Examples.of(audio=clips, label=labels)
+        kept = [row for row, label in enumerate(labels) if label]
+        if len(kept) == len(placed):
+            return Examples.of(audio=clips, label=labels)
+        first = next(str(each.file) for each, label in zip(placed, labels, strict=True) if not label)
+        if self.missing is None or not kept:
+            what = f"got {len(placed) - len(kept)} of {len(placed)} recordings without a label, such as {first}"
+            cure = "put it into a folder named after its class, or give a transcript of its name (.txt)"
+            raise RunError(f"{what}: {cure}" + (", or set data.missing=drop" if kept else ""))
+        say(f"{split}: dropped {len(placed) - len(kept)} of {len(placed)} recordings without a label, such as {first}")
+        return Examples.of(audio=[clips[row] for row in kept], label=[labels[row] for row in kept])
 
 
 @dataclass(kw_only=True, eq=False)

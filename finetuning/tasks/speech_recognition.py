@@ -33,6 +33,7 @@ from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 
 PAD, WORD_BORDER = "<pad>", "|"  # as transformers' tokenizers of speech have them
+SLASHES = "/\u2044"  # of which the second is in fractions
 KEPT = "'"  # beside letters, digits and spaces, where no alphabet is given
 
 
@@ -186,15 +187,18 @@ class SpeechRecognition(Task):
 def normalised(text: str, alphabet: str | None) -> str:
     """Normalise a text: NFKC, lower case, single spaces; what is not in the alphabet parts words or is left out.
 
-    Without an alphabet letters (with their marks), digits and apostrophes stay. Hyphens and dashes part words.
+    Without an alphabet letters (with their marks), digits and apostrophes stay. Hyphens, dashes and slashes part words,
+    those of fractions, too: three and a half is "3 1 2".
     """
+    text = "".join(" " * unicodedata.decomposition(part).startswith("<fraction>") + part for part in text)
     text = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
     kept = None if alphabet is None else set(alphabet.lower())
     characters = []
     for character in text:
         kind = unicodedata.category(character)
         stays = kind[0] in "LMN" or character in KEPT if kept is None else character in kept
-        characters.append(character if stays else " " if character.isspace() or kind == "Pd" else "")
+        parts = character.isspace() or kind == "Pd" or character in SLASHES
+        characters.append(character if stays else " " if parts else "")
     return " ".join("".join(characters).split())
 
 

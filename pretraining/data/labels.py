@@ -29,8 +29,7 @@ def present(
     `roles`: columns by the configuration keys that name them. `missing`: null refuses such rows; drop leaves them out
     and counts them. `droppable`: whether the data has such a setting, which errors may name.
     """
-    if missing not in (None, "drop"):
-        raise ValueError(f"data.missing={missing}: choose null (such rows are an error) or drop")
+    check_missing(missing)
     found = {}
     for split, table in tables.items():
         gaps = {
@@ -49,6 +48,12 @@ def present(
             table = table.take(np.flatnonzero(whole))
         found[split] = table
     return found
+
+
+def check_missing(missing: str | None) -> None:
+    """Refuse what `data.missing` cannot be."""
+    if missing not in (None, "drop"):
+        raise ValueError(f"data.missing={missing}: choose null (such rows are an error) or drop")
 
 
 def _is_missing(value: Any, label: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -57,13 +58,18 @@ def describe_quality(measured: Mapping[str, float], facts: Mapping[str, float], 
     """Write the loss of an evaluation and its probes' accuracies beside what they are read against.
 
     That is what `facts` say of the validation split (unigram entropy), and always answering with the commonest class.
+    Of a loss of several terms it is the first that facts are about (`Meter.read` lists them behind their sum).
     With the number of validation `examples`, shares have their 95 % intervals, each by what it was measured of.
     """
     if "validation/loss" not in measured:
         return ""
     named = {name.partition("/")[2].replace("_", " "): facts[name] for name in facts if name.startswith("validation/")}
     against = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
-    parts = [f"validation loss {measured['validation/loss']:.3f}" + (f" ({against})" if against else "")]
+    loss, told = measured["validation/loss"], f"validation loss {measured['validation/loss']:.3f}"
+    first = next((name for name in measured if name.startswith("validation/") and name != "validation/loss"), None)
+    if against and first is not None and not math.isclose(measured[first], loss, rel_tol=1e-6):
+        told += f", {first.partition('/')[2].replace('_', ' ')} {measured[first]:.3f}"
+    parts = [told + (f" ({against})" if against else "")]
     ends = ("_recall_1", "_accuracy")
     shares = [name for end in ends for name in measured if name.startswith("probe/") and name.endswith(end)]
     if shares:

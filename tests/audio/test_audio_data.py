@@ -1,6 +1,8 @@
 """Recordings in splits and rows: spoken letters, folders, tables; long ones in pieces."""
 
 import io
+import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -149,3 +151,42 @@ def test_a_path_without_recordings_is_named(tmp_path):
         audio_folder(tmp_path / "none", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"holds no recording in its train split \(we take \.wav, \.flac"):
         audio_folder(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "struct"])
+def test_a_table_names_its_recordings_by_paths(kind, tmp_path):
+    place = tmp_path / "own" / "clips"
+    place.mkdir(parents=True)
+    for number in range(12):
+        soundfile.write(place / f"{number:02d}.flac", spoken(0, "train", number, longest=2).samples(16000), 16000)
+    shutil.copytree(tmp_path / "own", tmp_path / "other")
+    names = sorted(file.name for file in place.iterdir())
+    table = tmp_path / f"table.{'parquet' if kind == 'struct' else kind}"
+    if kind == "csv":
+        table.write_text("audio\n" + "\n".join(names) + "\n")
+    elif kind == "jsonl":
+        table.write_text("".join(json.dumps({"audio": name}) + "\n" for name in names))
+    else:
+        cells = names if kind == "parquet" else [{"bytes": None, "path": name} for name in names]
+        pq.write_table(pa.table({"audio": cells}), table)
+    data = audio_folder(table, tmp_path / "cache", folder="own/clips")
+    files = [clip for split in ("train", "validation", "test") for clip in data.clips(split)]
+    assert len(files) == 12 and all(len(clip.samples(8000)) for clip in files)
+    (tmp_path / "tables").mkdir()
+    table.rename(tmp_path / "tables" / table.name)  # a directory that holds nothing else
+    inside = audio_folder(tmp_path / "tables", tmp_path / "cache", folder="../own/clips")
+    assert sum(len(inside.clips(split)) for split in ("train", "validation", "test")) == 12
+    known = inside.identity("train")
+    assert audio_folder(tmp_path / "tables", tmp_path / "cache", folder="../other/clips").identity("train") != known
+    soundfile.write(place / names[0], np.ones(9000) * 0.1, 16000)  # the recording changed, its table did not
+    assert audio_folder(tmp_path / "tables", tmp_path / "cache", folder="../own/clips").identity("train") != known
+
+
+def test_recordings_that_are_left_out_as_too_short_are_counted(tmp_path, capsys):
+    for split in ("train", "validation", "test"):
+        folder(tmp_path / "own" / split, 12)
+    soundfile.write(tmp_path / "own" / "train" / "short.wav", np.ones(1600) * 0.1, 16000)
+    for split in ("train", "validation", "test"):
+        audio_folder(tmp_path / "own", tmp_path / "cache").source(split, PLAIN)
+    told = [line for line in capsys.readouterr().err.splitlines() if "shorter than data.min_seconds=0.3" in line]
+    assert len(told) == 1 and told[0].startswith("1 of 13 training recordings")

@@ -32,6 +32,7 @@ BAD = {
     "silent throughout": encoded(np.zeros(8000, np.int16)),
     "empty": encoded(np.zeros(0, np.int16)),
     "holds values that are no numbers": encoded(np.where(np.arange(8000) == 5, np.nan, 0.1), subtype="FLOAT"),
+    "holds values up to": encoded(GOOD.astype(np.float32), subtype="FLOAT"),
     "is cut short": encoded(GOOD)[:-9000],
     "not a readable recording": b"<html>404</html>",
 }

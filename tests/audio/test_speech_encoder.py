@@ -159,6 +159,24 @@ def test_a_checkpoint_with_a_head_is_read_without_it_and_others_are_refused(tmp_
         handoff.read(f"hf:{tmp_path / 'bert'}", modality=AUDIO)
 
 
+@torch.no_grad()
+def test_a_checkpoint_of_data2vec_need_not_name_the_norm_of_its_stem(tmp_path):
+    shape = {
+        name: value for name, value in ENCODER.items() if name not in ("feat_extract_norm", "do_stable_layer_norm")
+    }
+    config = transformers.Data2VecAudioConfig(**shape | {"model_type": "data2vec-audio", "conv_pos_kernel_size": 3})
+    assert not hasattr(config, "feat_extract_norm")
+    theirs = transformers.Data2VecAudioModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    AudioPreprocess(sample_rate=8000, normalise=False).save(tmp_path)
+    backbone = handoff.read(f"hf:{tmp_path}", modality=AUDIO).backbone.eval()
+    assert backbone.takes_padding
+    together = backbone(waves(), torch.tensor(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        alone = theirs(waves()[row : row + 1, :length]).last_hidden_state[0]
+        torch.testing.assert_close(together.positions[row, : len(alone)], alone, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_built_is_named():
     for changes, told in (
         ({"model_type": "bert"}, "choose wav2vec2, hubert, wavlm, data2vec-audio"),

@@ -68,6 +68,11 @@ def test_numbers_stand_beside_what_they_are_read_against():
     assert describe_quality(measured, facts) == (
         "validation loss 4.600 (unigram entropy 6.167)  probe: linear 0.500, knn 0.250 (always one class: 0.100)"
     )
+    terms = {"validation/loss": 4.6, "validation/masked_units": 2.1, "validation/penalty": 0.25}
+    entropy = {"validation/unit_entropy": 1.86}
+    assert describe_quality(terms, entropy) == "validation loss 4.600, masked units 2.100 (unit entropy 1.860)"
+    alone = {"validation/loss": 2.1, "validation/masked_units": 2.1, "validation/accuracy": 0.5}
+    assert describe_quality(alone, entropy) == "validation loss 2.100 (unit entropy 1.860)"
     with_intervals = describe_quality(measured, {}, examples=100)
     # Wilson 1927 at 50 and 25 of 100: (0.5 +- 0.0961), (0.2593 +- 0.0842) by its formula.
     assert with_intervals == (

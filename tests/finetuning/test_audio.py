@@ -14,6 +14,7 @@ import soundfile
 import torch
 from torch.nn import functional as F
 
+from finetuning.data.audio import LabelledAudio
 from finetuning.metrics import recognition
 from finetuning.tasks.ctc import CtcDecoding, greedy, needed_frames, prefix_beam_search
 from finetuning.tasks.speech_recognition import normalised
@@ -121,6 +122,7 @@ def test_texts_are_normalised_as_the_task_says():
     assert normalised("  It\u2019s 5 o'clock \u2014 well-known,\tÉtÉ! ", None) == "it's 5 o'clock well known été"
     assert normalised("It's 5, A-B!", "abcdefghijklmnopqrstuvwxyz") == "its a b"
     assert normalised("ﬁne", None) == "fine"
+    assert normalised("3\u00bd km/h, \u00bc and 2/3", None) == "3 1 2 km h 1 4 and 2 3"
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -172,6 +174,14 @@ def test_classical_features_are_a_hand_off_of_their_own(finetune: Finetune) -> N
     assert 0.3 < values["test/accuracy"] <= 1.0
     with pytest.raises(HandoffError, match="'fast' is no sample rate: give one, such as mfcc:16000"):
         finetune(*words, "handoff=mfcc:fast", name="fast")
+
+
+@pytest.mark.parametrize("task", ["speech_recognition", "speech_translation"])
+def test_classical_features_have_no_frames_for_a_task_to_read(task: str, finetune: Finetune, tmp_path: Path) -> None:
+    place = folder_of(tmp_path / "own", count=12)
+    words = [f"task={task}", f"data.path={place}", *(["task.decoder=none"] if task == "speech_translation" else [])]
+    with pytest.raises(RunError, match=r"got MfccStatistics, features of whole examples, for Speech.*of a network"):
+        finetune(*words, "handoff=mfcc:8000", "trainer.max_steps=1", name=task)
 
 
 def test_speakers_are_told_apart(finetune: Finetune, audio_handoff: Path) -> None:
@@ -314,6 +324,28 @@ def test_bad_recordings_and_labels_are_named(finetune: Finetune, audio_handoff: 
         folder_of(tmp_path / "long", count=30)
         finetune(f"handoff={audio_handoff}", "task=speech_recognition", f"data.path={tmp_path / 'long'}",
                  "task.inputs.max_seconds=0.2", name="refused")  # fmt: skip
+
+
+def test_recordings_without_a_transcript_are_named_or_left_out(tmp_path: Path, capsys) -> None:
+    place = folder_of(tmp_path / "own", count=12)
+    for number in range(4, 12):
+        (place / f"{number:02d}.txt").write_text("sea")
+    (place / "05.txt").write_text(" \n")
+    (place / "all.trans.txt").write_text("00 one\n01 two\n02 three\n")
+    names = [str(place / f"{number:02d}.flac") for number in (3, 5)]
+    with pytest.raises(RunError, match=r"2 of 12 recordings without a label, such as .*\.flac.*data\.missing=drop"):
+        LabelledAudio(path=str(place), eval_batch_size=4).splits()
+    found = LabelledAudio(path=str(place), eval_batch_size=4, missing="drop").splits()
+    parts = [found.train, found.validation, found.test]
+    kept = [clip.name for part in parts for clip in part.column("audio")]
+    assert len(kept) == 10 and not {*kept} & {*names}
+    assert "train: dropped 2 of 12 recordings without a label" in capsys.readouterr().err
+    with pytest.raises(RunError, match=r"data\.missing=skip: choose null"):
+        LabelledAudio(path=str(place), eval_batch_size=4, missing="skip").splits()
+    for file in place.glob("*.txt"):
+        file.unlink()
+    with pytest.raises(RunError, match=r"12 of 12 recordings without a label, .*\(\.txt\)$"):
+        LabelledAudio(path=str(place), eval_batch_size=4, missing="drop").splits()
 
 
 def test_recordings_too_short_for_their_text_are_counted(

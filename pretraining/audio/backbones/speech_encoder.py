@@ -89,7 +89,8 @@ class SpeechEncoder(Backbone):
     @property
     def takes_padding(self) -> bool:
         """Whether rows of unequal length are computed together: a norm over time takes those of each length alone."""
-        return self.stem_kind != "waves" or self.model.config.feat_extract_norm != "group"
+        # data2vec's configuration names no norm: its stem has one over channels.
+        return self.stem_kind != "waves" or getattr(self.model.config, "feat_extract_norm", "layer") != "group"
 
     def learn_mask(self) -> None:
         """Let the vector that stands for hidden frames train, for an objective that hides some."""

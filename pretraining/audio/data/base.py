@@ -149,6 +149,9 @@ class AudioData(Data):
         if not len(starts):
             what = f"all {len(recordings.kept)} recordings of the {split} split are shorter than"
             raise ValueError(f"{what} data.min_seconds={self.min_seconds}: lower it")
+        if split == "train" and (short := int((recordings.lengths < shortest).sum())):
+            told = f"{short} of {len(recordings.kept)} training recordings are shorter than"
+            say(f"{told} data.min_seconds={self.min_seconds}, and left out")
         if split == "train" and self.batch_seconds is not None:
             batches = batches_by_seconds(lengths / rate, self.batch_seconds)
             kept = shortest_alike(batches, lengths) if self.fit == "crop" else None

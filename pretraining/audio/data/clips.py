@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from pretraining.errors import reason_of
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 Mono = Literal["mean", "first", "refuse"]
 RATES = (1000, 1_000_000)  # samples per second that a recording may have
+LOUDEST = 16.0  # 24 dB above full scale: what is louder was never scaled to [-1, 1]
 BLOCK = 2**18  # samples that are read at once
 UNKNOWN_SIZE = 0x7FFFF000  # what a program that writes into a pipe claims at least
 LACKING = "is not installed: pip install 'pretraining[speech]' (data=spoken_letters needs nothing)"
@@ -37,11 +39,12 @@ class Clip(Protocol):
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """A recording as a file has it. `mono` says what becomes of several channels."""
+    """A recording as a file has it. `mono` says what becomes of several channels; `file`: which one a table names."""
 
     name: str
     read: Callable[[], bytes]
     mono: Mono = "mean"
+    file: Path | None = None
 
     def samples(self, rate: int) -> np.ndarray:
         """Decode, check, mix and resample."""
@@ -76,6 +79,9 @@ def decode(content: bytes, name: str) -> tuple[np.ndarray, int]:
         raise ValueError(f"{what}; fetch it again or remove it")
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} holds values that are no numbers (NaN or infinite): repair or remove it")
+    if len(samples) and (peak := np.abs(samples).max()) > LOUDEST:
+        what = f"{name} holds values up to {peak:.0f}, where a recording's are in [-1, 1]"
+        raise ValueError(f"{what}: divide them by their scale (32768, if they were 16 bits), or remove it")
     return samples, rate
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 
 from pretraining.audio.data.base import AudioData
-from pretraining.audio.data.clips import EncodedClip, Mono
+from pretraining.audio.data.clips import SUFFIXES, EncodedClip, Mono
 from pretraining.audio.data.layouts import recordings_by_split
 from pretraining.data.files import TABLES, kind_of, walk
 from pretraining.data.split_files import files_of_splits
@@ -88,7 +89,10 @@ class AudioFolder(GivenRecordings):
         stats = {
             name: [(str(file), *_stat(file)) for file in files] for name, files in (self.tables or self.files).items()
         }
-        return {"files": stats, "split": split, "mono": self.mono, "column": self.column}
+        found: dict[str, Any] = {"files": stats, "split": split, "mono": self.mono, "column": self.column}
+        if self.tables and (places := [file for name in self.given for file in _named_by(self.listed(name))]):
+            found["named"] = [(str(file), *_stat(file)) for file in places]
+        return found
 
     @functools.cache  # noqa: B019  # as long as the data
     def listed(self, split: str) -> list[EncodedClip]:
@@ -99,7 +103,7 @@ class AudioFolder(GivenRecordings):
         folder = table_folder(str(self.path)) / self.folder
         for file in self.tables[split]:
             if kind_of(file) == ".parquet":
-                clips += table_clips(file, self.column, self.mono)
+                clips += table_clips(file, self.column, self.mono, folder)
                 continue
             table = read_table([file], [self.column], quotes=self.quotes)
             clips += [
@@ -110,13 +114,20 @@ class AudioFolder(GivenRecordings):
 
 
 def tables_of(path: str | Mapping[str, str], named: Mapping[str, str | None]) -> dict[str, list[Path]]:
-    """Find the tables of each split: parquet, and what else holds a table where `named` calls a split like it."""
+    """Find the tables of each split: one that `path` is; of a folder parquet, and other kinds where it holds no sound.
+
+    Those are also taken where `named` calls a split like one of them.
+    """
     root = Path(path).expanduser() if isinstance(path, str) else None
     if root is None or not root.exists():
         return {}
     files = walk(root) if root.is_dir() else [root]
     called = {name for name in named.values() if name is not None}
     kinds = [".parquet"]
+    if root.is_file():
+        kinds = list(TABLES)
+    elif not any(file.suffix.lower() in SUFFIXES for file in files):
+        kinds = [kind for kind in TABLES if kind != ".json"]  # which hold settings more often
     if any(kind_of(file) in TABLES and {file.stem, file.name} & called for file in files):
         kinds = list(TABLES)
     if not any(kind_of(file) in kinds for file in files):
@@ -142,11 +153,15 @@ def cell_clip(cell: Any, place: str, folder: Path, mono: Mono, key: str) -> Enco
     file = folder / cell
     if not file.is_file():
         raise FileNotFoundError(f"got the recording {file} at {place}, which does not exist: correct {key}")
-    return EncodedClip(str(file), file.read_bytes, mono)
+    return EncodedClip(str(file), file.read_bytes, mono, file)
 
 
-def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:
-    """List the recordings of a parquet table: encoded bytes, or {bytes, path} as `datasets` has them."""
+def table_clips(path: Path, column: str, mono: Mono, folder: Path | None = None) -> list[EncodedClip]:
+    """List the recordings of a parquet table: encoded bytes, {bytes, path} as `datasets` has them, or paths.
+
+    Paths are seen from `folder` (None: where the table is).
+    """
+    folder = path.parent if folder is None else folder
     with open_parquet(path) as table:
         there = table.schema_arrow.names
         if column not in there:
@@ -154,15 +169,35 @@ def table_clips(path: Path, column: str, mono: Mono) -> list[EncodedClip]:
                 f"{path} has no column {column!r}, only {', '.join(there)}: set data.column to one of them"
             )
         cells = table.read(columns=[column])[column]
-    kinds = pyarrow.types
+    kinds, names = pyarrow.types, [f"{path}, row {row}" for row in range(len(cells))]
+    if kinds.is_string(cells.type) or kinds.is_large_string(cells.type):
+        key = f"data.column={column}"
+        return [cell_clip(cell, name, folder, mono, key) for cell, name in zip(cells.to_pylist(), names, strict=True)]
     if not (kinds.is_struct(cells.type) or kinds.is_binary(cells.type) or kinds.is_large_binary(cells.type)):
         raise ValueError(f"column {column!r} of {path} holds {cells.type}, not encoded recordings: set data.column")
-    names = [f"{path}, row {row}" for row in range(len(cells))]
-    return [EncodedClip(name, functools.partial(_cell, cells, row, path), mono) for row, name in enumerate(names)]
+    paths = _paths(cells, folder) if kinds.is_struct(cells.type) else {}
+    return [
+        EncodedClip(name, functools.partial(_cell, cells, row, folder, name), mono, paths.get(row))
+        for row, name in enumerate(names)
+    ]
 
 
-def _cell(cells: Any, row: int, path: Path) -> bytes:
-    return content_of(cells[row].as_py(), path.parent, f"{path}, row {row}") or b""
+def _paths(cells: Any, folder: Path) -> dict[int, Path]:
+    """Find the rows that have a path alone."""
+    fields = {cells.type.field(number).name for number in range(cells.type.num_fields)}
+    if not {"bytes", "path"} <= fields:
+        return {}
+    named, lacking = pyarrow.compute.struct_field(cells, "path"), pyarrow.compute.struct_field(cells, "bytes").is_null()
+    both = zip(named.to_pylist(), lacking.to_pylist(), strict=True)
+    return {row: folder / path for row, (path, gone) in enumerate(both) if gone and isinstance(path, str)}
+
+
+def _cell(cells: Any, row: int, folder: Path, name: str) -> bytes:
+    return content_of(cells[row].as_py(), folder, name) or b""
+
+
+def _named_by(clips: Sequence[EncodedClip]) -> list[Path]:
+    return [clip.file for clip in clips if clip.file is not None and clip.file.is_file()]
 
 
 def _stat(file: Path) -> tuple[int, int]:
