@@ -33,6 +33,7 @@ SIDES = ["ours_auto", "lightly_fp32", "lightly_bf16_channels_last"]
 def sides_of(method: str, given: argparse.Namespace) -> dict[str, Side]:
     """Name a method's sides with their settings."""
     setting = Setting(given.batch, given.device, given.threads, given.workers)
+    setting = setting._replace(rate=joint_sides.RATES.get(method, setting.rate))
     sides: dict[str, Side] = {}
     for name in given.sides:
         family, precision, *more = name.split("_", 2)

@@ -30,6 +30,7 @@ class Setting(NamedTuple):
     workers: int
     precision: str = "fp32"
     channels_last: bool = False
+    rate: float = RATE
     seed: int = SEED
     winograd: bool = True
 
@@ -65,7 +66,7 @@ def train_ours(
     )
     views = Views(count=2, crop=crop, jitter=jitter, greyscale=0.2, blur=blur, solarise=solarise, output=output)
     schedule: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "final_fraction": 1.0}
-    optimizer = SGD(peak_lr=RATE, **LEARNING, **schedule, nesterov=False, decay_vectors=True)
+    optimizer = SGD(peak_lr=setting.rate, **LEARNING, **schedule, nesterov=False, decay_vectors=True)
     backbone = TorchvisionBackbone(name="resnet18", stem="cifar")
     module = objective(backbone=backbone, optimizer=optimizer, views=views, **parts)
     source = ImageSource(ImageSet(pictures(COUNT, SIZE).numpy(), None))
@@ -154,7 +155,7 @@ def train_peer(
     order = torch.channels_last if peer.channels_last else torch.contiguous_format
     network = network.to(peer.device, memory_format=order)  # type: ignore[call-overload]
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=RATE, **LEARNING)
+    optimizer = torch.optim.SGD(trained, lr=peer.rate, **LEARNING)
     shape: dict[str, Any] = {"shuffle": True, "drop_last": True, "persistent_workers": peer.workers > 0}
     shape |= {"num_workers": peer.workers, "pin_memory": peer.device == "cuda"}
     loader = torch.utils.data.DataLoader(Pictures(transform), batch_size=peer.batch, **shape)
