@@ -23,7 +23,7 @@ from finetuning.tasks.generation import Generation
 from pretraining import handoff
 from pretraining.backbones.base import Features
 from pretraining.engine.batch import Batch
-from pretraining.errors import RunError
+from pretraining.errors import HandoffError, RunError
 from pretraining.text.backbones.language_head import check_head, scores
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.modality import TEXT
@@ -64,7 +64,10 @@ class SpeechTranslation(Generation):
 
     def make_head(self, parts: TaskParts) -> nn.Module:
         """Read the decoder; one that cannot write, or not the one that a finished run was trained with, is an error."""
-        given = handoff.read(self.decoder, modality=TEXT)
+        try:
+            given = handoff.read(self.decoder, modality=TEXT)
+        except HandoffError as error:
+            raise RunError(f"task.decoder: {error}") from error
         found: Any = given.backbone
         self.words = given.preprocess
         if getattr(found, "architecture", None) != "seq2seq":
