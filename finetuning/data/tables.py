@@ -96,5 +96,9 @@ def find_folders(root: str, named: Mapping[str, str | None], *, of: str) -> dict
     """Find the folder of each split below `root`: `named` gives its name, or null for the usual ones."""
     known = {split: name for split, name in named.items() if name not in (None, CARVE)}
     found = split_folders(root, of=of, known=known, needs_train=False, remedy=REMEDY)
-    found |= {split: Path(root).expanduser() / name for split, name in known.items()}
+    given = {split: Path(root).expanduser() / name for split, name in known.items()}
+    for split, folder in given.items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"data.split.{split}={known[split]}: {folder} does not exist: name another folder")
+    found |= given
     return {split: folder for split, folder in found.items() if named[split] != CARVE}
