@@ -42,8 +42,9 @@ def collect_classes(splits: Splits, *, everywhere: bool = False) -> dict[str, An
     found = count_labels(splits, _single)
     train = sum(found.values(), Counter()) if everywhere else found["train"]
     if len(train) < 2:
-        what = f"got one class only ({next(iter(train))!r}) in the {'' if everywhere else 'training '}labels"
-        raise RunError(f"{what}: give data with two or more, or name another data.label")
+        (name,) = name_classes([*train], splits.class_names)
+        what = f"got one class only ({name!r}) in the {'' if everywhere else 'training '}labels"
+        raise RunError(f"{what}: give data with two or more, or name another column of labels")
     values = sorted(train)
     refuse_unseen(found, values)
     names, counts = name_classes(values, splits.class_names), [train[value] for value in values]

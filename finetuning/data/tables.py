@@ -97,8 +97,8 @@ def find_folders(root: str, named: Mapping[str, str | None], *, of: str) -> dict
     known = {split: name for split, name in named.items() if name not in (None, CARVE)}
     found = split_folders(root, of=of, known=known, needs_train=False, remedy=REMEDY)
     given = {split: Path(root).expanduser() / name for split, name in known.items()}
-    lacking = next((split for split, folder in given.items() if not folder.is_dir()), None)
-    if lacking is not None:
-        raise RunError(f"data.split.{lacking}={known[lacking]}: {given[lacking]} does not exist: {REMEDY}")
+    for split, folder in given.items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"data.split.{split}={known[split]}: {folder} does not exist: name another folder")
     found |= given
     return {split: folder for split, folder in found.items() if named[split] != CARVE}

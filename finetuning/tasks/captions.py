@@ -19,9 +19,13 @@ from finetuning.inputs.base import EncodedSplit, Inputs
 from finetuning.metrics import retrieval
 from finetuning.metrics.bootstrap import Intervals, Numbers, bootstrap
 from finetuning.task import Predictions, Task, TaskParts
+from pretraining.data.files import say
+from pretraining.data.unlabelled import tell_some
 from pretraining.engine.batch import Batch
 from pretraining.errors import RunError
 from pretraining.pairs.space import Space
+
+ALIKE = "the network reads all captions (by the words that it knows, and up to its cut)"
 
 
 class InSpace(nn.Module):
@@ -114,6 +118,18 @@ class ImageTextRetrieval(Captions):
     Captions that the network reads alike are one, which belongs to all examples that have it.
     """
 
+    def targets(self, examples: Examples) -> list[np.ndarray]:
+        """See `Captions.targets`; say how many different captions the network cannot tell apart."""
+        vectors = super().targets(examples)
+        texts = list(dict.fromkeys(text for own in examples.column("label") for text in own))
+        different = len(set(self.space.identify(texts)))
+        if different == 1 and examples.size > 1:
+            say(f"{ALIKE} of {examples.size} examples as one: recall is 1 whatever was learnt")
+        elif different < len(texts):
+            told = "different captions are read as another one is by this network"
+            tell_some(len(texts) - different, len(texts), told)
+        return vectors
+
     def said(self, label: Any) -> list[str]:
         """List an example's captions."""
         if not isinstance(label, list):
@@ -138,8 +154,11 @@ class ImageTextRetrieval(Captions):
         return Predictions(labels, [texts[place] for place in scores.argmax(1)], found)
 
     def metrics(self, predictions: Predictions) -> Numbers:
-        """Compute recall, median rank and mean average precision, both ways."""
-        return self._both(retrieval.retrieval, predictions.scores)
+        """Compute recall, median rank and mean average precision, both ways, and count what was looked for."""
+        found: Found = predictions.scores
+        counts = {"image_to_text": len(found.by_example[0]), "text_to_image": len(found.by_caption[0])}
+        queries = {f"{way}_queries": float(count) for way, count in counts.items()}
+        return self._both(retrieval.retrieval, found) | queries
 
     def intervals(self, predictions: Predictions) -> Intervals:
         """Bootstrap them over queries."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from finetuning.inputs.base import Inputs
 from finetuning.labels import collect_classes
 from finetuning.task import TaskParts
 from finetuning.tasks.classification import Classification
+from pretraining.data.files import say
 from pretraining.errors import RunError
 from pretraining.pairs.space import Space
 
@@ -57,7 +59,19 @@ class ZeroShot(Classification):
             biased, classes = "projection.bias" in parts.head, parts.head["classes"]
             return NamedClasses(nn.Linear(self.backbone.dim, classes.shape[1], bias=biased), classes, 1.0, 0.0)
         space = Space.read(parts.handoff)
+        self._tell_alike(space, texts)
         return NamedClasses(space.projection, space.classes(texts), space.scale, space.shift)
+
+    def _tell_alike(self, space: Space, texts: Sequence[Sequence[str]]) -> None:
+        """Say which classes have texts that the network reads alike."""
+        numbers = space.identify([text for own in texts for text in own])
+        ends = np.cumsum([len(own) for own in texts])
+        read = [tuple(part.tolist()) for part in np.split(np.array(numbers), ends[:-1])]
+        alike = [name for name, own in zip(self.classes.names, read, strict=True) if read.count(own) > 1]
+        if alike:
+            named = ", ".join(alike[:8]) + " ..." * (len(alike) > 8)
+            told = f"{len(alike)} classes have texts that the network cannot tell from another's ({named})"
+            say(f"{told}: give others in task.names or task.templates")
 
 
 def texts_of(

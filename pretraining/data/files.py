@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ def find(path: Paths, *, key: str, kinds: Collection[str] = KINDS) -> list[Path]
 
     A path is a file or a directory, else a glob; or a list of such.
     """
+    if isinstance(path, Mapping):
+        raise ValueError(f"{key}={path}: paths of single splits are not taken here, but a file, a directory or a glob")
     parts = [path] if isinstance(path, str) else list(path)
     if not parts or not all(isinstance(part, str) for part in parts):
         raise ValueError(f"{key}={path}: give a file, a directory, a glob or a list of such")

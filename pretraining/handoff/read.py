@@ -173,7 +173,11 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
 def _collate_of(card: dict[str, Any], tower: str) -> dict[str, Any]:
     """Find the settings of the collate that made a tower's inputs in training."""
     collate = card.get("recipe", {}).get("collate", {})
-    return collate["sides"].get(tower, {}) if "sides" in collate else collate
+    settings = dict(collate["sides"].get(tower, {}) if "sides" in collate else collate)
+    most = settings.get("max_tokens")
+    if most is not None and (type(most) is not int or most < 1):
+        raise ValueError(f"its collate has max_tokens={most!r:.40}, which is no number of tokens")
+    return settings
 
 
 def _odd_part(tree: Any, form: Any, place: str = "") -> str | None:

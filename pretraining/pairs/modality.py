@@ -46,16 +46,23 @@ class Pairs(Modality):
         return Row(units=1.0)
 
     def facts(self, train: Source, validation: Source, collate: Any, preprocess: Any) -> dict[str, float]:
-        """Measure which share of the captions does not fit into the network that reads them, and say so."""
+        """Measure which share of the captions does not fit into the network that reads them, and say so; say, too, how
+        many of those that differ it cannot tell apart.
+        """
         facts = {}
         for name, side in collate.sides.items():
             if hasattr(side, "cut"):
                 rows = np.arange(min(train.count(0), LOOKED_AT))
-                cut = side.cut(train.read(0, rows).sides[name])
+                said = train.read(0, rows).sides[name]
+                cut = side.cut(said)
                 facts[f"data/{name}_cut_share"] = float(cut.mean())
                 if cut.any():
                     told = f"{cut.sum()} of {len(rows)} captions looked at are longer than"
                     say(f"{told} collate.sides.{name}.max_tokens={side.max_tokens}, and cut")
+                different, read = len({*said.texts.tolist()}), len({*side.identify(side(said))})
+                if read < different:
+                    told = "by the words that its tokenizer knows, and up to the cut"
+                    say(f"{different} different captions looked at are {read} to the network that reads them: {told}")
         return facts
 
     def clean_inputs(self, batch: Mapping[str, Any], preprocess: Any) -> dict[str, Tensor]:

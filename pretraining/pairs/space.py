@@ -67,7 +67,9 @@ class Space:
         own, other = (_projection(weights, side, fresh) for side in widths)
         scale, shift = (float(weights.get(part, torch.zeros(1))) for part in ("logit_scale", "logit_bias"))
         limit: Any = longest_text(second.preprocess, second.backbone)
-        return cls(own, second.tower, other, limit, math.exp(scale), shift)
+        space = cls(own, second.tower, other, limit, math.exp(scale), shift)
+        space._collate()  # a limit that leaves no room for text is refused here
+        return space
 
     def _collate(self) -> TokeniseTexts:
         return TokeniseTexts(preprocess=self.other.preprocess, max_tokens=self.other_tokens)
@@ -133,11 +135,15 @@ def _check_shapes(place: str, weights: Mapping[str, Tensor], widths: Mapping[str
     shapes = {side: tuple(weights[f"projections.{side}.weight"].shape) for side in widths}
     fits = all(len(shape) == 2 and shape[1] == widths[side] for side, shape in shapes.items())
     numbers = [weights[part] for part in ("logit_scale", "logit_bias") if part in weights]
+    numbers += [weights[part].float().exp() for part in ("logit_scale",) if part in weights]
     if not fits or len({shape[0] for shape in shapes.values()}) != 1:
         told = ", ".join(f"{side} {shape} for a network of width {widths[side]}" for side, shape in shapes.items())
         raise HandoffError(f"{place}/{HEADS} has projections that do not fit ({told}): write the hand-off again")
     if not all(part.numel() == 1 and bool(part.isfinite()) for part in numbers):
         raise HandoffError(f"{place}/{HEADS} has a scale or shift that is no number: write the hand-off again")
+    odd = [name for name, part in weights.items() if not (part.is_floating_point() and bool(part.isfinite().all()))]
+    if odd:
+        raise HandoffError(f"{place}/{HEADS} has values in {min(odd)} that are no numbers: write the hand-off again")
 
 
 def _projection(weights: Mapping[str, Tensor], side: str, fresh: bool) -> nn.Linear:

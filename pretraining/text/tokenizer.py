@@ -135,7 +135,8 @@ class TextPreprocess(Preprocess):
 
 def longest_text(preprocess: TextPreprocess, backbone: Any) -> int | None:
     """Tell how many tokens the rows of training had, or else the network has positions for; None: any number."""
-    return preprocess.trained_with.get("max_tokens") or getattr(backbone, "max_tokens", None)
+    taught, positions = preprocess.trained_with.get("max_tokens"), getattr(backbone, "max_tokens", None)
+    return min((number for number in (taught, positions) if number is not None), default=None)
 
 
 def reading_names_as_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

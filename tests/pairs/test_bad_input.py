@@ -82,6 +82,16 @@ def test_captions_longer_than_the_network_are_cut_and_counted(tmp_path, capsys):
     assert 0.2 < share < 0.8 and share == int(cut) / int(looked_at)
 
 
+def test_captions_that_are_alike_behind_the_cut_are_told(tmp_path, capsys):
+    def lengthen(rows):
+        for number, row in enumerate(rows):
+            row["text"] = "picture " * 10 + f"{number} of them"
+
+    pretrain(photos(tmp_path, lengthen), "collate.sides.text.max_tokens=8")
+    told = r"\d+ different captions looked at are 1 to the network that reads them: "
+    assert re.search(told, capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

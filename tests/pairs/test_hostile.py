@@ -130,6 +130,13 @@ def half_a_tower(place):
     edited(place, lambda card: card["towers"]["text"].pop("preprocess"))
 
 
+def taught(number):
+    """Make a damage: captions were cut at what is no number of tokens."""
+    return lambda place: edited(
+        place, lambda card: card["recipe"]["collate"]["sides"]["text"].update(max_tokens=number)
+    )
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -148,6 +155,10 @@ def half_a_tower(place):
         (no_towers, r"has no whole 'towers'"),
         (a_list_of_towers, r"handoff.json has no whole 'towers'"),
         (half_a_tower, r"handoff.json has no whole 'towers.text.preprocess'"),
+        *(
+            (taught(number), rf"/text: .* its collate has max_tokens={number!r}, which is no number of tokens")
+            for number in ("many", 2.5, True, -3)
+        ),
     ],
 )
 def test_a_damaged_hand_off_is_refused(copy, damage, told):
@@ -156,6 +167,16 @@ def test_a_damaged_hand_off_is_refused(copy, damage, told):
     with pytest.raises(HandoffError, match=told) as error:
         read(copy)
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_no_more_tokens_are_read_than_there_are_positions_and_no_fewer_than_frame_a_text(copy, tmp_path):
+    positions = handoff.read(str(copy), tower="text").backbone.max_tokens
+    taught(10**9)(copy)
+    assert Space.read(handoff.read(str(copy), tower="image")).other_tokens == positions
+    taught(2)(copy)
+    with pytest.raises(HandoffError, match=r"max_tokens=2 leaves no room beside 2 special tokens"):
+        finetune(copy, tmp_path / "run", "task=zero_shot", *SCENES)
+    assert not (tmp_path / "run").exists()
 
 
 def test_links_inside_and_to_a_hand_off_are_followed(copy):
@@ -183,6 +204,15 @@ def heads(place):
         ),
         (lambda own: own.update(logit_scale=torch.tensor([torch.nan])), r"a scale or shift that is no number"),
         (lambda own: own.update(logit_scale=torch.ones(3)), r"a scale or shift that is no number"),
+        (lambda own: own.update(logit_scale=torch.tensor([500.0])), r"a scale or shift that is no number"),
+        (
+            lambda own: own["projections.image.weight"].view(-1)[:1].fill_(torch.nan),
+            r"values in projections.image.weight that are no numbers: write",
+        ),
+        (
+            lambda own: own.update({"projections.text.weight": own["projections.text.weight"].int()}),
+            r"values in projections.text.weight that are no numbers",
+        ),
     ],
 )
 def test_a_space_that_is_half_there_is_refused(copy, tmp_path, change, told):
