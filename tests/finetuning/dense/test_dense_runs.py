@@ -226,7 +226,9 @@ def test_frozen_parts_do_not_move_and_a_fraction_of_the_labels_is_learnt_from(
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_two_ranks_learn_and_measure_like_one_process(task: str, finetune: Finetune, resnet: Path) -> None:
-    common = [f"task={task}", f"handoff={resnet}", *SCENES, *SHORT, "task.width=32", "optimizer.peak_lr=1e-3"]
+    # Proposals are chosen by scores: at larger rates another order of sums soon chooses others.
+    rate = 1e-4 if "instances" in task else 1e-3
+    common = [f"task={task}", f"handoff={resnet}", *SCENES, *SHORT, "task.width=32", f"optimizer.peak_lr={rate}"]
     common += ["data.eval_batch_size=2", "task.inputs.scale=[0.7,1.4]"]
     common += ["task.dropout=0"] if "segmentation" in task else []  # whose draws are each rank's own
     one = finetune(*common, name="one")
