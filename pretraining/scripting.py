@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretraining.cli.compose import check_settings
 from pretraining.cli.configuration import CONF, compose, instantiate, raising, settings_as_run_errors
+from pretraining.cli.rerun import rerun
 from pretraining.cli.spawn import needs_ranks
 from pretraining.engine.memory import keep_freed_memory
 from pretraining.engine.trainer import TrainerSettings
@@ -43,7 +44,10 @@ def recipe(*words: str) -> Recipe:
     """
     overrides = [word if "=" in word or number else f"experiment={word}" for number, word in enumerate(words)]
     with settings_as_run_errors():
-        return Recipe(compose(overrides), tuple(overrides))
+        config = compose(overrides)
+        if config.from_run is not None:  # here, such that what fit is given goes on top
+            config = rerun(config, overrides)
+        return Recipe(config, tuple(overrides))
 
 
 def recipes() -> dict[str, str]:
@@ -178,7 +182,8 @@ def _with(config: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
             try:
                 if name == "logger":
                     for free in ("others", "environment"):  # names of the user's own
-                        OmegaConf.set_struct(config.logger[free], False)
+                        if OmegaConf.is_dict(config.logger.get(free)):
+                            OmegaConf.set_struct(config.logger[free], False)
                 OmegaConf.update(config, name, value, merge=True)
             except OmegaConfBaseException as error:
                 known = f"it has {', '.join(map(str, config[name]))}" if OmegaConf.is_dict(config[name]) else ""

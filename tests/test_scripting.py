@@ -138,6 +138,17 @@ def test_loggers_are_named_as_on_the_command_line(tmp_path):
     assert (run / "metrics.csv").is_file() and not (run / "wandb").exists()
 
 
+def test_a_run_that_is_repeated_takes_the_settings_of_fit(tmp_path):
+    small = [*SMALL, "trainer.max_steps=1", "probe=none"]
+    first = pt.fit(pt.recipe("objective=simclr", *small, "seed=5"), run_dir=tmp_path / "first", logger=QUIET)
+    again = pt.recipe(f"from_run={first}", "data.batch_size=32")
+    assert "batch_size: 32" in str(again) and again.config.seed == 5
+    assert not pt.fit(again, run_dir=tmp_path / "dry", dry_run=True).exists()
+    second = pt.fit(again, run_dir=tmp_path / "second", seed=6)
+    told = read_config(second / "config.yaml")
+    assert second == tmp_path / "second" and (told.seed, told.data.batch_size, told.trainer.max_steps) == (6, 32, 1)
+
+
 def fit_digits(**settings):
     objective, data, collate = by_hand(pt.recipe("objective=simclr", *SMALL).config)
     return pt.fit(objective, data, collate, **{"logger": QUIET, "run_dir": "unused", **settings})

@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 
 import finetuning as ft
 import pretraining as pt
-from finetuning.launch import compose, main
+from finetuning.export import export
+from finetuning.launch import compose, load_run, main
 from pretraining.errors import RunError
 from tests.finetuning.conftest import QUIET, texts
 from tests.finetuning.test_text_tasks import splits
@@ -95,6 +96,10 @@ MISTAKES = {
         "is no run of finetuning, but of pretraining: give one of finetuning",
     ),
     "a finetuned run": (lambda _, painter: pt.load(painter.run_dir), "(it is a finetuned run: name its model/last)"),
+    "no class of transformers": (
+        lambda _, painter: export(load_run(painter.run_dir)[1], Path("exported")),
+        "for which transformers has no class: take to=onnx",
+    ),
     "nothing": (lambda sorter, _: ft.predict(sorter, []), "got an empty list of inputs"),
     "a number": (lambda sorter, _: ft.predict(sorter, ["a", 3]), "got input 1, which is no text: give texts, or rows"),
     "half a letter": (lambda sorter, _: ft.predict(sorter, ["\udc80"]), "input 0 holds half of a surrogate pair"),
