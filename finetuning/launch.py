@@ -224,7 +224,10 @@ def load_run(run_dir: Path) -> tuple[DictConfig, Task]:
     """Build the task of a finished run, with its finetuned weights; where a task learns nothing, on its hand-off."""
     if not (run_dir / "config.yaml").is_file():
         saved_facts(run_dir)
-    config = configuration.up_to_date(read_config(run_dir / "config.yaml"))
+    config = read_config(run_dir / "config.yaml")
+    if "task" not in config:
+        raise RunError(f"run_dir={run_dir} is no run of finetuning, but of pretraining: give one of finetuning")
+    config = configuration.up_to_date(config)
     learns = class_of(config.task).learns
     mode = Full(layer_decay=1.0, head_steps=0) if learns else AsIs()
     instead = "" if class_of(config.mode).trains else f"; nothing was learnt, so handoff={config.handoff} has all of it"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from finetuning.closed_form import Neighbours
 from finetuning.task import Task
 from pretraining.backbones.base import Backbone
 from pretraining.errors import RunError
@@ -85,7 +86,8 @@ def fresh_model(task: Task) -> Any:
     base, layer = task.backbone.as_transformers(), task.head[-1] if isinstance(task.head, nn.Sequential) else None
     if not class_of_task or base is None or not isinstance(layer, nn.Linear):
         what = f"{type(task).__name__} on {task.inputs.modality} with a head of {type(task.head).__name__}"
-        raise RunError(f"got a run of {what}, for which transformers has no class")
+        cure = ": take to=onnx" if isinstance(task.head, nn.Sequential | Neighbours) else ""
+        raise RunError(f"got a run of {what}, for which transformers has no class{cure}")
     config = copy.deepcopy(base.config)
     names = task.labels.get("names") or [f"LABEL_{place}" for place in range(layer.out_features)]
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}

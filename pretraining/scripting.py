@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretraining.cli.compose import check_settings
 from pretraining.cli.configuration import CONF, compose, instantiate, raising, settings_as_run_errors
+from pretraining.cli.rerun import rerun
 from pretraining.cli.spawn import needs_ranks
 from pretraining.engine.memory import keep_freed_memory
 from pretraining.engine.trainer import TrainerSettings
@@ -43,7 +44,10 @@ def recipe(*words: str) -> Recipe:
     """
     overrides = [word if "=" in word or number else f"experiment={word}" for number, word in enumerate(words)]
     with settings_as_run_errors():
-        return Recipe(compose(overrides), tuple(overrides))
+        config = compose(overrides)
+        if config.from_run is not None:  # here, such that what fit is given goes on top
+            config = rerun(config, overrides)
+        return Recipe(config, tuple(overrides))
 
 
 def recipes() -> dict[str, str]:
@@ -59,7 +63,7 @@ def fit(
     objective: Objective | Recipe, data: Any = None, collate: Any = None, *,
     run_dir: str | Path | None = None, trainer: TrainerSettings | None = None, seed: int | None = None,
     resume: str | None = None, ema: float | None = None, budget: Mapping[str, float] | None = None, probe: Any = AUTO,
-    loggers: Sequence[Any] = (), logger: Mapping[str, Any] | None = None, dry_run: bool | None = None,
+    loggers: Sequence[Any] = (), logger: str | Mapping[str, Any] | None = None, dry_run: bool | None = None,
     overfit_batches: int | None = None, profile: bool | None = None, name: str | None = None, group: str | None = None,
 ) -> Path:  # fmt: skip
     """Pretrain a recipe, or an objective on data whose examples `collate` makes batches of; returns the run directory.
@@ -73,8 +77,8 @@ def fit(
       as `{"flops": 1e15}`, in place of the trainer's steps.
     - `probe`: settings of what watches the features, None: nothing, "auto": what a recipe has, and without one what
       the data's modality has.
-    - `loggers`: Lightning loggers beside those of `logger`, which are settings of conf/logger, such as
-      `{"wandb": {"mode": "disabled"}, "progress": False}`.
+    - `loggers`: Lightning loggers beside those of `logger`: a name in conf/logger, such as "tensorboard", or settings,
+      such as `{"wandb": {"mode": "disabled"}, "progress": False}`.
     - `dry_run`: run one batch, show what would happen, leave nothing behind. `overfit_batches`: train on the first so
       many alone. `profile`: leave a trace. `name`, `group`: what the run is called, and what it belongs to.
 
@@ -94,6 +98,8 @@ def fit(
         given["probe"] = {} if probe is None else described(probe)
     with raising():
         asked, made = _asked(objective, data, collate, probe)
+        if isinstance(logger, str):
+            given["logger"] = OmegaConf.to_container(compose([f"logger={logger}"]).logger)
         if made is not None and made.objective.global_step > 0 and resume in (None, "none"):
             what = "this objective was trained by an earlier fit, and would go on from its weights"
             raise RunError(f"{what}: build it again, or name a checkpoint in resume=")
@@ -110,6 +116,9 @@ def _check_kinds(trainer: Any, loggers: Any, probe: Any) -> None:
         raise RunError(f"got {type(trainer).__name__} as trainer=: give TrainerSettings(...)")
     if not isinstance(loggers, Sequence):
         raise RunError(f"got {type(loggers).__name__} as loggers=: give a list of Lightning loggers")
+    for each in loggers:
+        if not hasattr(each, "log_metrics"):
+            raise RunError(f"got {type(each).__name__} among loggers=: give Lightning loggers, or a name as logger=")
     if isinstance(probe, str) and probe != AUTO:
         raise RunError(f"got probe={probe!r}: give ProbeSettings(...), None, or 'auto'")
 
@@ -171,6 +180,10 @@ def _with(config: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
             config[name] = value or None
         elif value is not None:
             try:
+                if name == "logger":
+                    for free in ("others", "environment"):  # names of the user's own
+                        if OmegaConf.is_dict(config.logger.get(free)):
+                            OmegaConf.set_struct(config.logger[free], False)
                 OmegaConf.update(config, name, value, merge=True)
             except OmegaConfBaseException as error:
                 known = f"it has {', '.join(map(str, config[name]))}" if OmegaConf.is_dict(config[name]) else ""

@@ -1,6 +1,7 @@
 """Pretraining from a script: the runs of the command line, recorded in the same words, refused in the same."""
 
 import json
+import os
 from pathlib import Path
 
 import hydra
@@ -120,6 +121,34 @@ def test_a_dry_run_of_a_script_shows_and_leaves_nothing(tmp_path, capsys):
     assert path == tmp_path / "run" and not path.exists() and "FLOP per step" in capsys.readouterr().out
 
 
+def test_loggers_are_named_as_on_the_command_line(tmp_path):
+    small = [*SMALL, "trainer.max_steps=1", "probe=none"]
+    own = {
+        "_target_": "pytorch_lightning.loggers.CSVLogger",
+        "save_dir": "{run_dir}/loggers",
+        "name": "",
+        "version": "",
+    }
+    logger = {**QUIET, "others": {"mine": own}, "environment": {"A_VARIABLE_OF_MINE": 1}}
+    run = pt.fit(pt.recipe("objective=simclr", *small), run_dir=tmp_path / "own", logger=logger)
+    assert (run / "loggers" / "metrics.csv").is_file() and os.environ.pop("A_VARIABLE_OF_MINE") == "1"
+    objective, data, collate = by_hand(pt.recipe("objective=simclr", *SMALL).config)
+    trainer = pt.TrainerSettings(max_steps=1, precision="fp32")
+    run = pt.fit(objective, data, collate, run_dir=tmp_path / "csv", logger="csv", trainer=trainer, probe=None)
+    assert (run / "metrics.csv").is_file() and not (run / "wandb").exists()
+
+
+def test_a_run_that_is_repeated_takes_the_settings_of_fit(tmp_path):
+    small = [*SMALL, "trainer.max_steps=1", "probe=none"]
+    first = pt.fit(pt.recipe("objective=simclr", *small, "seed=5"), run_dir=tmp_path / "first", logger=QUIET)
+    again = pt.recipe(f"from_run={first}", "data.batch_size=32")
+    assert "batch_size: 32" in str(again) and again.config.seed == 5
+    assert not pt.fit(again, run_dir=tmp_path / "dry", dry_run=True).exists()
+    second = pt.fit(again, run_dir=tmp_path / "second", seed=6)
+    told = read_config(second / "config.yaml")
+    assert second == tmp_path / "second" and (told.seed, told.data.batch_size, told.trainer.max_steps) == (6, 32, 1)
+
+
 def fit_digits(**settings):
     objective, data, collate = by_hand(pt.recipe("objective=simclr", *SMALL).config)
     return pt.fit(objective, data, collate, **{"logger": QUIET, "run_dir": "unused", **settings})
@@ -143,6 +172,9 @@ MISTAKES = {
     "no data": (lambda: fit_digits_with(data=[1, 2]), "got list as data, which has no modality"),
     "settings": (lambda: fit_digits(trainer={"max_steps": 2}), "got dict as trainer=: give TrainerSettings(...)"),
     "one logger": (lambda: fit_digits(loggers=Heard()), "got Heard as loggers=: give a list"),
+    "a name among loggers": (lambda: fit_digits(loggers=["csv"]), "got str among loggers=: give Lightning loggers"),
+    "no such logger": (lambda: fit_digits(logger="tensorbord"), "did you mean tensorboard"),
+    "no such setting of it": (lambda: fit_digits(logger={"wandbb": {}}), "it has csv, progress, wandb, others"),
     "no probe": (lambda: fit_digits(probe="none"), "got probe='none': give ProbeSettings(...), None, or 'auto'"),
     "budget": (lambda: pt.fit(pt.recipe(), budget={"flop": 1}), "it has steps, examples, units, tokens, flops, hours"),
     "ema": (lambda: pt.fit(pt.recipe(), ema=2.0), "ema=2.0: "),

@@ -137,8 +137,11 @@ def verified(path: Path) -> tuple[Path, dict[str, Any]]:
     """Resolve links once, and check version, files and checksums before anything is built."""
     directory = path.resolve()
     if not (directory / "handoff.json").is_file():
-        is_run = (directory / "handoff").exists()
-        hint = " (it has checkpoints, not a hand-off: name its handoff/last)" if is_run else ""
+        hint = ""
+        if (directory / "handoff").exists():
+            hint = " (it has checkpoints, not a hand-off: name its handoff/last)"
+        elif (directory / "model" / "last").exists():
+            hint = " (it is a finetuned run: name its model/last)"
         known = "pretraining (run_dir/handoff/last), hf:NAME_OR_DIR, torchvision:NAME, timm:NAME or random:DIR"
         raise HandoffError(f"handoff={path}: no handoff.json there{hint}. Give a directory written by {known}")
     try:

@@ -1,6 +1,8 @@
 """Finetuning and predicting from a script: the runs, the records and the refusals of the command line."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import finetuning as ft
-from finetuning.launch import compose, main
+import pretraining as pt
+from finetuning.export import export
+from finetuning.launch import compose, load_run, main
 from pretraining.errors import RunError
 from tests.finetuning.conftest import QUIET, texts
 from tests.finetuning.test_text_tasks import splits
@@ -71,6 +75,14 @@ def test_images_in_memory_are_predicted_as_their_files(painter, tmp_path):
         assert [record["id"] for record in found] == list(range(6))
 
 
+def pretraining_run():
+    """The directory of a run of pretraining, as far as `predict` reads it before it knows."""
+    path = Path("run")
+    path.mkdir()
+    (path / "config.yaml").write_text(str(pt.recipe("objective=simclr")))
+    return path
+
+
 MISTAKES = {
     "no hand-off": (lambda *_: ft.finetune("/nowhere", "task=digits"), "/nowhere"),
     "no task": (lambda *_: ft.finetune("x", "task=digit"), "task=digit: there is no such option: did you mean digits"),
@@ -79,6 +91,15 @@ MISTAKES = {
         "is for image, but task=Classification reads text",
     ),
     "no run": (lambda *_: ft.predict("/nowhere", ["a"]), "run_dir=/nowhere holds no finetuned model"),
+    "a pretraining run": (
+        lambda _, painter: ft.predict(pretraining_run(), ["a"]),
+        "is no run of finetuning, but of pretraining: give one of finetuning",
+    ),
+    "a finetuned run": (lambda _, painter: pt.load(painter.run_dir), "(it is a finetuned run: name its model/last)"),
+    "no class of transformers": (
+        lambda _, painter: export(load_run(painter.run_dir)[1], Path("exported")),
+        "for which transformers has no class: take to=onnx",
+    ),
     "nothing": (lambda sorter, _: ft.predict(sorter, []), "got an empty list of inputs"),
     "a number": (lambda sorter, _: ft.predict(sorter, ["a", 3]), "got input 1, which is no text: give texts, or rows"),
     "half a letter": (lambda sorter, _: ft.predict(sorter, ["\udc80"]), "input 0 holds half of a surrogate pair"),
@@ -104,6 +125,7 @@ def test_a_mistake_is_an_error_of_one_line_and_leaves_nothing(mistake, sorter, p
     with pytest.raises(RunError) as caught:
         make(sorter[0], painter)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+    shutil.rmtree("run", ignore_errors=True)
     assert list(tmp_path.iterdir()) == []
 
 
