@@ -380,6 +380,15 @@ def test_a_mistake_is_one_line(word, bert, tmp_path, command):
     assert not (tmp_path / "out.parquet").exists()
 
 
+def test_a_pooler_that_may_not_be_trained_is_told(bert, tmp_path, capsys):
+    told = "what trained it may not have used that, and left it as it was drawn"
+    model = pretraining.load(bert)
+    model.embed(["bada"], pooling="mean")
+    assert told not in capsys.readouterr().err
+    model.embed(["bada"], pooling="pooler")
+    assert told in capsys.readouterr().err
+
+
 def test_an_input_without_examples_is_told(bert, tmp_path, command):
     (tmp_path / "in.txt").write_text("\n\n")
     said = command(f"handoff={bert}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.npy'}")

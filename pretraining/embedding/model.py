@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from pretraining import handoff
 from pretraining.backbones.base import Backbone
 from pretraining.backbones.layers import LAST, chosen_layers
+from pretraining.data.files import say
 from pretraining.data.unlabelled import Reading, listed, told_together
 from pretraining.embedding.settings import Source, Wanted
 from pretraining.engine.precision import choose_precision
@@ -120,6 +121,9 @@ class Embedder:
             cure = "leave them out, or take the network's own vectors (tower= without a shared space)"
             raise RunError(f"got {asked} for vectors in the space that networks share: {cure}")
         if wanted.pooling not in self._pooled:
+            if wanted.pooling == "pooler" and self.backbone.kwargs.get("pooling") != "pooler":
+                told = f"{self.source.reference} has other vectors than its pooler's"
+                say(f"{told}: what trained it may not have used that, and left it as it was drawn")
             self._pooled[wanted.pooling] = self._ready(handoff.repooled(self.backbone, str(wanted.pooling)))
         return self._pooled[wanted.pooling]
 
