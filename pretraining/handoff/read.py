@@ -297,5 +297,4 @@ def _from_library(scheme: str, name: str, modality: Modality | None, wanted: str
     if wanted not in (None, kind):
         raise HandoffError(f"handoff={scheme}:{name} has no tower {wanted!r} for {kind}: set tower={kind}")
     card = {"version": VERSION, "towers": {kind: described_tower(tower, ".")}, "recipe": {}, "sha256": {}}
-    reference = f"{scheme}:{name}"
-    return Handoff({kind: tower}, {**card, "origin": {"objective": reference}}, "", "", reference)
+    return Handoff({kind: tower}, {**card, "origin": {"objective": f"{scheme}:{name}"}}, "", "", f"{scheme}:{name}")
