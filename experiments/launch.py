@@ -74,7 +74,7 @@ def resolve_study(overrides: Sequence[str]) -> dict[str, Any]:
     chosen = [given.partition("=")[2] for given in overrides if given.startswith("study=")]
     study = config["study"] | {"name": config["study"]["name"] or Path(chosen[-1]).name}
     place = config["study_dir"] or f"studies/{study['name']}"
-    return config | {"study": with_search_path(study, overrides), "study_dir": place}
+    return config | {"study": with_overrides(study, overrides, config["overrides"]), "study_dir": place}
 
 
 def run_command(command: str, overrides: Sequence[str]) -> None:
@@ -182,15 +182,18 @@ def refuse_unmeasured(study: Study, commands: Commands) -> None:
             raise StudyError(f"{what}: choose one of {', '.join(f'test/{name}' for name in names)}")
 
 
-def with_search_path(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Complete a study, and have each run of it look for its settings where it was found (`hydra.searchpath=`)."""
+def with_overrides(spec: Mapping[str, Any], given: Sequence[str], last: Sequence[str]) -> dict[str, Any]:
+    """Complete a study, and have each run of it take the `last` settings after its own.
+
+    Each looks for its settings where the study was found (`hydra.searchpath=` among what was `given`).
+    """
     spec = completed(spec)
-    found = [given for given in overrides if given.startswith("hydra.searchpath=")]
+    found = [one for one in given if one.startswith("hydra.searchpath=")]
     entries = {
-        part: {name: {**entry, "overrides": [*found, *entry["overrides"]]} for name, entry in spec[part].items()}
+        part: {name: {**entry, "overrides": [*found, *entry["overrides"], *last]} for name, entry in spec[part].items()}
         for part in ("pretrain", "finetune")
     }
-    return {**spec, **entries} if found else spec
+    return {**spec, **entries}
 
 
 def _executor(config: Mapping[str, Any], directory: Path, run: Run) -> Executor:

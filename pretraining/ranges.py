@@ -29,7 +29,7 @@ RANGES: Ranges = {
         optional(INNER): "ema",
         choice("train", "validation", "test"): "split",
         choice("fp32", "bf16"): "precision",
-        each(TEXT): "splits trust",
+        each(TEXT): "splits trust overrides",
         GROUP: "backbone budget collate data logger mode objective optimizer preprocess task trainer",
     },
     "budget": {optional(COUNT): "steps", optional(POSITIVE): "examples units tokens flops hours"},

@@ -98,6 +98,16 @@ def test_a_seed_can_be_added_on_the_command_line(conf, tmp_path):
     assert after - before == 8
 
 
+def test_settings_for_every_run_come_after_its_own(conf, tmp_path):
+    spec = launch.resolve_study(["study=invented", "overrides=['trainer=gpu']"])["study"]
+    for node in expand(spec, directory=tmp_path, resolve=COMMANDS.resolve).nodes:
+        own = "objective=" if node.cell is None else "task="
+        assert node.overrides[0].startswith(own)
+        assert "trainer=gpu" in node.overrides[1:]
+    with pytest.raises(StudyError, match="overrides=trainer=gpu: give a list"):
+        launch.main(["study=invented", "overrides='trainer=gpu'"], COMMANDS)
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
