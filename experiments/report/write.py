@@ -36,7 +36,8 @@ def write(results: Results) -> Path:
     used = {
         str(config["trainer.accelerator"]) for config in results.configs.values() if "trainer.accelerator" in config
     }
-    machine = {"accelerator": ", ".join(sorted(used)) or "not recorded", **hardware()}
+    devices = {"accelerator": used, "pretrained_on": set(results.devices.values())}
+    ran = {name: ", ".join(sorted(values)) or "not recorded" for name, values in devices.items()}
     tables = sheets(comparison)
     (directory / "tables").mkdir(exist_ok=True)
     for name, sheet in tables.items():
@@ -54,7 +55,8 @@ def write(results: Results) -> Path:
         "bars": bars,
         "cost_charts": costs,
         "runs": [_entry(results, node) for node in results.study.nodes],
-        "environment": {name: value for name, value in (software() | machine).items() if value is not None},
+        "ran": ran,
+        "environment": {name: value for name, value in (software() | hardware()).items() if value is not None},
         "pictures": embedded(results),
         "spent": [words.clock(_seconds(results, command)) for command in (PRETRAINING, FINETUNING)],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),

@@ -44,6 +44,7 @@ class Results(NamedTuple):
     metrics: dict[str, dict[str, Any]]
     configs: dict[str, dict[str, Any]]
     units: dict[str, str]
+    devices: dict[str, str]
     curves: list[Curve]
     references: dict[str, dict[str, Any]]
 
@@ -128,7 +129,7 @@ def collect(study: Study) -> Results:
     """Read what every finished run has left, and the state of the others."""
     journal = Journal(study.directory)
     states = {node.name: journal.read(node) for node in study.nodes}
-    found = Results(study, states, {}, {}, {}, [], read_references(study.directory))
+    found = Results(study, states, {}, {}, {}, {}, [], read_references(study.directory))
     for node in study.nodes:
         run_dir = study.run_dir(node)
         if not journal.is_done(node):
@@ -138,9 +139,11 @@ def collect(study: Study) -> Results:
             config = current(read_object(run_dir / "config.yaml", yaml.safe_load))
             found.configs[node.name] = dict(flatten(config))
         if node.command == PRETRAINING:
-            card = run_dir / "handoff" / "last" / "handoff.json"  # of releases that did not say so, it counts tokens
-            unit = read_object(card)["origin"].get("unit", "tokens") if card.exists() else "tokens"
+            card = run_dir / "handoff" / "last" / "handoff.json"
+            origin = read_object(card)["origin"] if card.exists() else {}
+            unit = origin.get("unit", "tokens")  # of releases that did not say so, it counts tokens
             found.units[node.name] = unit
+            found.devices[node.name] = origin.get("device", "not recorded")
             if (run_dir / "metrics.csv").exists():
                 found.curves.append(Curve(node.source.arm, node.seed, unit, read_columns(run_dir / "metrics.csv")))
     return found

@@ -29,6 +29,7 @@ def origin_of(config: Any, written: str, unit: str) -> dict[str, Any]:
         "seed": config["seed"],
         "config": hashlib.sha256(written.encode()).hexdigest()[:16],
         "git_commit": git_commit(),
+        "device": device_of(config["trainer"]["accelerator"]),
         "unit": unit,
         "batch_size": config["data"]["batch_size"],
     }
@@ -89,6 +90,11 @@ def hardware() -> dict[str, Any]:
     named = [line.partition(":")[2].strip() for line in gpus]
     known = {"platform": platform.platform(terse=True), "cores": os.cpu_count(), "cpu": _cpu()}
     return known | ({"gpus": ", ".join(named)} if named else {})
+
+
+def device_of(accelerator: str) -> str:
+    """Name what a run computes on: this machine's GPUs, as far as files tell, or its processor."""
+    return hardware().get("gpus", "a GPU") if accelerator == "cuda" else _cpu()
 
 
 def environment() -> dict[str, Any]:

@@ -37,6 +37,7 @@ def test_the_files_of_offline_runs_hold_metrics_columns_and_the_way_from_one_to_
     card = json.loads((tmp_path / "pre" / "handoff" / "last" / "handoff.json").read_text())
     assert artifact["metadata"]["flops"] == card["origin"]["flops"] > 0
     assert card["origin"]["unit"] == "images" and used["config"]["pretrain"]["images"] == card["origin"]["images"] > 0
+    assert card["origin"]["device"] == used["config"]["environment"]["cpu"]
     assert used["job_type"] == "finetune" and used["group"] == made["group"] == "study"
     assert used["config"]["pretrain"]["name"] == made["config"]["pretrain"]["name"] == "temperature 0.5"
     assert used["config"]["pretrain"]["artifact"] == f"pretraining/{artifact['name']}:latest"
