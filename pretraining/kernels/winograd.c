@@ -16,8 +16,6 @@ typedef struct {
     int64_t count, height, width, in, out, following, failed; /* `following`: the first chunk that no thread has taken */
 } Convolution;
 
-INLINE void store(bf16 *to, __m512 values) { _mm256_storeu_si256((void *)to, narrowed(values)); }
-
 /* G times a column of three: (a, (a + b + c) / 2, (a - b + c) / 2, c). */
 INLINE void filtered(__m512 to[4], __m512 a, __m512 b, __m512 c) {
     __m512 half = _mm512_set1_ps(0.5f), ends = _mm512_mul_ps(half, _mm512_add_ps(a, c)), middle = _mm512_mul_ps(half, b);

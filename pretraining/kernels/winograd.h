@@ -1,19 +1,9 @@
 /* What both directions of winograd.c and winograd_gradient.c share; everything is for AVX512-BF16. */
-#include <immintrin.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "vectors.h"
 
-enum { LANES = 16, BLOCK = 64, COLUMNS = BLOCK / LANES, ROWS = 6 };
-typedef uint16_t bf16;
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE __m512 widened(const bf16 *from) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from)), 16));
-}
-
-INLINE __m256i narrowed(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
+enum { BLOCK = 64, COLUMNS = BLOCK / LANES, ROWS = 6 };
 
 /* Two rows of channels, element by element side by side, as the processor multiplies them. */
 INLINE __m512i paired(__m512 even, __m512 odd) {

@@ -44,7 +44,9 @@ def library() -> ctypes.CDLL | None:
     able = torch.cpu.get_capabilities()
     if not able.get("avx512_bf16", False) or able.get("amx_bf16", False):
         return None
-    sources = (Path(__file__).with_name(name) for name in ("winograd.c", "winograd_gradient.c", "winograd.h"))
+    sources = (
+        Path(__file__).with_name(name) for name in ("winograd.c", "winograd_gradient.c", "winograd.h", "vectors.h")
+    )
     code = compile.library(*sources, otherwise="3x3 convolutions in bf16 are torch's")
     return code if hasattr(code, "convolve") else None  # a compiler may be older than the processor
 

@@ -16,12 +16,13 @@ from torchvision.models import VGG, ConvNeXt, ResNet, VisionTransformer
 
 from pretraining.backbones.base import Backbone, Features
 from pretraining.errors import RunError
-from pretraining.image.backbones import transformer_parts
+from pretraining.image.backbones import resnet_parts, transformer_parts
 from pretraining.image.backbones.torchvision_construction import built, initialised, lines_of
 from pretraining.image.backbones.transformer_parts import PatchEmbedding
 from pretraining.image.modality import IMAGE
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.kernels import winograd
+from pretraining.kernels.batchnorm import activate
 from pretraining.modality import Tower, named
 
 EQUAL_IN_TRANSFORMERS = "pretraining.image.backbones.equivalents.transformers_or_none"  # which stands on this module
@@ -70,6 +71,7 @@ class TorchvisionBackbone(Backbone):
             self._take_channels(in_channels)
         self.dim = self._remove_head()
         winograd.adopt(self.model)
+        resnet_parts.adopt(self.model)
         transformer_parts.adopt(self.model)
 
     def _check(self, weights: str | None) -> None:
@@ -147,7 +149,7 @@ class TorchvisionBackbone(Backbone):
         if isinstance(model, VisionTransformer):
             return self._features_of_patches(images, visible, masked, mask_token)
         if isinstance(model, ResNet):
-            cells = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+            cells = model.maxpool(activate(model.bn1, model.conv1(images)))
             stages: list[Tensor] = []
             for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
                 cells = _at_safe_precision(stage, cells)
