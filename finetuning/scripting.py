@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def predict(run_dir: str | Path | Result, inputs: str | Path | Iterable[Any]) ->
     recordings (files, or (samples [N], samples per second)), or of rows {column: value} with the run's columns.
     """
     with raising():
-        if not isinstance(inputs, (str, Path)):
+        if not isinstance(inputs, (str, os.PathLike)):
             inputs = listed(inputs)
             if not inputs:
                 raise RunError("got an empty list of inputs: give at least one")

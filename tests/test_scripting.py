@@ -125,7 +125,7 @@ def test_loggers_are_named_as_on_the_command_line(tmp_path):
     small = [*SMALL, "trainer.max_steps=1", "probe=none"]
     own = {
         "_target_": "pytorch_lightning.loggers.CSVLogger",
-        "save_dir": "{run_dir}/loggers",
+        "save_dir": Path("{run_dir}/loggers"),
         "name": "",
         "version": "",
     }

@@ -13,6 +13,7 @@ from pretraining.cli.compose import check_settings
 from pretraining.cli.configuration import compose, instantiate, settings_as_run_errors
 from pretraining.cli.spawn import needs_ranks
 from pretraining.errors import Preempted, RunError
+from pretraining.settings import paths_as_texts
 
 
 @contextlib.contextmanager
@@ -41,7 +42,7 @@ def with_settings(config: DictConfig, settings: Mapping[str, Any]) -> DictConfig
                 for free in ("others", "environment"):  # names of the user's own
                     if OmegaConf.is_dict(config.logger.get(free)):
                         OmegaConf.set_struct(config.logger[free], False)
-            OmegaConf.update(config, name, value, merge=True)
+            OmegaConf.update(config, name, paths_as_texts(value), merge=True)
         except OmegaConfBaseException as error:
             known = f"it has {', '.join(map(str, config[name]))}" if OmegaConf.is_dict(config[name]) else ""
             raise RunError(f"{name}={value}: {str(error).splitlines()[0]}; {known}") from error
