@@ -37,7 +37,7 @@ from pretraining.errors import RunError
 from pretraining.handoff.card import text_of
 from pretraining.handoff.hub import check_push, push, told_in
 from pretraining.modality import Tower
-from pretraining.onnx_form import save_preparation, write_function
+from pretraining.onnx_form import refuse_lacking, save_preparation, write_function
 from pretraining.runs.directory import make_directory, new_directory
 
 CURE = "finetune with head=native and mode=full or frozen (probes fit a linear layer alone), or take to=onnx"
@@ -147,6 +147,8 @@ def carry_out(words: Mapping[str, str]) -> Iterator[str]:
     private = is_true("private", words.get("private", "true"))
     if name is not None:
         check_push(name)
+    if to == "onnx":
+        refuse_lacking()  # before the model is read
     config, task = load_run(run_dir)
     if task.given_head:
         given = run_dir / "model" / "last" if class_of(config.mode).trains else config.handoff

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,11 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     return configuration.compose(overrides, root="finetune")
 
 
-def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
-    """Carry out one run, in this process or in one process per rank; returns its directory."""
+def main(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
+    """Carry out one run, in this process or in one process per rank; returns its directory.
+
+    `observers` are loggers that are told what the run's own are; a run of several ranks started here has none.
+    """
     config = complete(config, parts=("task", "mode"))
     settings: TrainerSettings = instantiate(config.trainer)
     if settings.strategy == "fsdp":
@@ -56,10 +60,10 @@ def main(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         if code:
             raise SystemExit(code)
         return Path(config.run_dir)
-    return run(config, overrides)
+    return run(config, overrides, observers)
 
 
-def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
+def run(config: DictConfig, overrides: Sequence[str] = (), observers: Sequence[Any] = ()) -> Path:
     """Carry out one run as (one rank of) this process. Errors of its input are found before it has a directory."""
     started, path = time.perf_counter(), Path(config.run_dir)
     RunDirectory.refuse_taken(path, resume=config.resume)
@@ -69,7 +73,7 @@ def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
         return path
     directory = RunDirectory.claim(path, config, resume=config.resume, overrides=list(overrides))
     try:
-        metrics = carry_out(config, planned, origin, directory)
+        metrics = carry_out(config, replace(planned, observers=observers), origin, directory)
         if rank() == 0:
             directory.write_metrics(metrics | {"seconds": time.perf_counter() - started})
             print(f"run: {path}", file=sys.stderr)
@@ -157,6 +161,7 @@ def carry_out(config: DictConfig, planned: Run, origin: dict[str, Any], director
     known = tags(class_name(config.task), class_name(config.mode), *origins)
     begun = start | {"handoff": origin["sha256"]}
     loggers = configuration.make_loggers(config, directory.path, job_type="finetune", tags=known, origin=begun)
+    loggers += planned.observers
     trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
     metrics, test = finetune(planned, directory, loggers)
     if rank() == 0:

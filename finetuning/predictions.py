@@ -61,7 +61,7 @@ def read_inputs(task: Task, data: Mapping[str, Any], given: str | Path | Sequenc
 
     `data` are the run's data settings.
     """
-    place = input_path(str(given)) if isinstance(given, (str, Path)) else given
+    place = input_path(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else given
     return some(task.inputs.read(place, data, task.preprocess), str(given))
 
 

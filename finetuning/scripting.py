@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from finetuning.metrics.reference import describe_result
 from finetuning.predictions import Record, read_inputs
 from finetuning.predictions import predict as predictions_of
 from pretraining.cache import read_object
-from pretraining.cli.configuration import class_name, raising
+from pretraining.cli.configuration import class_name
+from pretraining.cli.scripts import check_loggers, named_logger, raising, refuse_ranks, with_settings
 from pretraining.data.unlabelled import listed, told_together
 from pretraining.engine.memory import keep_freed_memory
 from pretraining.errors import RunError
@@ -50,21 +52,29 @@ class Result:
         return show(self.run_dir)._repr_html_()
 
 
-def finetune(handoff: str | Path, *overrides: str, run_dir: str | Path | None = None) -> Result:
+def finetune(
+    handoff: str | Path, *overrides: str, run_dir: str | Path | None = None,
+    loggers: Sequence[Any] = (), logger: str | Mapping[str, Any] | None = None,
+) -> Result:  # fmt: skip
     """Finetune a hand-off (a directory, hf:…, torchvision:…, random:…) with settings as on the command line.
 
     `finetune("runs/mine/handoff/last", "task=digits", "shots=5", "mode=linear_probe")`. What a user can mend is a
-    `RunError` of one line; `run_dir` None is runs/<name>-<time>.
+    `RunError` of one line; `run_dir` None is runs/<name>-<time>. `loggers` and `logger` are those of `pretraining.fit`.
     """
     keep_freed_memory()  # as the command does
+    check_loggers(loggers)
     given = [f"handoff={_quoted(handoff)}", *overrides]
-    twice = {"handoff", *(["run_dir"] if run_dir is not None else [])} & {word.partition("=")[0] for word in overrides}
+    named = {"handoff": handoff, "run_dir": run_dir, "logger": logger}
+    words = {word.partition("=")[0] for word in overrides}
+    twice = {name for name, value in named.items() if value is not None} & words
     if twice:
         raise RunError(f"got {' and '.join(sorted(twice))} twice, as an argument and as a setting: give each once")
     if run_dir is not None:
         given.append(f"run_dir={_quoted(run_dir)}")
     with raising():
-        return Result(main(compose(given), given))
+        config = with_settings(compose(given), {"logger": named_logger(logger, overrides)})
+        refuse_ranks(config, loggers)
+        return Result(main(config, given, loggers))
 
 
 def predict(run_dir: str | Path | Result, inputs: str | Path | Iterable[Any]) -> list[Record]:
@@ -74,7 +84,7 @@ def predict(run_dir: str | Path | Result, inputs: str | Path | Iterable[Any]) ->
     recordings (files, or (samples [N], samples per second)), or of rows {column: value} with the run's columns.
     """
     with raising():
-        if not isinstance(inputs, (str, Path)):
+        if not isinstance(inputs, (str, os.PathLike)):
             inputs = listed(inputs)
             if not inputs:
                 raise RunError("got an empty list of inputs: give at least one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Run:
     seed: int
     patience: int | None = None  # evaluations without a better one after which training ends; None: never
     show: bool = True
+    observers: Sequence[Any] = ()  # loggers that are told what the run's own are
 
     @property
     def ranks(self) -> tuple[int, int]:

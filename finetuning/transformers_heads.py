@@ -40,6 +40,8 @@ def native(backbone: Backbone, task: type[Task]) -> Native:
     family = _config(backbone).get("model_type", str(backbone.modality))
     if family not in NATIVE or task.transformers_class is None:
         known = f"it is known for text on {', '.join(NATIVE)}; take head=linear"
+        onnx = ", and to=onnx in an export: transformers has no such network"
+        known += onnx if backbone.as_transformers() is None else ""
         raise RunError(f"got head=native for {task.__name__} on {family}: {known}")
     return NATIVE[family]
 

@@ -29,6 +29,7 @@ from pretraining.handoff import Handoff
 from pretraining.handoff.card import Told, text_of
 from pretraining.handoff.hub import check_push, push, told_in
 from pretraining.modality import Modality, named
+from pretraining.onnx_form import refuse_lacking
 from pretraining.runs.directory import new_directory
 
 
@@ -75,6 +76,8 @@ def carry_out(words: Mapping[str, str]) -> Iterator[str]:
     private = is_true("private", words.get("private", "true"))
     if name is not None:
         check_push(name)
+    if to == "onnx":
+        refuse_lacking()  # before anything is read
     trust = words["trust"].split(",") if "trust" in words else []
     given = handoff.read(words["handoff"], tower=words.get("tower"), trust=trust)
     told = told_in(words, origin=given.card["origin"])

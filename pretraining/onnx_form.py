@@ -62,6 +62,13 @@ def write_onnx(given: Handoff, directory: Path, *, int8: str = "false") -> None:
     save_preparation(function, tower.preprocess, directory)
 
 
+def refuse_lacking() -> None:
+    """Refuse to go on where a package that writes or runs ONNX is not installed."""
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise RunError(f"to=onnx needs {', '.join(lacking)}: pip install 'pretraining[export]'")
+
+
 def save_preparation(function: Function, preprocess: Any, directory: Path) -> None:
     """Write what makes a function's inputs, and its settings as preprocess.json."""
     function.save(directory)
@@ -71,9 +78,7 @@ def save_preparation(function: Function, preprocess: Any, directory: Path) -> No
 
 def write_function(function: Function, read: nn.Module, outputs: Sequence[str], directory: Path, *, int8: bool) -> None:
     """Write a function, and compare it with torch at four shapes; a difference above 1e-4 is an error."""
-    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise RunError(f"to=onnx needs {', '.join(lacking)}: pip install 'pretraining[export]'")
+    refuse_lacking()
     network, path = Outputs(function, read).eval(), directory / "model.onnx"
     torch.backends.mha.set_fastpath_enabled(False)  # a fused kernel that ONNX has not
     _export(network, function, outputs, path)

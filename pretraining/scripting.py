@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from pretraining.cli.compose import check_settings
-from pretraining.cli.configuration import CONF, compose, instantiate, raising, settings_as_run_errors
+from pretraining.cli.configuration import CONF, compose, instantiate, settings_as_run_errors
 from pretraining.cli.rerun import rerun
-from pretraining.cli.spawn import needs_ranks
+from pretraining.cli.scripts import check_loggers, named_logger, raising, refuse_ranks, with_settings
 from pretraining.engine.memory import keep_freed_memory
 from pretraining.engine.trainer import TrainerSettings
 from pretraining.errors import RunError
@@ -93,20 +91,16 @@ def fit(
         "ema": ema,
     }
     given |= {"dry_run": dry_run, "overfit_batches": overfit_batches, "profile": profile, "name": name, "group": group}
-    given |= {"trainer": None if trainer is None else described(trainer), "logger": logger, "budget": budget}
+    given |= {"trainer": None if trainer is None else described(trainer), "budget": budget}
     if probe != AUTO:
         given["probe"] = {} if probe is None else described(probe)
     with raising():
         asked, made = _asked(objective, data, collate, probe)
-        if isinstance(logger, str):
-            given["logger"] = OmegaConf.to_container(compose([f"logger={logger}"]).logger)
         if made is not None and made.objective.global_step > 0 and resume in (None, "none"):
             what = "this objective was trained by an earlier fit, and would go on from its weights"
             raise RunError(f"{what}: build it again, or name a checkpoint in resume=")
-        config = _with(asked.config, given)
-        if loggers and needs_ranks(instantiate(config.trainer)):
-            what = f"got loggers of this process, and trainer.devices={config.trainer.devices}, which starts others"
-            raise RunError(f"{what}: start this script by torchrun, or name them in logger=")
+        config = with_settings(asked.config, given | {"logger": named_logger(logger, asked.overrides)})
+        refuse_ranks(config, loggers)
         return main(config, asked.overrides, tuple(loggers), made)
 
 
@@ -114,11 +108,7 @@ def _check_kinds(trainer: Any, loggers: Any, probe: Any) -> None:
     """Refuse words and numbers where objects are needed."""
     if trainer is not None and not isinstance(trainer, TrainerSettings):
         raise RunError(f"got {type(trainer).__name__} as trainer=: give TrainerSettings(...)")
-    if not isinstance(loggers, Sequence):
-        raise RunError(f"got {type(loggers).__name__} as loggers=: give a list of Lightning loggers")
-    for each in loggers:
-        if not hasattr(each, "log_metrics"):
-            raise RunError(f"got {type(each).__name__} among loggers=: give Lightning loggers, or a name as logger=")
+    check_loggers(loggers)
     if isinstance(probe, str) and probe != AUTO:
         raise RunError(f"got probe={probe!r}: give ProbeSettings(...), None, or 'auto'")
 
@@ -169,24 +159,4 @@ def _config_of(made: Made) -> DictConfig:
     whole: Any = OmegaConf.to_container(compose([]))
     config = OmegaConf.create({name: parts.get(name, value) for name, value in whole.items()})
     OmegaConf.set_struct(config, True)
-    return config
-
-
-def _with(config: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
-    """Copy a configuration with those `settings` that are given, whose values are checked."""
-    config = config.copy()
-    for name, value in settings.items():
-        if name in ("trainer", "probe") and value is not None:
-            config[name] = value or None
-        elif value is not None:
-            try:
-                if name == "logger":
-                    for free in ("others", "environment"):  # names of the user's own
-                        if OmegaConf.is_dict(config.logger.get(free)):
-                            OmegaConf.set_struct(config.logger[free], False)
-                OmegaConf.update(config, name, value, merge=True)
-            except OmegaConfBaseException as error:
-                known = f"it has {', '.join(map(str, config[name]))}" if OmegaConf.is_dict(config[name]) else ""
-                raise RunError(f"{name}={value}: {str(error).splitlines()[0]}; {known}") from error
-    check_settings(config)
     return config

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,15 @@ class Noted:
         made = super().__new__(cls)
         vars(made)["noted"] = {name: value for name, value in settings.items() if name not in cls.PARTS}
         return made
+
+
+def paths_as_texts(value: Any) -> Any:
+    """Write paths as the texts that yaml has for them, in lists and groups, too; leave the rest as it is."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value) is dict:
+        return {name: paths_as_texts(part) for name, part in value.items()}
+    return type(value)(map(paths_as_texts, value)) if type(value) in (list, tuple) else value
 
 
 def check(values: Mapping[str, Any], where: str = "") -> None:

@@ -48,6 +48,7 @@ HYDRA_ALLOWED = {
     "parts",
     "launch",
     "scripting",
+    "scripts",
     "evaluate",
     "budget",
     "dry_run",

@@ -308,6 +308,14 @@ def test_ids_of_a_table_are_kept_and_what_is_read_is_not_written_over(bert, imag
     mixed.write_text("".join(json.dumps({"id": name, "text": texts[0]}) + "\n" for name in (3, None, "x")))
     told = command(given[0], f"input={mixed}", f"output={tmp_path / 'mixed.parquet'}")
     assert "got the ids 3 and 'x', of which one column cannot hold both: write all as text" in told
+    odd = ["nan", "NA", "null", "None"]  # texts like any other
+    table.write_text("id,text\n" + "".join(f"{text},{text}\n" for text in odd) + ",bada\n")
+    command(*given, f"output={tmp_path / 'odd.parquet'}")
+    found = pq.read_table(tmp_path / "odd.parquet")
+    assert found["id"].to_pylist() == [*odd, None] and found["text"].to_pylist() == [*odd, "bada"]
+    for header, twice in (("id,id,text", "id"), ("id,text,text", "text")):
+        table.write_text(f"{header}\na,b,c\n")
+        assert f"has the column '{twice}' twice: rename one" in command(*given, f"output={tmp_path / 'twice.npy'}")
     for number, array in enumerate(pictures()[:2]):
         Image.fromarray(array).save(tmp_path / f"{number}.png")
     cells = [(tmp_path / f"{number}.png").read_bytes() for number in range(2)]

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from finetuning import export as of_runs
+from pretraining import export as of_handoffs
 from pretraining import handoff, onnx_form
 from pretraining.audio.backbones.speech_encoder import SpeechEncoder
 from pretraining.audio.modality import AUDIO
@@ -133,8 +135,12 @@ def test_a_file_that_differs_from_torch_is_not_left_behind(of_image, tmp_path, m
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_form.importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else name)
-    with pytest.raises(RunError, match=r"to=onnx needs onnx, onnxscript, onnxruntime: pip install 'pretraining\[ex"):
+    told = r"to=onnx needs onnx, onnxscript, onnxruntime: pip install 'pretraining\[ex"
+    with pytest.raises(RunError, match=told):
         export(written(image(), tmp_path), "onnx", tmp_path / "model")
+    for command, words in ((of_handoffs, {"handoff": "/nowhere"}), (of_runs, {"run_dir": "/nowhere"})):
+        with pytest.raises(RunError, match=told):  # before anything is read
+            list(command.carry_out({**words, "to": "onnx", "output": str(tmp_path / "model")}))
 
 
 def test_what_torch_cannot_export_is_one_line(tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_loggers_are_named_as_on_the_command_line(tmp_path):
     small = [*SMALL, "trainer.max_steps=1", "probe=none"]
     own = {
         "_target_": "pytorch_lightning.loggers.CSVLogger",
-        "save_dir": "{run_dir}/loggers",
+        "save_dir": Path("{run_dir}/loggers"),
         "name": "",
         "version": "",
     }
@@ -136,6 +136,10 @@ def test_loggers_are_named_as_on_the_command_line(tmp_path):
     trainer = pt.TrainerSettings(max_steps=1, precision="fp32")
     run = pt.fit(objective, data, collate, run_dir=tmp_path / "csv", logger="csv", trainer=trainer, probe=None)
     assert (run / "metrics.csv").is_file() and not (run / "wandb").exists()
+    words = ["logger=mlflow", "logger.wandb.mode=disabled", "logger.progress=false"]
+    run = pt.fit(pt.recipe("objective=simclr", *small, *words), run_dir=tmp_path / "other", logger="csv")
+    told = read_config(run / "config.yaml").logger
+    assert told.wandb.mode == "disabled" and not told.progress and not told.others, "its settings hold, the name goes"
 
 
 def test_a_run_that_is_repeated_takes_the_settings_of_fit(tmp_path):

@@ -11,6 +11,7 @@ from finetuning.inputs.base import EncodedSplit
 from pretraining.data.batches import Batches, EqualBatches
 from pretraining.errors import RunError
 from pretraining.modality import Modality
+from pretraining.settings import paths_as_texts
 
 
 @dataclass(kw_only=True)
@@ -24,6 +25,9 @@ class LabelledData(ABC):
     workers: int = 0
     varying_steps: ClassVar[bool] = False  # whether steps have as many rows as their lengths allow, not `batch_size`
     missing: str | None = None  # rows without a text or label are an error; drop: left out
+
+    def __post_init__(self) -> None:
+        vars(self).update({name: paths_as_texts(value) for name, value in vars(self).items()})
 
     def batches(self, split: EncodedSplit) -> Batches:
         """Cut a training split that is ready for the backbone into steps."""

@@ -6,6 +6,7 @@ Shapes: N samples.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class ReadRecordings(Reading):
 
     def take(self, item: Any, name: str, preprocess: AudioPreprocess) -> Clip:
         """Take a recording's path or content, (samples, rate), or {"array", "sampling_rate"} as `datasets` has them."""
-        if isinstance(item, (str, Path)):
+        if isinstance(item, (str, os.PathLike)):
             return EncodedClip(str(item), functools.partial(_content, Path(item).expanduser(), name), self.mono)
         if isinstance(item, bytes):
             return EncodedClip(name, functools.partial(bytes, item), self.mono)

@@ -155,8 +155,7 @@ def _other_loggers(config: DictConfig, directory: Path) -> list[Any]:
     from pretraining.runs.other_logger import OtherHistory, placed
 
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    for variable, value in (config.logger.get("environment") or {}).items():
-        os.environ.setdefault(variable, str(value))
+    _set_variables(settings["logger"].get("environment") or {})
     made = []
     for name, node in others.items():
         target_of(node)
@@ -171,6 +170,24 @@ def _other_loggers(config: DictConfig, directory: Path) -> list[Any]:
     return made
 
 
+_SET_HERE: dict[str, str] = {}  # environment variables, by the last run of this process
+
+
+def _set_variables(values: Mapping[str, Any]) -> None:
+    """Set the environment variables of a run's loggers, in place of an earlier run's; those of the user's shell win."""
+    for variable, value in values.items():
+        if not isinstance(value, str | int | float):
+            what = f"got logger.environment.{variable}={value}, but environment variables are texts"
+            raise RunError(f"{what}: give a text or a number, or leave it out")
+    for variable in [name for name, value in _SET_HERE.items() if os.environ.get(name) == value]:
+        del os.environ[variable]
+    _SET_HERE.clear()
+    texts = {str(name): str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+    _SET_HERE.update({name: text for name, text in texts.items() if name not in os.environ})
+    with as_run_errors():  # of names that a system does not take
+        os.environ.update(_SET_HERE)
+
+
 @contextlib.contextmanager
 def settings_as_run_errors() -> Iterator[None]:
     """Turn errors about a setting that was taken away, or points at one, into ones that are printed as one message."""
@@ -178,18 +195,6 @@ def settings_as_run_errors() -> Iterator[None]:
         yield
     except OmegaConfBaseException as error:
         raise RunError(str(error).splitlines()[0]) from error
-
-
-@contextlib.contextmanager
-def raising() -> Iterator[None]:
-    """For scripts: whatever a user can mend is a `RunError` with the words of the command line, and nothing exits."""
-    try:
-        with settings_as_run_errors():
-            yield
-    except Preempted:
-        raise
-    except SystemExit as end:
-        raise RunError(f"a process of this run has ended with exit code {end.code}, and said why above") from end
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pretraining.cache import default_cache
 from pretraining.modality import Modality
+from pretraining.settings import paths_as_texts
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,6 +28,7 @@ class Data(ABC):
     cache_dir: Any = field(default_factory=default_cache)  # kept as a Path
 
     def __post_init__(self) -> None:
+        vars(self).update({name: paths_as_texts(value) for name, value in vars(self).items()})
         self.cache_dir = Path(self.cache_dir).expanduser()
 
     @abstractmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.cli.configuration import as_run_errors
+from pretraining.data.files import say
 from pretraining.data.tables import MissingColumnError, read_rows
 from pretraining.errors import RunError
 
@@ -36,15 +37,19 @@ def rows_of(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, list]
 def named_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[Any, int, list]]:
     """Read rows as `rows_of` does, each with what names it before its number: its `id` where the table has that column.
 
-    Of a table without one the number names a row.
+    Of a table without one the number names a row. Rows whose `id` is empty are counted aloud.
     """
     try:
         next(read_rows(path, [ID]), None)
-    except ValueError:  # no such column; or what the columns that are asked for will tell, too
+    except MissingColumnError:
         yield from ((number, number, values) for number, values in rows_of(path, columns))
         return
+    empty = 0
     for number, (*values, name) in rows_of(path, {**columns, "the row's name": ID}):
+        empty += name is None or name != name
         yield name, number, values
+    if empty:
+        say(f"{path}: rows with an empty id, which is null in what is written: {empty}")
 
 
 def own_id(item: Any, number: int) -> Any:

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H height, W width, S size.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def images_of(
 
 def taken(item: Any, name: str, decoding: Decoding) -> np.ndarray:
     """Take a PIL image, a uint8 array [H, W], [H, W, C] or [C, H, W], an image's path or content. uint8 [C, H, W]"""
-    if isinstance(item, (str, Path)):
+    if isinstance(item, (str, os.PathLike)):
         try:
             content = Path(item).expanduser().read_bytes()
         except (OSError, ValueError) as error:

@@ -35,6 +35,36 @@ def images(path, tmp_path):
     return ImageFolder(path=str(path), decoding=Decoding(size=None), cache_dir=str(tmp_path / "cache"), **SIZES)
 
 
+class Place:
+    """A path of nobody's library."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __fspath__(self):
+        return self.path
+
+
+@pytest.mark.parametrize("kind", [Path, Place])
+def test_paths_of_python_are_those_of_the_command_line(tmp_path, kind):
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\n" + "".join(f"text {row},{'ab'[row % 2]}\n" for row in range(20)))
+    for given, written in (
+        (kind(file), str(file)),
+        ([kind(file)], [str(file)]),
+        ({"train": kind(file)}, {"train": str(file)}),
+    ):
+        data = TextFiles(path=given, max_tokens=8, cache_dir=kind(tmp_path), **SIZES)
+        assert data.path == written and data.cache_dir == tmp_path
+        assert data.files == TextFiles(path=written, max_tokens=8, cache_dir="unused", **SIZES).files
+    found, _ = LabelledText(path=kind(file), **SIZES).found()
+    assert found["train"].size == 20
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        (tmp_path / "images" / f"{number}.png").write_bytes(png(noise(number)))
+    assert ImageFolder(path=kind(tmp_path / "images"), decoding=Decoding(size=4), cache_dir="unused", **SIZES).tables
+
+
 def csv(directory, **files):
     directory.mkdir(exist_ok=True)
     for name, count in files.items():

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetuning.inputs.text import TextInputs
+from pretraining.data.columns import named_rows
 from pretraining.errors import RunError
 from tests.data.test_files_of_splits import tables, texts
 
@@ -168,3 +169,21 @@ def test_an_unlabelled_text_column_of_numbers_is_still_refused(tmp_path):
     pq.write_table(pa.table({"text": [1, 2], "label": ["a", "b"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="int"):
         documents(tmp_path / "a.parquet")
+
+
+def test_words_for_nothing_are_texts_in_csv_in_every_command(tmp_path, read):
+    words = ["nan", "NA", "null", "None", "NaN", "-"]
+    path = tmp_path / "a.csv"
+    path.write_text(HEAD + "".join(f"{word},{'ab'[row % 2]}\n" for row, word in enumerate(words * 4)))
+    assert {text.strip() for text in read(path)} == set(words)
+
+
+def test_ids_that_are_empty_are_counted_aloud_and_two_columns_of_them_are_refused(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\nnan,a\n,b\n7,c\n,d\n")
+    names = [name for name, _, _ in named_rows(path, {"data.text": "text"})]
+    assert names == ["nan", None, "7", None]
+    assert capsys.readouterr().err == f"{path}: rows with an empty id, which is null in what is written: 2\n"
+    path.write_text("id,id,text\na,b,c\n")
+    with pytest.raises(RunError, match="has the column 'id' twice: rename one"):
+        predicted(path)

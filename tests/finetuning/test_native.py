@@ -9,9 +9,11 @@ import torch
 
 from finetuning.export import export, transformers_model
 from finetuning.launch import load_run
-from finetuning.transformers_heads import NATIVE, advice
+from finetuning.tasks.classification import Classification
+from finetuning.transformers_heads import NATIVE, advice, native
 from pretraining import handoff
 from pretraining.errors import RunError
+from pretraining.image.backbones.torchvision_model import TorchvisionBackbone
 from pretraining.text.backbones.transformers_model import TransformersBackbone
 from pretraining.text.modality import TEXT
 from pretraining.text.tokenizer import TextPreprocess
@@ -120,6 +122,12 @@ def test_what_does_not_go_with_it_is_refused(
         finetune("task=text_classification", *SHORT, f"handoff={handoffs['roberta']}", f"data.path={topics}", override)
 
 
-def test_images_have_no_native_head(finetune: Finetune, image_handoff: Path) -> None:
-    with pytest.raises(RunError, match="head=native for Classification on image: it is known for text on bert"):
+def test_images_have_no_native_head_and_hear_before_training_whether_transformers_has_their_network(
+    finetune: Finetune, image_handoff: Path
+) -> None:
+    told = "head=native for Classification on image: it is known for text on bert.*; take head=linear"
+    with pytest.raises(RunError, match=f"{told}, and to=onnx in an export: transformers has no such network$"):
         finetune("task=digits", f"handoff={image_handoff}", "head=native")
+    network = TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=8, in_channels=1)
+    with pytest.raises(RunError, match=f"{told}$"):
+        native(network, Classification)

@@ -1,5 +1,6 @@
 """Finetuning and predicting from a script: the runs, the records and the refusals of the command line."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from finetuning.launch import compose, load_run, main
 from pretraining.errors import RunError
 from tests.finetuning.conftest import QUIET, texts
 from tests.finetuning.test_text_tasks import splits
+from tests.test_scripting import Heard
 
 KNN = ["mode=knn", *QUIET]
 
@@ -48,6 +50,26 @@ def test_finetune_is_the_run_of_the_command_line(painter, image_handoff, tmp_pat
         f"Classification, NearestNeighbours: test accuracy {numbers['test/accuracy']:.3f} ["
     )
     assert (painter.run_dir / "overrides.txt").read_text().split()[1:-1] == words[1:-1]
+
+
+def test_loggers_are_given_as_to_fit(image_handoff, tmp_path):
+    own = {
+        "_target_": "pytorch_lightning.loggers.CSVLogger",
+        "save_dir": "{run_dir}/loggers",
+        "name": "",
+        "version": "",
+    }
+    words = ["task=digits", "shots=5", "mode=frozen", "trainer.max_steps=2", "trainer.log_every=1"]
+    words += ["trainer.val_every=2", "trainer.precision=fp32"]
+    heard, quiet = Heard(), {"wandb": {"mode": "disabled"}, "progress": False}
+    result = ft.finetune(
+        image_handoff, *words, run_dir=tmp_path / "own", loggers=[heard], logger={**quiet, "others": {"mine": own}}
+    )
+    rows = [(step, name) for step, row in heard.rows for name in row]
+    assert {(1, "train/loss"), (2, "validation/accuracy"), (2, "test/accuracy")} <= set(rows)
+    assert result.metrics["test/accuracy"] == heard.rows[-1][1]["test/accuracy"]
+    with (result.run_dir / "loggers" / "metrics.csv").open() as file:
+        assert any(row["test/accuracy"] for row in csv.DictReader(file))
 
 
 def test_a_list_of_texts_is_predicted_as_the_test_file(sorter):
@@ -106,6 +128,9 @@ MISTAKES = {
     "a table": (lambda sorter, _: ft.predict(sorter, pa.table({"text": ["a"]})), "got a table (Table)"),
     "one image": (lambda _, painter: ft.predict(painter, np.zeros((8, 8, 3), np.uint8)), "got one array [8, 8, 3]"),
     "two hand-offs": (lambda *_: ft.finetune("x", "handoff=y", "task=digits"), "got handoff twice"),
+    "two loggers": (lambda *_: ft.finetune("x", "logger=csv", "task=digits", logger="csv"), "got logger twice"),
+    "no such logger": (lambda *_: ft.finetune("x", "task=digits", logger="tensorbord"), "did you mean tensorboard"),
+    "one logger": (lambda *_: ft.finetune("x", "task=digits", loggers=Heard()), "got Heard as loggers=: give a list"),
     "no column": (lambda sorter, _: ft.predict(sorter, [{"words": "a"}]), "or rows with text"),
     "no file": (
         lambda _, painter: ft.predict(painter, ["nowhere.png"]),

@@ -23,6 +23,7 @@ from pretraining.image.data.scenes import DigitScenes
 from pretraining.image.preprocess import ImagePreprocess
 from pretraining.pairs.collate import PairCollate
 from pretraining.pairs.data.base import PairExamples, table_of
+from pretraining.pairs.data.captions import captions_of
 from pretraining.pairs.data.contents import Seen, Stored, told_apart
 from pretraining.pairs.data.files import ImageTextFiles
 from pretraining.pairs.data.hub import HubImageText
@@ -339,6 +340,12 @@ WRITTEN = {  # cell: its captions, or what is told
     "['a', 7]": ["['a', 7]"],
     "['a', 7, 'b']": r"which looks like a list of captions and cannot be read as one",
     "['a cat' 'two dogs']": r"line 31 has the caption \['a cat' 'two dogs'\], which looks like a list of captions",
+    "('a cat', \"it's\")": ["a cat", "it's"],
+    "('a cat',)": ["a cat"],
+    "[np.str_('a cat'), np.str_(\"it's\")]": ["a cat", "it's"],
+    "('a cat')": ["('a cat')"],
+    "('a cat' 'two dogs')": ["('a cat' 'two dogs')"],
+    '("a cat", she said, "of mine")': ['("a cat", she said, "of mine")'],
     "['a cat, 'b']": r"which looks like a list of captions and cannot be read as one: write one as JSON does, or a row",
 }
 
@@ -356,6 +363,14 @@ def test_lists_that_are_written_as_text_are_read_as_lists_or_refused(tmp_path, c
     assert [text for colour, text, _ in rows if colour == COLOURS[-1]] == expected
     told = "line 31 has a list of captions written as text (1 such cells): they are read as lists"
     assert (told in capsys.readouterr().err) == (expected != [cell])
+
+
+def test_lists_are_lists_whoever_made_them():
+    cells = [["a", np.str_("b")], ("a", "b"), np.array(["a", "b"]), np.str_("[np.str_('a'), 'b']")]
+    for found in captions_of(((cell, "row 0") for cell in cells), "an image"):
+        assert found == ["a", "b"] and {type(text) for text in found} == {str}
+    with pytest.raises(ValueError, match=r"row 0 has an image, but np.int64\(1\) for a caption: a text or a list"):
+        list(captions_of([(np.array([1, 2]), "row 0")], "an image"))
 
 
 def test_rows_with_a_value_alone(tmp_path):

@@ -119,6 +119,28 @@ def test_variables_of_loggers_are_set_where_there_are_none(tmp_path, monkeypatch
         assert (os.environ[retries], os.environ.get(timeout)) == ("7", wanted)
 
 
+def test_variables_are_those_of_the_last_run_of_a_process_as_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("OF_THE_SHELL", "7")
+    names = ("A", "B", "OF_THE_SHELL")
+
+    def seen(**values):
+        config = compose([*RUN, *QUIET, "name=n", f"run_dir={tmp_path}"])
+        config.logger.others = {"mine": {"_target_": f"{__name__}.Numbered"}}
+        config.logger.environment = values
+        make_loggers(config, tmp_path, job_type="pretrain", tags=[], origin={})
+        return [os.environ.get(name) for name in names]
+
+    assert seen(A=True, B=0.5, OF_THE_SHELL=1) == ["true", "0.5", "7"]
+    assert seen(A="other") == ["other", None, "7"]
+    for odd in ([1, 2], {"C": 1}, None):
+        with pytest.raises(RunError, match=r"got logger\.environment\.A=.*environment variables are texts") as caught:
+            seen(A=odd)
+        assert "\n" not in str(caught.value) and os.environ["A"] == "other"
+    with pytest.raises(RunError, match="illegal environment variable name"):
+        seen(**{"A=B": 1})
+    assert seen() == [None, None, "7"]
+
+
 @pytest.mark.slow  # its first database takes seconds
 def test_mlflow_goes_on_in_the_same_run(tmp_path, cache_dir):
     pytest.importorskip("mlflow")

@@ -24,40 +24,52 @@ from pretraining.pairs.data.base import PairExamples, table_of
 from pretraining.pairs.data.contents import told_apart
 from pretraining.text.raw import RawTexts
 
-LIST = re.compile(r"""\s*\[\s*((['"]).*['"])?\s*\]\s*""", re.DOTALL)  # of quoted texts, or of nothing
+# A list, a tuple or such of NumPy's texts, all in quotes; or an empty list.
+LIST = re.compile(r"""\s*(\[\s*\]|[\[(]\s*(np\.str_\()?['"].*['"]\)?,?\s*[\])])\s*""", re.DOTALL)
 
 
 def captions_of(cells: Iterable[tuple[Any, str]], what: str) -> Iterator[list[str]]:
     """Take a caption or a list of them from each cell; what is none is refused, with its place and what it belongs to.
 
-    A text that is a list of texts, as pandas writes one into a csv, is read as such, and told.
+    A text that is a list or a tuple of texts, as pandas writes one into a csv, is read as such, and told.
     """
     lists = list[str]()
     for cell, place in cells:
-        if isinstance(cell, str) and LIST.fullmatch(cell):
+        found = _list_of(cell, place) if isinstance(cell, str) and LIST.fullmatch(cell) else None
+        if found is not None:
             lists.append(place)
-            cell = _list_of(cell, place)
-        yield _checked(list(cell) if isinstance(cell, list | tuple) else [cell], place, what)
+            cell = found
+        several = isinstance(cell, list | tuple | np.ndarray)
+        yield _checked(
+            [str(part) if isinstance(part, str) else part for part in (cell if several else [cell])], place, what
+        )
     if lists:
         told = f"{lists[0]} has a list of captions written as text"
         say(f"{told} ({len(lists)} such cells): they are read as lists")
 
 
-def _list_of(cell: str, place: str) -> list[Any]:
+def _list_of(cell: str, place: str) -> list[Any] | None:
     """Read a list as JSON or Python write it. One without commas, as NumPy writes it, would be one text: refused."""
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, _of_python):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError):
-            found = read(cell.strip())
-            if read is json.loads or len(found) == _texts_in(cell):
-                return found
+            return read(cell.strip())
+    if cell.lstrip().startswith("("):  # somebody's words in parentheses
+        return None
     told = f"{place} has the caption {cell:.40}, which looks like a list of captions and cannot be read as one"
     raise ValueError(f"{told}: write one as JSON does, or a row for each caption")
 
 
-def _texts_in(cell: str) -> int:
-    """Count the texts in quotes."""
-    tokens = tokenize.generate_tokens(io.StringIO(cell.strip()).readline)
-    return sum(token.type == tokenize.STRING for token in tokens)
+def _of_python(text: str) -> list[Any]:
+    """Read a list or a tuple as Python writes it, of texts or NumPy's, each in quotes of its own."""
+    tree = ast.parse(text, mode="eval").body
+    if not isinstance(tree, ast.List | ast.Tuple):
+        raise ValueError(f"{text} is no list")
+    found = [ast.literal_eval(part.args[0] if isinstance(part, ast.Call) else part) for part in tree.elts]
+    if len(found) != sum(
+        token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline)
+    ):
+        raise ValueError(f"{text} lacks commas")
+    return found
 
 
 def _checked(captions: list[Any], place: str, what: str) -> list[str]:
