@@ -70,8 +70,7 @@ def _suits(norm: nn.Module, maps: Tensor, added: Tensor | None) -> bool:
 
 
 @torch.no_grad()
-def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, rows: int) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+def _follow(norm: Any, mean: Tensor, variance: Tensor, rows: int) -> None:
     norm.num_batches_tracked.add_(1)
     share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
