@@ -1,9 +1,14 @@
 """What joint-embedding objectives cannot take is said in a line, before anything is read."""
 
+import json
+import math
+
 import pytest
+from PIL import Image
 
 from pretraining.cli.configuration import compose
 from pretraining.errors import RunError
+from pretraining.evaluate import evaluate
 from pretraining.launch import main
 from pretraining.objectives.memory import Queue
 from tests.objectives.image.joint_small import built, head, views
@@ -59,6 +64,25 @@ def test_a_single_value_per_channel_of_batch_normalisation_is_refused(split, tol
     with pytest.raises(RunError, match=rf"^batch normalisation gets a single value per channel from .*{told}$"):
         main(compose([*given, f"run_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_weights_left_the_numbers_is_measured_to_its_end(tmp_path, cache_dir):
+    given = ["objective=byol", *PLAIN, "backbone.width=8", "optimizer.peak_lr=1e30", "trainer.clip_norm=null"]
+    given += ["trainer.on_nonfinite=skip", f"data.cache_dir={cache_dir}", f"run_dir={tmp_path / 'run'}"]
+    measured = json.loads((main(compose(given)) / "metrics.json").read_text())
+    assert measured["validation/effective_rank"] is None or math.isnan(measured["validation/effective_rank"])
+
+
+def test_pictures_of_other_channels_than_a_hand_off_reads_are_refused(tmp_path, cache_dir):
+    run = main(compose(["objective=byol", *PLAIN, f"data.cache_dir={cache_dir}", f"run_dir={tmp_path / 'run'}"]))
+    for number in range(4):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (60 * number, 9, 9)).save(tmp_path / "photos" / f"{number}.png")
+    given = [f"handoff={run}/handoff/last", "data=image_folder", f"data.path={tmp_path / 'photos'}", "split=train"]
+    given += ["data.decoding.size=8", "data.batch_size=2", f"data.cache_dir={cache_dir}"]
+    with pytest.raises(RunError, match=r"images have 3 channel\(s\), .* or data\.decoding\.channels=1$"):
+        evaluate(compose(given, root="evaluate"))
+    assert evaluate(compose([*given, "data.decoding.channels=1"], root="evaluate"))["rows"] > 0
 
 
 def test_a_queue_that_no_memory_holds_is_refused():
