@@ -6,6 +6,8 @@ import errno
 import re
 from pathlib import Path
 
+NO_STATISTICS = "Expected more than 1 value per channel"  # in what torch raises of batch normalisation
+
 
 class RunError(ValueError):
     """A mistake in what the user asked for: printed as one message, exit code 2."""
@@ -51,3 +53,10 @@ def out_of_memory(batch_size: int, ranks: int, accumulate: int, error: BaseExcep
     detail = str(error).split("\n")[0]
     told = f"out of memory with micro-batches of {micro} examples"
     return RunError(f"{told}: {advice} (the result stays the same). {detail}")
+
+
+def too_few_for_statistics(batch_size: int, ranks: int, accumulate: int) -> RunError:
+    """Explain why batch normalisation refuses a micro-batch."""
+    micro = batch_size // (ranks * accumulate)
+    told = f"batch normalisation gets a single value per channel from micro-batches of {micro}"
+    return RunError(f"{told}: raise data.batch_size" + (" or lower trainer.accumulate" if accumulate > 1 else ""))

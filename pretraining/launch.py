@@ -25,7 +25,7 @@ from pretraining.engine.batch import StepSettings
 from pretraining.engine.precision import choose_precision
 from pretraining.engine.terminal import describe_quality
 from pretraining.engine.trainer import TrainerSettings, train
-from pretraining.errors import RunError, out_of_memory
+from pretraining.errors import NO_STATISTICS, RunError, out_of_memory, too_few_for_statistics
 from pretraining.parts import Made, Parts, build
 from pretraining.runs.directory import RunDirectory
 from pretraining.runs.provenance import fingerprint_of, origin_of, tags
@@ -130,6 +130,10 @@ def carry_out(planned: Run) -> Path:
             print(f"run: {directory.path}  hand-off: {directory.path / 'handoff' / 'last'}", file=sys.stderr)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(config.data.batch_size, settings.ranks, settings.accumulate, error) from error
+    except ValueError as error:
+        if NO_STATISTICS not in str(error):
+            raise
+        raise too_few_for_statistics(config.data.batch_size, settings.ranks, settings.accumulate) from error
     finally:
         directory.release()
     return directory.path

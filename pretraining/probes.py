@@ -151,8 +151,11 @@ def effective_rank(vectors: Tensor) -> float:
 
     From 1 (all vectors on one line) to min(N, D) (all directions alike). Vectors are taken as they are, neither centred
     nor scaled. Singular values below 1e-8 of the largest, which would not show, are lost to the cheaper Gram matrix.
+    Not a number where vectors are not finite.
     """
     vectors = vectors.double()
+    if not vectors.isfinite().all():  # for which eigenvalues are an error
+        return math.nan
     gram = vectors.T @ vectors if len(vectors) > vectors.shape[1] else vectors @ vectors.T
     values = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt()
     shares = values / values.sum()

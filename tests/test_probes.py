@@ -108,6 +108,11 @@ def test_the_effective_rank_counts_equal_directions_and_sees_collapse():
     assert probes.effective_rank((torch.eye(6) * 3).to(torch.bfloat16)) == pytest.approx(6.0)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_effective_rank_of_what_is_not_finite_is_not_a_number(value):
+    assert math.isnan(probes.effective_rank(torch.eye(6).index_fill(0, torch.tensor([2]), value)))
+
+
 def test_alignment_is_twice_one_minus_the_cosine():
     first = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
     second = torch.tensor([[1.0, math.sqrt(3.0)], [0.5, 0.0]])  # at 60 degrees, and the same direction

@@ -28,8 +28,8 @@ class StackImages:
         images = torch.from_numpy(np.ascontiguousarray(examples.images))
         if images.shape[1] != self.preprocess.channels:
             what = f"images have {images.shape[1]} channel(s), but the backbone takes {self.preprocess.channels}"
-            cure = "with as many numbers in preprocess.mean and preprocess.std, or decode others"
-            raise ValueError(f"{what}: set preprocess.channels={images.shape[1]} {cure}")
+            cure = "with as many numbers in preprocess.mean and preprocess.std, or data.decoding.channels"
+            raise ValueError(f"{what}: set preprocess.channels={images.shape[1]} {cure}={self.preprocess.channels}")
         batch: Batch = {"images": images}
         return batch if examples.labels is None else batch | {"labels": torch.from_numpy(examples.labels)}
 

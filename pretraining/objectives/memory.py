@@ -38,7 +38,12 @@ class Queue(nn.Module):
         super().__init__()
         if size < 1:
             raise ValueError(f"a queue holds at least one row, got {size}")
-        self.register_buffer("rows", nn.functional.normalize(torch.randn(size, dim), dim=1))
+        try:
+            rows = torch.randn(size, dim)
+        except RuntimeError as error:  # torch's word for memory that is not there
+            told = f"a queue of {size:,} rows of {dim} numbers takes {4e-9 * size * dim:,.0f} GB, more than there is"
+            raise ValueError(f"{told}: lower its size") from error
+        self.register_buffer("rows", nn.functional.normalize(rows, dim=1))
         self._noted: list[Tensor] = []
 
     @torch.no_grad()

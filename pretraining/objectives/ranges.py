@@ -1,9 +1,21 @@
 """The range of each setting of what objectives of several modalities share."""
 
-from pretraining.kinds import COUNT, COUNT_OR_ZERO, FLAG, NOT_NEGATIVE, POSITIVE, SHARE, Ranges, choice, each, optional
+from pretraining.kinds import (
+    COUNT,
+    COUNT_OR_ZERO,
+    FLAG,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Ranges,
+    choice,
+    each,
+    integer,
+    optional,
+)
 
 DISTILLATION = {
-    COUNT: "prototypes",
+    integer(2): "prototypes",
     POSITIVE: "temperature",
     SHARE: "centre_momentum",
     FLAG: "learn_lengths",
@@ -21,7 +33,8 @@ RANGES: Ranges = {
     },
     "QueueContrast": {COUNT: "queue", POSITIVE: "temperature", FLAG: "symmetric"},
     "Codes": {
-        COUNT: "prototypes iterations",
+        integer(2): "prototypes",
+        COUNT: "iterations",
         POSITIVE: "temperature epsilon",
         COUNT_OR_ZERO: "freeze_steps queue queue_from",
     },

@@ -12,7 +12,7 @@ from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import TaughtEmbedding, number
+from pretraining.objectives.image.joint import TaughtEmbedding, number, predictor_of
 from pretraining.objectives.losses.regression import cosines
 from pretraining.optim.optimizers import Optimizer
 from pretraining.optim.schedules import Schedule
@@ -38,7 +38,7 @@ class BYOL(TaughtEmbedding):
         export: Literal["student", "teacher"] | None = None,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
-        self.projector, self.predictor = projector.build(backbone.dim), predictor.build(projector.output)
+        self.projector, self.predictor = projector.build(backbone.dim), predictor_of(projector, predictor)
         self.follow(momentum, export)
 
     def loss(self, batch: Batch) -> Loss:

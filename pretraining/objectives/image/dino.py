@@ -25,7 +25,8 @@ from pretraining.optim.schedules import Schedule
 class DINO(TaughtEmbedding):
     """Cross-entropy of the student's distributions over prototypes, of all views, with the teacher's of global ones.
 
-    Averaged over all pairs of different views; starts near ln(prototypes). The teacher is handed over.
+    Averaged over all pairs of different views. Starts near ln(prototypes) if views are unlike, and below it if the
+    network says nearly the same of all (the fewer the head's outputs, the lower). The teacher is handed over.
     """
 
     term = "self_distillation"

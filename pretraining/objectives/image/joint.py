@@ -21,6 +21,7 @@ from pretraining.image.augment.views import require_views
 from pretraining.image.modality import IMAGE
 from pretraining.objectives.base import Batch, Objective
 from pretraining.objectives.coupled import CoupledObjective
+from pretraining.objectives.heads import Projector
 from pretraining.objectives.losses.distillation import divergence_from_mean
 from pretraining.objectives.losses.nt_xent import refuse_unequal
 from pretraining.objectives.teacher import Teacher
@@ -54,6 +55,10 @@ class JointEmbedding(Objective):
             told = f"{type(self).__name__} takes {self.wanted} view(s) of an image, got augment.count={views.count}"
             raise ValueError(f"{told}: set augment.count={self.wanted}")
         self.views, self.local_views = views, local_views
+        patches = getattr(backbone, "patches", None)
+        if local_views is not None and patches is not None and local_views.crop.size % patches[0]:
+            told = f"objective.local_views.crop.size={local_views.crop.size} is no whole number of patches"
+            raise ValueError(f"{told} of {patches[0]} pixels: set it to a multiple of {patches[0]}")
 
     def on_device(self, batch: Batch) -> Batch:
         """Make the views [V * B, C, S, S] and, where there are any, the local ones, by draws of their own."""
@@ -185,6 +190,14 @@ def patches_a_side(backbone: Backbone, views: Views, told: str, cure: str) -> in
     if patches is None:
         raise ValueError(f"{told} of a vision transformer: set {cure}")
     return views.crop.size // patches[0]
+
+
+def predictor_of(projector: Projector, predictor: Projector) -> nn.Sequential:
+    """Build a predictor of what a projector makes, or refuse one of another width than it has to predict."""
+    if predictor.output != projector.output:
+        told = f"objective.predictor.output={predictor.output} predicts objective.projector.output={projector.output}"
+        raise ValueError(f"{told}: set both to the same width")
+    return predictor.build(projector.output)
 
 
 def precisely(tensor: Tensor) -> contextlib.AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import CoupledEmbedding, TaughtEmbedding, number, precisely
+from pretraining.objectives.image.joint import CoupledEmbedding, TaughtEmbedding, number, precisely, predictor_of
 from pretraining.optim.optimizers import Optimizer
 from pretraining.optim.schedules import Schedule
 from pretraining.probes import unit
@@ -48,7 +48,7 @@ class MoCoV3(TaughtEmbedding, CoupledEmbedding):
         if not temperature > 0:
             raise ValueError(f"objective.temperature must be above 0, got {temperature}")
         self.temperature, self.weights = temperature, {"info_nce": 1.0}
-        self.projector, self.predictor = projector.build(backbone.dim), predictor.build(projector.output)
+        self.projector, self.predictor = projector.build(backbone.dim), predictor_of(projector, predictor)
         self.follow(momentum, export)
 
     def represent(self, batch: Batch) -> Tensor:

@@ -46,6 +46,8 @@ class Blocks:
             raise ValueError(
                 f"objective.blocks must leave something of an image to see, {told}: lower targets or scale"
             )
+        if not 0.0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"objective.blocks.aspect must rise from above 0, got {list(self.aspect)}: swap the two")
         if not 0.0 < self.context <= 1.0:
             raise ValueError(f"objective.blocks.context is a share above 0 and up to 1, got {self.context}")
 

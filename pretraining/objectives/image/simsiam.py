@@ -14,7 +14,7 @@ from pretraining.engine.batch import Term
 from pretraining.image.augment import Views
 from pretraining.objectives.base import Batch, Loss
 from pretraining.objectives.heads import Projector
-from pretraining.objectives.image.joint import JointEmbedding, number
+from pretraining.objectives.image.joint import JointEmbedding, number, predictor_of
 from pretraining.objectives.losses.regression import cosines
 from pretraining.optim.optimizers import Optimizer, ParameterGroup, split_by_decay
 
@@ -39,7 +39,7 @@ class SimSiam(JointEmbedding):
         constant_predictor_rate: bool = True,
     ) -> None:
         super().__init__(backbone=backbone, optimizer=optimizer, views=views)
-        self.projector, self.predictor = projector.build(backbone.dim), predictor.build(projector.output)
+        self.projector, self.predictor = projector.build(backbone.dim), predictor_of(projector, predictor)
         self.constant_predictor_rate = constant_predictor_rate
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -50,7 +50,8 @@ IMAGENET = {  # epochs, batch, warm-up epochs, peak rate, decay; published; size
     "byol": (1000, 4096, 10, 0.2 * 4096 / 256, 1.5e-6, "74.3 %",
              [(4096, 2048), (256, 4096)], [(4096, 256), (256, 4096)],
              LARS | ASYMMETRIC | rising(0.996, 1.0) | {"optimizer.final_fraction": 0.0,
-                                                       "augment.crop.area": [0.08, 1.0]}),
+                                                       "augment.crop.area": [0.08, 1.0],
+                                                       "backbone.options.zero_init_residual": True}),
     "simsiam": (100, 512, 0, 0.05 * 512 / 256, 1e-4, "68.1 %", [(2048, 2048)] * 3, [(512, 2048), (2048, 512)],
                 SGD | WEAK | {"optimizer.hold_steps": IMAGES // 512, "objective.constant_predictor_rate": True,
                               "objective.projector.output_norm": "plain", "objective.predictor.output_norm": "none",
@@ -64,7 +65,8 @@ IMAGENET = {  # epochs, batch, warm-up epochs, peak rate, decay; published; size
                 [(4096, 2048), (256, 4096)], [(4096, 256), (256, 4096)],
                 LARS | ASYMMETRIC | rising(0.99, 1.0) | {
                     "objective.temperature": 1.0, "augment.crop.area": [0.2, 1.0], "optimizer.final_fraction": 0.0,
-                    "objective.projector.output_norm": "plain", "objective.predictor.output_norm": "none"}),
+                    "objective.projector.output_norm": "plain", "objective.predictor.output_norm": "none",
+                    "backbone.options.zero_init_residual": True}),
     "moco_v3_vit": (300, 4096, 40, 1.5e-4 * 4096 / 256, 0.1, "73.2 %",
                     [(4096, 384), (4096, 4096), (256, 4096)], [(4096, 256), (256, 4096)],
                     ADAMW | SMALL | ASYMMETRIC | rising(0.99, 1.0) | {
@@ -80,7 +82,8 @@ IMAGENET = {  # epochs, batch, warm-up epochs, peak rate, decay; published; size
                LARS | ASYMMETRIC | {"objective.invariance": 25.0, "objective.variance": 25.0,
                                     "objective.covariance": 1.0, "augment.crop.area": [0.08, 1.0],
                                     "optimizer.final_fraction": 1e-3, "objective.projector.output_norm": "none",
-                                    "objective.projector.bias": True, "objective.projector.output_bias": False}),
+                                    "objective.projector.bias": True, "objective.projector.output_bias": False,
+                                    "backbone.options.zero_init_residual": True}),
     "swav": (400, 4096, 10, 4.8, 1e-6, "74.6 %", [(2048, 2048), (128, 2048)], None,
              LARS | local(6, [0.05, 0.14]) | {
                  "optimizer.decay_vectors": True, "optimizer.adapt_vectors": True, "optimizer.warmup_from": 0.3 / 4.8,

@@ -15,6 +15,7 @@ from pretraining.optim.optimizers import SGD, split_by_decay
 CIFAR, IMAGENET, IMAGENET100 = 50_000, 1_281_167, 126_689  # training images
 
 GOOGLE = {
+    "backbone.options.zero_init_residual": True,
     "optimizer._target_": "pretraining.optim.lars.LARS",
     "optimizer.momentum": 0.9,
     "optimizer.trust": 1e-3,
