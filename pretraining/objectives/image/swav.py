@@ -25,7 +25,8 @@ from pretraining.probes import unit
 class SwAV(CoupledEmbedding):
     """Predict a view's code, an even assignment of the step's images to prototypes, from each other view.
 
-    Averaged over all pairs of one of two global views and another view; starts near ln(prototypes).
+    Averaged over all pairs of one of two global views and another view. Starts near ln(prototypes),
+    above it in few dimensions.
     """
 
     def __init__(
