@@ -57,8 +57,8 @@ def finetune(handoff: str | Path, *overrides: str, run_dir: str | Path | None = 
     `RunError` of one line; `run_dir` None is runs/<name>-<time>.
     """
     keep_freed_memory()  # as the command does
-    given = [f"handoff={_quoted(handoff)}", *overrides]
-    twice = {"handoff", *(["run_dir"] if run_dir is not None else [])} & {word.partition("=")[0] for word in overrides}
+    given = [f"handoff={_quoted(handoff)}", *map(str, overrides)]
+    twice = {"handoff", *(["run_dir"] if run_dir is not None else [])} & {word.partition("=")[0] for word in given[1:]}
     if twice:
         raise RunError(f"got {' and '.join(sorted(twice))} twice, as an argument and as a setting: give each once")
     if run_dir is not None:
