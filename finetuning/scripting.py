@@ -63,6 +63,7 @@ def finetune(
     """
     keep_freed_memory()  # as the command does
     check_loggers(loggers)
+    overrides = tuple(map(str, overrides))
     given = [f"handoff={_quoted(handoff)}", *overrides]
     named = {"handoff": handoff, "run_dir": run_dir, "logger": logger}
     words = {word.partition("=")[0] for word in overrides}

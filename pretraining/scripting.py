@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretraining.cli.configuration import CONF, compose, instantiate, settings_as_run_errors
+from pretraining.cli.configuration import CONF, check_modalities, compose, instantiate, settings_as_run_errors
 from pretraining.cli.rerun import rerun
 from pretraining.cli.scripts import check_loggers, named_logger, raising, refuse_ranks, with_settings
 from pretraining.engine.memory import keep_freed_memory
@@ -18,7 +18,7 @@ from pretraining.errors import RunError
 from pretraining.launch import main
 from pretraining.objectives.base import Objective
 from pretraining.parts import Made
-from pretraining.runs.described import described
+from pretraining.runs.described import PLAIN, described
 
 AUTO = "auto"  # the probe that the objectives of a modality have
 
@@ -40,7 +40,8 @@ def recipe(*words: str) -> Recipe:
     `recipe("simclr_digits", "trainer.max_steps=20")` is what `python -m pretraining experiment=simclr_digits
     trainer.max_steps=20` runs. Raises `RunError` for a name or a setting that there is not, naming the nearest.
     """
-    overrides = [word if "=" in word or number else f"experiment={word}" for number, word in enumerate(words)]
+    texts = list(map(str, words))  # what is no text is refused as the text that it is shown as
+    overrides = [word if "=" in word or number else f"experiment={word}" for number, word in enumerate(texts)]
     with settings_as_run_errors():
         config = compose(overrides)
         if config.from_run is not None:  # here, such that what fit is given goes on top
@@ -135,7 +136,23 @@ def _asked(objective: Any, data: Any, collate: Any, probe: Any) -> tuple[Recipe,
             what = f"got {type(given).__name__} as {part}, which has no {needed}"
             raise RunError(f"{what}: give one of the classes that conf/{part} names, or one of your own that has it")
     made = Made(objective, data, collate, _usual_probe(data) if probe == AUTO else probe)
+    _check_fit(made)
     return Recipe(_config_of(made)), made
+
+
+def _check_fit(made: Made) -> None:
+    """Refuse parts of several kinds of data, and a backbone that was made for other inputs than the collate's."""
+    check_modalities(made.classes)
+    preprocess, kind = made.collate.preprocess, made.data.modality
+    if getattr(preprocess, "modality", kind) != kind:
+        what = f"got a {type(made.collate).__name__} whose preprocess, {type(preprocess).__name__}, is for"
+        raise RunError(f"{what} {preprocess.modality}, and data of {kind}: give a collate for {kind}")
+    backbone = made.objective.backbone
+    known = described(backbone)
+    for name, value in kind.backbone_arguments(preprocess).items():
+        if isinstance(value, PLAIN) and known.get(name, value) != value:
+            what = f"got a {type(backbone).__name__} with {name}={known[name]}, and a preprocess with {value}"
+            raise RunError(f"{what}: build one of them anew, such that both have the same")
 
 
 def _usual_probe(data: Any) -> Any:

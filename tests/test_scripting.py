@@ -16,6 +16,7 @@ from pretraining.errors import RunError
 from pretraining.launch import main
 from pretraining.runs.described import described
 from pretraining.runs.directory import differences, read_config
+from pretraining.text.tokenizer import TextPreprocess
 from tests.runs import history, text_overrides, write_corpus
 
 QUIET = {"wandb": {"mode": "disabled"}, "progress": False}
@@ -163,6 +164,21 @@ def fit_digits_with(data):
     return pt.fit(objective, data, collate, logger=QUIET, run_dir="unused")
 
 
+def fit_digits_by(collate=None, in_channels=1):
+    """Fit parts of which one is for other inputs."""
+    backbone = pt.TorchvisionBackbone(name="resnet", layers=[1, 1, 1, 1], width=4, in_channels=in_channels)
+    _, data, images = by_hand(pt.recipe("objective=simclr", *SMALL).config)
+    views = pt.Views(crop=pt.Crop(size=8), blur=pt.Blur(kernel_size=3), output=pt.Output(mean=[0.5], std=[0.5]))
+    objective = pt.SimCLR(backbone=backbone, optimizer=pt.AdamW(), views=views)
+    return pt.fit(objective, data, collate or images, logger=QUIET, run_dir="unused", trainer=FEW)
+
+
+def collate_of_texts():
+    tokenizer = pt.WordPiece().train(iter(["a text of some words"] * 9))
+    return pt.MaskTokens(preprocess=TextPreprocess(tokenizer=tokenizer), max_tokens=16)
+
+
+FEW = pt.TrainerSettings(max_steps=1, precision="fp32")
 MISTAKES = {
     "name": (
         lambda: pt.recipe("simclr_digit"),
@@ -180,6 +196,19 @@ MISTAKES = {
     "no such logger": (lambda: fit_digits(logger="tensorbord"), "did you mean tensorboard"),
     "no such setting of it": (lambda: fit_digits(logger={"wandbb": {}}), "it has csv, progress, wandb, others"),
     "no probe": (lambda: fit_digits(probe="none"), "got probe='none': give ProbeSettings(...), None, or 'auto'"),
+    "a number": (lambda: pt.recipe(3), "experiment=3: give the name of one of its options"),
+    "a mapping": (lambda: pt.recipe("simclr_digits", {"seed": 3}), "give settings as name=value"),
+    "other data": (lambda: fit_digits_with(data=pt.StdlibDocs()), "choose three of one kind"),
+    "other collate": (
+        lambda: fit_digits_by(collate_of_texts()),
+        "got a MaskTokens whose preprocess, TextPreprocess, is for text, and data of image: give a collate for image",
+    ),
+    "other channels": (
+        lambda: fit_digits_by(in_channels=3),
+        "got a TorchvisionBackbone with in_channels=3, and a preprocess with 1: build one of them anew",
+    ),
+    "a tokenizer's size": (lambda: pt.WordPiece(vocab_size=-4), "preprocess.vocab_size=-4: give a whole number"),
+    "texts of a tokenizer": (lambda: pt.WordPiece().fit(["a text"]), "got list as data: give texts as TextFiles"),
     "budget": (lambda: pt.fit(pt.recipe(), budget={"flop": 1}), "it has steps, examples, units, tokens, flops, hours"),
     "ema": (lambda: pt.fit(pt.recipe(), ema=2.0), "ema=2.0: "),
     "ranks": (

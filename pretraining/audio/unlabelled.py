@@ -101,11 +101,15 @@ class ReadRecordings(Reading):
         samples, rate = np.asarray(item[0]), item[1]
         whole = isinstance(rate, (int, np.integer)) and not isinstance(rate, bool) and rate > 0
         if samples.ndim not in (1, 2) or not (samples.dtype == np.int16 or samples.dtype.kind == "f") or not whole:
-            what = f"{name} has samples {samples.dtype} {list(samples.shape)} at the rate {rate!r}"
+            told = repr(rate) if np.isscalar(rate) else type(rate).__name__
+            what = f"{name} has samples {samples.dtype} {list(samples.shape)} at the rate {told}"
             raise RunError(f"{what}: give real numbers in [-1, 1] or int16, [N] or [N, channels], and a whole rate")
         if not len(samples) or (samples.dtype.kind == "f" and not np.isfinite(samples).all()):
             what = "no samples" if not len(samples) else "values that are no numbers (NaN or infinite)"
             raise RunError(f"{name} holds {what}: leave it out")
+        if samples.ndim == 2 and len(samples) < samples.shape[1]:  # as torchaudio has them
+            what = f"{name} has samples [{len(samples)}, {samples.shape[1]}], which is more channels than samples"
+            raise RunError(f"{what}: give [N] or [N, channels], such as samples.T")
         wave = samples.astype(np.float32) / (32768.0 if samples.dtype == np.int16 else 1.0)
         return HeldClip(name, wave if wave.ndim == 1 else mixed(wave, self.mono, name), int(rate))
 

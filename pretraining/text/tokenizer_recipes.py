@@ -14,7 +14,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from pretraining.cache import build_once, key
+from pretraining.errors import RunError
 from pretraining.runs.described import described
+from pretraining.settings import check_fields
 from pretraining.text.tokenizer import TextPreprocess
 
 if TYPE_CHECKING:
@@ -32,12 +34,19 @@ class TrainedRecipe(ABC):
     lowercase: bool = False
     sample_bytes: int = 100_000_000
 
+    def __post_init__(self) -> None:
+        check_fields(self, "preprocess")
+
     @abstractmethod
     def train(self, texts: Iterator[str]) -> PreTrainedTokenizerFast:
         """Train on texts."""
 
     def fit(self, data: TextData) -> TextPreprocess:
         """Train, or read what was trained before from the same text."""
+        if not hasattr(data, "fingerprint"):
+            raise RunError(
+                f"got {type(data).__name__} as data: give texts as TextFiles(path=...) and the like hold them"
+            )
         parts = {"recipe": type(self).__name__, **vars(self), "data": data.fingerprint(), "format": FORMAT}
         directory = build_once(
             data.cache_dir / "tokenizers" / key(parts),

@@ -84,6 +84,11 @@ def test_what_is_too_long_is_cut_and_counted(written, capsys):
         (np.zeros(900, np.float32), r"item 0 is ndarray, and this network reads recordings: give a path, or \(samples"),
         ((np.zeros(900, np.int64), 8000), r"item 0 has samples int64 \[900\] at the rate 8000: give real numbers"),
         ((np.zeros(900, np.float32), 0.5), r"at the rate 0.5: .* and a whole rate"),
+        ((8000, np.zeros(9000, np.float32)), r"at the rate ndarray: [^\n]*$"),
+        (
+            (np.zeros((2, 900), np.float32), 8000),
+            r"samples \[2, 900\], .* give \[N\] or \[N, channels\], such as samples.T",
+        ),
         ((np.full(900, np.nan, np.float32), 8000), r"item 0 holds values that are no numbers"),
         ((np.ones(8, np.float32), 8000), r"item 0 has 0.001 s, of which this backbone makes no frame"),
         ("nowhere.wav", r"item 0 names the file nowhere.wav, which cannot be read"),

@@ -107,6 +107,7 @@ def pretraining_run():
 
 MISTAKES = {
     "no hand-off": (lambda *_: ft.finetune("/nowhere", "task=digits"), "/nowhere"),
+    "no text": (lambda *_: ft.finetune("x", 5), "5: give settings as name=value"),
     "no task": (lambda *_: ft.finetune("x", "task=digit"), "task=digit: there is no such option: did you mean digits"),
     "other modality": (
         lambda sorter, painter: ft.finetune(painter.run_dir / "model/last", "task=docs_topic"),

@@ -126,6 +126,7 @@ def test_what_has_no_equal_is_refused_in_a_line(given, form, kind, tmp_path):
     with pytest.raises(RunError, match=rf"to={form}: \w+.* has no equal there \(.*load the hand-off by") as caught:
         export(given(kind), form, tmp_path / "out")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert kind != "resnet_cifar" or "have no stem=cifar; to=torchvision and to=onnx have it" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -57,6 +57,7 @@ def as_timm(backbone: Backbone) -> TimmBackbone:
         names = vision_names(len(sizes), 0)
         weights = {names.get(name, name): value for name, value in weights.items()}
     elif isinstance(model, ResNet):
+        check_stem(backbone, refuse)
         layers = backbone.kwargs["layers"]
         common |= {"name": named} if layers is None else {"name": "resnet18", "arguments": {"layers": layers}}
     else:
@@ -126,6 +127,7 @@ def _resnet(backbone: Backbone, given: Any) -> Any:
         depths=[len(layer) for layer in layers],
         layer_type="bottleneck" if deep else "basic",
     )
+    check_stem(backbone, refuse)
     model: Any = transformers.ResNetModel(config)
     fill(model, {resnet_name(name): value for name, value in given.state_dict().items()}, refuse)
     return same(model, backbone, lambda images: model(images).pooler_output.flatten(1), refuse)
@@ -199,6 +201,13 @@ def refusal(backbone: Any, library: str) -> Callable[[str], RunError]:
     """Make what words that a network has no equal in a library."""
     told = f"to={library}: {type(backbone).__name__} {backbone.kwargs.get('name', '')}".rstrip()
     return lambda why: RunError(f"{told} has no equal there ({why}): load the hand-off by the lines of its README.md")
+
+
+def check_stem(backbone: Any, refuse: Callable[[str], RunError]) -> None:
+    """Refuse the stems for small images, which torchvision's form alone can say."""
+    stem = backbone.kwargs.get("stem", "imagenet")
+    if stem != "imagenet":
+        raise refuse(f"its ResNets have no stem={stem}; to=torchvision and to=onnx have it")
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], refuse: Callable[[str], RunError]) -> None:
