@@ -90,7 +90,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         size = objective.settings.batch_size = given.card["origin"].get("batch_size", data.batch_size)
     with as_run_errors():
         loader = EvalLoader(source, collate, batch_size=size, full_batches=objective.coupled)
-        next(iter(loader))  # or they do not fit
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         measured = objective.evaluate(loader, config.split)
         whole = objective.quality(EvalLoader(source, collate, batch_size=data.eval_batch_size))

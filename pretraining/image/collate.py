@@ -11,6 +11,7 @@ import torchvision
 from torch.nn import functional as F
 
 from pretraining.engine.batch import Batch
+from pretraining.errors import RunError
 from pretraining.image.augment import Views
 from pretraining.image.data.base import ImageExamples
 from pretraining.image.preprocess import ImagePreprocess
@@ -29,7 +30,7 @@ class StackImages:
         if images.shape[1] != self.preprocess.channels:
             what = f"images have {images.shape[1]} channel(s), but the backbone takes {self.preprocess.channels}"
             cure = "with as many numbers in preprocess.mean and preprocess.std, or data.decoding.channels"
-            raise ValueError(f"{what}: set preprocess.channels={images.shape[1]} {cure}={self.preprocess.channels}")
+            raise RunError(f"{what}: set preprocess.channels={images.shape[1]} {cure}={self.preprocess.channels}")
         batch: Batch = {"images": images}
         return batch if examples.labels is None else batch | {"labels": torch.from_numpy(examples.labels)}
 

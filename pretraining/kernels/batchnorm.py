@@ -1,8 +1,8 @@
 """Batch normalisation of a training step with the addition and the ReLU behind it in one, in bf16 on CPUs, in C.
 
 A step on a CPU waits for its memory. Of a map torch's three operations read and write eight times as many numbers as it
-has, and their derivatives eleven times; here it is four and eight, without an addition three and five. It also rounds
-once where torch rounds after each operation: gradients are nearer to exact ones. Sums are fp32 in chunks, then double.
+has, and their derivatives, too; here it is four and six, without an addition three and five (and a bit for each). It
+rounds once where torch rounds after each operation: gradients are nearer to exact ones. Sums are fp32, of sums double.
 
 Shapes: B images, C channels, H height, W width.
 """

@@ -93,8 +93,10 @@ def hardware() -> dict[str, Any]:
 
 
 def device_of(accelerator: str) -> str:
-    """Name what a run computes on: this machine's GPUs, as far as files tell, or its processor."""
-    return hardware().get("gpus", "a GPU") if accelerator == "cuda" else _cpu()
+    """Name what a run computes on."""
+    import torch
+
+    return torch.cuda.get_device_name() if accelerator == "cuda" else _cpu()
 
 
 def environment() -> dict[str, Any]:

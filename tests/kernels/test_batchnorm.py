@@ -122,29 +122,53 @@ def test_numbers_that_are_none_stay_so(small):
     assert found[:, 3].isnan().all() and not found[:, :3].isnan().any()
 
 
-@needs_processor
-@pytest.mark.parametrize(("name", "blocks"), [("resnet18", 17), ("resnet50", 49)])
-def test_a_whole_network_is_nearer_to_the_exact_one_than_torchs(monkeypatch, name, blocks):
-    torch.manual_seed(0)
-    network = TorchvisionBackbone(name=name, stem="cifar").to(memory_format=torch.channels_last)
-    images, target = torch.randn(16, 3, 32, 32), torch.randn(16, network.dim)
-    images, calls, code = images.contiguous(memory_format=torch.channels_last), [], batchnorm.library()
+@pytest.fixture
+def calls(monkeypatch):
+    """Normalisations that were computed here, one entry each."""
+    known, follow = [], batchnorm._follow
     monkeypatch.setattr(batchnorm, "LEAST", 0)
-    monkeypatch.setattr(
-        batchnorm, "_follow", lambda *given, follow=batchnorm._follow: (calls.append(1), follow(*given))
-    )
+    monkeypatch.setattr(batchnorm, "_follow", lambda *given: (known.append(1), follow(*given)))
+    return known
+
+
+@needs_processor
+@pytest.mark.parametrize(
+    ("build", "place", "shape"),
+    [(resnet18, 0, (16, 64, 16, 16)), (resnet18, 1, (16, 128, 8, 8)), (resnet50, 0, (16, 256, 16, 16))],
+)
+def test_blocks_are_as_near_to_exact_ones_as_torchs(calls, monkeypatch, build, place, shape):
+    torch.manual_seed(0)
+    block = build().layer2[place].to(memory_format=torch.channels_last)
+    resnet_parts.adopt(block)
+    images, code = maps(shape, mean=0.0), batchnorm.library()
 
     def gradients(low, fast):
         monkeypatch.setattr(batchnorm, "library", lambda: code if fast else None)
-        twin = copy.deepcopy(network)
+        twin, given = copy.deepcopy(block), (images if low else images.float()).clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-            found = twin(images).pooled
-        (found.float() * target).sum().backward()
-        return [weight.grad for weight in twin.parameters()]
+            found = twin(given)
+        (found.float() * maps(tuple(found.shape), seed=5, mean=0.0)).sum().backward()
+        return [given.grad, *(weight.grad for weight in twin.parameters())]
 
     single, torchs, ours = gradients(False, False), gradients(True, False), gradients(True, True)
-    means = [sum(map(off, low, [true.double() for true in single])) / len(low) for low in (torchs, ours)]
-    assert len(calls) == blocks and means[1] < means[0], means
+    assert len(calls) == len([part for part in block.children() if isinstance(part, nn.BatchNorm2d)])
+    for one, other, true in zip(ours, torchs, single, strict=True):
+        assert off(one, true.double()) < 1.3 * off(other, true.double()) < 0.2
+
+
+@needs_processor
+@pytest.mark.parametrize(("name", "places"), [("resnet18", 17), ("resnet50", 49)])
+def test_each_relu_behind_a_normalisation_is_computed_with_it(calls, monkeypatch, name, places):
+    torch.manual_seed(0)
+    network = TorchvisionBackbone(name=name, stem="cifar").to(memory_format=torch.channels_last)
+    images = torch.randn(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(images).pooled
+        assert len(calls) == places
+        monkeypatch.setattr(batchnorm, "library", lambda: None)
+        torchs = network(images).pooled
+    exact = network(images).pooled.double()
+    assert off(found, exact) < 1.3 * off(torchs, exact) < 0.25
 
 
 def unsuited():
